@@ -1,0 +1,57 @@
+# Everything is brought into this folder: .cache (uv and its cache), .venv (the dependencies of uv.lock), .state.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench wheel clean
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .cache/uv/bin/uv
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+export BROKER_APP_STATE_DIR ?= $(CURDIR)/.state
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv-cache
+export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS := true
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+
+demo: .venv/ready ## run the main job: a flood on lopri, interactive work on default (under a minute)
+	@$(BIN)/broker-app demo
+
+test: .venv/ready ## pass the tests, with a real RabbitMQ
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+check: .venv/ready ## the whole static gate: style, types, imports, docstrings
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/interrogate --quiet broker_app queues tests benchmarks
+
+format: .venv/ready ## put the code into its form
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: .venv/ready ## measure, side by side with the alternatives (see docs/benchmarks.md)
+	@$(UV) sync --quiet --locked --group bench
+	@$(BIN)/python -m benchmarks
+
+wheel: .venv/ready ## build the wheel into dist/
+	@$(UV) build --quiet --wheel --out-dir dist
+
+clean: ## remove what the commands above brought and built
+	rm -rf .venv .cache .state dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/ready: pyproject.toml uv.lock $(UV)
+	@$(UV) sync --quiet --locked --python $(PYTHON)
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .cache/uv \
+	  || { echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

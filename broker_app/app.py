@@ -1,0 +1,117 @@
+"""The Celery app: `BrokerApp`, and the default `app` that ``celery -A broker_app`` finds."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import cached_property
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.utils.time import maybe_make_aware
+
+from broker_app.celery_settings import celery_settings
+from broker_app.errors import InvalidDelay
+from broker_app.settings import load_settings
+from queues import Delay, split_delay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from celery.result import AsyncResult
+
+    from broker_app.settings import Settings
+
+
+class BrokerApp(Celery):
+    """A Celery app whose tasks are confirmed, routed to declared queues, and delayed by the broker.
+
+    Nothing is read or opened before the app is used: the settings are loaded with the first access to
+    ``conf`` or `settings`.
+
+    Args:
+        main: The name of the main module, as Celery's.
+        config: The settings file; None for ``BROKER_APP_CONFIG``, else ``config/broker.toml`` if it is there.
+        **kwargs: Celery's. What they or ``app.conf`` set wins over what follows from the settings.
+
+    Example:
+        >>> shop = BrokerApp("shop", include=["shop.tasks"], set_as_current=False)
+        >>> shop.main
+        'shop'
+    """
+
+    amqp_cls = "broker_app.amqp:BrokerAMQP"
+
+    def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
+        self._config_file = config
+        super().__init__(main, **kwargs)
+        self.add_defaults(lambda: celery_settings(self.settings))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read once.
+
+        Raises:
+            SettingsError: With every fault at once.
+        """
+        return load_settings(self._config_file)
+
+    def send_task(
+        self,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: float | None = None,
+        eta: datetime | str | None = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Publish a task, as Celery's `send_task`; a countdown or eta is held by the broker.
+
+        Args:
+            name: The task's name.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            countdown: Seconds from now, fractions included; at least 0.
+            eta: The moment; one without a time zone is in the app's. In the past it is now.
+            **options: All others of Celery's.
+
+        Raises:
+            RoutingError: An unknown queue, a priority or a delay that cannot be; nothing was sent.
+            PublishError: The broker did not take it; also kombu's OperationalError.
+        """
+        delay, due = self._delay(countdown, eta)
+        if due is not None:
+            options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
+        return super().send_task(name, args, kwargs, broker_app_delay=delay, **options)
+
+    def _delay(self, countdown: float | None, eta: datetime | str | None) -> tuple[Delay, datetime | None]:
+        """Return the delay and the moment that it ends, None for now."""
+        if countdown is not None and eta is not None:
+            raise InvalidDelay("expected a countdown or an eta, got both; leave one of them out")
+        if countdown is None and eta is None:
+            return _NOW, None
+        now = self.now()
+        if eta is not None:
+            moment = maybe_make_aware(datetime.fromisoformat(eta) if isinstance(eta, str) else eta, self.timezone)
+            seconds = max(0.0, (moment - now).total_seconds())
+        else:
+            seconds = _check_countdown(countdown)
+        delay = split_delay(seconds)
+        if not delay.seconds:
+            return _NOW, None
+        return delay, now + timedelta(seconds=delay.seconds)
+
+    def __reduce_keys__(self) -> dict[str, Any]:
+        """Keep the settings file when the app is pickled to another process."""
+        return dict(super().__reduce_keys__(), config=self._config_file)
+
+
+def _check_countdown(countdown: float | None) -> float:
+    if isinstance(countdown, bool) or not isinstance(countdown, Real) or countdown < 0:
+        raise InvalidDelay(f"a countdown must be a number of seconds from 0 on, got {countdown!r}")
+    return float(countdown)
+
+
+_NOW = Delay((), 0.0)
+
+app = BrokerApp("broker_app", include=["broker_app.tasks"])

@@ -1,0 +1,136 @@
+"""What all verbs share: finding the app, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+from celery.app.utils import find_app as celery_find_app
+from kombu.exceptions import OperationalError
+
+from broker_app.cli import exit_codes
+from broker_app.errors import (
+    BrokerAppError,
+    BrokerError,
+    BrokerNotFound,
+    BrokerUnreachable,
+    CallError,
+    PublishError,
+    RoutingError,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+
+_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (SettingsError, exit_codes.SETTINGS),
+    (BrokerUnreachable, exit_codes.BROKER),
+    (PublishError, exit_codes.NOT_PUBLISHED),
+    (BrokerError, exit_codes.BROKER),
+    (BrokerNotFound, exit_codes.BROKER),
+    (OperationalError, exit_codes.BROKER),
+    (RoutingError, exit_codes.USAGE),
+    (CallError, exit_codes.USAGE),
+    (BrokerAppError, exit_codes.FAILED),
+)
+"""The first class that fits decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class CliContext:
+    """What the main group hands to its verbs.
+
+    Attributes:
+        app: Finds the app when it is called.
+        app_name: As given to ``-A``.
+        is_verbose: Whether errors show their traceback.
+    """
+
+    app: Callable[[], BrokerApp]
+    app_name: str
+    is_verbose: bool
+
+
+class _OneLineErrors(click.Command):
+    """Prints our errors as one line on stderr and exits with their code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (BrokerAppError, OperationalError) as error:
+            if getattr(ctx.obj, "is_verbose", False):
+                raise
+            fail(error)
+
+
+class Command(_OneLineErrors):
+    """A verb."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """A group of verbs."""
+
+    command_class = Command
+    group_class = type  # nested groups are of this class too
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print an error, one line for each problem, and exit with its code."""
+    problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
+    for problem in problems:
+        click.echo(f"broker-app: {problem}", err=True)
+    sys.exit(next(code for cls, code in _CODES if isinstance(error, cls)))
+
+
+def find_app(name: str) -> BrokerApp:
+    """Return the BrokerApp that ``-A`` names.
+
+    Raises:
+        click.UsageError: No such module, or its app is not a BrokerApp.
+    """
+    from broker_app.app import BrokerApp  # noqa: PLC0415 - the commands start without Celery's app until here
+
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `celery -A`: the user's project is in the current folder
+    try:
+        app = celery_find_app(name)
+    except (ImportError, AttributeError) as error:
+        raise click.UsageError(f"-A {name}: expected a module with an app, got: {error}") from error
+    if not isinstance(app, BrokerApp):
+        raise click.UsageError(
+            f'-A {name}: expected a BrokerApp, got {type(app).__name__}; use app = BrokerApp("…")'
+        )
+    return app
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def pass_app(function: _Function) -> _Function:
+    """Hand the app to a verb as its first argument, from ``broker-app -A`` or ``celery -A``."""
+
+    @click.pass_context
+    @functools.wraps(function)
+    def wrapper(ctx: click.Context, *args: Any, **kwargs: Any) -> Any:
+        return ctx.invoke(function, _app_of(ctx), *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]  # click's decorators keep the signature but not the type
+
+
+def app_name(ctx: click.Context) -> str:
+    """Return the name that workers must be given as ``-A``."""
+    if isinstance(ctx.obj, CliContext):
+        return ctx.obj.app_name
+    return str(ctx.find_root().params.get("app") or "broker_app")
+
+
+def _app_of(ctx: click.Context) -> BrokerApp:
+    if isinstance(ctx.obj, CliContext):
+        return ctx.obj.app()
+    return find_app(str(ctx.find_root().params.get("app") or "broker_app"))  # Celery's own command line

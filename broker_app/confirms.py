@@ -1,0 +1,184 @@
+"""A channel on which the broker answers for every message, each answer matched to its own message.
+
+py-amqp can wait for "an ack", but does not ask whose: after a returned message or a time-out the next
+publish would take the late answer for its own. Here every publish has its delivery tag, and a channel that
+owes an answer is never used again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import amqp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Outcome(Enum):
+    """What the broker said of one message."""
+
+    CONFIRMED = auto()
+    REFUSED = auto()
+    RETURNED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The broker's answer to one publish.
+
+    Attributes:
+        outcome: CONFIRMED: it is in a queue (and, for quorum queues, on a majority). REFUSED: a nack. RETURNED:
+            no queue for it.
+        reason: The broker's words, if it had any.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class BlockedError(TimeoutError):
+    """The broker blocks publishers (a memory or disk alarm): nothing was sent."""
+
+
+class ConfirmTimeoutError(TimeoutError):
+    """The message was sent, and no answer came in time."""
+
+
+class ConfirmChannel:
+    """A channel of our own on a connection; nobody else publishes on it, so its tags can be counted.
+
+    Publisher confirms, rabbitmq.com/docs/confirms: tags count from 1 in the order of publishing; an ack may
+    cover all tags up to its own (``multiple``); a mandatory message without a queue is returned before
+    it is acked.
+    """
+
+    def __init__(self, connection: amqp.Connection) -> None:
+        self.is_blocked = False
+        self.lanes: set[str] = set()  # lanes known to exist; forgotten with the connection
+        self._connection = connection
+        self._is_open = True
+        self._channel = connection.channel()
+        self._channel.confirm_select()
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
+        self._channel.events["basic_return"].add(self._on_return)
+        connection.on_blocked = self._on_blocked
+        connection.on_unblocked = self._on_unblocked
+        self._last_tag = 0
+        self._pending: dict[int, str] = {}  # correlation id by tag, in the order of publishing
+        self._answers: dict[int, Answer] = {}
+        self._returns: dict[int, Answer] = {}
+
+    @classmethod
+    def of(cls, connection: amqp.Connection) -> ConfirmChannel:
+        """Return the connection's confirm channel, a new one if it has none that is open.
+
+        It is kept on the connection itself: it lives and is forgotten with it.
+        """
+        channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
+        if channel is None or not channel.is_usable:
+            channel = cls(connection)
+            setattr(connection, _ATTRIBUTE, channel)
+        return channel
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can publish: not closed, by us or by the broker."""
+        return self._is_open and self._channel.connection is not None
+
+    def publish(self, body: bytes, properties: Mapping[str, Any], exchange: str, routing_key: str) -> int:
+        """Send one mandatory message and return its tag.
+
+        Args:
+            body: The serialised body.
+            properties: AMQP basic properties by py-amqp's names; ``correlation_id`` must be there, it
+                matches a returned message to its tag.
+            exchange: Its name.
+            routing_key: At most 255 bytes.
+        """
+        message = amqp.Message(body, **properties)
+        self._last_tag += 1
+        self._pending[self._last_tag] = properties["correlation_id"]
+        self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
+        return self._last_tag
+
+    def wait(self, tag: int, deadline: float) -> Answer:
+        """Return the answer to a tag.
+
+        Args:
+            tag: From `publish`.
+            deadline: On the clock of `time.monotonic`, in seconds.
+
+        Raises:
+            ConfirmTimeoutError: None came before the deadline.
+            amqp.AMQPError, OSError: The channel or the connection was closed instead.
+        """
+        while tag not in self._answers:
+            self._drain(deadline)
+        return self._answers.pop(tag)
+
+    def wait_until_unblocked(self, deadline: float) -> None:
+        """Wait while the broker blocks publishers; at once if it does not.
+
+        Raises:
+            BlockedError: It still did at the deadline.
+        """
+        while self.is_blocked:
+            try:
+                self._drain(deadline)
+            except ConfirmTimeoutError as error:
+                raise BlockedError("the broker blocks publishers (memory or disk alarm)") from error
+
+    def close(self) -> None:
+        """Close the channel, if the connection still stands; the next one is new, and knows no lane."""
+        self._is_open = False
+        if self._channel.connection is not None and self._channel.is_open:
+            self._channel.close()
+
+    def _drain(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ConfirmTimeoutError("the broker did not answer in time")
+        try:
+            self._connection.drain_events(timeout=left)
+        except TimeoutError as error:
+            raise ConfirmTimeoutError("the broker did not answer in time") from error
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+        for answered in self._take(tag, multiple=multiple):
+            self._answers[answered] = self._returns.pop(answered, _CONFIRMED)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+        for answered in self._take(tag, multiple=multiple):
+            self._answers[answered] = _REFUSED
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
+        del error
+        returned = message.properties.get("correlation_id")
+        reason = f"no queue is bound to exchange {exchange!r} with the routing key {routing_key!r}"
+        for tag, correlation_id in self._pending.items():
+            if correlation_id == returned and tag not in self._returns:
+                self._returns[tag] = Answer(Outcome.RETURNED, reason)
+                return
+
+    def _take(self, tag: int, *, multiple: bool) -> list[int]:
+        tags = [pending for pending in self._pending if pending <= tag] if multiple else [tag]
+        for answered in tags:
+            self._pending.pop(answered, None)
+        return tags
+
+    def _on_blocked(self, reason: str) -> None:
+        del reason
+        self.is_blocked = True
+
+    def _on_unblocked(self) -> None:
+        self.is_blocked = False
+
+
+_ATTRIBUTE = "broker_app_confirm_channel"
+_CONFIRMED = Answer(Outcome.CONFIRMED)
+_REFUSED = Answer(Outcome.REFUSED, "the queue refused it: its length limit is reached, or it has no leader")

@@ -1,0 +1,194 @@
+"""Every error of the project, one tree.
+
+BrokerAppError                     queues/errors.py: the root; its text is one line
+├── RoutingError …                 queues/errors.py: refused in the caller, nothing was published
+├── SettingsError                  a settings file or the environment is wrong
+├── PublishError                   the broker did not take a task (also kombu's OperationalError)
+│   ├── NoRoute                    the queue is not on the broker
+│   ├── QueueFull                  the queue refused it (reject-publish)
+│   ├── PublishRefused             no right to, too large, or another reason of the broker's
+│   ├── PublishTimeout             no answer in time; it may have been taken
+│   └── BrokerUnreachable          no connection
+├── BrokerError                    an answer of the broker outside publishing
+│   ├── BrokerRefused              403: wrong credentials, or a right is missing
+│   ├── NotOnBroker                404: a virtual host, an exchange or a queue is not there
+│   ├── BrokerLocked               405: another connection holds it; a retry can help
+│   └── ArgumentsDiffer            406: it exists with other arguments; a retry cannot help
+├── BrokerNotFound                 no broker could be found or started
+├── PrivateNodeError               a private RabbitMQ node did not do what it should
+├── FleetError                     a fleet did not start or stop as asked
+├── FetchError                     a download failed; its text says where and why
+└── CallError                      a task cannot be called as asked (its name, its arguments)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from kombu.exceptions import OperationalError
+
+from queues.errors import (
+    BrokerAppError,
+    InvalidDelay,
+    InvalidPriority,
+    InvalidQueueName,
+    RoutingError,
+    UnknownQueue,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "ArgumentsDiffer",
+    "BrokerAppError",
+    "BrokerError",
+    "BrokerLocked",
+    "BrokerNotFound",
+    "BrokerRefused",
+    "BrokerUnreachable",
+    "CallError",
+    "FetchError",
+    "FleetError",
+    "InvalidDelay",
+    "InvalidPriority",
+    "InvalidQueueName",
+    "NoRoute",
+    "NotOnBroker",
+    "PrivateNodeError",
+    "PublishError",
+    "PublishRefused",
+    "PublishTimeout",
+    "QueueFull",
+    "RoutingError",
+    "SettingsError",
+    "UnknownQueue",
+]
+
+
+class SettingsError(BrokerAppError):
+    """The settings are wrong.
+
+    Attributes:
+        problems: One line each: where, what was expected, what came, what to do.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class PublishError(BrokerAppError, OperationalError):
+    """The broker did not confirm a task. Celery's callers may catch kombu's ``OperationalError``.
+
+    Attributes:
+        task: The task's name.
+        task_id: Its id. No message with this id was taken, unless ``maybe_taken``.
+        queue: The queue that it was for.
+        reason: The broker's words, or what happened instead of an answer.
+        maybe_taken: Whether the broker may have taken it all the same; sending it again may run it twice.
+    """
+
+    advice: ClassVar[str] = "it was not published"
+    maybe_taken: ClassVar[bool] = False
+
+    def __init__(self, *, task: str, task_id: str, queue: str, reason: str) -> None:
+        self.task = task
+        self.task_id = task_id
+        self.queue = queue
+        self.reason = reason
+        super().__init__(f"task {task} [{task_id}] for queue {queue!r}: {reason}; {self.advice}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from the facts, so that the error survives pickling to another process."""
+        facts = {"task": self.task, "task_id": self.task_id, "queue": self.queue, "reason": self.reason}
+        return _rebuild, (type(self), facts)
+
+
+class NoRoute(PublishError):
+    """The queue, or a lane on the way to it, is not on the broker and could not be declared."""
+
+    advice = "it was not published; run `broker-app topology declare` with a user who may configure"
+
+
+class QueueFull(PublishError):
+    """The queue refused the message (nack): its length limit is reached, or it has no leader."""
+
+    advice = "it was not published; wait for the queue to drain or raise its limit"
+
+
+class PublishRefused(PublishError):
+    """The broker refused to take the message."""
+
+
+class PublishTimeout(PublishError):
+    """No confirmation came in time: the broker is slow, blocked by an alarm, or cut off."""
+
+    advice = "the broker may have taken it all the same: send it again with the same task_id"
+    maybe_taken = True
+
+
+class BrokerUnreachable(PublishError):
+    """No connection to the broker could be made in time."""
+
+    advice = "it was not published; check that the broker runs and that broker_url is right"
+
+
+class BrokerError(BrokerAppError):
+    """The broker's answer to something other than publishing.
+
+    Attributes:
+        code: AMQP's reply code, or 0 if no answer came.
+    """
+
+    code: ClassVar[int] = 0
+    is_retryable: ClassVar[bool] = False
+
+
+class BrokerRefused(BrokerError):
+    """403 access refused: credentials or rights. A retry cannot help."""
+
+    code = 403
+
+
+class NotOnBroker(BrokerError):
+    """404 not found. A retry helps only after somebody declared it."""
+
+    code = 404
+
+
+class BrokerLocked(BrokerError):
+    """405 resource locked: exclusive to another connection. A retry can help when that one is gone."""
+
+    code = 405
+    is_retryable = True
+
+
+class ArgumentsDiffer(BrokerError):
+    """406 precondition failed: it exists with other arguments. A retry cannot help."""
+
+    code = 406
+
+
+class BrokerNotFound(BrokerAppError):
+    """No broker could be found or started; the text says what to install."""
+
+
+class PrivateNodeError(BrokerAppError):
+    """The private RabbitMQ node did not start, answer or stop."""
+
+
+class FleetError(BrokerAppError):
+    """A fleet did not start or stop as asked."""
+
+
+class FetchError(BrokerAppError):
+    """A download failed."""
+
+
+class CallError(BrokerAppError):
+    """A task cannot be called as asked."""
+
+
+def _rebuild(cls: type[PublishError], facts: dict[str, str]) -> PublishError:
+    return cls(**facts)

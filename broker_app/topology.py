@@ -1,0 +1,125 @@
+"""Declare what `queues` describes, and translate the broker's refusals."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from amqp import exceptions as amqp_errors
+
+from broker_app.errors import ArgumentsDiffer, BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import amqp
+
+    from broker_app.app import BrokerApp
+    from queues import Topology
+
+_REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
+    BrokerRefused.code: (
+        BrokerRefused,
+        "ask for the right, or let a user who has it run `broker-app topology declare`",
+    ),
+    NotOnBroker.code: (NotOnBroker, "run `broker-app topology declare`"),
+    BrokerLocked.code: (BrokerLocked, "another connection holds it; try again when that one is gone"),
+    ArgumentsDiffer.code: (ArgumentsDiffer, "set the settings to what exists, or drain and delete the queue"),
+}
+
+
+@contextmanager
+def connect(app: BrokerApp) -> Iterator[amqp.Connection]:
+    """Open a connection for a few calls, bounded in time, and close it.
+
+    Raises:
+        BrokerRefused: Wrong credentials.
+        NotOnBroker: No such virtual host, or no access to it.
+        BrokerError: No broker answers there, or what answers is no AMQP broker.
+    """
+    connection = app.connection_for_write()
+    where = connection.as_uri()
+    try:
+        connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), reraise_as_library_errors=False)
+    except amqp_errors.AccessRefused as error:
+        raise BrokerRefused(f"{where}: the broker refused the user or password; correct broker_url") from error
+    except amqp_errors.NotAllowed as error:
+        raise NotOnBroker(f"{where}: {error.reply_text}; correct broker_url or create the virtual host") from error
+    except (*connection.connection_errors, amqp_errors.AMQPError) as error:
+        raise BrokerError(
+            f"{where}: no AMQP broker answers there ({words(error)}); start it or correct broker_url"
+        ) from error
+    with connection:
+        yield connection.connection
+
+
+def words(error: BaseException) -> str:
+    """Return what went wrong: the broker's reply, or the error's own words, or its name if it has none."""
+    if isinstance(error, amqp_errors.AMQPError):
+        return f"{error.reply_code} {error.reply_text}".strip()
+    return str(error) or type(error).__name__
+
+
+def declare(connection: amqp.Connection, topology: Topology) -> None:
+    """Create what is missing of a topology; what exists alike is left as it is.
+
+    Args:
+        connection: An open py-amqp connection (kombu's ``connection.connection``); a channel is opened for it.
+        topology: Exchanges first, then queues, then their bindings.
+
+    Raises:
+        BrokerError: Refused; the class says why: rights, other arguments, exclusive to another.
+    """
+    with _channel(connection) as channel:
+        for exchange in topology.exchanges:
+            with _refusal(f"exchange {exchange.name!r}"):
+                exchange(channel).declare()
+        for queue in topology.queues:
+            with _refusal(f"queue {queue.name!r}"):
+                queue(channel).queue_declare()
+        for binding in topology.exchange_bindings:
+            with _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
+                channel.exchange_bind(binding.destination, binding.source, binding.key)
+        for binding in topology.queue_bindings:
+            with _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
+                channel.queue_bind(binding.destination, binding.source, binding.key)
+
+
+def has_queue(connection: amqp.Connection, name: str) -> bool:
+    """Return whether a queue exists; a passive declaration, for which no right to configure is needed."""
+    try:
+        with _channel(connection) as channel, _refusal(f"queue {name!r}"):
+            channel.queue_declare(name, passive=True)
+    except NotOnBroker:
+        return False
+    return True
+
+
+def server_version(connection: amqp.Connection) -> tuple[int, ...]:
+    """Return the broker's version as numbers, e.g. (4, 3, 6); of a pre-release the numbers before it."""
+    words = str(connection.server_properties.get("version", "0")).split("-")[0].split(".")
+    return tuple(int(word) for word in words if word.isdigit())
+
+
+@contextmanager
+def _channel(connection: amqp.Connection) -> Iterator[amqp.Channel]:
+    """Open a channel for a few calls; a refusal closes it, so nothing else must share it."""
+    channel = connection.channel()
+    try:
+        yield channel
+    finally:
+        if channel.connection is not None and channel.is_open:
+            channel.close()
+
+
+@contextmanager
+def _refusal(subject: str) -> Iterator[None]:
+    """Translate the broker's reply code into the class that says whether a retry can help."""
+    try:
+        yield
+    except (amqp_errors.ChannelError, amqp_errors.ConnectionError) as error:
+        known = _REFUSALS.get(error.reply_code)
+        if known is None:
+            raise
+        cls, advice = known
+        raise cls(f"{subject}: the broker answered {error.reply_code} {error.reply_text}; {advice}") from error

@@ -1,0 +1,1 @@
+"""What differs from Celery's own worker."""

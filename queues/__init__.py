@@ -1,0 +1,36 @@
+"""What exists on the broker, as values. No connection is opened here."""
+
+from queues.definitions import Names, Topology, lane_topology, missing_features, work_queue, work_topology
+from queues.delay import Delay, Lane, split_delay
+from queues.errors import (
+    BrokerAppError,
+    InvalidDelay,
+    InvalidPriority,
+    InvalidQueueName,
+    RoutingError,
+    UnknownQueue,
+)
+from queues.routing import RoutingTable
+from queues.spec import DeadLetters, QueueSpec, QueueType
+
+__all__ = [
+    "BrokerAppError",
+    "DeadLetters",
+    "Delay",
+    "InvalidDelay",
+    "InvalidPriority",
+    "InvalidQueueName",
+    "Lane",
+    "Names",
+    "QueueSpec",
+    "QueueType",
+    "RoutingError",
+    "RoutingTable",
+    "Topology",
+    "UnknownQueue",
+    "lane_topology",
+    "missing_features",
+    "split_delay",
+    "work_queue",
+    "work_topology",
+]

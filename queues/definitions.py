@@ -1,0 +1,225 @@
+"""What exists on the broker, as kombu's exchanges and queues, made from the specs.
+
+    producer ── tasks ──────────────── <queue> ── (given up) ── tasks.dead ── <queue>.dead
+        └────── delay ── lanes ── tasks.due ──┘
+                            └── (its queue is gone) ── tasks.unrouted
+
+A queue's arguments cannot be changed once it exists, and a difference (406) stops all who declare it.
+They hold only what never changes; what an operator tunes is a policy or the worker's own rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kombu.entity import Exchange, Queue
+
+from queues.delay import UNITS, Lane, due_pattern
+from queues.spec import MAX_PRIORITY, DeadLetters, QueueSpec, QueueType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PRIORITY_QUORUM_VERSION = (4, 3)
+"""Quorum queues keep strict priorities from RabbitMQ 4.3 on; before, two classes (4.0) or none (3.10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a source exchange hands to a destination.
+
+    Attributes:
+        source: An exchange.
+        key: The routing key or the pattern.
+        destination: A queue, or an exchange, as the list that it stands in says.
+    """
+
+    source: str
+    key: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Things on the broker that belong together, in an order in which they can be declared."""
+
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    exchange_bindings: tuple[Binding, ...]
+    queue_bindings: tuple[Binding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The exchanges and shared queues, with the prefix of a shared broker before each."""
+
+    prefix: str = ""
+
+    @property
+    def tasks(self) -> str:
+        """Where immediate tasks are published. It has no alternate exchange, so `mandatory` tells the producer."""
+        return f"{self.prefix}tasks"
+
+    @property
+    def due(self) -> str:
+        """Where delayed tasks arrive when their time has come."""
+        return f"{self.prefix}tasks.due"
+
+    @property
+    def dead(self) -> str:
+        """Where a queue sends what it gives up."""
+        return f"{self.prefix}tasks.dead"
+
+    @property
+    def unrouted(self) -> str:
+        """Exchange and queue that park what was due for a queue that is gone."""
+        return f"{self.prefix}tasks.unrouted"
+
+    @property
+    def delay(self) -> str:
+        """Where delayed tasks are published."""
+        return f"{self.prefix}delay"
+
+    def hop(self, level: int) -> str:
+        """Where a lane of the level above hands its messages on; behind the last level that is `due`."""
+        return self.due if level == len(UNITS) else f"{self.prefix}delay.{UNITS[level][0]}"
+
+    def lane(self, lane: Lane) -> str:
+        """Return the queue of a lane."""
+        return self.prefix + lane.name
+
+
+def work_queue(spec: QueueSpec) -> Queue:
+    """Return the kombu queue of a spec, its routing key its own name and not an inherited default.
+
+    ``alias`` is the name without the prefix, which Celery's ``-Q`` and ``queue=`` resolve. Nothing
+    declares it by the way (``no_declare``): who needs it declares a `Topology`, which has the rest too.
+    """
+    return Queue(
+        spec.broker_name,
+        exchange=Exchange(Names(spec.prefix).tasks, type="topic"),
+        routing_key=spec.broker_name,
+        alias=spec.name,
+        queue_arguments=work_queue_arguments(spec),
+        no_declare=True,
+    )
+
+
+def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
+    """Return the arguments of a work queue.
+
+    Quorum queues hand dead letters on at least once, for which they need ``reject-publish`` as their
+    overflow (rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering). They refuse
+    ``x-max-priority`` (406); from 4.3 on they need no argument for strict priorities.
+    """
+    arguments: dict[str, Any] = {"x-queue-type": str(spec.type), "x-overflow": "reject-publish"}
+    if spec.dead_letters is DeadLetters.KEEP:
+        arguments["x-dead-letter-exchange"] = Names(spec.prefix).dead
+        arguments["x-dead-letter-routing-key"] = spec.broker_name
+        if spec.type is QueueType.QUORUM:
+            arguments["x-dead-letter-strategy"] = "at-least-once"
+    if spec.type is QueueType.CLASSIC and spec.has_priorities:
+        arguments["x-max-priority"] = MAX_PRIORITY
+    return arguments
+
+
+def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
+    """Return all that must exist before a task is published: exchanges, work queues, dead letters, parking."""
+    names = Names(prefix)
+    queues, bindings = (
+        [_keeper(names.unrouted, QueueType.QUORUM)],
+        [Binding(names.unrouted, "", names.unrouted)],
+    )
+    for spec in specs:
+        queues += [_keeper(spec.dead_name, spec.type)] if spec.dead_letters is DeadLetters.KEEP else []
+        queues += [work_queue(spec)]
+        bindings += _queue_bindings(spec, names)
+    return Topology(
+        exchanges=tuple(_exchanges(names)),
+        queues=tuple(queues),
+        exchange_bindings=tuple(_zero_bindings(names)),
+        queue_bindings=tuple(bindings),
+    )
+
+
+def lane_topology(lanes: Iterable[Lane], prefix: str) -> Topology:
+    """Return the queues and bindings of some lanes; the exchanges are those of `work_topology`."""
+    names, lanes = Names(prefix), tuple(lanes)
+    entries = [Binding(names.delay, lane.entry_pattern, names.lane(lane)) for lane in lanes]
+    hops = [Binding(names.hop(lane.level), lane.hop_pattern, names.lane(lane)) for lane in lanes if lane.level]
+    return Topology(
+        exchanges=(),
+        queues=tuple(lane_queue(lane, prefix) for lane in lanes),
+        exchange_bindings=(),
+        queue_bindings=(*entries, *hops),
+    )
+
+
+def lane_queue(lane: Lane, prefix: str) -> Queue:
+    """Return the queue of a lane: its messages expire after the lane's time into the next level.
+
+    It has no ``x-expires``: a queue that expires takes its messages with it.
+    """
+    names = Names(prefix)
+    return Queue(
+        names.lane(lane),
+        queue_arguments={
+            "x-queue-type": str(QueueType.QUORUM),
+            "x-message-ttl": lane.seconds * 1000,
+            "x-dead-letter-exchange": names.hop(lane.level + 1),
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        },
+    )
+
+
+def missing_features(specs: Iterable[QueueSpec], broker_version: tuple[int, ...]) -> list[str]:
+    """Return one sentence for each thing that a spec asks for and this broker cannot do.
+
+    Args:
+        specs: The declared queues.
+        broker_version: As numbers, e.g. ``(4, 3, 6)``.
+    """
+    shown = ".".join(map(str, broker_version))
+    return [
+        f"queues.{spec.name}: priorities on a quorum queue need RabbitMQ 4.3, the broker is {shown}; "
+        f'set type = "classic" or priorities = false'
+        for spec in specs
+        if spec.has_priorities and spec.type is QueueType.QUORUM and broker_version[:2] < PRIORITY_QUORUM_VERSION
+    ]
+
+
+def _exchanges(names: Names) -> list[Exchange]:
+    parked = {"alternate-exchange": names.unrouted}
+    hops = [names.hop(level) for level in range(1, len(UNITS) + 1)]
+    return [
+        Exchange(names.unrouted, type="fanout"),
+        Exchange(names.tasks, type="topic"),
+        Exchange(names.dead, type="topic"),
+        Exchange(names.delay, type="topic"),
+        *(Exchange(hop, type="topic", arguments=parked) for hop in hops),
+    ]
+
+
+def _zero_bindings(names: Names) -> list[Binding]:
+    """Hand a zero word on to the next level's exchange."""
+    return [
+        Binding(names.hop(level), ".".join(["*"] * level + [f"0{UNITS[level][0]}", "#"]), names.hop(level + 1))
+        for level in range(1, len(UNITS))
+    ]
+
+
+def _queue_bindings(spec: QueueSpec, names: Names) -> list[Binding]:
+    bindings = [
+        Binding(names.tasks, spec.broker_name, spec.broker_name),
+        Binding(names.due, due_pattern(spec.broker_name), spec.broker_name),
+    ]
+    if spec.dead_letters is DeadLetters.KEEP:
+        bindings.append(Binding(names.dead, spec.broker_name, spec.dead_name))
+    return bindings
+
+
+def _keeper(name: str, queue_type: QueueType) -> Queue:
+    """Return a queue that nobody consumes: its messages stay until a person replays or discards them."""
+    return Queue(name, queue_arguments={"x-queue-type": str(queue_type)})

@@ -1,0 +1,121 @@
+"""A queue as the settings describe it: plain values, checked once, shared by every room."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from queues.errors import InvalidPriority, InvalidQueueName
+
+AMQP_SHORT_STRING_BYTES = 255
+"""AMQP 0-9-1, section 4.2.5.3: names and routing keys are short strings of at most 255 bytes."""
+
+DELAY_KEY_HEAD_BYTES = 18
+"""``9999d.23h.59m.59s.``: what a delay puts before the queue's name in a routing key."""
+
+MAX_QUEUE_NAME_BYTES = AMQP_SHORT_STRING_BYTES - DELAY_KEY_HEAD_BYTES
+"""A queue's name with its prefix: a delayed message's routing key must hold it whole."""
+
+MIN_PRIORITY, MAX_PRIORITY = 0, 9
+"""Larger is more urgent. AMQP 0-9-1, section 1.8.3: implementations support at least 0 to 9."""
+
+DEFAULT_PRIORITY = 4
+"""Sent for a task without a priority: RabbitMQ's quorum queues count an unset one as 4, classic as 0."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_RESERVED = re.compile(r"(?:amq|tasks|delay)(?:\..*)?|.*\.dead")
+
+
+class QueueType(StrEnum):
+    """How RabbitMQ keeps a queue."""
+
+    QUORUM = "quorum"
+    CLASSIC = "classic"
+
+
+class DeadLetters(StrEnum):
+    """What becomes of a message that its queue gives up."""
+
+    KEEP = "keep"
+    DISCARD = "discard"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """One work queue.
+
+    Attributes:
+        name: As producers write it: ``queue="lopri"``.
+        prefix: Put before every name on the broker, for brokers that are shared; may be empty.
+        type: Quorum (replicated, the default) or classic.
+        has_priorities: Whether messages may carry a priority 0..9.
+        dead_letters: Keep what the queue gives up in ``<name>.dead``, or let it go.
+        delivery_limit: Deliveries, counted from 1, after which a message is poison.
+    """
+
+    name: str
+    prefix: str = ""
+    type: QueueType = QueueType.QUORUM
+    has_priorities: bool = False
+    dead_letters: DeadLetters = DeadLetters.KEEP
+    delivery_limit: int = 5
+
+    @property
+    def broker_name(self) -> str:
+        """The queue's name on the broker, which is its routing key too."""
+        return self.prefix + self.name
+
+    @property
+    def dead_name(self) -> str:
+        """The broker's name of the queue that keeps the dead letters."""
+        return f"{self.broker_name}.dead"
+
+
+def check_queue_name(name: str, prefix: str = "") -> str:
+    """Return ``name`` if the broker and the delay lanes can carry it.
+
+    Raises:
+        InvalidQueueName: Empty, over 237 bytes with its prefix (255 for an AMQP short string, less 18
+            for a delay's key), a character other than letters, digits, ``_``, ``-`` and single inner
+            dots (``*`` and ``#`` are wildcards of topic exchanges, a comma separates Celery's ``-Q``),
+            or a name that is the broker's (``amq.``) or ours (``tasks``, ``delay``, ``….dead``).
+    """
+    size = len((prefix + name).encode())
+    if size > MAX_QUEUE_NAME_BYTES:
+        raise InvalidQueueName(
+            f"a queue's name must be at most {MAX_QUEUE_NAME_BYTES} bytes with its prefix, got {size}"
+        )
+    if not _NAME.fullmatch(name):
+        raise InvalidQueueName(
+            f"a queue's name must be letters, digits, '_', '-' and single dots between them, got {name!r}"
+        )
+    if _RESERVED.fullmatch(name):
+        raise InvalidQueueName(
+            f"a queue's name must not be 'tasks', 'delay', start with 'amq.', 'tasks.' or 'delay.', "
+            f"nor end with '.dead', got {name!r}"
+        )
+    return name
+
+
+def check_priority(queue: QueueSpec, priority: int | None) -> int | None:
+    """Return the priority to publish with, None for a queue without priorities.
+
+    Raises:
+        InvalidPriority: Not an integer of 0..9, or given for a queue that has none.
+    """
+    if not queue.has_priorities:
+        if priority is None:
+            return None
+        raise InvalidPriority(
+            f"queue {queue.name!r}: expected no priority, got {priority!r}; set priorities = true in "
+            f"[queues.{queue.name}] (quorum: RabbitMQ 4.3 or later; classic: any) or omit it"
+        )
+    if priority is None:
+        return DEFAULT_PRIORITY
+    if isinstance(priority, bool) or not isinstance(priority, int) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidPriority(
+            f"queue {queue.name!r}: priority must be an integer {MIN_PRIORITY}..{MAX_PRIORITY} "
+            f"(larger is more urgent), got {priority!r}"
+        )
+    return priority
