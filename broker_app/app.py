@@ -41,6 +41,7 @@ class BrokerApp(Celery):
     """
 
     amqp_cls = "broker_app.amqp:BrokerAMQP"
+    task_cls = "broker_app.worker.task:Task"
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
         self._config_file = config

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
-
+from broker_app.results import backend_url
 from queues import Names, work_queue
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sqlalchemy import Engine
-
     from broker_app.settings import Settings
-
-SQLITE_BUSY_TIMEOUT_MS = 10_000
-"""How long a writer waits for another: one at a time may write to SQLite."""
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -80,32 +72,12 @@ def _consuming() -> dict[str, Any]:
 
 
 def _results(settings: Settings) -> dict[str, Any]:
-    common = {"result_expires": settings.result_expires_seconds, "result_extended": True}
-    if settings.result_url is not None:
-        return common | {"result_backend": settings.result_url.get_secret_value()}
-    file = settings.state_dir / "results.sqlite3"
-    return common | {
-        "result_backend": f"db+sqlite:///{file}",
-        "database_engine_callback": _SqliteSetup(file.parent),
+    common = {
+        "result_expires": settings.result_expires_seconds,
+        "result_extended": True,
+        # A producer that never reads a result opens no result store.
+        "database_create_tables_at_setup": False,
     }
-
-
-class _SqliteSetup:
-    """Prepares an engine of the embedded result store: its folder, write-ahead log and waiting time.
-
-    WAL lets readers go on while one writes (sqlite.org/wal.html); ``synchronous=NORMAL`` keeps it
-    consistent over a crash and may lose the last moment of results over a power failure.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, engine: Engine) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        event.listen(engine, "connect", _set_pragmas)
-
-
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    if settings.result_url is not None:
+        return common | {"result_backend": backend_url(settings.result_url.get_secret_value())}
+    return common | {"result_backend": backend_url(f"db+sqlite:///{settings.state_dir / 'results.sqlite3'}")}

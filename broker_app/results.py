@@ -1,0 +1,81 @@
+"""The result store in SQL: Celery's, with connections that are kept, and SQLite set up for many writers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.database import DatabaseBackend as CeleryDatabaseBackend
+from celery.backends.database.session import SessionManager as CelerySessionManager
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import sessionmaker
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+SQLITE_BUSY_TIMEOUT_MS = 10_000
+"""How long a writer waits for another: one at a time may write to SQLite (sqlite.org/wal.html)."""
+
+
+class SessionManager(CelerySessionManager):
+    """Keeps one engine a process; Celery's makes a new engine for each operation unless it was forked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: tuple[int, Engine, Any] | None = None
+        self._lock = threading.Lock()
+
+    def create_session(self, dburi: str, short_lived_sessions: bool = False, **options: Any) -> tuple[Engine, Any]:  # noqa: FBT001, FBT002 - Celery's signature
+        """Return the engine of this process and its session factory; after a fork, new ones."""
+        del short_lived_sessions
+        with self._lock:
+            if self._made is None or self._made[0] != os.getpid():
+                engine = _make_engine(dburi, options)
+                self._made = (os.getpid(), engine, sessionmaker(bind=engine))
+            return self._made[1:]
+
+    def invalidate(self, dburi: str) -> None:
+        """Forget the engine, so that the next operation connects again."""
+        del dburi
+        with self._lock:
+            made, self._made = self._made, None
+        if made is not None:
+            made[1].dispose(close=made[0] == os.getpid())
+
+
+class DatabaseBackend(CeleryDatabaseBackend):
+    """Celery's database backend with our `SessionManager`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.session_manager = SessionManager()
+
+
+def backend_url(url: str) -> str:
+    """Return a ``db+…`` URL so that Celery loads `DatabaseBackend` for it; others as they are."""
+    scheme = "db+"
+    return f"{__name__}:DatabaseBackend+{url.removeprefix(scheme)}" if url.startswith(scheme) else url
+
+
+def _make_engine(url: str, options: dict[str, Any]) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, **options)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = create_engine(parsed)
+    event.listen(engine, "connect", _set_pragmas)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    """WAL lets readers go on while one writes; with synchronous=NORMAL it stays whole over a crash.
+
+    A power failure may take the last moment of results with it, never the file's consistency.
+    """
+    connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,39 @@
+"""A delivered task: what is left of its delay when it arrives."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import request as celery_request
+
+from broker_app.publisher import DELAY_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Request(celery_request.Request):
+    """Celery's request, which a worker holds for the fraction of a second that no lane holds, and no longer."""
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
+
+
+def remaining_eta(eta: datetime | None, headers: Mapping[str, Any], now: datetime) -> datetime | None:
+    """Return until when the worker's timer holds a task, or None if it runs at once.
+
+    Args:
+        eta: When it is due, by the producer's clock.
+        headers: The message's; with `DELAY_HEADER` the broker has held the whole seconds already, so at most
+            the fraction is left, whatever this machine's clock says. Without it another client published it,
+            and its eta stands as Celery has it.
+        now: This machine's clock.
+    """
+    delay = headers.get(DELAY_HEADER)
+    if eta is None or delay is None:
+        return eta
+    latest = now + timedelta(seconds=delay % 1)
+    until = min(eta, latest)
+    return until if until > now else None
