@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app import amqp as celery_amqp
 
-from broker_app import topology
+from broker_app import cancellations, topology
 from broker_app.errors import UnknownQueue
 from broker_app.publisher import Publisher
 from queues import work_topology
@@ -38,7 +38,9 @@ class BrokerAMQP(celery_amqp.AMQP):
         return Publisher(self.app, table, settings.prefix, settings.publish.timeout_seconds).send
 
     def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> Consumer:  # noqa: N802
-        """Declare the queues that a worker is about to consume, with all that belongs to them, and consume.
+        """Return the consumer of a worker, after declaring its queues and reading what was cancelled.
+
+        Celery calls it once a connection, before the first task is taken.
 
         Raises:
             BrokerError: The broker refused a declaration.
@@ -49,5 +51,6 @@ class BrokerAMQP(celery_amqp.AMQP):
         specs = [table.queue(queue.name) for queue in wanted]
         connection = getattr(channel, "connection", channel)
         topology.declare(connection, work_topology(specs, settings.prefix))
+        cancellations.follow(self.app, channel)
         consumer: Consumer = super().TaskConsumer(channel, queues=wanted, **options)
         return consumer

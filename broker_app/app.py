@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from functools import cached_property
 from numbers import Real
@@ -12,7 +13,7 @@ from celery.utils.time import maybe_make_aware
 
 from broker_app.celery_settings import celery_settings
 from broker_app.errors import InvalidDelay
-from broker_app.settings import load_settings
+from broker_app.settings import config_path, load_settings
 from queues import Delay, split_delay
 
 if TYPE_CHECKING:
@@ -41,12 +42,22 @@ class BrokerApp(Celery):
     """
 
     amqp_cls = "broker_app.amqp:BrokerAMQP"
+    control_cls = "broker_app.cancellations:Control"
     task_cls = "broker_app.worker.task:Task"
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
         self._config_file = config
         super().__init__(main, **kwargs)
         self.add_defaults(lambda: celery_settings(self.settings))
+
+    @property
+    def config_file(self) -> Path | None:
+        """The settings file that is read, or None for the defaults and the environment alone.
+
+        Raises:
+            SettingsError: A file was named and is not there.
+        """
+        return config_path(self._config_file)
 
     @cached_property
     def settings(self) -> Settings:
@@ -93,8 +104,7 @@ class BrokerApp(Celery):
             return _NOW, None
         now = self.now()
         if eta is not None:
-            moment = maybe_make_aware(datetime.fromisoformat(eta) if isinstance(eta, str) else eta, self.timezone)
-            seconds = max(0.0, (moment - now).total_seconds())
+            seconds = max(0.0, (maybe_make_aware(_check_eta(eta), self.timezone) - now).total_seconds())
         else:
             seconds = _check_countdown(countdown)
         delay = split_delay(seconds)
@@ -110,7 +120,20 @@ class BrokerApp(Celery):
 def _check_countdown(countdown: float | None) -> float:
     if isinstance(countdown, bool) or not isinstance(countdown, Real) or countdown < 0:
         raise InvalidDelay(f"a countdown must be a number of seconds from 0 on, got {countdown!r}")
-    return float(countdown)
+    try:
+        return float(countdown)
+    except OverflowError:
+        return math.inf
+
+
+def _check_eta(eta: datetime | str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    except ValueError:
+        moment = None
+    if not isinstance(moment, datetime):
+        raise InvalidDelay(f"an eta must be a datetime, or text in the form of ISO 8601, got {eta!r}")
+    return moment
 
 
 _NOW = Delay((), 0.0)

@@ -7,6 +7,7 @@ owes an answer is never used again.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,6 +17,8 @@ import amqp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from queues import Lane
 
 
 class Outcome(Enum):
@@ -58,9 +61,10 @@ class ConfirmChannel:
 
     def __init__(self, connection: amqp.Connection) -> None:
         self.is_blocked = False
-        self.lanes: set[str] = set()  # lanes known to exist; forgotten with the connection
-        self._connection = connection
+        self.lanes: dict[Lane, float] = {}  # when each lane was last seen, on the clock of time.monotonic
+        self.connection = connection
         self._is_open = True
+        self._process = os.getpid()
         self._channel = connection.channel()
         self._channel.confirm_select()
         self._channel.events["basic_ack"].add(self._on_ack)
@@ -85,6 +89,12 @@ class ConfirmChannel:
             setattr(connection, _ATTRIBUTE, channel)
         return channel
 
+    @classmethod
+    def is_inherited(cls, connection: amqp.Connection) -> bool:
+        """Return whether the connection was opened before a fork, by the process that still uses it."""
+        channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
+        return channel is not None and channel._process != os.getpid()  # noqa: SLF001 - its own class
+
     @property
     def is_usable(self) -> bool:
         """Whether it can publish: not closed, by us or by the broker."""
@@ -99,11 +109,15 @@ class ConfirmChannel:
                 matches a returned message to its tag.
             exchange: Its name.
             routing_key: At most 255 bytes.
+
+        Raises:
+            amqp.AMQPError, OSError: The channel or the connection is closed.
+            amqp.FrameSyntaxError, struct.error: A property that AMQP cannot carry; nothing was sent.
         """
         message = amqp.Message(body, **properties)
-        self._last_tag += 1
-        self._pending[self._last_tag] = properties["correlation_id"]
         self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
+        self._last_tag += 1  # not before: what could not be encoded was not sent, and the broker does not count it
+        self._pending[self._last_tag] = properties["correlation_id"]
         return self._last_tag
 
     def wait(self, tag: int, deadline: float) -> Answer:
@@ -144,9 +158,12 @@ class ConfirmChannel:
         if left <= 0:
             raise ConfirmTimeoutError("the broker did not answer in time")
         try:
-            self._connection.drain_events(timeout=left)
+            self.connection.drain_events(timeout=left)
         except TimeoutError as error:
             raise ConfirmTimeoutError("the broker did not answer in time") from error
+        except amqp.ChannelError:
+            self.close()  # py-amqp has opened it anew: without confirms, and its tags count from 1
+            raise
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
         for answered in self._take(tag, multiple=multiple):

@@ -17,12 +17,14 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 ├── BrokerNotFound                 no broker could be found or started
 ├── PrivateNodeError               a private RabbitMQ node did not do what it should
 ├── FleetError                     a fleet did not start or stop as asked
+│   └── NodesFailed                nodes are not up; it carries the outcome of each
 ├── FetchError                     a download failed; its text says where and why
 └── CallError                      a task cannot be called as asked (its name, its arguments)
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 from kombu.exceptions import OperationalError
@@ -39,6 +41,8 @@ from queues.errors import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from broker_app.fleet import StartedNode
+
 __all__ = [
     "ArgumentsDiffer",
     "BrokerAppError",
@@ -54,6 +58,7 @@ __all__ = [
     "InvalidPriority",
     "InvalidQueueName",
     "NoRoute",
+    "NodesFailed",
     "NotOnBroker",
     "PrivateNodeError",
     "PublishError",
@@ -66,16 +71,24 @@ __all__ = [
 ]
 
 
+_URL_LOGIN = re.compile(r"://.*@")
+
+
 class SettingsError(BrokerAppError):
     """The settings are wrong.
 
     Attributes:
-        problems: One line each: where, what was expected, what came, what to do.
+        problems: One line each: where, what was expected, what came, what to do. The login of a URL, wherever
+            it was written, is not shown.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(self.problems))
+        self.problems = tuple(_URL_LOGIN.sub("://***@", problem) for problem in problems)
+        super().__init__(self.problems)
+
+    def sentence(self) -> str:
+        """Return the text that people read."""
+        return "; ".join(self.problems)
 
 
 class PublishError(BrokerAppError, OperationalError):
@@ -92,17 +105,16 @@ class PublishError(BrokerAppError, OperationalError):
     advice: ClassVar[str] = "it was not published"
     maybe_taken: ClassVar[bool] = False
 
-    def __init__(self, *, task: str, task_id: str, queue: str, reason: str) -> None:
+    def __init__(self, task: str, task_id: str, queue: str, reason: str) -> None:
         self.task = task
         self.task_id = task_id
         self.queue = queue
         self.reason = reason
-        super().__init__(f"task {task} [{task_id}] for queue {queue!r}: {reason}; {self.advice}")
+        super().__init__(task, task_id, queue, reason)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Rebuild from the facts, so that the error survives pickling to another process."""
-        facts = {"task": self.task, "task_id": self.task_id, "queue": self.queue, "reason": self.reason}
-        return _rebuild, (type(self), facts)
+    def sentence(self) -> str:
+        """Return the text that people read."""
+        return f"task {self.task} [{self.task_id}] for queue {self.queue!r}: {self.reason}; {self.advice}"
 
 
 class NoRoute(PublishError):
@@ -182,13 +194,27 @@ class FleetError(BrokerAppError):
     """A fleet did not start or stop as asked."""
 
 
+class NodesFailed(FleetError):
+    """At least one node of those that were to be started is not up; the others stay up.
+
+    Attributes:
+        outcomes: What became of each node, in the order of the settings.
+    """
+
+    def __init__(self, outcomes: Sequence[StartedNode]) -> None:
+        self.outcomes = tuple(outcomes)
+        super().__init__(self.outcomes)
+
+    def sentence(self) -> str:
+        """Return the text that people read."""
+        failed = [outcome for outcome in self.outcomes if outcome.reason]
+        reasons = "; ".join(f"{outcome.node.name}: {outcome.reason}" for outcome in failed)
+        return f"{len(failed)} of {len(self.outcomes)} nodes are not up: {reasons}"
+
+
 class FetchError(BrokerAppError):
     """A download failed."""
 
 
 class CallError(BrokerAppError):
     """A task cannot be called as asked."""
-
-
-def _rebuild(cls: type[PublishError], facts: dict[str, str]) -> PublishError:
-    return cls(**facts)

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
@@ -14,11 +17,13 @@ from celery import signals
 from kombu import compression as kombu_compression
 from kombu import serialization
 
-from broker_app import topology
+from broker_app import lanes, topology
 from broker_app.confirms import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
+from broker_app.connections import bounded, discard, open_connection
 from broker_app.errors import (
     BrokerError,
     BrokerUnreachable,
+    InvalidDelay,
     NoRoute,
     PublishError,
     PublishRefused,
@@ -26,12 +31,13 @@ from broker_app.errors import (
     QueueFull,
     RoutingError,
 )
-from queues import Names, QueueSpec, RoutingTable, lane_topology, work_topology
+from queues import Names, QueueSpec, RoutingTable, work_topology
 from queues.delay import Delay, parse_routing_key
 from queues.spec import check_priority
 
 if TYPE_CHECKING:
-    import amqp
+    from collections.abc import Mapping
+
     from celery import Celery
     from kombu.messaging import Producer
 
@@ -47,11 +53,15 @@ MAYBE_TWICE_HEADER = "broker_app_maybe_twice"
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Pauses between attempts to reach the broker; the last one repeats until the time-out."""
 
+MESSAGE_OPTIONS = frozenset({"app_id", "cluster_id", "message_id", "reply_to", "timestamp", "type", "user_id"})
+"""AMQP basic properties that a caller may set. Not ``expiration``: an expired task would end in the dead letters
+with its result pending for ever; the worker looks at ``expires`` and says REVOKED."""
+
 PERSISTENT = 2
 """AMQP basic property delivery-mode: written to disk."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """One message, ready to be sent.
 
@@ -64,6 +74,7 @@ class Outgoing:
         routing_key: At most 255 bytes.
         body: Serialised.
         properties: AMQP basic properties, headers included.
+        is_unanswered: Whether it was sent and the broker has not said what became of it.
     """
 
     task: str
@@ -74,6 +85,7 @@ class Outgoing:
     routing_key: str
     body: bytes
     properties: dict[str, Any]
+    is_unanswered: bool = False
 
     @property
     def place(self) -> str:
@@ -138,30 +150,29 @@ class Publisher:
         Raises:
             PublishError: As `send`.
         """
-        was_sent = False
-        for attempt in range(1_000_000):
+        for pause in chain(RETRY_INTERVALS_SECONDS, repeat(RETRY_INTERVALS_SECONDS[-1])):
             try:
-                channel = self._channel(connection, outgoing)
-                was_sent = True
-                return self._deliver_once(channel, connection, outgoing, deadline)
+                self._connect(connection, outgoing, deadline)
+                with bounded(connection.connection, deadline):
+                    self._deliver_once(connection, outgoing, deadline)
+                break
             except connection.recoverable_connection_errors as error:
-                self._discard(connection)
-                pause = RETRY_INTERVALS_SECONDS[min(attempt, len(RETRY_INTERVALS_SECONDS) - 1)]
+                discard(connection)
                 if not retry or time.monotonic() + pause >= deadline:
-                    cls = PublishTimeout if was_sent else BrokerUnreachable
+                    cls = PublishTimeout if outgoing.is_unanswered else BrokerUnreachable
                     raise outgoing.refused(cls, topology.words(error)) from error
-                if was_sent:
-                    outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
                 time.sleep(pause)
-        raise AssertionError("unreachable")
 
     def _prepare(self, name: str, message: Any, options: dict[str, Any]) -> Outgoing:
         delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
         spec, exchange, routing_key = self._destination(options, delay)
         headers = dict(message.headers, **options.pop("headers", None) or {})
+        headers.pop(MAYBE_TWICE_HEADER, None)  # a retry brings its last message's headers along
         headers[PUBLISHED_AT_HEADER] = time.time()
         headers[DELAY_HEADER] = delay.seconds
+        _check_expiry(headers, delay)
         properties = dict(message.properties, priority=_priority(spec, name, options.pop("priority", None)))
+        properties.update((option, options[option]) for option in MESSAGE_OPTIONS & options.keys())
         serializer, compression = options.pop("serializer", None), options.pop("compression", None)
         signals.before_task_publish.send(
             sender=name,
@@ -176,7 +187,7 @@ class Publisher:
         body, encoded = self._encode(message.body, serializer, compression, headers)
         return Outgoing(
             task=name,
-            task_id=headers["id"],
+            task_id=properties["correlation_id"],
             spec=spec,
             delay=delay,
             exchange=exchange,
@@ -186,18 +197,20 @@ class Publisher:
         )
 
     def _destination(self, options: dict[str, Any], delay: Delay) -> tuple[QueueSpec | None, str, str]:
-        """Return the queue's spec, the exchange and the key; a retried task's are those that it came by."""
+        """Return the queue's spec, the exchange and the key.
+
+        A routing key for an exchange of ours is a queue's name on the broker; a retried task's key is the one
+        that it came by, with its last delay in front.
+        """
         queue, exchange, key = (options.pop(name, None) for name in ("queue", "exchange", "routing_key"))
         exchange = getattr(exchange, "name", exchange)
-        if exchange and key and exchange not in {self._names.tasks, self._names.due, self._names.delay}:
+        if exchange and exchange not in {self._names.tasks, self._names.due, self._names.delay}:
             if delay.lanes:
                 raise RoutingError(f"exchange {exchange!r}: expected a declared queue for a countdown; use queue=")
-            return None, exchange, key
+            return None, exchange, key or ""
         if key and exchange in {self._names.due, self._names.delay}:
             key = parse_routing_key(key)[1]
-        if exchange and key:
-            queue = key
-        spec = self._table.queue(getattr(queue, "name", queue) or self._table.default)
+        spec = self._table.queue(key or getattr(queue, "name", queue) or self._table.default)
         if delay.lanes:
             return spec, self._names.delay, delay.routing_key(spec.broker_name)
         return spec, self._names.tasks, spec.broker_name
@@ -212,71 +225,85 @@ class Publisher:
         data = data.encode() if isinstance(data, str) else data
         return data, {"content_type": content_type, "content_encoding": encoding}
 
-    def _channel(self, connection: Any, outgoing: Outgoing) -> ConfirmChannel:
-        """Return the connection's confirm channel, connecting first if need be: once to each host."""
+    def _connect(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
         try:
-            connection.ensure_connection(
-                max_retries=max(0, len(connection.alt) - 1), reraise_as_library_errors=False
-            )
-            return ConfirmChannel.of(connection.connection)
-        except (amqp_errors.AccessRefused, amqp_errors.NotAllowed) as error:
+            open_connection(connection, self._app.conf.broker_connection_timeout, deadline)
+        except connection.recoverable_connection_errors:
+            raise
+        except amqp_errors.AMQPError as error:
             raise outgoing.refused(BrokerUnreachable, topology.words(error)) from error
 
-    def _deliver_once(self, channel: ConfirmChannel, connection: Any, outgoing: Outgoing, deadline: float) -> None:
+    def _deliver_once(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
         """Publish and wait for the answer; declare what is not there yet, and send once more."""
+        raw = connection.connection
         try:
-            self._declare_lanes(channel, connection.connection, outgoing)
+            channel = ConfirmChannel.of(raw)
+            self._ensure_lanes(channel, outgoing, deadline)
             channel.wait_until_unblocked(deadline)
             if self._is_routed(channel, outgoing, deadline):
                 return
-            self._declare_path(channel, connection.connection, outgoing)
-            channel = self._channel(connection, outgoing)
-            if not self._is_routed(channel, outgoing, deadline):
+            self._declare_path(channel, outgoing, deadline)
+            if not self._is_routed(ConfirmChannel.of(raw), outgoing, deadline):
                 raise outgoing.refused(
                     NoRoute, f"no queue takes {outgoing.routing_key!r} from {outgoing.exchange!r}"
                 )
         except BlockedError as error:
             raise outgoing.refused(BrokerUnreachable, topology.words(error)) from error
         except ConfirmTimeoutError as error:
-            self._discard(connection)
+            discard(connection)
             raise outgoing.refused(PublishTimeout, topology.words(error)) from error
-        except (amqp_errors.ChannelError, BrokerError) as error:
-            self._discard(connection)
+        except connection.recoverable_connection_errors:
+            raise
+        except (amqp_errors.AMQPError, BrokerError, struct.error) as error:
+            discard(connection)
             raise outgoing.refused(PublishRefused, topology.words(error)) from error
 
     def _is_routed(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> bool:
         """Publish; False if there is no exchange or no queue for it."""
+        if outgoing.is_unanswered:
+            outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
+        outgoing.is_unanswered = True
         try:
             tag = channel.publish(outgoing.body, outgoing.properties, outgoing.exchange, outgoing.routing_key)
             answer = channel.wait(tag, deadline)
         except amqp_errors.NotFound:
+            outgoing.is_unanswered = False
             return False
+        outgoing.is_unanswered = False
         if answer.outcome is Outcome.REFUSED:
             raise outgoing.refused(QueueFull, answer.reason)
         return answer.outcome is Outcome.CONFIRMED
 
-    def _declare_lanes(self, channel: ConfirmChannel, connection: amqp.Connection, outgoing: Outgoing) -> None:
-        """Make sure of every lane on the way: a dead-lettered message that finds no lane is parked, and late."""
-        missing = [lane for lane in outgoing.delay.lanes if lane.name not in channel.lanes]
-        absent = [lane for lane in missing if not topology.has_queue(connection, self._names.lane(lane))]
-        if absent:
-            prefix = self._names.prefix
-            topology.declare(connection, work_topology(self._table, prefix))
-            topology.declare(connection, lane_topology(absent, prefix))
-        channel.lanes.update(lane.name for lane in missing)
+    def _ensure_lanes(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+        """Make sure of the lanes on the way before the message needs them."""
+        try:
+            lanes.ensure(channel.connection, outgoing.delay.lanes, channel.lanes, self._names.prefix, deadline)
+        except BrokerError as error:
+            way = ", ".join(self._names.lane(lane) for lane in outgoing.delay.lanes)
+            reason = f"a delay lane of {way} is missing and could not be declared: {error}"
+            raise outgoing.refused(NoRoute, reason) from error
 
-    def _declare_path(self, channel: ConfirmChannel, connection: amqp.Connection, outgoing: Outgoing) -> None:
+    def _declare_path(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
         """Declare the queue and the lanes of a message that found no route."""
         if outgoing.spec is None:
             return
+        connection = channel.connection
         channel.close()
-        prefix = self._names.prefix
-        topology.declare(connection, work_topology([outgoing.spec], prefix))
-        topology.declare(connection, lane_topology(outgoing.delay.lanes, prefix))
+        try:
+            topology.declare(connection, work_topology([outgoing.spec], self._names.prefix))
+            lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline)
+        except BrokerError as error:
+            missing = f"queue {outgoing.spec.broker_name!r}, or its binding or exchange,"
+            raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
 
-    def _discard(self, connection: Any) -> None:
-        """Drop the connection without a word to the broker, which may not be listening."""
-        connection.collect()
+
+def _check_expiry(headers: Mapping[str, Any], delay: Delay) -> None:
+    """Refuse a task that expires before it is due. A retry is let through: its worker would lose the task."""
+    if not headers.get("expires") or not delay.seconds or headers.get("retries"):
+        return
+    due = datetime.fromisoformat(headers["eta"])
+    if datetime.fromisoformat(headers["expires"]) <= due:
+        raise InvalidDelay(f"expires must be after the task is due at {due.isoformat()}, got {headers['expires']}")
 
 
 def _priority(spec: QueueSpec | None, task: str, priority: int | None) -> int | None:

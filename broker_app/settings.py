@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as EnvironmentJsonError
 
 from broker_app.errors import SettingsError
+from broker_app.settings_faults import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    bad_json,
+    sentences,
+    unknown_keys,
+    unknown_variables,
+)
 from queues import DeadLetters, QueueSpec, QueueType, RoutingTable
+from queues.delay import parse_lane
 from queues.errors import InvalidQueueName, nearest
 from queues.spec import check_queue_name
 
-ENV_PREFIX = "BROKER_APP_"
-CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 DEFAULT_CONFIG = Path("config/broker.toml")
 """Read if it is there and no other file is named; a file that is named must exist."""
 
@@ -72,7 +81,7 @@ class PublishSettings(BaseModel):
         10.0, description="Bound of one call: connecting, retrying and the broker's confirmation together."
     )
     connect_timeout_seconds: _Positive = Field(
-        4.0, description="Bound of one attempt to connect; less than timeout_seconds."
+        4.0, description="Bound of one attempt to connect; what is left of timeout_seconds bounds it too."
     )
     pool_limit: int = Field(10, ge=2, le=1_000, description="Connections that a process keeps for publishing.")
 
@@ -94,8 +103,7 @@ def _default_queues() -> dict[str, QueueSettings]:
 
 
 def _default_state_dir() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "broker-app"
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "broker-app"
 
 
 class Settings(BaseSettings):
@@ -114,6 +122,9 @@ class Settings(BaseSettings):
         SecretStr("amqp://guest:guest@127.0.0.1:5672//"),
         description="amqp:// or amqps://; several for fail-over, split by ';'.",
     )
+    management_url: str | None = Field(
+        None, description="RabbitMQ's management API; None is port 15672 on the broker's host."
+    )
     result_url: SecretStr | None = Field(
         None, description="Celery result backend; None is SQLite (WAL) in state_dir."
     )
@@ -125,10 +136,18 @@ class Settings(BaseSettings):
     default_queue: str = Field("default", description="Where a task goes that names no queue.")
     result_expires_seconds: _Positive = Field(86_400.0, description="How long a result is kept.")
     heartbeat_seconds: float = Field(
-        10.0, ge=1, le=600, description="AMQP heartbeat; a dead peer is noticed within twice this time."
+        10.0,
+        ge=1,
+        le=600,
+        allow_inf_nan=False,
+        description="AMQP heartbeat in seconds; a dead peer is noticed within twice this time.",
     )
     publish: PublishSettings = Field(default_factory=PublishSettings)
     fetch: FetchSettings = Field(default_factory=FetchSettings)
+    common_lanes: tuple[str, ...] = Field(
+        ("1s", "5s", "10s", "30s", "1m", "3m", "5m", "10m", "1h"),
+        description="Delay lanes that `topology declare` makes ahead of time; others come when needed.",
+    )
     task_routes: dict[str, str] = Field(
         default_factory=dict, description="Queue by task name or pattern (reports.*)."
     )
@@ -155,6 +174,16 @@ class Settings(BaseSettings):
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
         if not all(part.strip().startswith(BROKER_SCHEMES) for part in url.get_secret_value().split(";")):
             raise ValueError("must start with amqp:// or amqps://, e.g. amqp://user:password@host:5672/vhost")
+        _check_login(url)
+        return url
+
+    @field_validator("result_url")
+    @classmethod
+    def _check_result_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and "://" not in url.get_secret_value():
+            raise ValueError("must be a URL, e.g. redis://host:6379/0, or left out for SQLite in state_dir")
+        if url is not None:
+            _check_login(url)
         return url
 
     @field_validator("queues")
@@ -164,10 +193,27 @@ class Settings(BaseSettings):
             raise ValueError("must declare at least one queue, e.g. [queues.default]")
         return queues
 
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _check_state_dir(cls, folder: object) -> object:
+        if folder == "":
+            raise ValueError("must be a folder, or left out for ~/.local/state/broker-app; got an empty text")
+        return folder
+
     @field_validator("state_dir")
     @classmethod
     def _make_absolute(cls, folder: Path) -> Path:
-        return folder.expanduser().absolute()
+        try:
+            return folder.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError(f"must be a folder whose home is known, got {folder}: {error}") from error
+
+    @field_validator("common_lanes")
+    @classmethod
+    def _check_lanes(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            parse_lane(word)
+        return words
 
     @model_validator(mode="after")
     def _check_names(self) -> Settings:
@@ -209,40 +255,69 @@ def load_settings(path: Path | str | None = None) -> Settings:
     """
     file = config_path(path)
     content = {} if file is None else _read_toml(file)
-    problems = [*_unknown_keys(content, Settings, "", str(file)), *_unknown_variables(os.environ)]
     base = {} if "queues" in content else {"queues": _dump_queues()}
+    declared = (base | content)["queues"]
+    problems = unknown_keys(content, Settings, "", str(file))
+    problems += unknown_variables(os.environ, Settings, declared if isinstance(declared, dict) else ())
     try:
         settings = Settings(**(base | content))
     except ValidationError as error:
-        problems += _sentences(error, content, str(file) if file else "built-in defaults")
+        problems += sentences(error, content, str(file) if file else "built-in defaults")
         if not any(item["loc"] == () for item in error.errors()):
             problems += _names_in(content, str(file))
         raise SettingsError(problems) from None
+    except EnvironmentJsonError:
+        raise SettingsError([*problems, *bad_json(os.environ, Settings), *_names_in(content, str(file))]) from None
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def broker_url_from_environment() -> str | None:
+    """Return the broker that the caller names in the environment, None if none is named."""
+    return os.environ.get(f"{ENV_PREFIX}BROKER_URL")
 
 
 def config_path(path: Path | str | None = None) -> Path | None:
     """Return the file that `load_settings` reads, or None for the defaults alone.
 
     Raises:
-        SettingsError: A file was named and is not there.
+        SettingsError: A file was named and is not there, or nobody may look whether it is.
     """
     named = path or os.environ.get(CONFIG_VARIABLE)
     if not named:
         return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
-    file = Path(named).expanduser()
-    if not file.is_file():
-        where = "the argument config" if path else CONFIG_VARIABLE
-        raise SettingsError(
-            [f"{where}: expected a settings file, got {named}, which is not there; correct the path"]
-        )
-    return file.resolve()
+    where = "the argument config" if path else CONFIG_VARIABLE
+    try:
+        file = Path(named).expanduser()
+        if file.is_file():
+            return file.resolve()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError([f"{where}: expected a settings file, got {named}: {reason}"]) from error
+    raise SettingsError([f"{where}: expected a settings file, got {named}, which is not there; correct the path"])
 
 
-def _bad_names(names: Iterable[str], prefix: str) -> list[str]:
-    problems = []
+def _check_login(url: SecretStr) -> None:
+    """Refuse a URL whose password would be taken for a host's port or a path, and be shown as such."""
+    for part in url.get_secret_value().split(";"):
+        split = urlsplit(part.strip())
+        try:
+            is_misread = "@" in split.path + split.query + split.fragment or ("," not in part and split.port == 0)
+        except ValueError:
+            is_misread = True
+        if is_misread:
+            raise ValueError(
+                "must have a port of 1..65535, and special characters of user and password in the form %2F"
+            )
+
+
+def _bad_names(names: Collection[str], prefix: str) -> list[str]:
+    problems = [
+        f"queues.{name}: is queue {name.removeprefix(prefix)!r} with its prefix, {prefix!r}; rename one of them"
+        for name in names
+        if prefix and name.startswith(prefix) and name.removeprefix(prefix) in names
+    ]
     for name in names:
         try:
             check_queue_name(name, prefix)
@@ -279,7 +354,7 @@ def _names_in(content: Mapping[str, Any], file: str) -> list[str]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError([f"{file}: expected a readable file, got: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -292,88 +367,12 @@ def _dump_queues() -> dict[str, Any]:
     return {name: queue.model_dump() for name, queue in _default_queues().items()}
 
 
-def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Refuse ``BROKER_APP_…`` names that no setting has: pydantic-settings passes them over."""
-    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
-    names = [name for name in environment if name.upper().startswith(ENV_PREFIX) and name != CONFIG_VARIABLE]
-    return [
-        f"environment: {name} is not a setting{nearest(name.upper().split('__')[0], known)}; unset or correct it"
-        for name in names
-        if name.upper().split("__")[0] not in known
-    ]
-
-
-def _unknown_keys(content: Mapping[str, Any], model: type[BaseModel], path: str, file: str) -> list[str]:
-    """Name each key that the model does not have, with the nearest that it has."""
-    problems = []
-    for key, value in content.items():
-        field = model.model_fields.get(key)
-        place = f"{path}{key}"
-        if field is None:
-            problems.append(
-                f"{file}: {place} is not a setting{nearest(key, model.model_fields)}; correct or delete it"
-            )
-        elif place == "queues" and isinstance(value, dict):
-            for name, queue in value.items():
-                if isinstance(queue, dict):
-                    problems += _unknown_keys(queue, QueueSettings, f"queues.{name}.", file)
-        elif (
-            isinstance(value, dict)
-            and isinstance(field.annotation, type)
-            and issubclass(field.annotation, BaseModel)
-        ):
-            problems += _unknown_keys(value, field.annotation, f"{place}.", file)
-    return problems
-
-
-_MESSAGES = {
-    "extra_forbidden": "is not a setting; unset or correct it",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-}
-"""Plain words for pydantic's; its others ("Input should be 'quorum' or 'classic'") are plain already."""
-
-
-def _sentences(error: ValidationError, content: Mapping[str, Any], file: str) -> list[str]:
-    """Turn pydantic's report into our lines: where, what was expected, what came."""
-    lines = []
-    for item in error.errors(include_url=False):
-        if item["type"] == "extra_forbidden" and _lookup(content, item["loc"]) is not None:
-            continue  # told by _unknown_keys, with the nearest key
-        place = ".".join(str(part) for part in item["loc"])
-        message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
-        lines += [
-            f"{_source(item['loc'], file)}: {place + ': ' if place else ''}{line}{_shown(item)}"
-            for line in message.split("\n")
-        ]
-    return lines
-
-
-def _source(location: tuple[int | str, ...], file: str) -> str:
-    """Name the environment variable that a wrong value came from, or the file."""
-    variable = ENV_PREFIX + "__".join(str(part).upper() for part in location)
-    held = {name.upper() for name in os.environ}
-    return f"environment ({variable})" if location and variable in held else file
-
-
-def _shown(item: Any) -> str:
-    """Return ``, got 900`` for plain values of settings that hold no secret."""
-    value = item.get("input")
-    if item["type"] == "value_error" or any("url" in str(part) for part in item["loc"]):
-        return ""
-    return f", got {value!r}" if isinstance(value, (str, int, float, bool)) else ""
-
-
-def _lookup(content: Any, location: tuple[int | str, ...]) -> Any:
-    for part in location:
-        if not isinstance(content, Mapping) or part not in content:
-            return None
-        content = content[part]
-    return content
-
-
-__all__ = ["FleetSettings", "QueueSettings", "Settings", "config_path", "load_settings"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "ENV_PREFIX",
+    "FleetSettings",
+    "QueueSettings",
+    "Settings",
+    "config_path",
+    "load_settings",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amqp import exceptions as amqp_errors
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from queues import Topology
+    from queues.definitions import Binding
 
 _REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
     BrokerRefused.code: (
@@ -86,13 +88,82 @@ def declare(connection: amqp.Connection, topology: Topology) -> None:
 
 
 def has_queue(connection: amqp.Connection, name: str) -> bool:
-    """Return whether a queue exists; a passive declaration, for which no right to configure is needed."""
+    """Return whether a queue exists; raises as `state`."""
+    return state(connection, name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue as AMQP tells it.
+
+    Attributes:
+        ready: Messages that wait; not those that a consumer holds.
+        consumers: Who takes from it.
+    """
+
+    ready: int
+    consumers: int
+
+
+def state(connection: amqp.Connection, name: str) -> QueueState | None:
+    """Return a queue's state, None if it does not exist; a passive declaration, which needs no right to configure.
+
+    Raises:
+        BrokerLocked: It is exclusive to another connection.
+    """
     try:
         with _channel(connection) as channel, _refusal(f"queue {name!r}"):
-            channel.queue_declare(name, passive=True)
+            answer = channel.queue_declare(name, passive=True)
     except NotOnBroker:
-        return False
-    return True
+        return None
+    return QueueState(answer.message_count, answer.consumer_count)
+
+
+def depth(connection: amqp.Connection, name: str) -> int | None:
+    """Return how many messages are ready in a queue, None if it does not exist."""
+    found = state(connection, name)
+    return None if found is None else found.ready
+
+
+def delete_queue(connection: amqp.Connection, name: str) -> None:
+    """Delete a queue with all that is in it; fine if it is gone.
+
+    Raises:
+        BrokerRefused: No right to configure it.
+    """
+    with _channel(connection) as channel, _refusal(f"queue {name!r}"):
+        channel.queue_delete(name)
+
+
+def delete_exchange(connection: amqp.Connection, name: str) -> None:
+    """Delete an exchange; fine if it is gone.
+
+    Raises:
+        BrokerRefused: No right to configure it.
+    """
+    with _channel(connection) as channel, _refusal(f"exchange {name!r}"):
+        channel.exchange_delete(name)
+
+
+def unbind(connection: amqp.Connection, binding: Binding) -> None:
+    """Remove a queue's binding; fine if it is gone."""
+    with _channel(connection) as channel, _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
+        channel.queue_unbind(binding.destination, binding.source, binding.key)
+
+
+@contextmanager
+def exclusive_queue(connection: amqp.Connection, name: str) -> Iterator[None]:
+    """Hold a queue that others cannot even look at (405), gone with the block or the connection.
+
+    Raises:
+        BrokerLocked: Another connection holds it.
+    """
+    with _channel(connection) as channel, _refusal(f"queue {name!r}"):
+        channel.queue_declare(name, exclusive=True, auto_delete=False)
+    try:
+        yield
+    finally:
+        delete_queue(connection, name)
 
 
 def server_version(connection: amqp.Connection) -> tuple[int, ...]:

@@ -25,6 +25,13 @@ PRIORITY_QUORUM_VERSION = (4, 3)
 """Quorum queues keep strict priorities from RabbitMQ 4.3 on; before, two classes (4.0) or none (3.10)."""
 
 
+CANCELLED_MAX_AGE = "30D"
+"""How long a cancellation is kept: a task that is due later than this after it was cancelled runs."""
+
+CANCELLED_MAX_BYTES = 16_000_000
+"""Room for some 100,000 cancelled ids of about 150 bytes each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What a source exchange hands to a destination.
@@ -77,6 +84,16 @@ class Names:
         return f"{self.prefix}tasks.unrouted"
 
     @property
+    def cancelled(self) -> str:
+        """Exchange and stream of the ids of tasks that shall not run."""
+        return f"{self.prefix}tasks.cancelled"
+
+    @property
+    def prune_lock(self) -> str:
+        """An exclusive queue, there while lanes are being removed."""
+        return f"{self.prefix}tasks.prune"
+
+    @property
     def delay(self) -> str:
         """Where delayed tasks are published."""
         return f"{self.prefix}delay"
@@ -127,10 +144,8 @@ def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
 def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
     """Return all that must exist before a task is published: exchanges, work queues, dead letters, parking."""
     names = Names(prefix)
-    queues, bindings = (
-        [_keeper(names.unrouted, QueueType.QUORUM)],
-        [Binding(names.unrouted, "", names.unrouted)],
-    )
+    queues = [_keeper(names.unrouted, QueueType.QUORUM), cancelled_stream(prefix)]
+    bindings = [Binding(names.unrouted, "", names.unrouted), Binding(names.cancelled, "", names.cancelled)]
     for spec in specs:
         queues += [_keeper(spec.dead_name, spec.type)] if spec.dead_letters is DeadLetters.KEEP else []
         queues += [work_queue(spec)]
@@ -174,6 +189,24 @@ def lane_queue(lane: Lane, prefix: str) -> Queue:
     )
 
 
+def cancelled_stream(prefix: str) -> Queue:
+    """Return the stream of cancelled ids, which every worker reads from its beginning.
+
+    A stream is read without being consumed (rabbitmq.com/docs/streams). It is bounded: what is older than
+    `CANCELLED_MAX_AGE` or over `CANCELLED_MAX_BYTES` goes, a segment at a time.
+    """
+    return Queue(
+        Names(prefix).cancelled,
+        queue_arguments={
+            "x-queue-type": "stream",
+            "x-max-age": CANCELLED_MAX_AGE,
+            "x-max-length-bytes": CANCELLED_MAX_BYTES,
+            "x-stream-max-segment-size-bytes": CANCELLED_MAX_BYTES // 16,
+        },
+        consumer_arguments={"x-stream-offset": "first"},
+    )
+
+
 def missing_features(specs: Iterable[QueueSpec], broker_version: tuple[int, ...]) -> list[str]:
     """Return one sentence for each thing that a spec asks for and this broker cannot do.
 
@@ -195,6 +228,7 @@ def _exchanges(names: Names) -> list[Exchange]:
     hops = [names.hop(level) for level in range(1, len(UNITS) + 1)]
     return [
         Exchange(names.unrouted, type="fanout"),
+        Exchange(names.cancelled, type="fanout"),
         Exchange(names.tasks, type="topic"),
         Exchange(names.dead, type="topic"),
         Exchange(names.delay, type="topic"),

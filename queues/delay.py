@@ -22,9 +22,11 @@ from queues.errors import InvalidDelay
 UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 """Letter and length in seconds of each level, longest first."""
 
-MAX_DELAY_DAYS = 9_999
+MAX_DELAY_DAYS = 3_650
+"""The longest lane: RabbitMQ takes an ``x-message-ttl`` of at most 315,360,000,000 ms (rabbit_misc.erl)."""
+
 MAX_DELAY_SECONDS = MAX_DELAY_DAYS * 86_400 + 86_399
-"""Four digits of days and the rest of one day: a little over 27 years, one second short of 10,000 days."""
+"""The longest lane and the rest of one day: some ten years."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -94,12 +96,12 @@ def split_delay(seconds: float) -> Delay:
     """Split a delay into lanes and a fraction of a second.
 
     Args:
-        seconds: 0 and below is now. The bound is `MAX_DELAY_SECONDS`, some 27 years.
+        seconds: 0 and below is now. The bound is `MAX_DELAY_SECONDS`, some ten years.
 
     Raises:
         InvalidDelay: NaN, infinite or beyond the bound.
     """
-    if not math.isfinite(seconds) or seconds >= MAX_DELAY_SECONDS + 1:
+    if not -math.inf < seconds < MAX_DELAY_SECONDS + 1:  # false for NaN too, and no overflow of a huge int
         raise InvalidDelay(
             f"a delay must be a finite number of seconds up to {MAX_DELAY_SECONDS} ({MAX_DELAY_DAYS} days), "
             f"got {seconds!r}"

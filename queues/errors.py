@@ -18,11 +18,22 @@ if TYPE_CHECKING:
 
 
 class BrokerAppError(Exception):
-    """Root of the project's errors; its text is one line: where, expected, came, what to do."""
+    """Root of the project's errors; its text is one line: where, expected, came, what to do.
+
+    A class that carries facts hands them to ``super().__init__`` in the order of its arguments and builds its
+    sentence from them: pickle and Celery's JSON results make an error anew from its ``args``.
+    """
 
     def __str__(self) -> str:
-        """Join the message to one line, so that a log or a terminal shows it whole."""
-        return " ".join(super().__str__().split())
+        """Join the sentence to one line, so that a log or a terminal shows it whole."""
+        return " ".join(self.sentence().split())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def sentence(self) -> str:
+        """Return the text that people read."""
+        return super().__str__()
 
 
 class RoutingError(BrokerAppError, ValueError):
@@ -44,9 +55,13 @@ class UnknownQueue(RoutingError):
     def __init__(self, queue: str, known: Iterable[str]) -> None:
         self.queue = queue
         self.known = tuple(known)
-        super().__init__(
-            f"queue {queue!r}: expected one of {', '.join(self.known)}{nearest(queue, self.known)}; "
-            f"declare it as [queues.{queue}] in the settings file or correct the name"
+        super().__init__(queue, self.known)
+
+    def sentence(self) -> str:
+        """Return the text that people read."""
+        return (
+            f"queue {self.queue!r}: expected one of {', '.join(self.known)}{nearest(self.queue, self.known)}; "
+            f"declare it as [queues.{self.queue}] in the settings file or correct the name"
         )
 
 

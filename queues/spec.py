@@ -12,7 +12,7 @@ AMQP_SHORT_STRING_BYTES = 255
 """AMQP 0-9-1, section 4.2.5.3: names and routing keys are short strings of at most 255 bytes."""
 
 DELAY_KEY_HEAD_BYTES = 18
-"""``9999d.23h.59m.59s.``: what a delay puts before the queue's name in a routing key."""
+"""``3650d.23h.59m.59s.``: what a delay puts before the queue's name in a routing key."""
 
 MAX_QUEUE_NAME_BYTES = AMQP_SHORT_STRING_BYTES - DELAY_KEY_HEAD_BYTES
 """A queue's name with its prefix: a delayed message's routing key must hold it whole."""
@@ -90,7 +90,7 @@ def check_queue_name(name: str, prefix: str = "") -> str:
         raise InvalidQueueName(
             f"a queue's name must be letters, digits, '_', '-' and single dots between them, got {name!r}"
         )
-    if _RESERVED.fullmatch(name):
+    if _RESERVED.fullmatch(name) or (prefix + name).startswith("amq."):
         raise InvalidQueueName(
             f"a queue's name must not be 'tasks', 'delay', start with 'amq.', 'tasks.' or 'delay.', "
             f"nor end with '.dead', got {name!r}"

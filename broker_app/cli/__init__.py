@@ -10,9 +10,11 @@ import click
 from broker_app.cli.command import CliContext, Group, find_app
 
 _VERBS = {
+    "cancel": "broker_app.cli.cancel:cancel",
     "check": "broker_app.cli.check:check",
     "demo": "broker_app.cli.demo:demo",
     "fleet": "broker_app.cli.fleet:fleet",
+    "queues": "broker_app.cli.queues:queues",
     "send": "broker_app.cli.send:send",
     "topology": "broker_app.cli.topology:topology",
 }

@@ -1,0 +1,93 @@
+"""The scheduled tasks by due time, read off the depths of the delay lanes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app import lanes, topology
+from broker_app.errors import BrokerError
+from broker_app.management import Management
+from queues import InvalidDelay, Lane, Names
+from queues.delay import MAX_DELAY_SECONDS, UNITS, parse_lane
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import amqp
+
+    from broker_app.app import BrokerApp
+
+BUCKETS = (("1 minute", 60), ("10 minutes", 600), ("1 hour", 3_600), ("1 day", 86_400), ("later", None))
+"""Name and upper bound in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in the lanes.
+
+    A lane's depth is exact at the moment that it is asked. When a message is due follows from its lane only
+    up to the rest of the unit: what stands in ``delay.2h`` leaves it within two hours and is due within 2 h 59 min
+    59 s. So a message is counted in the first bucket by whose end it is due *for certain*; it may be due sooner.
+
+    Attributes:
+        depths: Messages by lane, only lanes that exist.
+        is_complete: Whether every lane was found; without the management API, day lanes beyond
+            `lanes.PROBED_DAYS` are not.
+    """
+
+    depths: dict[Lane, int]
+    is_complete: bool
+
+    @property
+    def total(self) -> int:
+        """All scheduled tasks."""
+        return sum(self.depths.values())
+
+    def buckets(self) -> dict[str, int]:
+        """Return the count of each bucket, in the order of `BUCKETS`."""
+        counts = dict.fromkeys((name for name, _ in BUCKETS), 0)
+        for lane, depth in self.depths.items():
+            counts[_bucket(lane)] += depth
+        return counts
+
+
+def read_backlog(app: BrokerApp) -> Backlog:
+    """Ask the broker for the depth of every lane.
+
+    Raises:
+        BrokerError: The broker cannot be reached.
+    """
+    names = Names(app.settings.prefix)
+    with topology.connect(app) as connection:
+        candidates, is_complete = find_lanes(app)
+        return Backlog(depths(connection, candidates, names), is_complete)
+
+
+def find_lanes(app: BrokerApp) -> tuple[list[Lane], bool]:
+    """Return the lanes that may exist, and whether these are all that do."""
+    prefix = f"{app.settings.prefix}delay."
+    try:
+        url = app.connection_for_write().as_uri(include_password=True)
+        known = Management(url, app.settings.management_url).queue_names(prefix)
+    except BrokerError:
+        return lanes.every(), False
+    found = []
+    for name in known:
+        try:
+            found += [parse_lane(name.removeprefix(prefix))] if name.startswith(prefix) else []
+        except InvalidDelay:
+            continue  # a queue of somebody else's under the same prefix
+    return sorted(found), True
+
+
+def depths(connection: amqp.Connection, candidates: Iterable[Lane], names: Names) -> dict[Lane, int]:
+    """Return how many messages wait in each of the lanes that exist."""
+    found = {lane: topology.depth(connection, names.lane(lane)) for lane in candidates}
+    return {lane: depth for lane, depth in found.items() if depth is not None}
+
+
+def _bucket(lane: Lane) -> str:
+    unit = UNITS[lane.level][1]
+    latest = lane.seconds + unit - 1  # the shorter lanes that may follow
+    return next(name for name, bound in BUCKETS if latest < (bound or MAX_DELAY_SECONDS + unit))

@@ -1,0 +1,127 @@
+"""`broker-app check`: judge the settings, and with --broker whether the broker can do what they ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from broker_app.checks import Finding, Level, judge_broker, judge_settings
+from broker_app.cli import exit_codes
+from broker_app.cli.command import Command, pass_app
+from broker_app.errors import SettingsError
+from broker_app.settings import ENV_PREFIX
+from queues import DeadLetters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from broker_app.app import BrokerApp
+    from broker_app.settings import QueueSettings, Settings
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  broker-app check\n  broker-app check --broker\n  broker-app check --broker --json",
+)
+@click.option("--broker", is_flag=True, help="Judge the broker too; nothing is changed on it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
+@pass_app
+def check(app: BrokerApp, *, broker: bool, as_json: bool) -> None:
+    """Judge the settings, and with --broker whether the broker can do what they ask.
+
+    Exits with 0 if nothing is worse than a warning, 3 for faults of the settings, 4 for those of the broker.
+    """
+    settings = _settings(app, as_json=as_json)
+    if not as_json:
+        _describe(app, settings)
+    local = _tell(judge_settings(settings), as_json=as_json)
+    remote = _tell(judge_broker(app), as_json=as_json) if broker else []
+    if as_json:
+        _print_json([*local, *remote])
+    if code := _exit_code(local, remote):
+        sys.exit(code)
+
+
+def _settings(app: BrokerApp, *, as_json: bool) -> Settings:
+    """Read the settings; their faults go to stderr, and for a script to stdout too."""
+    try:
+        return app.settings
+    except SettingsError as error:
+        if as_json:
+            _print_json([Finding(Level.ERROR, *_split(problem)) for problem in error.problems])
+        raise
+
+
+def _split(problem: str) -> tuple[str, str]:
+    where, _, text = problem.partition(": ")
+    return where, text
+
+
+def _describe(app: BrokerApp, settings: Settings) -> None:
+    """Print where the settings come from, and the queues; names of variables only, their values may be secret."""
+    click.echo(f"settings file: {app.config_file or 'none, built-in defaults'}")
+    if variables := sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX)):
+        click.echo(f"environment: {', '.join(variables)}")
+    table = Table(box=None, pad_edge=False, header_style="")
+    for heading in (
+        "queue",
+        "type",
+        "priorities",
+        "prefetch",
+        "deliveries",
+        "longest run",
+        "dead letters",
+        "fleet",
+    ):
+        table.add_column(heading, no_wrap=True)
+    for name, queue in settings.queues.items():
+        table.add_row(*_row(name, queue))
+    click.echo()
+    Console(width=_width(settings), highlight=False, markup=False).print(table)
+    click.echo()
+
+
+def _row(name: str, queue: QueueSettings) -> tuple[str, ...]:
+    fleet = queue.fleet
+    return (
+        name,
+        queue.type,
+        "0..9" if queue.priorities else "none",
+        str(queue.prefetch),
+        str(queue.delivery_limit),
+        f"{queue.longest_run_seconds:g} s",
+        f"{name}.dead" if queue.dead_letters is DeadLetters.KEEP else "discarded",
+        f"{fleet.nodes} x {fleet.pool} -c {fleet.concurrency}",
+    )
+
+
+def _width(settings: Settings) -> int:
+    """Wide enough that no cell is cut: a pipe has no width, and a narrow terminal wraps the line itself."""
+    return 120 + 2 * max(map(len, settings.queues))
+
+
+def _tell(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
+    """Print each finding as it is made."""
+    told = []
+    for finding in findings:
+        told.append(finding)
+        if not as_json:
+            click.echo(str(finding))
+    return told
+
+
+def _print_json(findings: list[Finding]) -> None:
+    click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+
+
+def _exit_code(local: list[Finding], remote: list[Finding]) -> int:
+    if any(finding.level is Level.ERROR for finding in local):
+        return exit_codes.SETTINGS
+    return exit_codes.BROKER if any(finding.level is Level.ERROR for finding in remote) else exit_codes.OK

@@ -1,0 +1,134 @@
+"""`broker-app queues`: what stands in the queues, what is scheduled, what was parked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from broker_app import inspection, topology
+from broker_app.backlog import read_backlog
+from broker_app.cli.command import Group, pass_app
+from queues import DeadLetters, Names
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+    from broker_app.backlog import Backlog
+
+_PEEK = 20
+
+
+@click.group(
+    cls=Group,
+    epilog="\b\nExamples:\n  broker-app queues list\n  broker-app queues scheduled --json\n"
+    "  broker-app queues unrouted --replay",
+)
+def queues() -> None:
+    """Look into the queues."""
+
+
+@queues.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def list_(app: BrokerApp, *, as_json: bool) -> None:
+    """Show each queue's ready messages, consumers and dead letters, the scheduled and the parked tasks."""
+    settings = app.settings
+    rows = {}
+    with topology.connect(app) as connection:
+        for spec in settings.specs():
+            state = topology.state(connection, spec.broker_name)
+            keeps = spec.dead_letters is DeadLetters.KEEP
+            dead = topology.depth(connection, spec.dead_name) if keeps else None
+            rows[spec.name] = {
+                "is_declared": state is not None,
+                "ready": state.ready if state else 0,
+                "consumers": state.consumers if state else 0,
+                "dead": dead or 0,
+            }
+        unrouted = topology.depth(connection, Names(settings.prefix).unrouted) or 0
+    scheduled = read_backlog(app).total
+    if as_json:
+        click.echo(json.dumps({"queues": rows, "scheduled": scheduled, "unrouted": unrouted}))
+        return
+    table = Table("queue", *(("ready", "consumers", "dead")))
+    for name, row in rows.items():
+        cells = [f"{row[column]:,}" for column in ("ready", "consumers", "dead")]
+        table.add_row(name, *(cells if row["is_declared"] else ["not declared", "", ""]))
+    Console().print(table)
+    click.echo(
+        f"scheduled in the delay lanes: {scheduled:,}; parked in {Names(settings.prefix).unrouted}: {unrouted:,}"
+    )
+
+
+@queues.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def scheduled(app: BrokerApp, *, as_json: bool) -> None:
+    """Show how many tasks are due within a minute, ten minutes, an hour, a day, and later.
+
+    The counts are exact; each task is counted where it is due at the latest, and may be due sooner: a lane
+    tells the largest unit of what is left, not the rest.
+    """
+    backlog = read_backlog(app)
+    virtual_host = app.connection_for_write().virtual_host or "/"
+    if as_json:
+        click.echo(json.dumps(_as_dict(backlog, virtual_host)))
+        return
+    table = Table("due at the latest within", "tasks", title=f"virtual host {virtual_host}", title_justify="left")
+    for name, count in backlog.buckets().items():
+        table.add_row(name, f"{count:,}")
+    table.add_row("total", f"{backlog.total:,}", style="bold")
+    Console().print(table)
+    if not backlog.is_complete:
+        click.echo("lanes of more than 60 days were not looked for: the management API does not answer", err=True)
+
+
+@queues.command()
+@click.option("--replay", "is_replay", is_flag=True, help="Send each task to the queue that it was due for.")
+@click.option("--to", metavar="QUEUE", help="With --replay: to this queue instead.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) -> None:
+    """Show the tasks whose queue was gone when they were due, or replay them."""
+    if is_replay:
+        _replay(app, to, as_json=as_json)
+        return
+    if to:
+        raise click.UsageError("--to goes with --replay")
+    parked = inspection.peek_unrouted(app, _PEEK)
+    if as_json:
+        click.echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in parked]))
+        return
+    table = Table("task", "id", "was due for", title=f"the first {len(parked)} parked tasks", title_justify="left")
+    for one in parked:
+        table.add_row(one.task, one.task_id, one.queue)
+    Console().print(table)
+
+
+def _replay(app: BrokerApp, to: str | None, *, as_json: bool) -> None:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("replayed", total=None)
+        outcome = inspection.replay_unrouted(app, to, lambda moved: progress.update(bar, completed=moved))
+    if as_json:
+        click.echo(json.dumps({"moved": outcome.moved, "left": outcome.left, "reason": outcome.reason}))
+    else:
+        click.echo(
+            f"{outcome.moved:,} replayed, {outcome.left:,} left" + (f": {outcome.reason}" if outcome.left else "")
+        )
+    if outcome.left:
+        sys.exit(1)
+
+
+def _as_dict(backlog: Backlog, virtual_host: str) -> dict[str, object]:
+    return {
+        "virtual_host": virtual_host,
+        "total": backlog.total,
+        "due_at_the_latest_within": backlog.buckets(),
+        "lanes": {lane.name: depth for lane, depth in sorted(backlog.depths.items())},
+        "is_complete": backlog.is_complete,
+    }

@@ -1,0 +1,78 @@
+"""A producer's connection: opened and used in a bounded time, and never shared with a forked process."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from broker_app.confirms import ConfirmChannel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import amqp
+
+SHORTEST_WAIT_SECONDS = 0.1
+"""What an attempt is given when the deadline is there already: a time-out of 0 would mean none, or at once."""
+
+
+def open_connection(connection: Any, timeout_seconds: float, deadline: float) -> None:
+    """Connect if need be, once to each host that the URL names; no other is tried after the deadline.
+
+    Args:
+        connection: A kombu connection.
+        timeout_seconds: Bound of one attempt.
+        deadline: On the clock of `time.monotonic`.
+
+    Raises:
+        amqp.AMQPError, OSError: The last host's answer.
+    """
+    if connection.connected and ConfirmChannel.is_inherited(connection.connection):
+        _leave_to_parent(connection)
+
+    def limit(*_failure: object) -> None:
+        connection.connect_timeout = min(timeout_seconds, _left(deadline))
+
+    limit()
+    connection.ensure_connection(
+        errback=limit,
+        max_retries=max(0, len(connection.alt) - 1),
+        reraise_as_library_errors=False,
+        timeout=_left(deadline),
+    )
+
+
+@contextmanager
+def bounded(connection: amqp.Connection, deadline: float) -> Iterator[None]:
+    """Bound each read and write, also of calls that know no time-out (open a channel, declare).
+
+    A broker with an alarm stops reading, and one that was cut off says nothing: without a bound either would
+    hold the caller for ever.
+    """
+    sock = connection.sock
+    sock.settimeout(_left(deadline))
+    try:
+        yield
+    finally:
+        if sock.fileno() >= 0:  # not closed meanwhile
+            sock.settimeout(None)
+
+
+def discard(connection: Any) -> None:
+    """Drop a connection without a word to the broker, which may not be listening."""
+    if connection.connected:
+        connection.connection.sock.settimeout(SHORTEST_WAIT_SECONDS)  # TLS would wait for the peer's farewell
+    connection.collect()
+
+
+def _leave_to_parent(connection: Any) -> None:
+    """Let go of a connection that was opened before a fork: closed here, but not shut down for the parent too."""
+    transport = connection.connection.transport
+    transport.sock.close()
+    transport.sock = None  # py-amqp would shut it down, which ends it in both processes
+    connection.collect()
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), SHORTEST_WAIT_SECONDS)

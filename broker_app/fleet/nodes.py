@@ -1,0 +1,130 @@
+"""Which worker nodes the settings want, and what they are called.
+
+The first node of a queue is ``lopri@host``, the next ``lopri+2@host``: raising or lowering the number keeps
+the names of those that stay, and no queue's name can hold a ``+``. The prefix of a shared broker stands
+before, so that two apps on one host and one broker have different nodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app.errors import FleetError
+from queues.spec import AMQP_SHORT_STRING_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from broker_app.settings import Settings
+
+_NUMBER_SIGN = "+"
+_NUMBER_BYTES = len("+1000")
+_HASH_DIGITS = 8
+_MIN_STEM_BYTES = 32
+_MAX_STEM_BYTES = 230
+"""A file's name has at most 255 bytes, with the number of a pool's process and ``.log`` behind the stem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One worker of `celery multi`.
+
+    Attributes:
+        queue: The queue that it consumes, as producers write it.
+        stem: Its name without the host, and of its pid and log files: ``lopri``, ``lopri+2``.
+        host: This host's name.
+    """
+
+    queue: str
+    stem: str
+    host: str
+
+    @property
+    def name(self) -> str:
+        """Celery's node name: ``lopri@host``."""
+        return f"{self.stem}@{self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The nodes of one queue, all alike.
+
+    Attributes:
+        queue: As producers write it.
+        broker_queue: Its name on the broker, with the prefix.
+        nodes: In the order of their numbers; empty if the settings want none.
+        pool: Celery's ``-P``.
+        concurrency: Slots of each node.
+        prefetch: Messages reserved ahead for each slot.
+    """
+
+    queue: str
+    broker_queue: str
+    nodes: tuple[Node, ...]
+    pool: str
+    concurrency: int
+    prefetch: int
+
+
+def wanted_fleets(settings: Settings, queues: Iterable[str] = ()) -> tuple[Fleet, ...]:
+    """Return the fleets of some queues, or of all, in the order of the settings.
+
+    Raises:
+        UnknownQueue: The settings do not declare one of ``queues``.
+        FleetError: The prefix is too long for the names that a worker needs.
+    """
+    table, host = settings.routing_table(), socket.gethostname()
+    names = {table.queue(queue).name for queue in queues} or set(settings.queues)
+    fleets = []
+    for name, queue in settings.queues.items():
+        if name not in names:
+            continue
+        stem = _first_stem(settings.prefix, name, host)
+        stems = [stem, *(f"{stem}{_NUMBER_SIGN}{number}" for number in range(2, queue.fleet.nodes + 1))]
+        fleets.append(
+            Fleet(
+                queue=name,
+                broker_queue=table.queue(name).broker_name,
+                nodes=tuple(Node(name, stem, host) for stem in stems[: queue.fleet.nodes]),
+                pool=queue.fleet.pool,
+                concurrency=queue.fleet.concurrency,
+                prefetch=queue.prefetch,
+            )
+        )
+    return tuple(fleets)
+
+
+def node_of(settings: Settings, stem: str) -> Node:
+    """Return the node that a pid file belongs to, also if the settings no longer want it or its queue."""
+    host = socket.gethostname()
+    first = {_first_stem(settings.prefix, name, host): name for name in settings.queues}
+    head, _, number = stem.rpartition(_NUMBER_SIGN)
+    queue = first.get(stem) or (first.get(head) if number.isdigit() else None)
+    if queue is None:
+        queue = (head if head and number.isdigit() else stem).removeprefix(settings.prefix)
+    return Node(queue, stem, host)
+
+
+def _first_stem(prefix: str, queue: str, host: str) -> str:
+    """Return a queue's node name before the host: its name on the broker, cut if it would not fit.
+
+    A worker's control queue is called ``<stem>@<host>.<prefix>celery.pidbox``. `celery multi` would take a
+    leading ``-`` for an option.
+    """
+    room = AMQP_SHORT_STRING_BYTES - len(f"@{host}.{prefix}celery.pidbox".encode())
+    limit = min(room, _MAX_STEM_BYTES) - _NUMBER_BYTES
+    if limit < _MIN_STEM_BYTES:
+        raise FleetError(
+            f"prefix: a worker's control queue holds it and must fit into {AMQP_SHORT_STRING_BYTES} bytes, "
+            f"got a prefix of {len(prefix)}; shorten it by {_MIN_STEM_BYTES - limit}"
+        )
+    stem = prefix + queue
+    if stem.startswith("-"):
+        stem = _NUMBER_SIGN + stem
+    if len(stem) <= limit:
+        return stem
+    digest = hashlib.sha256(stem.encode()).hexdigest()[:_HASH_DIGITS]
+    return f"{stem[: limit - _HASH_DIGITS - 2]}{_NUMBER_SIGN}x{digest}"

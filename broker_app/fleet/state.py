@@ -1,0 +1,201 @@
+"""A fleet on disk: pid files, logs, and a lock, in the state folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from broker_app.errors import FleetError
+from broker_app.fleet.processes import Process, find_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from broker_app.app import BrokerApp
+
+_OWNER_ONLY = 0o700
+_LOCK = "fleet.lock"
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """The folders of one app's fleets: ``<state_dir>/run/<app>`` and ``<state_dir>/log/<app>``.
+
+    The app's own name is part of them, so that two apps of one user do not take each other's workers for
+    their own.
+
+    Attributes:
+        base: The state folder, absolute.
+        app: The app's main name, as a file's name.
+    """
+
+    base: Path
+    app: str
+
+    @classmethod
+    def of(cls, app: BrokerApp) -> FleetState:
+        """Return the state of an app's fleets; nothing is made.
+
+        Raises:
+            FleetError: The folder's path holds a ``%``, which celery fills in.
+        """
+        base = app.settings.state_dir
+        if "%" in str(base):
+            raise FleetError(
+                f"state_dir: expected a path without '%', which celery replaces, got {base}; choose another"
+            )
+        return cls(base, re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app"))
+
+    @property
+    def run(self) -> Path:
+        """Folder of the pid files and the lock."""
+        return self.base / "run" / self.app
+
+    @property
+    def log(self) -> Path:
+        """Folder of the logs."""
+        return self.base / "log" / self.app
+
+    def pid_file(self, stem: str) -> Path:
+        """Return a node's pid file, which the worker makes and removes."""
+        return self.run / f"{stem}.pid"
+
+    def log_file(self, stem: str) -> Path:
+        """Return the log of a node's main process; a prefork pool's processes have ``<stem>-<n>.log``."""
+        return self.log / f"{stem}.log"
+
+    def exists(self) -> bool:
+        """Return whether a fleet was ever started here.
+
+        Raises:
+            FleetError: The folder is another user's.
+        """
+        try:
+            return stat.S_ISDIR(self.run.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise FleetError(_unusable(self.run, error)) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the folders, for their owner only, and keep other `broker-app fleet` commands away.
+
+        Raises:
+            FleetError: A folder cannot be written, or another command is at work.
+        """
+        self._make_folders()
+        with self._open_lock() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it if this process dies
+            except BlockingIOError as error:
+                file.seek(0)
+                raise FleetError(
+                    f"{self.run}: another fleet command (pid {file.read().strip()}) is at work; wait for it to end"
+                ) from error
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def workers(self) -> dict[str, tuple[Process, ...]]:
+        """Return the workers that run, by stem, the one that the pid file names first."""
+        return {stem: self._own_first(stem, found) for stem, found in find_workers(self.run).items()}
+
+    def recorded(self) -> tuple[str, ...]:
+        """Return the stems that have a pid file, whether their process lives or not.
+
+        Raises:
+            FleetError: The folder is another user's.
+        """
+        try:
+            return tuple(sorted(file.name.removesuffix(".pid") for file in self.run.glob("*.pid")))
+        except PermissionError as error:
+            raise FleetError(_unusable(self.run, error)) from error
+
+    def pid(self, stem: str) -> int | None:
+        """Return what a node's pid file says, None if there is none or a number is not yet in it."""
+        try:
+            return int(self.pid_file(stem).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        except OSError as error:
+            raise FleetError(_unusable(self.run, error)) from error
+
+    def seconds_since_start(self, stem: str) -> float:
+        """Return how old a node's pid file is; 0 if there is none yet."""
+        try:
+            return max(0.0, time.time() - self.pid_file(stem).stat().st_mtime)
+        except FileNotFoundError:
+            return 0.0
+
+    def forget(self, stem: str) -> None:
+        """Remove what a node that no longer runs has left."""
+        self.pid_file(stem).unlink(missing_ok=True)
+        self._stopping_file(stem).unlink(missing_ok=True)
+
+    def mark_stopping(self, stem: str, pid: int) -> None:
+        """Remember that a worker was told to end: it no longer answers, and may run on for a while."""
+        with self._stopping_file(stem).open("a") as file:
+            file.write(f"{pid}\n")
+
+    def is_stopping(self, stem: str, pid: int) -> bool:
+        """Return whether this worker was told to end."""
+        try:
+            return str(pid) in self._stopping_file(stem).read_text().splitlines()
+        except FileNotFoundError:
+            return False
+
+    def log_bytes(self, stem: str) -> int:
+        """Return the size of a node's log, in bytes; 0 if there is none."""
+        try:
+            return self.log_file(stem).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def log_tail(self, stem: str, start_bytes: int, lines: int) -> tuple[str, ...]:
+        """Return the last lines that a node wrote to its log after ``start_bytes``."""
+        try:
+            with self.log_file(stem).open("rb") as file:
+                file.seek(max(start_bytes, self.log_bytes(stem) - _TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ()
+        return tuple(line for line in text.splitlines() if line.strip())[-lines:]
+
+    def _own_first(self, stem: str, processes: tuple[Process, ...]) -> tuple[Process, ...]:
+        own = self.pid(stem)
+        return tuple(sorted(processes, key=lambda process: process.pid != own))
+
+    def _make_folders(self) -> None:
+        for folder in (self.base, self.run.parent, self.run, self.log.parent, self.log):
+            try:
+                folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+            except OSError as error:
+                raise FleetError(_unusable(folder, error)) from error
+        if not os.access(self.log, os.W_OK | os.X_OK):
+            raise FleetError(_unusable(self.log, PermissionError(0, "it is not writable")))
+
+    def _open_lock(self) -> IO[str]:
+        try:
+            return (self.run / _LOCK).open("a+")
+        except OSError as error:
+            raise FleetError(_unusable(self.run, error)) from error
+
+    def _stopping_file(self, stem: str) -> Path:
+        return self.run / f"{stem}.stopping"
+
+
+def _unusable(folder: Path, error: OSError) -> str:
+    return (
+        f"{folder}: expected a folder that this user may write, got: {error.strerror}; correct it, or set "
+        f"state_dir or BROKER_APP_STATE_DIR to another"
+    )

@@ -1,0 +1,168 @@
+"""What the fleets of this host do now: the processes, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kombu.exceptions import OperationalError
+
+from broker_app import topology
+from broker_app.errors import BrokerError
+from broker_app.fleet.answers import Answer, ask_workers
+from broker_app.fleet.nodes import Fleet, Node, node_of, wanted_fleets
+from broker_app.fleet.state import FleetState
+from broker_app.fleet.stop import check_queues, known_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from broker_app.app import BrokerApp
+    from broker_app.fleet.processes import Process
+
+DEFAULT_ANSWER_SECONDS = 2.0
+
+_YOUNG_SECONDS = 30.0
+"""A silent worker that is younger is taken to be still starting."""
+
+
+class NodeState(StrEnum):
+    """How a node's process stands."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    """Its process is there, is younger than half a minute, and does not answer yet."""
+    STOPPING = "stopping"
+    """It was told to end and finishes its tasks."""
+    DEAD = "dead"
+    """Its process is gone, its pid file is not: it was killed."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node.
+
+    Attributes:
+        node: Which.
+        is_wanted: Whether the settings want it.
+        state: How its process stands.
+        pid: Of its main process; None if there is none.
+        answer: What it answered over the broker; None if it did not.
+        pool: As it answered, else as the settings want it; None if they do not.
+        slots: Tasks at once; likewise.
+        is_consuming: Whether it answers, with the pid of its process, and consumes its queue.
+        log: Its log file, which need not be there.
+    """
+
+    node: Node
+    is_wanted: bool
+    state: NodeState
+    pid: int | None
+    answer: Answer | None
+    pool: str | None
+    slots: int | None
+    is_consuming: bool
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """All nodes, and whether they are as the settings want them.
+
+    Attributes:
+        nodes: Those of the settings in their order, then those that run or died without being wanted.
+        broker_problem: Why nobody could be asked; empty if the broker answers.
+    """
+
+    nodes: tuple[NodeStatus, ...]
+    broker_problem: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every wanted node runs, answers and consumes its queue."""
+        return all(
+            status.is_consuming and status.state is NodeState.RUNNING for status in self.nodes if status.is_wanted
+        )
+
+
+def fleet_status(
+    app: BrokerApp, queues: Iterable[str] = (), *, answer_seconds: float = DEFAULT_ANSWER_SECONDS
+) -> FleetStatus:
+    """Return how the nodes of some queues, or of all, stand. Nothing is changed.
+
+    Args:
+        app: Whose settings and broker count.
+        queues: As producers write them, also some that are gone from the settings; none for all.
+        answer_seconds: How long to wait for a silent node in each of three rounds.
+
+    Raises:
+        UnknownQueue: The settings do not declare it, and no node of it runs.
+        FleetError: The state folder cannot be read.
+    """
+    state = FleetState.of(app)
+    names = check_queues(app, state, queues)
+    wanted = {node: fleet for fleet in wanted_fleets(app.settings) for node in fleet.nodes}
+    nodes = [
+        node for node in dict.fromkeys([*wanted, *known_nodes(app, state)]) if not names or node.queue in names
+    ]
+    running = state.workers()
+    asked = {running[node.stem][0].node_name or node.name: node for node in nodes if node.stem in running}
+    answers, problem = _ask(app, list(asked), answer_seconds)
+    by_node = {asked[name]: answer for name, answer in answers.items()}
+    return FleetStatus(
+        tuple(_status(state, node, wanted.get(node), running, by_node.get(node)) for node in nodes), problem
+    )
+
+
+def unwanted_nodes(app: BrokerApp) -> tuple[Node, ...]:
+    """Return the nodes that run though the settings do not want them: fewer nodes, or a queue that is gone."""
+    wanted = {node for fleet in wanted_fleets(app.settings) for node in fleet.nodes}
+    running = FleetState.of(app).workers()
+    return tuple(node for stem in sorted(running) if (node := node_of(app.settings, stem)) not in wanted)
+
+
+def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[str, Answer], str]:
+    if not names:
+        return {}, ""
+    try:
+        with topology.connect(app):  # bounded, and with a reason, where asking would try again and again
+            return ask_workers(app, names, timeout_seconds=answer_seconds, with_active=True), ""
+    except (BrokerError, OperationalError, *app.connection_for_write().connection_errors) as error:
+        return {}, topology.words(error)
+
+
+def _status(
+    state: FleetState,
+    node: Node,
+    fleet: Fleet | None,
+    running: Mapping[str, tuple[Process, ...]],
+    answer: Answer | None,
+) -> NodeStatus:
+    workers = running.get(node.stem, ())
+    if answer is not None and answer.pid not in {worker.pid for worker in workers}:
+        answer = None  # a worker from elsewhere has its name
+    known = answer or fleet
+    return NodeStatus(
+        node=node,
+        is_wanted=fleet is not None,
+        state=_node_state(state, node, workers, answer),
+        pid=workers[0].pid if workers else None,
+        answer=answer,
+        pool=known.pool if known else None,
+        slots=answer.slots if answer else fleet.concurrency if fleet else None,
+        is_consuming=answer is not None and (fleet is None or fleet.broker_queue in answer.queues),
+        log=state.log_file(node.stem),
+    )
+
+
+def _node_state(state: FleetState, node: Node, workers: tuple[Process, ...], answer: Answer | None) -> NodeState:
+    if not workers:
+        return NodeState.DEAD if node.stem in state.recorded() else NodeState.STOPPED
+    if state.is_stopping(node.stem, workers[0].pid):
+        return NodeState.STOPPING
+    if answer is None and state.seconds_since_start(node.stem) < _YOUNG_SECONDS:
+        return NodeState.STARTING
+    return NodeState.RUNNING

@@ -1,0 +1,226 @@
+"""Stopping fleets: a warm shutdown, with a bound on the wait, of all that runs, wanted or not."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from broker_app.errors import FleetError, UnknownQueue
+from broker_app.fleet.nodes import Node, node_of, wanted_fleets
+from broker_app.fleet.processes import kill, terminate
+from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, StartedNode, check_ready, start_fleets
+from broker_app.fleet.state import FleetState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from broker_app.app import BrokerApp
+    from broker_app.fleet.processes import Process
+
+DEFAULT_STOP_SECONDS = 60.0
+
+_POLL_SECONDS = 0.2
+_KILL_SECONDS = 10.0
+"""A killed process is gone at once, unless the system is stuck in an input or output of it."""
+
+
+class Stop(StrEnum):
+    """What became of a node that was to end."""
+
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    KILLED = "killed"
+    WAS_DEAD = "was dead"
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedNode:
+    """The outcome of one node.
+
+    Attributes:
+        node: Which.
+        outcome: What became of it.
+        pid: Of its main process; None if it was dead.
+    """
+
+    node: Node
+    outcome: Stop
+    pid: int | None
+
+
+def stop_fleets(
+    app: BrokerApp,
+    queues: Iterable[str] = (),
+    *,
+    wait_seconds: float | None = DEFAULT_STOP_SECONDS,
+    is_kill_allowed: bool = False,
+) -> tuple[StoppedNode, ...]:
+    """Tell nodes to finish their tasks and end; also those that the settings no longer want.
+
+    Args:
+        app: Whose settings count. No broker is needed.
+        queues: As producers write them, also some that are gone from the settings; none for all.
+        wait_seconds: How long to wait for their end; None returns at once.
+        is_kill_allowed: Whether to kill what still runs then; its tasks go back to their queue.
+
+    Returns:
+        One outcome for each node that ran or had left a pid file; empty if there was none.
+
+    Raises:
+        UnknownQueue: The settings do not declare it, and no node of it runs; nothing was stopped.
+        FleetError: The state folder is not usable, another fleet command is at work, or nodes still run
+            after ``wait_seconds``; the text names them and their pids.
+    """
+    state = FleetState.of(app)
+    with state.lock() if state.exists() else nullcontext():
+        is_meant = _selection(app, state, tuple(queues))
+        stopper = _Stopper(app, state, is_meant)
+        if wait_seconds is None:
+            stopper.tell()
+        elif not stopper.wait(wait_seconds) and is_kill_allowed:
+            stopper.kill()
+        outcomes = stopper.outcomes()
+    if wait_seconds is not None:
+        _check_gone(outcomes, wait_seconds)
+    return outcomes
+
+
+def restart_fleets(  # noqa: PLR0913 - what start and stop take, together
+    app: BrokerApp,
+    queues: Iterable[str] = (),
+    *,
+    app_name: str | None = None,
+    stop_seconds: float = DEFAULT_STOP_SECONDS,
+    wait_seconds: float = DEFAULT_WAIT_SECONDS,
+    is_kill_allowed: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[StartedNode, ...]:
+    """Stop nodes, wait for their end, and start what the settings want.
+
+    What would keep the new nodes from coming up is refused while the old ones still run.
+
+    Args:
+        app: As `start_fleets`.
+        queues: As producers write them; none for all.
+        app_name: As `start_fleets`.
+        stop_seconds: How long the old nodes may take to finish their tasks.
+        wait_seconds: How long the new ones may take to answer.
+        is_kill_allowed: As `stop_fleets`.
+        environment: As `start_fleets`.
+
+    Raises:
+        BrokerAppError: Those of `start_fleets` and `stop_fleets`. If an old node does not end, none is started.
+    """
+    queues = tuple(queues)
+    check_ready(app, wanted_fleets(app.settings, queues), ())
+    stop_fleets(app, queues, wait_seconds=stop_seconds, is_kill_allowed=is_kill_allowed)
+    return start_fleets(app, queues, app_name=app_name, wait_seconds=wait_seconds, environment=environment)
+
+
+def known_nodes(app: BrokerApp, state: FleetState) -> tuple[Node, ...]:
+    """Return the nodes that run or have left a pid file, wanted or not."""
+    stems = sorted({*state.recorded(), *state.workers()})
+    return tuple(node_of(app.settings, stem) for stem in stems)
+
+
+def check_queues(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> frozenset[str]:
+    """Return the queues' names without the prefix; one that only a node on this host knows is right too.
+
+    Raises:
+        UnknownQueue: Neither the settings nor a node know it.
+    """
+    table = app.settings.routing_table()
+    left_over = {node.queue for node in known_nodes(app, state)}
+    names = set()
+    for queue in queues:
+        try:
+            names.add(table.queue(queue).name)
+        except UnknownQueue:
+            if queue not in left_over:
+                raise
+            names.add(queue)
+    return frozenset(names)
+
+
+def _selection(app: BrokerApp, state: FleetState, queues: tuple[str, ...]) -> Callable[[Node], bool]:
+    names = check_queues(app, state, queues)
+    return lambda node: not names or node.queue in names
+
+
+class _Stopper:
+    """Tells nodes to end and follows them; one that appears meanwhile (it was still starting) is told too."""
+
+    def __init__(self, app: BrokerApp, state: FleetState, is_meant: Callable[[Node], bool]) -> None:
+        self._app = app
+        self._state = state
+        self._is_meant = is_meant
+        self._outcomes: dict[Node, StoppedNode] = {}
+        self._told: set[int] = set()
+        for node in known_nodes(app, state):
+            if is_meant(node):
+                self._outcomes[node] = StoppedNode(node, Stop.WAS_DEAD, None)
+
+    def outcomes(self) -> tuple[StoppedNode, ...]:
+        """Return what became of each node."""
+        return tuple(self._outcomes.values())
+
+    def tell(self) -> list[Node]:
+        """Send SIGTERM to each worker once, forget the nodes that are gone, and return those that run."""
+        running = self._running()
+        for node, workers in running.items():
+            for worker in workers:
+                if worker.pid not in self._told:
+                    self._told.add(worker.pid)
+                    terminate(worker.pid)
+                    self._state.mark_stopping(node.stem, worker.pid)
+            self._outcomes[node] = StoppedNode(node, Stop.STOPPING, workers[0].pid)
+        for node in self._outcomes.keys() - running.keys():
+            self._gone(node, Stop.STOPPED)
+        return list(running)
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether all are gone within this time."""
+        deadline = time.monotonic() + seconds
+        while self.tell():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def kill(self) -> None:
+        """Kill what still runs, and wait until it is gone."""
+        deadline = time.monotonic() + _KILL_SECONDS
+        left = self.tell()
+        while (running := self._running()) and time.monotonic() < deadline:
+            for worker in chain.from_iterable(running.values()):
+                kill(worker.pid)
+            time.sleep(_POLL_SECONDS)
+        for node in set(left) - running.keys():
+            self._gone(node, Stop.KILLED)
+
+    def _running(self) -> dict[Node, tuple[Process, ...]]:
+        return {
+            node: workers
+            for stem, workers in self._state.workers().items()
+            if self._is_meant(node := node_of(self._app.settings, stem))
+        }
+
+    def _gone(self, node: Node, outcome: Stop) -> None:
+        before = self._outcomes[node]
+        if before.outcome is Stop.STOPPING:
+            self._outcomes[node] = StoppedNode(node, outcome, before.pid)
+        self._state.forget(node.stem)
+
+
+def _check_gone(outcomes: Iterable[StoppedNode], wait_seconds: float) -> None:
+    left = [outcome for outcome in outcomes if outcome.outcome is Stop.STOPPING]
+    if left:
+        named = ", ".join(f"{outcome.node.name} (pid {outcome.pid})" for outcome in left)
+        raise FleetError(
+            f"still running after {wait_seconds:g} s, finishing their tasks: {named}; wait longer with --timeout, "
+            f"or end them with --kill (their tasks go back to the queue)"
+        )

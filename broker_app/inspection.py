@@ -1,0 +1,167 @@
+"""Look into queues and move what stands in them, with pika: confirmed in the new place before acked in the old."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pika
+from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError, UnroutableError
+
+from broker_app.errors import BrokerError, NotOnBroker
+from queues import InvalidDelay, Names, UnknownQueue
+from queues.delay import parse_routing_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pika.adapters.blocking_connection import BlockingChannel
+
+    from broker_app.app import BrokerApp
+
+BLOCKED_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """One message of the parking queue.
+
+    Attributes:
+        task_id: Its id, empty if it has none.
+        task: Its task's name, empty if it has none.
+        queue: The queue that it was due for, without prefix; the routing key as it is if it is no delay's.
+    """
+
+    task_id: str
+    task: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay did.
+
+    Attributes:
+        moved: Messages that the broker confirmed in their queue.
+        left: Messages that stay parked, with the reason of the first.
+        reason: Why the first one stays; empty if none does.
+    """
+
+    moved: int
+    left: int
+    reason: str = ""
+
+
+def peek_unrouted(app: BrokerApp, limit: int) -> list[Parked]:
+    """Return the first messages of the parking queue; they are handed back in their order when this returns.
+
+    Raises:
+        BrokerError: The broker cannot be reached, or nothing was ever declared there.
+    """
+    names = Names(app.settings.prefix)
+    found = []
+    with open_channel(app) as channel:
+        for _ in range(limit):
+            method, properties, _body = channel.basic_get(names.unrouted)
+            if method is None:
+                break
+            found.append(_parked(app, method.routing_key, properties))
+    return found  # closing the channel returned them
+
+
+def replay_unrouted(app: BrokerApp, to: str | None, told: Callable[[int], None]) -> Replayed:
+    """Send each parked message to the queue that it was due for.
+
+    A message is acknowledged only after its queue has confirmed it: killed at any point, it is there at least
+    once, at worst in both places with the same id. What cannot be routed stays.
+
+    Args:
+        app: The app.
+        to: Another queue for all of them.
+        told: Called with the number of messages moved so far.
+
+    Raises:
+        RoutingError: ``to`` is not a declared queue.
+        BrokerError: The broker cannot be reached, or nothing was ever declared there.
+    """
+    names, table = Names(app.settings.prefix), app.settings.routing_table()
+    override = None if to is None else table.queue(to).broker_name
+    moved, kept, reason = 0, 0, ""
+    with open_channel(app) as channel:
+        channel.confirm_delivery()
+        waiting = channel.queue_declare(names.unrouted, passive=True).method.message_count
+        for _ in range(waiting):
+            method, properties, body = channel.basic_get(names.unrouted)
+            if method is None:
+                break
+            try:
+                key = override or table.queue(_parked(app, method.routing_key, properties).queue).broker_name
+                channel.basic_publish(names.tasks, key, body, properties, mandatory=True)
+            except (UnroutableError, NackError, UnknownQueue) as error:
+                kept, reason = kept + 1, reason or _why(error, method.routing_key)
+                continue  # unacknowledged: it returns when the channel closes
+            channel.basic_ack(method.delivery_tag)
+            moved += 1
+            told(moved)
+    return Replayed(moved, kept, reason)
+
+
+@contextmanager
+def open_channel(app: BrokerApp) -> Iterator[BlockingChannel]:
+    """Open a pika channel on a connection of its own, to the first broker that answers.
+
+    Raises:
+        BrokerError: None answers, or the broker closed the channel.
+        NotOnBroker: A queue is not there.
+    """
+    try:
+        connection = pika.BlockingConnection(_parameters(app))
+    except (AMQPError, OSError) as error:
+        where = app.connection_for_write().as_uri()
+        raise BrokerError(f"{where}: no access to the broker ({error!r}); check broker_url") from error
+    try:
+        yield connection.channel()
+    except ChannelClosedByBroker as error:
+        cls = NotOnBroker if error.reply_code == NotOnBroker.code else BrokerError
+        raise cls(f"{error.reply_text}; run `broker-app topology declare`") from error
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+def _parameters(app: BrokerApp) -> list[pika.ConnectionParameters]:
+    """Return pika's parameters for each broker URL of the settings."""
+    connection = app.connection_for_write()
+    parameters = []
+    for url in connection.alt or [None]:
+        one = app.connection_for_write(url) if url else connection
+        context = ssl.create_default_context() if one.ssl else None
+        parameters.append(
+            pika.ConnectionParameters(
+                host=one.hostname or "localhost",
+                port=one.port or (5671 if one.ssl else 5672),
+                virtual_host=one.virtual_host or "/",
+                credentials=pika.PlainCredentials(one.userid or "guest", one.password or "guest"),
+                ssl_options=pika.SSLOptions(context, one.hostname) if context else None,
+                blocked_connection_timeout=BLOCKED_TIMEOUT_SECONDS,
+            )
+        )
+    return parameters
+
+
+def _parked(app: BrokerApp, routing_key: str, properties: pika.BasicProperties) -> Parked:
+    headers = properties.headers or {}
+    try:
+        queue = parse_routing_key(routing_key)[1].removeprefix(app.settings.prefix)
+    except InvalidDelay:
+        queue = routing_key
+    return Parked(str(headers.get("id", "")), str(headers.get("task", "")), queue)
+
+
+def _why(error: Exception, routing_key: str) -> str:
+    if isinstance(error, UnknownQueue):
+        return str(error)
+    refused = isinstance(error, NackError)
+    return f"{routing_key}: " + ("its queue refused it" if refused else "its queue is not on the broker")

@@ -1,0 +1,104 @@
+"""What RabbitMQ's management API tells, where it answers: it is only read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from kombu.utils.url import parse_url
+
+from broker_app.errors import BrokerError, NotOnBroker
+
+if TYPE_CHECKING:
+    from email.message import Message
+    from typing import IO
+
+PORTS = {"amqp": ("http", 15_672), "amqps": ("https", 15_671)}
+"""Scheme and port of the API by the broker URL's scheme (rabbitmq.com/docs/management, networking). A broker that
+is asked over TLS is never sent its password without it."""
+
+TIMEOUT_SECONDS = 3.0
+PAGE_SIZE = 500
+"""The most that the API gives in one page."""
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+
+
+class Management:
+    """The API of one broker.
+
+    Args:
+        broker_url: ``amqp://user:password@host:5672/vhost``; user and password are used for the API too.
+        url: Where the API is; None for the usual port of that host.
+    """
+
+    def __init__(self, broker_url: str, url: str | None = None) -> None:
+        parts = parse_url(broker_url)
+        scheme, port = PORTS["amqps" if broker_url.startswith("amqps") else "amqp"]
+        self.url = (url or f"{scheme}://{_bracketed(parts['hostname'] or '127.0.0.1')}:{port}").rstrip("/")
+        self._vhost = quote(parts["virtual_host"] or "/", safe="")
+        user, password = parts["userid"] or "guest", parts["password"] or "guest"
+        self._token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        # No proxy and no redirection: the password goes to the broker's host or nowhere.
+        self._opener = build_opener(ProxyHandler({}), _NoRedirect())
+
+    def effective_policy(self, queue: str) -> dict[str, Any]:
+        """Return what policies set on a queue, by their keys (``consumer-timeout`` in milliseconds, …).
+
+        Raises:
+            NotOnBroker: No such queue.
+            BrokerError: No answer, or no access.
+        """
+        answer = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}")
+        policy = answer.get("effective_policy_definition")
+        return policy if isinstance(policy, dict) else {}  # an empty one is [] on some versions
+
+    def queue_names(self, part: str) -> list[str]:
+        """Return the names of the virtual host's queues that contain ``part``.
+
+        Raises:
+            BrokerError: No answer or no access.
+        """
+        names: list[str] = []
+        page, pages = 1, 1
+        while page <= pages:
+            query = (
+                f"page={page}&page_size={PAGE_SIZE}&name={quote(part, safe='')}&columns=name&disable_stats=true"
+            )
+            answer = self._get(f"/api/queues/{self._vhost}?{query}")
+            names += [item["name"] for item in answer["items"]]
+            page, pages = page + 1, answer["page_count"]
+        return names
+
+    def _get(self, path: str) -> dict[str, Any]:
+        request = Request(f"{self.url}{path}", headers={"Authorization": f"Basic {self._token}"})  # noqa: S310 - http(s)
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+                answer = json.loads(response.read(MAX_ANSWER_BYTES))
+        except HTTPError as error:
+            cls = NotOnBroker if error.code == HTTPStatus.NOT_FOUND else BrokerError
+            raise cls(f"management API {self.url}: expected 200, got {error.code} {error.reason}") from error
+        except (URLError, OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise BrokerError(f"management API {self.url}: no answer ({reason})") from error
+        if not isinstance(answer, dict):
+            raise BrokerError(f"management API {self.url}: expected an object, got {type(answer).__name__}")
+        return answer
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        """Follow none."""
+        del req, fp, code, msg, headers, newurl
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,152 @@
+"""What is wrong with a settings file or the environment, as lines: where, expected, came, what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from queues.errors import nearest
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+ENV_PREFIX = "BROKER_APP_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+
+_MESSAGES = {
+    "extra_forbidden": "is not a setting; unset or correct it",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+}
+"""Plain words for pydantic's; its others ("Input should be 'quorum' or 'classic'") are plain already."""
+
+
+def unknown_keys(content: Mapping[str, Any], model: type[BaseModel], path: str, file: str) -> list[str]:
+    """Name each key of a file that the model does not have, with the nearest that it has.
+
+    Args:
+        content: The file, or a table of it.
+        model: What it is read into; a field whose type is a dictionary of models is a table of tables.
+        path: Where ``content`` stands in the file, with a dot at its end.
+        file: Its name, for the lines.
+    """
+    problems = []
+    for key, value in content.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            hint = nearest(key, model.model_fields)
+            problems.append(f"{file}: {path}{key} is not a setting{hint}; correct or delete it")
+        elif isinstance(value, dict):
+            for place, table, kind in _tables(key, value, field.annotation):
+                problems += unknown_keys(table, kind, f"{path}{place}.", file)
+    return problems
+
+
+def unknown_variables(environment: Mapping[str, str], model: type[BaseModel], queues: Iterable[str]) -> list[str]:
+    """Refuse ``BROKER_APP_…`` names that no setting has: pydantic-settings passes them over.
+
+    A queue's settings can be changed from the environment, and a queue cannot be made there: a slip in its name
+    would make another one.
+    """
+    known, names = [ENV_PREFIX + field.upper() for field in model.model_fields], list(queues)
+    problems = []
+    for name in environment:
+        field, _, rest = name.upper().partition("__")
+        if not field.startswith(ENV_PREFIX) or name == CONFIG_VARIABLE:
+            continue
+        if field not in known:
+            problems.append(f"environment: {name} is not a setting{nearest(field, known)}; unset or correct it")
+        elif field == f"{ENV_PREFIX}QUEUES" and rest and (queue := rest.split("__")[0].lower()) not in names:
+            problems.append(
+                f"environment: {name}: expected one of the declared queues ({', '.join(names)}), got {queue!r}"
+                f"{nearest(queue, names)}; declare it in the settings file or correct the name"
+            )
+    return problems
+
+
+def bad_json(environment: Mapping[str, str], model: type[BaseModel]) -> list[str]:
+    """Name each variable whose setting is a table or a list and whose text is not JSON."""
+    tables = {
+        ENV_PREFIX + name.upper() for name, field in model.model_fields.items() if _is_table(field.annotation)
+    }
+    problems = []
+    for name, text in environment.items():
+        if name.upper() in tables:
+            try:
+                json.loads(text)
+            except ValueError as error:
+                problems.append(f"environment ({name}): expected JSON, got: {error}; correct or unset it")
+    return problems
+
+
+def sentences(error: ValidationError, content: Mapping[str, Any], file: str) -> list[str]:
+    """Turn pydantic's report into our lines; what `unknown_keys` told is not told again."""
+    lines = []
+    for item in error.errors(include_url=False):
+        location = item["loc"]
+        if item["type"] == "extra_forbidden" and _lookup(content, location) is not None:
+            continue
+        place = ".".join(str(part) for part in location)
+        message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        for line in message.split("\n"):
+            source = _source(location or tuple(re.findall(r"\w+", line)[:1]), file)
+            lines.append(f"{source}: {place + ': ' if place else ''}{line}{_shown(item)}")
+    return lines
+
+
+def _tables(
+    key: str, value: dict[str, Any], annotation: Any
+) -> list[tuple[str, Mapping[str, Any], type[BaseModel]]]:
+    """Return the tables under a key as place, content and model."""
+    if _is_model(annotation):
+        return [(key, value, annotation)]
+    kinds = [kind for kind in getattr(annotation, "__args__", ()) if _is_model(kind)]
+    return [
+        (f"{key}.{name}", table, kind)
+        for kind in kinds
+        for name, table in value.items()
+        if isinstance(table, dict)
+    ]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_table(annotation: Any) -> bool:
+    return _is_model(annotation) or getattr(annotation, "__origin__", None) in {dict, list, tuple}
+
+
+def _source(location: tuple[int | str, ...], file: str) -> str:
+    """Name the environment variable that a value, or the table that it is in, came from; else the file."""
+    held = {name.upper() for name in os.environ}
+    for end in range(len(location), 0, -1):
+        variable = ENV_PREFIX + "__".join(str(part).upper() for part in location[:end])
+        if variable in held:
+            return f"environment ({variable})"
+    return file
+
+
+def _shown(item: Any) -> str:
+    """Return ``, got 900`` for plain values of known settings that hold no secret."""
+    value = item.get("input")
+    if item["type"] in {"value_error", "extra_forbidden"} or any("url" in str(part) for part in item["loc"]):
+        return ""
+    return f", got {value!r}" if isinstance(value, (str, int, float, bool)) else ""
+
+
+def _lookup(content: Any, location: tuple[int | str, ...]) -> Any:
+    for part in location:
+        if not isinstance(content, Mapping) or part not in content:
+            return None
+        content = content[part]
+    return content

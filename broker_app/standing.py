@@ -1,0 +1,88 @@
+"""How the exchanges and queues of the settings stand on the broker; nothing is created."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from broker_app import rights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import amqp
+
+    from queues import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one exchange or queue stands.
+
+    Attributes:
+        name: With its kind, for messages: ``queue 'lopri'``.
+        is_missing: Whether it is not there.
+        may_declare: Whether the user may declare it.
+        fault: The broker's words if it is there and differs, or cannot be looked at; else empty.
+    """
+
+    name: str
+    is_missing: bool
+    may_declare: bool
+    fault: str = ""
+
+
+def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[Standing]:
+    """Compare what is wanted with what is there.
+
+    Args:
+        connection: An open py-amqp connection; each question has a channel of its own.
+        wanted: Its bindings are not compared: AMQP cannot be asked for them.
+
+    Raises:
+        amqp.AMQPError, OSError: The connection was lost.
+    """
+    for exchange in wanted.exchanges:
+        yield _exchange(connection, exchange)
+    for queue in wanted.queues:
+        yield _queue(connection, queue)
+
+
+def _exchange(connection: amqp.Connection, exchange: Any) -> Standing:
+    return _standing(
+        connection,
+        f"exchange {exchange.name!r}",
+        look=lambda channel: channel.exchange_declare(exchange.name, exchange.type, passive=True),
+        declare=lambda channel: exchange(channel).declare(),
+        may_declare=lambda: rights.may_declare_exchange(connection, exchange),
+    )
+
+
+def _queue(connection: amqp.Connection, queue: Any) -> Standing:
+    return _standing(
+        connection,
+        f"queue {queue.name!r}",
+        look=lambda channel: channel.queue_declare(queue.name, passive=True),
+        declare=lambda channel: queue(channel).queue_declare(),
+        may_declare=lambda: rights.may_declare_queue(connection, queue),
+    )
+
+
+def _standing(
+    connection: amqp.Connection,
+    name: str,
+    *,
+    look: Callable[..., Any],
+    declare: Callable[..., Any],
+    may_declare: Callable[[], bool],
+) -> Standing:
+    """Look first, and declare only what is there: the broker then compares the arguments (406), and no more."""
+    code, text = rights.answer(connection, look)
+    if code == rights.NOT_FOUND:
+        return Standing(name, is_missing=True, may_declare=may_declare())
+    if code in {rights.ACCEPTED, rights.REFUSED}:  # RabbitMQ 4.3 answers 403 to who has no right on it at all
+        code, text = rights.answer(connection, declare)
+    if code == rights.REFUSED:
+        return Standing(name, is_missing=False, may_declare=False)
+    fault = text.removeprefix("PRECONDITION_FAILED - ") if code != rights.ACCEPTED else ""
+    return Standing(name, is_missing=False, may_declare=True, fault=fault)
