@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Self
@@ -55,12 +56,14 @@ class FoundBroker:
     how: str
     version: str
     _home: BrokerHome | None = field(default=None, repr=False)
+    _is_kept: bool = field(default=False, repr=False)
     _found_in: int = field(default_factory=os.getpid, repr=False)
 
     def keep(self) -> None:
         """Let it outlive this process: `attach_broker` finds it, and only ``close`` ends it."""
         if self._home is not None:
             self._home.keep()
+            self._is_kept = True
 
     def close(self) -> None:
         """End it and remove its data; one that was given stays as it is.
@@ -69,7 +72,9 @@ class FoundBroker:
             BrokerAppError: It did not end.
         """
         if self._home is not None:
-            _end(self._home)
+            with suppress(FileNotFoundError):  # another process closed it first, as `demo --stop` may
+                _end(self._home)
+            self._home.release()
             self._home = None
 
     def __enter__(self) -> Self:
@@ -78,7 +83,7 @@ class FoundBroker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() == self._found_in and self._home is not None and not self._home.read().is_kept:
+        if os.getpid() == self._found_in and not self._is_kept:
             self.close()
 
 
@@ -137,7 +142,7 @@ def attach_broker(state_dir: Path) -> FoundBroker | None:
         except BrokerNotFound:
             _end(home)
         else:
-            return FoundBroker(record.url, record.management_url, record.how, record.version, home)
+            return FoundBroker(record.url, record.management_url, record.how, record.version, home, _is_kept=True)
     return None
 
 

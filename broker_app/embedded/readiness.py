@@ -6,6 +6,7 @@ import base64
 import http
 import http.client
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -24,21 +25,17 @@ _ANSWER_SECONDS = 3.0
 def ask_version(url: str) -> str:
     """Log in to the broker once and return its version, such as ``4.3.6``.
 
+    Args:
+        url: Where it is; of several, split by ``;``, the first that lets us in is asked.
+
     Raises:
         BrokerNotFound: It could not be reached or refused the login; the text holds no password.
     """
-    connection = Connection(url, connect_timeout=_ANSWER_SECONDS, heartbeat=0)
-    try:
-        link = connection.transport.establish_connection()
-    except (OSError, AMQPError) as error:
-        raise BrokerNotFound(
-            f"{connection.as_uri()}: expected a broker that lets us in, got {type(error).__name__} ({error}); "
-            "start it or correct the URL"
-        ) from error
-    try:
-        return str(link.server_properties["version"])
-    finally:
-        connection.transport.close_connection(link)
+    *others, last = url.split(";")
+    for other in others:
+        with suppress(BrokerNotFound):
+            return _ask_one(other)
+    return _ask_one(last)
 
 
 def wait_for_version(url: str, deadline_seconds: float, check_alive: Callable[[], None]) -> str:
@@ -72,6 +69,21 @@ def wait_for_management(management_url: str, amqp_url: str, deadline_seconds: fl
     while not (answers := _management_answers(management_url, amqp_url)) and time.monotonic() < give_up:
         time.sleep(_PAUSE_SECONDS)
     return answers
+
+
+def _ask_one(url: str) -> str:
+    connection = Connection(url, connect_timeout=_ANSWER_SECONDS, heartbeat=0)
+    try:
+        link = connection.transport.establish_connection()
+    except (OSError, AMQPError) as error:
+        raise BrokerNotFound(
+            f"{connection.as_uri()}: expected a broker that lets us in, got {type(error).__name__} ({error}); "
+            "start it or correct the URL"
+        ) from error
+    try:
+        return str(link.server_properties["version"])
+    finally:
+        connection.transport.close_connection(link)
 
 
 def _management_answers(management_url: str, amqp_url: str) -> bool:

@@ -1,0 +1,129 @@
+"""The fixtures of all tests: one broker for the run, a virtual host for each module, a clean environment.
+
+Four variables choose the broker. Without any it is a container of the product's own image, or what `find_broker`
+finds next; a missing broker is a failure. The last lines of a run say which one it was.
+
+    TEST_RABBITMQ_IMAGE=rabbitmq:4.0-management   a container of this image, and nothing else
+    TEST_BROKER=private                           a private node, without Docker
+    BROKER_APP_BROKER_URL=amqp://…                this one; its user needs the tag administrator
+    BROKER_APP_MANAGEMENT_URL=http://…            its management API, if it is not on port 15672
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from brokers import Management, virtual_host
+from hypothesis import settings as hypothesis_settings
+from leftovers import RunMark
+
+from broker_app.embedded import DEFAULT_IMAGE, FoundBroker, Way, find_broker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+hypothesis_settings.register_profile("tests", deadline=None)  # a shared machine may be slow at any moment
+hypothesis_settings.load_profile("tests")
+
+_UNIT_SECONDS = 10
+_OURS = "BROKER_APP_"
+_CHOICES = ("TEST_RABBITMQ_IMAGE", "TEST_BROKER")
+_KEY_CHOICES = pytest.StashKey[dict[str, str]]()
+_KEY_MARK = pytest.StashKey[RunMark]()
+_KEY_HOW = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the settings of this run out of the environment, for the tests' own processes too."""
+    names = [name for name in os.environ if name.startswith((_OURS, *_CHOICES))]
+    chosen = {name: os.environ.pop(name) for name in names}
+    config.stash[_KEY_CHOICES] = chosen
+    config.stash[_KEY_MARK] = RunMark.set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the unit tests a time limit of their own; that of all others is in pyproject.toml."""
+    for item in items:
+        if "unit" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_UNIT_SECONDS))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if a process that it started is still there, and end that process."""
+    if session.config.stash[_KEY_MARK].end_leftovers() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which broker it was, and which processes were left."""
+    if how := config.stash.get(_KEY_HOW, None):
+        terminalreporter.write_line(f"broker: {how}")
+    for line in config.stash[_KEY_MARK].found:
+        terminalreporter.write_line(f"FAILED left running: {line}", red=True)
+
+
+@pytest.fixture(scope="session")
+def broker(pytestconfig: pytest.Config) -> Iterator[FoundBroker]:
+    """Return the broker of the run."""
+    chosen = pytestconfig.stash[_KEY_CHOICES]
+    image = chosen.get("TEST_RABBITMQ_IMAGE")
+    ways = tuple(Way)
+    if chosen.get("TEST_BROKER") == "private":
+        ways = (Way.INSTALLED, Way.PACKAGE)
+    elif image is not None:
+        ways = (Way.CONTAINER,)  # another version in its place would prove nothing
+    with find_broker(
+        pytestconfig.rootpath / ".state" / "tests",  # the same for each run: it ends what a killed one has left
+        url=chosen.get("BROKER_APP_BROKER_URL"),
+        management_url=chosen.get("BROKER_APP_MANAGEMENT_URL"),
+        image=image or DEFAULT_IMAGE,
+        ways=ways,
+    ) as found:
+        pytestconfig.stash[_KEY_HOW] = f"{found.how}, RabbitMQ {found.version}"
+        yield found
+
+
+@pytest.fixture(scope="session")
+def broker_version(broker: FoundBroker) -> tuple[int, ...]:
+    """Return the broker's version, such as ``(4, 3, 6)``."""
+    return tuple(int(part) for part in broker.version.split(".") if part.isdecimal())
+
+
+@pytest.fixture(scope="session")
+def management(broker: FoundBroker) -> Management:
+    """Return the management API of the broker."""
+    return Management.of(broker.url, broker.management_url)
+
+
+@pytest.fixture(scope="module")
+def vhost_url(broker: FoundBroker, management: Management, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the URL of a virtual host that the tests of one module share."""
+    with virtual_host(management, broker.url, Path(request.path).stem) as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_vhost_url(broker: FoundBroker, management: Management, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the URL of a virtual host that this test has for itself."""
+    with virtual_host(management, broker.url, Path(request.path).stem) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the default state folder of what a wider fixture starts out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a default state folder of its own, and no setting from outside."""
+    for name in [name for name in os.environ if name.startswith(_OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -1,0 +1,195 @@
+"""A network between a client and a broker that can be cut, or turned into a black hole."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_LOOPBACK = "127.0.0.1"
+_CHUNK_BYTES = 65_536
+_ABORT = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST instead of FIN (socket(7))
+
+
+class TcpProxy:
+    """Carries TCP connections from a port on 127.0.0.1 to a target, until told otherwise.
+
+    Args:
+        host: The target's host.
+        port: The target's port.
+
+    Attributes:
+        port: Where it listens, on 127.0.0.1.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server((_LOOPBACK, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._links: list[_Link] = []
+        self._swallows_new = False
+        self._is_closed = False
+        self._acceptor = threading.Thread(target=self._accept, name=f"proxy-{self.port}", daemon=True)
+        self._acceptor.start()
+
+    @classmethod
+    def to(cls, amqp_url: str) -> Self:
+        """Return a proxy to the broker at ``amqp_url``."""
+        place = urlsplit(amqp_url)
+        return cls(place.hostname or _LOOPBACK, place.port or 5672)
+
+    def url(self, amqp_url: str) -> str:
+        """Return ``amqp_url`` with the way through this proxy."""
+        place = urlsplit(amqp_url)
+        login, at, _ = place.netloc.rpartition("@")
+        return urlunsplit(place._replace(netloc=f"{login}{at}{_LOOPBACK}:{self.port}"))
+
+    @property
+    def open_links(self) -> int:
+        """How many connections it carries now, black holes included."""
+        with self._lock:
+            return sum(link.is_open for link in self._links)
+
+    def cut(self) -> None:
+        """Reset every connection, at both ends; a new one is carried."""
+        with self._lock:
+            for link in self._links:
+                link.cut()
+            self._links.clear()
+
+    def freeze(self, *, new_too: bool = True) -> None:
+        """Make every connection a black hole: nothing passes, and neither end learns that the other has gone.
+
+        Args:
+            new_too: Whether connections that are made from now on are black holes as well.
+        """
+        with self._lock:
+            self._swallows_new = new_too
+            for link in self._links:
+                link.freeze()
+
+    def thaw(self) -> None:
+        """Let everything pass again, what was held back first."""
+        with self._lock:
+            self._swallows_new = False
+            for link in self._links:
+                link.thaw()
+
+    def close(self) -> None:
+        """Reset every connection and listen no more."""
+        with self._lock:
+            self._is_closed = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() alone does not
+        self._listener.close()
+        self._acceptor.join()
+        self.cut()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            self._carry(client)
+
+    def _carry(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(self._target, timeout=5)
+        except OSError:
+            _close(client, is_abort=True)  # the client sees what it would see without a proxy: no broker
+            return
+        server.settimeout(None)
+        with self._lock:
+            link = _Link(client, server, is_flowing=not self._swallows_new)
+            if self._is_closed:
+                link.cut()
+            self._links = [*(old for old in self._links if old.is_open), link]
+
+
+class _Link:
+    """One connection: two sockets, and a thread for each direction."""
+
+    def __init__(self, client: socket.socket, server: socket.socket, *, is_flowing: bool) -> None:
+        self._client, self._server = client, server
+        self._wake, self._waker = socket.socketpair()
+        self._flowing = threading.Event()
+        if is_flowing:
+            self._flowing.set()
+        self._is_cut = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_open(self) -> bool:
+        return self._thread.is_alive()
+
+    def freeze(self) -> None:
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        self._stop()
+        self._thread.join()
+
+    def _stop(self) -> None:
+        self._is_cut = True
+        self._flowing.set()
+        with contextlib.suppress(OSError):
+            self._waker.send(b"!")  # not read by anybody: each wait from now on ends at once
+
+    def _run(self) -> None:
+        back = threading.Thread(target=self._pump, args=(self._server, self._client), daemon=True)
+        back.start()
+        self._pump(self._client, self._server)
+        back.join()
+        for end in (self._client, self._server):
+            _close(end, is_abort=self._is_cut)
+        self._wake.close()
+        self._waker.close()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        """Carry one direction. An end of file or a reset is carried too, but not while it is frozen."""
+        try:
+            while self._wait(source, select.POLLIN):
+                data = source.recv(_CHUNK_BYTES)
+                self._flowing.wait()
+                if not data:
+                    return sink.shutdown(socket.SHUT_WR)
+                while data and self._wait(sink, select.POLLOUT):
+                    data = data[sink.send(data, socket.MSG_DONTWAIT) :]
+        except OSError:
+            self._flowing.wait()
+            self._stop()
+
+    def _wait(self, end: socket.socket, event: int) -> bool:
+        """Wait until ``end`` is ready, and return False instead if the link was cut."""
+        poll = select.poll()
+        poll.register(end, event)
+        poll.register(self._wake, select.POLLIN)
+        poll.poll()
+        return not self._is_cut
+
+
+def _close(end: socket.socket, *, is_abort: bool) -> None:
+    if is_abort:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+    end.close()
