@@ -69,7 +69,8 @@ def find_lanes(app: BrokerApp) -> tuple[list[Lane], bool]:
     prefix = f"{app.settings.prefix}delay."
     try:
         url = app.connection_for_write().as_uri(include_password=True)
-        known = Management(url, app.settings.management_url).queue_names(prefix)
+        place = app.settings.management_url
+        known = Management(url, place.get_secret_value() if place else None).queue_names(prefix)
     except BrokerError:
         return lanes.every(), False
     found = []

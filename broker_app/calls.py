@@ -173,7 +173,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def _read_call(line: bytes) -> Call | CallError:
     if len(line) > MAX_LINE_BYTES:
-        return CallError(f"expected a line of at most {MAX_LINE_BYTES} bytes (16 MiB), got a longer one")
+        return CallError(f"expected a line of at most {MAX_LINE_BYTES} bytes, got a longer one")
     try:
         return parse_call(_decode(line))
     except CallError as error:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from kombu.utils.url import parse_url
@@ -34,16 +34,19 @@ class Management:
     """The API of one broker.
 
     Args:
-        broker_url: ``amqp://user:password@host:5672/vhost``; user and password are used for the API too.
-        url: Where the API is; None for the usual port of that host.
+        broker_url: ``amqp://user:password@host:5672/vhost``.
+        url: Where the API is, ``http://`` or ``https://``; None for the usual port of the broker's host. Without
+            a user and password in it, those of the broker are used.
     """
 
     def __init__(self, broker_url: str, url: str | None = None) -> None:
-        parts = parse_url(broker_url)
+        broker = parse_url(broker_url)
         scheme, port = PORTS["amqps" if broker_url.startswith("amqps") else "amqp"]
-        self.url = (url or f"{scheme}://{_bracketed(parts['hostname'] or '127.0.0.1')}:{port}").rstrip("/")
-        self._vhost = quote(parts["virtual_host"] or "/", safe="")
-        user, password = parts["userid"] or "guest", parts["password"] or "guest"
+        place = urlsplit(url or f"{scheme}://{_bracketed(broker['hostname'] or '127.0.0.1')}:{port}")
+        self.url = urlunsplit(place._replace(netloc=place.netloc.rpartition("@")[2])).rstrip("/")
+        self._vhost = quote(broker["virtual_host"] or "/", safe="")
+        user = unquote(place.username) if place.username else broker["userid"] or "guest"
+        password = unquote(place.password or "") if place.username else broker["password"] or "guest"
         self._token = base64.b64encode(f"{user}:{password}".encode()).decode()
         # No proxy and no redirection: the password goes to the broker's host or nowhere.
         self._opener = build_opener(ProxyHandler({}), _NoRedirect())
@@ -77,7 +80,9 @@ class Management:
         return names
 
     def _get(self, path: str) -> dict[str, Any]:
-        request = Request(f"{self.url}{path}", headers={"Authorization": f"Basic {self._token}"})  # noqa: S310 - http(s)
+        if not self.url.startswith(("http://", "https://")):
+            raise BrokerError(f"management_url: expected http:// or https://, got {self.url}")
+        request = Request(f"{self.url}{path}", headers={"Authorization": f"Basic {self._token}"})  # noqa: S310 - checked
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 answer = json.loads(response.read(MAX_ANSWER_BYTES))

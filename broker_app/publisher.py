@@ -7,94 +7,27 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import dataclass
-from datetime import datetime
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
 from celery import signals
-from kombu import compression as kombu_compression
-from kombu import serialization
 
 from broker_app import lanes, topology
 from broker_app.confirms import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
 from broker_app.connections import bounded, discard, open_connection
-from broker_app.errors import (
-    BrokerError,
-    BrokerUnreachable,
-    InvalidDelay,
-    NoRoute,
-    PublishError,
-    PublishRefused,
-    PublishTimeout,
-    QueueFull,
-    RoutingError,
-)
-from queues import Names, QueueSpec, RoutingTable, work_topology
-from queues.delay import Delay, parse_routing_key
-from queues.spec import check_priority
+from broker_app.errors import BrokerError, BrokerUnreachable, NoRoute, PublishRefused, PublishTimeout, QueueFull
+from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer
+from queues import Names, RoutingTable, work_topology
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from celery import Celery
     from kombu.messaging import Producer
 
-PUBLISHED_AT_HEADER = "broker_app_published_at"
-"""Seconds since the epoch (float), by the producer's clock, when the task was handed to the broker."""
-
-DELAY_HEADER = "broker_app_delay_seconds"
-"""The delay that was asked for; what a task waited in its queue is now - published_at - delay."""
-
-MAYBE_TWICE_HEADER = "broker_app_maybe_twice"
-"""True on a message that was sent again because the connection was lost before the first was confirmed."""
+    from broker_app.outgoing import Outgoing
 
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Pauses between attempts to reach the broker; the last one repeats until the time-out."""
-
-MESSAGE_OPTIONS = frozenset({"app_id", "cluster_id", "message_id", "reply_to", "timestamp", "type", "user_id"})
-"""AMQP basic properties that a caller may set. Not ``expiration``: an expired task would end in the dead letters
-with its result pending for ever; the worker looks at ``expires`` and says REVOKED."""
-
-PERSISTENT = 2
-"""AMQP basic property delivery-mode: written to disk."""
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """One message, ready to be sent.
-
-    Attributes:
-        task: The task's name.
-        task_id: Its id.
-        spec: The queue that it is for; None for an exchange that is not ours.
-        delay: How long it waits in the broker first.
-        exchange: Where it is published.
-        routing_key: At most 255 bytes.
-        body: Serialised.
-        properties: AMQP basic properties, headers included.
-        is_unanswered: Whether it was sent and the broker has not said what became of it.
-    """
-
-    task: str
-    task_id: str
-    spec: QueueSpec | None
-    delay: Delay
-    exchange: str
-    routing_key: str
-    body: bytes
-    properties: dict[str, Any]
-    is_unanswered: bool = False
-
-    @property
-    def place(self) -> str:
-        """The queue, or exchange and key, for messages to people."""
-        return self.spec.name if self.spec else f"{self.exchange}/{self.routing_key}"
-
-    def refused(self, cls: type[PublishError], reason: object) -> PublishError:
-        """Return the error that says that the broker did not take it."""
-        return cls(task=self.task, task_id=self.task_id, queue=self.place, reason=str(reason))
 
 
 class Publisher:
@@ -109,7 +42,7 @@ class Publisher:
 
     def __init__(self, app: Celery, table: RoutingTable, prefix: str, timeout_seconds: float) -> None:
         self._app = app
-        self._table = table
+        self._packer = Packer(app, table, prefix)
         self._names = Names(prefix)
         self._timeout_seconds = timeout_seconds
 
@@ -129,7 +62,7 @@ class Publisher:
         """
         retry = options.pop("retry", None) is not False
         timeout = options.pop("confirm_timeout", None) or options.pop("timeout", None) or self._timeout_seconds
-        outgoing = self._prepare(name, message, options)
+        outgoing = self._packer.pack(name, message, options)
         self.deliver(producer.connection, outgoing, time.monotonic() + timeout, retry=retry)
         headers = outgoing.properties["application_headers"]
         where = {"exchange": outgoing.exchange, "routing_key": outgoing.routing_key}
@@ -162,68 +95,6 @@ class Publisher:
                     cls = PublishTimeout if outgoing.is_unanswered else BrokerUnreachable
                     raise outgoing.refused(cls, topology.words(error)) from error
                 time.sleep(pause)
-
-    def _prepare(self, name: str, message: Any, options: dict[str, Any]) -> Outgoing:
-        delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
-        spec, exchange, routing_key = self._destination(options, delay)
-        headers = dict(message.headers, **options.pop("headers", None) or {})
-        headers.pop(MAYBE_TWICE_HEADER, None)  # a retry brings its last message's headers along
-        headers[PUBLISHED_AT_HEADER] = time.time()
-        headers[DELAY_HEADER] = delay.seconds
-        _check_expiry(headers, delay)
-        properties = dict(message.properties, priority=_priority(spec, name, options.pop("priority", None)))
-        properties.update((option, options[option]) for option in MESSAGE_OPTIONS & options.keys())
-        serializer, compression = options.pop("serializer", None), options.pop("compression", None)
-        signals.before_task_publish.send(
-            sender=name,
-            body=message.body,
-            exchange=exchange,
-            routing_key=routing_key,
-            declare=[],
-            headers=headers,
-            properties=properties,
-            retry_policy=options.pop("retry_policy", None) or {},
-        )
-        body, encoded = self._encode(message.body, serializer, compression, headers)
-        return Outgoing(
-            task=name,
-            task_id=properties["correlation_id"],
-            spec=spec,
-            delay=delay,
-            exchange=exchange,
-            routing_key=routing_key,
-            body=body,
-            properties=dict(properties, **encoded, application_headers=headers, delivery_mode=PERSISTENT),
-        )
-
-    def _destination(self, options: dict[str, Any], delay: Delay) -> tuple[QueueSpec | None, str, str]:
-        """Return the queue's spec, the exchange and the key.
-
-        A routing key for an exchange of ours is a queue's name on the broker; a retried task's key is the one
-        that it came by, with its last delay in front.
-        """
-        queue, exchange, key = (options.pop(name, None) for name in ("queue", "exchange", "routing_key"))
-        exchange = getattr(exchange, "name", exchange)
-        if exchange and exchange not in {self._names.tasks, self._names.due, self._names.delay}:
-            if delay.lanes:
-                raise RoutingError(f"exchange {exchange!r}: expected a declared queue for a countdown; use queue=")
-            return None, exchange, key or ""
-        if key and exchange in {self._names.due, self._names.delay}:
-            key = parse_routing_key(key)[1]
-        spec = self._table.queue(key or getattr(queue, "name", queue) or self._table.default)
-        if delay.lanes:
-            return spec, self._names.delay, delay.routing_key(spec.broker_name)
-        return spec, self._names.tasks, spec.broker_name
-
-    def _encode(
-        self, body: Any, serializer: str | None, compression: str | None, headers: dict[str, Any]
-    ) -> tuple[bytes, dict[str, str]]:
-        conf = self._app.conf
-        content_type, encoding, data = serialization.dumps(body, serializer or conf.task_serializer)
-        if compression or conf.task_compression:
-            data, headers["compression"] = kombu_compression.compress(data, compression or conf.task_compression)
-        data = data.encode() if isinstance(data, str) else data
-        return data, {"content_type": content_type, "content_encoding": encoding}
 
     def _connect(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
         try:
@@ -295,21 +166,3 @@ class Publisher:
         except BrokerError as error:
             missing = f"queue {outgoing.spec.broker_name!r}, or its binding or exchange,"
             raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
-
-
-def _check_expiry(headers: Mapping[str, Any], delay: Delay) -> None:
-    """Refuse a task that expires before it is due. A retry is let through: its worker would lose the task."""
-    if not headers.get("expires") or not delay.seconds or headers.get("retries"):
-        return
-    due = datetime.fromisoformat(headers["eta"])
-    if datetime.fromisoformat(headers["expires"]) <= due:
-        raise InvalidDelay(f"expires must be after the task is due at {due.isoformat()}, got {headers['expires']}")
-
-
-def _priority(spec: QueueSpec | None, task: str, priority: int | None) -> int | None:
-    """Return the priority to send. Celery's own tasks (chord_unlock) hand on one that nobody asked for."""
-    if spec is None:
-        return priority
-    if task.startswith("celery.") and not spec.has_priorities:
-        return None
-    return check_priority(spec, priority)

@@ -8,40 +8,102 @@ consumed, and the names are the real ones, which permissions are patterns of.
 
 from __future__ import annotations
 
+import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import amqp
 from amqp import exceptions as amqp_errors
+from kombu.entity import Exchange, Queue
+
+from queues import Names, split_delay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
+    from broker_app.app import BrokerApp
+    from broker_app.settings import Settings
+    from broker_app.standing import Standing
+    from queues import Topology
     from queues.definitions import Binding
 
     Probe = Callable[[amqp.Channel], Any]
 
-ACCEPTED, REFUSED, NOT_FOUND, LOCKED, DIFFERS = 0, 403, 404, 405, 406
+ACCEPTED, REFUSED, NOT_FOUND = 0, 403, 404
 """AMQP 0-9-1 reply codes, and 0 for a request that was carried out."""
 
-_SECONDS = 5.0
-"""How long a refused publish is waited for; without confirms its refusal is the only answer."""
+ANSWER_SECONDS = 5.0
+"""How long one answer is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What the user may not do.
+
+    Attributes:
+        what: A verb and its objects: ``consume queue 'lopri'``.
+        needed: The rights to grant.
+        is_for_all: Whether producers need it too, and not workers alone.
+    """
+
+    what: str
+    needed: str
+    is_for_all: bool
+
+
+def missing_rights(
+    app: BrokerApp, connection: amqp.Connection, wanted: Topology, found: Sequence[Standing]
+) -> Iterator[Missing]:
+    """Ask for every right that producers and workers use.
+
+    Args:
+        app: For its queues and the names of its remote control.
+        connection: An open py-amqp connection; each question has a channel of its own.
+        wanted: What they declare and bind.
+        found: How that stands.
+
+    Raises:
+        amqp.AMQPError, OSError: The connection was lost.
+    """
+    if names := [str(standing) for standing in found if not standing.may_declare]:
+        is_for_all = any(standing.is_missing for standing in found)
+        needed = "configure, for new queues also read, and write on the exchange of dead letters"
+        yield Missing(f"declare {listed(names)}", needed, is_for_all)
+    if names := _unbindable(connection, wanted):
+        yield Missing(f"bind {listed(names)}", "write on them and read on the exchanges", is_for_all=False)
+    if names := _unpublishable(app.settings, connection):
+        yield Missing(f"publish to {listed(names)}", "write on the exchanges", is_for_all=True)
+    if names := _unreadable(app.settings, connection):
+        yield Missing(f"consume {listed(names)}", "read on them", is_for_all=False)
+    if names := _uncontrollable(app, connection):
+        yield Missing(f"declare {listed(names)}", "configure, read and write on them", is_for_all=False)
+
+
+def listed(names: Sequence[object], shown: int = 6) -> str:
+    """Return names for a message, the first few and the number of the rest."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(str, names[:shown])) + more
 
 
 def answer(connection: amqp.Connection, probe: Probe) -> tuple[int, str]:
     """Return the broker's reply code and words to a request, made on a channel of its own: a refusal closes it.
 
     Raises:
+        TimeoutError: No answer within `ANSWER_SECONDS`; the connection is dropped.
         amqp.AMQPError, OSError: The connection was lost.
     """
-    channel = connection.channel()
     try:
-        probe(channel)
-    except amqp_errors.ChannelError as error:
-        return error.reply_code, error.reply_text
-    finally:
-        if channel.connection is not None and channel.is_open:
+        with connection.transport.having_timeout(ANSWER_SECONDS):
+            channel = connection.channel()
+            try:
+                probe(channel)
+            except amqp_errors.ChannelError as error:
+                return error.reply_code, error.reply_text
             channel.close()
+    except TimeoutError:
+        connection.collect()  # a close would wait for an answer too
+        raise
     return ACCEPTED, ""
 
 
@@ -55,9 +117,7 @@ def may_declare_queue(connection: amqp.Connection, queue: Any) -> bool:
     arguments = {**(queue.queue_arguments or {}), "x-max-length": -1}
     code, _ = answer(
         connection,
-        lambda channel: channel.queue_declare(
-            queue.name, durable=queue.durable, auto_delete=False, arguments=arguments
-        ),
+        lambda channel: channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=arguments),
     )
     return code != REFUSED
 
@@ -106,7 +166,7 @@ def may_publish(connection: amqp.Connection, exchange: str, routing_key: str) ->
         channel.confirm_select()
         message = amqp.Message(b"", expiration="none", user_id=uuid4().hex)
         channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
-        connection.drain_events(timeout=_SECONDS)
+        connection.drain_events(timeout=ANSWER_SECONDS)
 
     code, _ = answer(connection, probe)
     return code != REFUSED
@@ -121,3 +181,32 @@ def may_consume(connection: amqp.Connection, queue: str) -> bool:
     arguments = {"x-priority": "none"}
     code, _ = answer(connection, lambda channel: channel.basic_consume(queue, arguments=arguments))
     return code != REFUSED
+
+
+def _unbindable(connection: amqp.Connection, wanted: Topology) -> list[str]:
+    refused = [b.destination for b in wanted.exchange_bindings if not may_bind_exchange(connection, b)]
+    refused += [b.destination for b in wanted.queue_bindings if not may_bind_queue(connection, b)]
+    return [repr(name) for name in dict.fromkeys(refused)]
+
+
+def _unpublishable(settings: Settings, connection: amqp.Connection) -> list[str]:
+    """Return where tasks may not be published, at once or with a delay, by exchange and routing key."""
+    names, delay = Names(settings.prefix), split_delay(1.0)
+    keys = [spec.broker_name for spec in settings.specs()]
+    routes = [(names.tasks, key) for key in keys] + [(names.delay, delay.routing_key(key)) for key in keys]
+    return [f"{exchange!r} with {key!r}" for exchange, key in routes if not may_publish(connection, exchange, key)]
+
+
+def _unreadable(settings: Settings, connection: amqp.Connection) -> list[str]:
+    queues = [*(spec.broker_name for spec in settings.specs()), Names(settings.prefix).cancelled]
+    return [f"queue {queue!r}" for queue in queues if not may_consume(connection, queue)]
+
+
+def _uncontrollable(app: BrokerApp, connection: amqp.Connection) -> list[str]:
+    """Return what a worker may not declare for remote control and events; hosts and ids are in those names."""
+    mailbox, conf = app.control.mailbox, app.conf
+    mailbox_queue = mailbox.get_queue(f"check@{socket.gethostname()}").name
+    queues = (mailbox_queue, f"check.{mailbox.reply_exchange.name}", f"{conf.event_queue_prefix}.check")
+    exchanges = (mailbox.exchange, mailbox.reply_exchange, Exchange(conf.event_exchange, type="topic"))
+    refused = [f"queue {name!r}" for name in queues if not may_declare_queue(connection, Queue(name))]
+    return refused + [f"exchange {it.name!r}" for it in exchanges if not may_declare_exchange(connection, it)]

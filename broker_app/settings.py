@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         SecretStr("amqp://guest:guest@127.0.0.1:5672//"),
         description="amqp:// or amqps://; several for fail-over, split by ';'.",
     )
-    management_url: str | None = Field(
+    management_url: SecretStr | None = Field(
         None, description="RabbitMQ's management API; None is port 15672 on the broker's host."
     )
     result_url: SecretStr | None = Field(

@@ -20,16 +20,31 @@ class Standing:
     """How one exchange or queue stands.
 
     Attributes:
-        name: With its kind, for messages: ``queue 'lopri'``.
+        kind: ``exchange`` or ``queue``.
+        name: On the broker.
         is_missing: Whether it is not there.
         may_declare: Whether the user may declare it.
         fault: The broker's words if it is there and differs, or cannot be looked at; else empty.
     """
 
+    kind: str
     name: str
     is_missing: bool
     may_declare: bool
     fault: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether it is there as it is wanted."""
+        return self.may_declare and not self.is_missing and not self.fault
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it may be there and cannot be compared: for that the broker wants the right to declare it."""
+        return not self.may_declare and not self.is_missing
 
 
 def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[Standing]:
@@ -51,7 +66,7 @@ def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[Standin
 def _exchange(connection: amqp.Connection, exchange: Any) -> Standing:
     return _standing(
         connection,
-        f"exchange {exchange.name!r}",
+        ("exchange", exchange.name),
         look=lambda channel: channel.exchange_declare(exchange.name, exchange.type, passive=True),
         declare=lambda channel: exchange(channel).declare(),
         may_declare=lambda: rights.may_declare_exchange(connection, exchange),
@@ -61,7 +76,7 @@ def _exchange(connection: amqp.Connection, exchange: Any) -> Standing:
 def _queue(connection: amqp.Connection, queue: Any) -> Standing:
     return _standing(
         connection,
-        f"queue {queue.name!r}",
+        ("queue", queue.name),
         look=lambda channel: channel.queue_declare(queue.name, passive=True),
         declare=lambda channel: queue(channel).queue_declare(),
         may_declare=lambda: rights.may_declare_queue(connection, queue),
@@ -70,7 +85,7 @@ def _queue(connection: amqp.Connection, queue: Any) -> Standing:
 
 def _standing(
     connection: amqp.Connection,
-    name: str,
+    name: tuple[str, str],
     *,
     look: Callable[..., Any],
     declare: Callable[..., Any],
@@ -79,10 +94,10 @@ def _standing(
     """Look first, and declare only what is there: the broker then compares the arguments (406), and no more."""
     code, text = rights.answer(connection, look)
     if code == rights.NOT_FOUND:
-        return Standing(name, is_missing=True, may_declare=may_declare())
+        return Standing(*name, is_missing=True, may_declare=may_declare())
     if code in {rights.ACCEPTED, rights.REFUSED}:  # RabbitMQ 4.3 answers 403 to who has no right on it at all
         code, text = rights.answer(connection, declare)
     if code == rights.REFUSED:
-        return Standing(name, is_missing=False, may_declare=False)
+        return Standing(*name, is_missing=False, may_declare=False)
     fault = text.removeprefix("PRECONDITION_FAILED - ") if code != rights.ACCEPTED else ""
-    return Standing(name, is_missing=False, may_declare=True, fault=fault)
+    return Standing(*name, is_missing=False, may_declare=True, fault=fault)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,10 +106,14 @@ class QueueState:
 
 
 def state(connection: amqp.Connection, name: str) -> QueueState | None:
-    """Return a queue's state, None if it does not exist; a passive declaration, which needs no right to configure.
+    """Return a queue's state, None if it does not exist; by a passive declaration.
+
+    It needs no right to configure, but from RabbitMQ 4.3 on any right on the queue: without one the answer is 403,
+    there or not.
 
     Raises:
         BrokerLocked: It is exclusive to another connection.
+        BrokerRefused: The user may not know (4.3 and later).
     """
     try:
         with _channel(connection) as channel, _refusal(f"queue {name!r}"):
@@ -163,7 +167,8 @@ def exclusive_queue(connection: amqp.Connection, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        delete_queue(connection, name)
+        with suppress(amqp_errors.ConnectionError, OSError):
+            delete_queue(connection, name)
 
 
 def server_version(connection: amqp.Connection) -> tuple[int, ...]:

@@ -83,9 +83,11 @@ def _describe(app: BrokerApp, settings: Settings) -> None:
         table.add_column(heading, no_wrap=True)
     for name, queue in settings.queues.items():
         table.add_row(*_row(name, queue))
-    click.echo()
-    Console(width=_width(settings), highlight=False, markup=False).print(table)
-    click.echo()
+    console = Console(width=_width(settings), highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n".join(["", *lines, ""]))
 
 
 def _row(name: str, queue: QueueSettings) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OK = 0
+"""What was asked for came about."""
 FAILED = 1
 """What was asked for did not come about."""
 USAGE = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,7 +91,7 @@ def start(app: BrokerApp, queues: tuple[str, ...], wait_seconds: float) -> None:
 @_queues
 @pass_app
 def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
-    """Tell the nodes to finish their tasks and end; return at once."""
+    """Let the nodes end after their tasks; return at once."""
     _print_stopped(stop_fleets(app, queues, wait_seconds=None))
 
 
@@ -102,7 +103,7 @@ def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
 @_kill
 @pass_app
 def stopwait(app: BrokerApp, queues: tuple[str, ...], stop_seconds: float, *, is_kill_allowed: bool) -> None:
-    """Tell the nodes to finish their tasks and end; wait until they are gone.
+    """Let the nodes end after their tasks, and wait for it.
 
     Exit code 1 if a node still runs after --timeout.
     """
@@ -118,7 +119,7 @@ def stopwait(app: BrokerApp, queues: tuple[str, ...], stop_seconds: float, *, is
 def restart(
     app: BrokerApp, queues: tuple[str, ...], stop_seconds: float, wait_seconds: float, *, is_kill_allowed: bool
 ) -> None:
-    """Stop the nodes, wait for their end, and start what the settings want now."""
+    """Stop the nodes, then start what the settings want."""
     name = app_name(click.get_current_context())
     _report_start(
         app,
@@ -148,7 +149,10 @@ def restart(
 @click.option("--json", "is_json", is_flag=True, help="One JSON object, for a script.")
 @pass_app
 def status(app: BrokerApp, queues: tuple[str, ...], answer_seconds: float, *, is_json: bool) -> None:
-    """Show the nodes: exit code 0 if all that are wanted run, answer and consume, else 1."""
+    """Show the nodes and what they do.
+
+    Exit code 0 if all that are wanted run, answer and consume their queue, else 1.
+    """
     found = fleet_status(app, queues, answer_seconds=answer_seconds)
     rows = [_row(node) for node in found.nodes]
     if is_json:
@@ -244,19 +248,25 @@ _COLUMNS = {
     "pool": "pool",
     "slots": "slots",
     "active": "active",
-    "log": "log",
 }
+"""The logs' folder stands below the table: paths would not fit into its lines."""
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """Print a table with lines on a terminal, and columns of plain text otherwise."""
+    """Print a table with lines on a terminal, and columns of plain text otherwise; then where the logs are."""
     cells = [[_cell(row[key]) for key in _COLUMNS] for row in rows]
     if sys.stdout.isatty():
         table = Table(*_COLUMNS.values())
         for line in cells:
             table.add_row(*line)
         Console().print(table)
-        return
+    else:
+        _print_columns(cells)
+    for folder in sorted({str(Path(row["log"]).parent) for row in rows}):
+        click.echo(f"logs: {folder}")
+
+
+def _print_columns(cells: list[list[str]]) -> None:
     lines = [list(_COLUMNS.values()), *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

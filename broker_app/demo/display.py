@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.console import Console
-
     from broker_app.demo.tally import QueueTally, Tally
 
 LINE_INTERVAL_SECONDS = 2.0
+
+
+class Teller:
+    """Says on stderr what happens, with the seconds since it was made; to be called with a text.
+
+    Attributes:
+        console: What it writes to; a live table there makes room for the lines.
+    """
+
+    def __init__(self) -> None:
+        self.console = _LastingConsole(stderr=True)
+        self._started = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """Say it; that the terminal or pipe is gone is no reason to leave things running."""
+        with suppress(OSError):
+            self.console.print(
+                f"[{time.monotonic() - self._started:5.1f}s] {text}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def table(tally: Tally, title: str) -> Table:
@@ -59,3 +77,9 @@ def _line(name: str, queue: QueueTally) -> str:
 
 def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"
+
+
+class _LastingConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence, where rich's own would end the program with what it has started still running."""
+        self.quiet = True

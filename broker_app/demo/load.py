@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import chain, chord
+from celery.exceptions import TimeoutError as ResultTimeoutError
 
 from broker_app.errors import BrokerAppError
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from broker_app.app import BrokerApp
 
@@ -23,64 +24,90 @@ SHIPPED_SITE = "http://127.0.0.1:8731"
 INTERACTIVE_PAUSE_SECONDS = 0.2
 RESULT_TIMEOUT_SECONDS = 30.0
 RESULT_INTERVAL_SECONDS = 0.02
+_SLICE_SECONDS = 0.5
+"""How often somebody who waits for a result looks whether it is over."""
+
+Job = tuple[str, list[str], str]
+"""A task's name, its arguments, and its queue."""
 
 
-def read_jobs(site_url: str) -> Iterator[tuple[str, list[str], str]]:
-    """Yield (task, args, queue) of each shipped job, its URL led to the site that runs now."""
-    with resources.files("broker_app.demo").joinpath("jobs.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            job = json.loads(line)
-            yield job["task"], [url.replace(SHIPPED_SITE, site_url) for url in job["args"]], job["queue"]
+def read_jobs() -> list[Job]:
+    """Return the shipped jobs, whose URLs point to `SHIPPED_SITE`."""
+    text = resources.files("broker_app.demo").joinpath("jobs.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
+    return [(record["task"], record["args"], record["queue"]) for record in records]
 
 
-def send_flood(app: BrokerApp, site_url: str, stop: threading.Event) -> None:
-    """Send every shipped job, one after the other, until done or told to stop."""
-    for task, args, queue in read_jobs(site_url):
+def send_flood(app: BrokerApp, jobs: Sequence[Job], site_url: str, stop: threading.Event) -> None:
+    """Send jobs to the site that runs now, one after the other, until done or told to stop."""
+    for task, args, queue in jobs:
         if stop.is_set():
             return
-        app.send_task(task, args, queue=queue)
+        app.send_task(task, [url.replace(SHIPPED_SITE, site_url) for url in args], queue=queue)
 
 
 class Person:
-    """Somebody who calls small tasks on `default` and looks at each result, until told to stop."""
+    """Somebody who calls small tasks on `default` and looks at each result, until told to stop.
 
-    def __init__(self, app: BrokerApp, say: Callable[[str], None]) -> None:
-        self._app = app
+    Attributes:
+        has_shown: Set when the chain, the chord and the countdown are through.
+    """
+
+    def __init__(self, app: BrokerApp, say: Callable[[str], None], stop: threading.Event) -> None:
+        self.has_shown = threading.Event()
         self._say = say
+        self._stop = stop
         self._add, self._mul, self._xsum = (
-            app.tasks[f"broker_app.tasks.{name}"] for name in ("add", "mul", "xsum")
+            app.tasks[f"broker_app.tasks.{name}"].signature().set(queue="default")
+            for name in ("add", "mul", "xsum")
         )
 
-    def work(self, stop: threading.Event) -> None:
+    def work(self) -> None:
         """Call until told to stop: one chain, one chord, one countdown, and many single calls between them."""
         for step in (self._chain, self._chord, self._countdown):
-            if not stop.is_set():
+            if not self._stop.is_set():
                 step()
                 self._call()
-        while not stop.wait(INTERACTIVE_PAUSE_SECONDS):
+        self.has_shown.set()
+        while not self._stop.wait(INTERACTIVE_PAUSE_SECONDS):
             self._call()
 
     def _call(self) -> None:
-        self._expect(self._add.apply_async((2, 2), queue="default"), 4)
+        self._expect(self._add.clone((2, 2)).apply_async(), 4)
 
     def _chain(self) -> None:
-        started = time.monotonic()
-        steps = chain(self._add.s(2, 2), self._mul.s(8))
-        self._expect(steps.apply_async(), 32)
-        self._say(f"chain   add(2, 2) | mul(8)                 = 32 after {time.monotonic() - started:.2f} s")
+        steps = chain(self._add.clone((2, 2)), self._mul.clone((8,)))
+        self._show("chain   add(2, 2) | mul(8)                 = 32", steps.apply_async, 32)
 
     def _chord(self) -> None:
-        started = time.monotonic()
-        members = [self._add.s(number, number) for number in range(10)]
-        self._expect(chord(members)(self._xsum.s()), 90)
-        self._say(f"chord   xsum([add(0, 0) … add(9, 9)])      = 90 after {time.monotonic() - started:.2f} s")
+        members = [self._add.clone((number, number)) for number in range(10)]
+        body = self._xsum.clone()
+        self._show("chord   xsum([add(0, 0) … add(9, 9)])      = 90", lambda: chord(members)(body), 90)
 
     def _countdown(self) -> None:
-        started = time.monotonic()
-        self._expect(self._add.apply_async((2, 2), countdown=2.5), 4)
-        self._say(f"delayed add(2, 2), countdown=2.5           =  4 after {time.monotonic() - started:.2f} s")
+        delayed = self._add.clone((2, 2)).set(countdown=2.5)
+        self._show("delayed add(2, 2), countdown=2.5           =  4", delayed.apply_async, 4)
 
-    def _expect(self, result: object, expected: int) -> None:
-        got = result.get(timeout=RESULT_TIMEOUT_SECONDS, interval=RESULT_INTERVAL_SECONDS)  # type: ignore[attr-defined]
-        if got != expected:
-            raise BrokerAppError(f"demo: expected the result {expected}, got {got!r}; please report this")
+    def _show(self, text: str, call: Callable[[], Any], expected: int) -> None:
+        started = time.monotonic()
+        if self._expect(call(), expected):
+            self._say(f"{text} after {time.monotonic() - started:.2f} s")
+
+    def _expect(self, result: Any, expected: int) -> bool:
+        """Wait for a result, and return whether it came before the person was told to stop."""
+        deadline = time.monotonic() + RESULT_TIMEOUT_SECONDS
+        while True:
+            try:
+                got = result.get(timeout=_SLICE_SECONDS, interval=RESULT_INTERVAL_SECONDS)
+            except ResultTimeoutError as error:
+                if self._stop.is_set():
+                    return False
+                if time.monotonic() > deadline:
+                    raise BrokerAppError(
+                        f"demo: expected the result {expected} within {RESULT_TIMEOUT_SECONDS:.0f} s, it did not "
+                        f"come; is the machine busy?"
+                    ) from error
+            else:
+                if got != expected:
+                    raise BrokerAppError(f"demo: expected the result {expected}, got {got!r}; please report this")
+                return True

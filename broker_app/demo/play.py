@@ -7,59 +7,93 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from broker_app import topology
 from broker_app.demo import display
 from broker_app.demo.load import Person, send_flood
-from broker_app.demo.tally import Tally
+from broker_app.errors import BrokerAppError
+from queues import DeadLetters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
 
-    from rich.console import Console
-
     from broker_app.app import BrokerApp
+    from broker_app.demo.load import Job
+    from broker_app.demo.stage import Stage
+    from broker_app.demo.tally import Tally
 
 MOST_SECONDS = 50.0
 """The demo ends by then, done or not."""
 
+DEAD_LETTER_SECONDS = 5.0
+"""A dead letter stands in its queue shortly after the task's failure is known."""
+
 _PAUSE_SECONDS = 0.2
 
 
-def play(app: BrokerApp, tally: Tally, site_url: str, console: Console, say: Callable[[str], None]) -> None:
+def play(stage: Stage, tally: Tally, jobs: Sequence[Job], say: display.Teller) -> None:
     """Send the flood and the person's calls, and show both until every task has ended.
 
     Raises:
         BrokerAppError: A task could not be published, or a result was not what it should be.
     """
-    app.control.enable_events()  # what the tally counts
     stop = threading.Event()
+    person = Person(stage.app, say, stop)
     deadline = time.monotonic() + MOST_SECONDS
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
-        flood = threads.submit(send_flood, app, site_url, stop)
-        person = threads.submit(Person(app, say).work, stop)
         try:
-            with display.live(tally, console) as show:
-                while time.monotonic() < deadline and not _is_over(flood, person, tally):
+            flood = threads.submit(send_flood, stage.app, jobs, stage.site_url, stop)
+            calls = threads.submit(person.work)
+            with display.live(tally, say.console) as show:
+                while time.monotonic() < deadline and not _is_over(flood, calls, person, tally):
                     show()
                     time.sleep(_PAUSE_SECONDS)
         finally:
             stop.set()
         flood.result()
-        person.result()
+        calls.result()
     _settle(tally, deadline)
 
 
-def _is_over(flood: Future[None], person: Future[None], tally: Tally) -> bool:
-    """Return whether the flood has drained, or one of the two has failed."""
-    if person.done():
+def verdict(app: BrokerApp, tally: Tally) -> str:
+    """Return what became of what failed, as the broker tells it.
+
+    Raises:
+        BrokerAppError: Tasks had not ended when the time was up, or dead letters do not add up to what failed.
+    """
+    if tally.left:
+        raise BrokerAppError(
+            f"demo: expected every task to end in {MOST_SECONDS:.0f} s, {tally.left} had not; is the machine busy?"
+        )
+    kept = [spec for spec in app.settings.specs() if spec.dead_letters is DeadLetters.KEEP]
+    failed = {spec.dead_name: tally.queues[spec.name].failed for spec in kept if spec.name in tally.queues}
+    deadline = time.monotonic() + DEAD_LETTER_SECONDS
+    while (dead := _depths(app, failed)) != failed and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECONDS)
+    if dead != failed:
+        raise BrokerAppError(
+            f"demo: expected as many dead letters as failed tasks ({failed}), got {dead}; please report this"
+        )
+    lopri = tally.queues["lopri"]
+    where = "now in lopri.dead" if "lopri" in {spec.name for spec in kept} else "discarded, as the settings say"
+    return f"failed with 404: {lopri.failed:,} of {lopri.sent:,} downloads, {where}; nothing was lost"
+
+
+def _depths(app: BrokerApp, queues: Iterable[str]) -> dict[str, int | None]:
+    with topology.connect(app) as connection:
+        return {queue: topology.depth(connection, queue) for queue in queues}
+
+
+def _is_over(flood: Future[None], calls: Future[None], person: Person, tally: Tally) -> bool:
+    """Return whether the flood has drained and the person has shown everything, or one of the two has failed."""
+    if calls.done():
         return True
-    return flood.done() and (flood.exception() is not None or not tally.queues["lopri"].left)
+    if not flood.done():
+        return False
+    return flood.exception() is not None or (person.has_shown.is_set() and not tally.queues["lopri"].left)
 
 
 def _settle(tally: Tally, deadline: float) -> None:
     """Wait for the events of the last tasks."""
     while tally.left and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)
-
-
-__all__ = ["Tally", "play"]

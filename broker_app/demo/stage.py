@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import socket
-import subprocess
-import sys
+import secrets
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from urllib.request import urlopen
 
 from broker_app import lanes, topology
 from broker_app.app import BrokerApp
-from broker_app.demo import site
+from broker_app.demo import running, site_process
+from broker_app.demo.running import PREFIX, Running
 from broker_app.embedded import attach_broker, find_broker
-from broker_app.errors import BrokerAppError
+from broker_app.errors import BrokerAppError, BrokerLocked
 from broker_app.fleet import start_fleets, stop_fleets
+from broker_app.fleet.processes import find_workers
+from broker_app.fleet.state import FleetState
 from queues import Names, work_topology
 from queues.delay import parse_lane
 
@@ -27,17 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-PREFIX = "demo."
-"""Of everything on the broker, so that the demo touches nothing else, also on a broker that others use."""
+    from broker_app.demo.interruption import Interruption
+    from broker_app.embedded import FoundBroker
+    from broker_app.fleet import StartedNode
+    from broker_app.settings import Settings
 
+    Say = Callable[[str], None]
+
+APP_NAME = "broker_app"
 QUEUES = ("default", "lopri")
-SITE_LATENCY_SECONDS = 0.05
-SITE_PORT = 8731
-SITE_START_SECONDS = 10.0
 DECLARE_SECONDS = 10.0
+START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-_KEPT = "kept.json"
-_ENVIRONMENT = "env.sh"
 
 
 class DemoError(BrokerAppError):
@@ -46,17 +46,17 @@ class DemoError(BrokerAppError):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What runs around the demo.
+    """What the demo plays on.
 
     Attributes:
-        broker_url: With its password.
-        is_broker_ours: Whether the demo started the broker.
+        app: The app with the demo's settings.
         site_url: The slow web site.
+        nodes: The workers.
     """
 
-    broker_url: str
-    is_broker_ours: bool
+    app: BrokerApp
     site_url: str
+    nodes: tuple[StartedNode, ...]
 
 
 @contextmanager
@@ -77,15 +77,28 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DemoError(
-                f"{folder}: another demo is running there; wait for it, or set another state_dir"
+                f"{folder}: another demo is at work there; wait for its end, or set another BROKER_APP_STATE_DIR"
             ) from error
         yield
 
 
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that the demo cannot play with, before anything is started.
+
+    Raises:
+        DemoError: A queue of the demo is missing, or has no workers.
+    """
+    for name in QUEUES:
+        queue = settings.queues.get(name)
+        if queue is None or not queue.fleet.nodes:
+            found = "no such queue" if queue is None else f"queues.{name}.fleet.nodes = 0"
+            raise DemoError(f"settings: the demo needs the queue {name!r} and workers of it, got: {found}")
+
+
 @contextmanager
 def stage(
-    folder: Path, url: str | None, port: int | None, say: Callable[[str], None], *, keep: bool
-) -> Iterator[tuple[BrokerApp, Stage]]:
+    folder: Path, url: str | None, port: int | None, say: Say, interruption: Interruption, *, keep: bool
+) -> Iterator[Stage]:
     """Bring up everything; what came up is ended with the block, also if something failed, unless it is kept.
 
     Args:
@@ -93,91 +106,153 @@ def stage(
         url: A broker to use; None to find or start one.
         port: The site's; None for the usual one, or any other if that is taken.
         say: Told of each step.
+        interruption: Held while things are ended.
         keep: Leave everything running behind the block.
 
     Raises:
         BrokerAppError: Something could not be had; the text says what.
     """
-    if (folder / _KEPT).exists():
-        raise DemoError(f"{folder}: a demo was kept there; use it, or end it with `broker-app demo --stop`")
+    _clear(folder, say)
     with ExitStack() as ending:
-        found = ending.enter_context(find_broker(folder, url=url, announce=say))
-        say(f"broker: {found.how}")
-        app = demo_app(folder, found.url)
-        _declare(app)
-        ending.callback(_delete_queues, app)
-        say("topology: " + ", ".join(spec.broker_name for spec in app.settings.specs()))
-        site_url = _start_site(folder, port)
-        ending.callback(_stop_site, site_url)
-        say(f"site: {site_url}, answers after {SITE_LATENCY_SECONDS * 1000:.0f} ms")
-        ending.callback(_stop_fleets, app)
-        started = start_fleets(app, QUEUES, app_name="broker_app")
-        for node in started:
-            say(f"fleet: {node.node.name}, {node.slots} slots, started by celery multi")
-        facts = Stage(found.url, url is None, site_url)
-        yield app, facts
-        if keep:
-            found.keep()
+        try:
+            listener = ending.enter_context(site_process.listen(port))
+            broker = ending.enter_context(find_broker(folder, url=url, announce=say))
+            say(f"broker: {broker.how}")
+            facts = _facts(broker, site_process.url_of(listener), is_broker_ours=url is None)
+            app = _begin(folder, facts, ending)
+            say("topology: " + ", ".join(spec.broker_name for spec in app.settings.specs()))
+            ending.callback(site_process.stop, facts.site_url, facts.site_key)
+            site_process.start(listener, facts.site_key, folder / "site.log")
+            listener.close()  # from now on the site alone answers there
+            say(f"site: {facts.site_url}, answers after {site_process.LATENCY_SECONDS * 1000:.0f} ms")
+            ending.callback(_stop_fleets, app)
+            nodes = start_fleets(app, QUEUES, app_name=APP_NAME, wait_seconds=START_SECONDS)
+            for node in nodes:
+                say(f"fleet: {node.node.name}, {node.slots} slots, started by celery multi")
+            yield Stage(app, facts.site_url, nodes)
+        except KeyboardInterrupt:
+            say("interrupted: ending everything")
+            raise
+        finally:
+            interruption.hold()
+        if keep and not interruption.has_come:
+            replace(facts, is_kept=True).write(folder)
+            broker.keep()
             ending.pop_all()
-            _remember(folder, facts)
         else:
-            say("ending the fleets, the site and the broker")
+            say(f"ending the fleets, the site and {'the broker' if url is None else 'the queues'}")
 
 
-def end_kept(folder: Path, say: Callable[[str], None]) -> None:
+def end_kept(folder: Path, say: Say) -> None:
     """End what a demo with ``--keep`` left running.
 
     Raises:
         DemoError: Nothing was kept there.
+        BrokerError: The broker was given, and its queues could not be deleted; all else is ended.
     """
-    try:
-        facts = Stage(**json.loads((folder / _KEPT).read_text()))
-    except FileNotFoundError as error:
-        raise DemoError(f"{folder}: expected a demo that was kept, there is none") from error
-    app = demo_app(folder, facts.broker_url)
-    _stop_fleets(app)
-    _stop_site(facts.site_url)
-    broker = attach_broker(folder) if facts.is_broker_ours else None
+    facts = running.read_running(folder)
+    if facts is None:
+        raise DemoError(f"{folder}: expected a demo that was kept, there is none")
+    _end(folder, facts)
+    say(f"the fleets, the site and {'the broker' if facts.is_broker_ours else 'the queues'} are ended")
+    ours = facts.environment(folder)
+    if left := [name for name in ours if os.environ.get(name) == ours[name]]:
+        say(f"this shell still has the demo's settings; forget them with: unset {' '.join(left)}")
+
+
+def _clear(folder: Path, say: Say) -> None:
+    """End what a demo left that was killed, or that was kept until the machine went down.
+
+    Raises:
+        DemoError: A demo was kept there, and runs.
+    """
+    facts = running.read_running(folder)
+    if facts is None:
+        return
+    if facts.is_kept and _is_alive(folder, facts):
+        raise DemoError(f"{folder}: a demo was kept there; use it, or end it with `broker-app demo --stop`")
+    say("ending what an earlier demo has left")
+    _end(folder, facts)
+
+
+def _is_alive(folder: Path, facts: Running) -> bool:
+    if find_workers(FleetState(folder, APP_NAME).run) or site_process.is_alive(facts.site_url, facts.site_key):
+        return True
+    return facts.is_broker_ours and attach_broker(folder) is not None
+
+
+def _end(folder: Path, facts: Running) -> None:
+    """End all that is written down; what is gone already is fine."""
+    app = _app(folder, facts)
+    with ExitStack() as ending:  # the last one first, each whatever became of the others
+        ending.callback(running.forget, folder)
+        if facts.is_broker_ours:
+            ending.callback(_end_broker, folder)
+        else:
+            ending.callback(_delete_all, app)
+        ending.callback(site_process.stop, facts.site_url, facts.site_key)
+        ending.callback(_stop_fleets, app)
+
+
+def _end_broker(folder: Path) -> None:
+    broker = attach_broker(folder)
     if broker is not None:
         broker.close()
-    elif not facts.is_broker_ours:
-        _delete_queues(app)
-    for name in (_KEPT, _ENVIRONMENT):
-        (folder / name).unlink(missing_ok=True)
-    say("the fleets, the site and the broker are ended")
 
 
-def demo_app(folder: Path, broker_url: str) -> BrokerApp:
+def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> Running:
+    return Running(
+        broker_url=broker.url,
+        management_url=broker.management_url,
+        is_broker_ours=is_broker_ours,
+        site_url=site_url,
+        site_key=secrets.token_urlsafe(16),
+    )
+
+
+def _begin(folder: Path, facts: Running, ending: ExitStack) -> BrokerApp:
+    """Write down what will run, claim the broker if others may use it, and declare the queues."""
+    app = _app(folder, facts)
+    if not facts.is_broker_ours:
+        ending.enter_context(_claim(app))
+        ending.callback(_delete_all, app)
+    ending.callback(running.forget, folder)
+    facts.write(folder)
+    _declare(app)
+    return app
+
+
+def _app(folder: Path, facts: Running) -> BrokerApp:
     """Return the default app with the demo's settings, which the workers find in the environment too."""
-    os.environ.update(_environment(folder, broker_url))
-    app = BrokerApp("broker_app", include=["broker_app.tasks"])
-    missing = [queue for queue in QUEUES if queue not in app.settings.queues]
-    if missing:
-        raise DemoError(f"settings: expected the queues {', '.join(QUEUES)}, {missing[0]} is not declared")
+    os.environ.update(facts.environment(folder))
+    app = BrokerApp(APP_NAME, include=["broker_app.tasks"])
     app.loader.import_default_modules()
     return app
 
 
-def environment_file(folder: Path) -> Path:
-    """Return the file that a kept demo can be tried out with: ``source …/env.sh``."""
-    return folder / _ENVIRONMENT
+@contextmanager
+def _claim(app: BrokerApp) -> Iterator[None]:
+    """Keep other demos off this broker: they would have the same queues.
 
-
-def _environment(folder: Path, broker_url: str) -> dict[str, str]:
-    return {
-        "BROKER_APP_BROKER_URL": broker_url,
-        "BROKER_APP_STATE_DIR": str(folder),
-        "BROKER_APP_PREFIX": PREFIX,
-    }
-
-
-def _remember(folder: Path, facts: Stage) -> None:
-    exports = [f"export {name}='{value}'" for name, value in _environment(folder, facts.broker_url).items()]
-    contents = {_KEPT: json.dumps(asdict(facts)), _ENVIRONMENT: "\n".join(exports) + "\n"}
-    for name, content in contents.items():
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # it holds a password
-        with os.fdopen(descriptor, "w") as file:
-            file.write(content)
+    Raises:
+        DemoError: One is at work there, or was kept.
+    """
+    with topology.connect(app) as connection, ExitStack() as held:
+        where = app.connection_for_write().as_uri()
+        try:
+            held.enter_context(topology.exclusive_queue(connection, f"{PREFIX}lock"))
+        except BrokerLocked as error:
+            raise DemoError(
+                f"{where}: another demo is at work on this broker; wait for its end, or use another broker"
+            ) from error
+        for spec in app.settings.specs():
+            state = topology.state(connection, spec.broker_name)
+            if state is not None and state.consumers:
+                raise DemoError(
+                    f"{where}: queue {spec.broker_name!r} has {state.consumers} workers of another demo; "
+                    f"end that one with `broker-app demo --stop` where it was started, or use another broker"
+                )
+        yield
 
 
 def _declare(app: BrokerApp) -> None:
@@ -188,56 +263,21 @@ def _declare(app: BrokerApp) -> None:
         lanes.declare(connection, common, settings.prefix, time.monotonic() + DECLARE_SECONDS)
 
 
-def _delete_queues(app: BrokerApp) -> None:
-    """Remove what the demo declared; all of it carries the demo's prefix."""
-    settings = app.settings
+def _delete_all(app: BrokerApp) -> None:
+    """Remove what the demo and its workers declared; all of it carries the demo's prefix."""
+    settings, mailbox = app.settings, app.control.mailbox
     names = Names(settings.prefix)
     wanted = work_topology(settings.specs(), settings.prefix)
+    exchanges = [
+        *(exchange.name for exchange in wanted.exchanges),
+        *(app.conf.event_exchange, mailbox.exchange.name, mailbox.reply_exchange.name),
+    ]
     with topology.connect(app) as connection:
         for queue in [*(queue.name for queue in wanted.queues), *(names.lane(lane) for lane in lanes.every())]:
             topology.delete_queue(connection, queue)
-        for exchange in wanted.exchanges:
-            topology.delete_exchange(connection, exchange.name)
+        for exchange in exchanges:
+            topology.delete_exchange(connection, exchange)
 
 
 def _stop_fleets(app: BrokerApp) -> None:
     stop_fleets(app, wait_seconds=STOP_SECONDS, is_kill_allowed=True)
-
-
-def _start_site(folder: Path, port: int | None) -> str:
-    chosen = _free_port(port)
-    arguments = [sys.executable, "-m", site.__name__, str(chosen), str(SITE_LATENCY_SECONDS)]
-    with (folder / "site.log").open("wb") as log:
-        process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    deadline = time.monotonic() + SITE_START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", chosen)) == 0:
-                return f"http://127.0.0.1:{chosen}"
-        time.sleep(0.05)
-    process.kill()
-    raise DemoError(
-        f"site: expected an answer on port {chosen} in {SITE_START_SECONDS:.0f} s; see {folder}/site.log"
-    )
-
-
-def _stop_site(url: str) -> None:
-    try:
-        with urlopen(url + site.STOP, timeout=5):  # noqa: S310 - our own http:// URL
-            return
-    except OSError:
-        return  # it is not there any more
-
-
-def _free_port(wanted: int | None) -> int:
-    for port in (wanted,) if wanted else (SITE_PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise DemoError(f"--port {wanted}: expected a free port, it is taken; choose another, or leave the option out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass, field
 from statistics import quantiles
@@ -9,12 +10,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celery import signals
 
-from broker_app.publisher import DELAY_HEADER, PUBLISHED_AT_HEADER
+from broker_app.errors import BrokerAppError
+from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER
+from broker_app.topology import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker_app.app import BrokerApp
+
+READY_SECONDS = 15.0
+"""How long it may take to listen, and how long the workers may take to answer that they tell."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,22 +55,38 @@ class QueueTally:
 class Tally:
     """Counts what this process sends, and what Celery's events tell of its end.
 
-    Use as a context manager; it listens in a thread of its own.
+    As a context manager it listens in a thread of its own: the block begins when it does, and when every worker
+    tells, so that no task is missed.
+
+    Args:
+        app: Whose tasks are counted.
+        queues: Which, as producers write them.
+        nodes: The names of the workers that shall tell.
+
+    Raises:
+        BrokerAppError: Nothing could be heard, or a worker did not answer.
     """
 
-    def __init__(self, app: BrokerApp, queues: Iterable[str]) -> None:
+    def __init__(self, app: BrokerApp, queues: Iterable[str], nodes: Iterable[str]) -> None:
         self.queues = {queue: QueueTally() for queue in queues}
         self._app = app
+        self._nodes = sorted(nodes)
         self._by_key = {spec.broker_name: spec.name for spec in app.settings.specs()}
         self._sent: dict[str, tuple[str, float]] = {}  # queue and moment when it could have started, by id
         self._lock = threading.Lock()
         self._receiver: Any = None
+        self._is_listening = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="tally", daemon=True)
 
     def __enter__(self) -> Self:
         signals.before_task_publish.connect(self._on_publish)
         signals.after_task_publish.connect(self._on_published)
         self._thread.start()
+        try:
+            self._make_workers_tell()
+        except BaseException:  # an interrupt, too
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -77,6 +101,19 @@ class Tally:
         """Tasks that were sent and are neither done nor failed, over all queues."""
         return sum(queue.left for queue in self.queues.values())
 
+    def _make_workers_tell(self) -> None:
+        is_listening = self._is_listening.wait(READY_SECONDS)
+        answers = self._app.control.enable_events(
+            destination=self._nodes, reply=True, timeout=READY_SECONDS, limit=len(self._nodes)
+        )
+        silent = set(self._nodes) - {node for answer in answers or () for node in answer}
+        if not is_listening or silent:
+            missing = ", ".join(sorted(silent)) or "the event exchange"
+            raise BrokerAppError(
+                f"demo: expected to hear of each task, nothing comes from {missing} after {READY_SECONDS:.0f} s; "
+                f"see the workers' logs, and run it again"
+            )
+
     def _on_publish(self, headers: Mapping[str, Any], routing_key: str, **_: Any) -> None:
         """Remember a task before the broker has it: it may start before the confirmation is read."""
         queue = self._by_key.get(routing_key.split(".", 4)[-1] if routing_key[:1].isdigit() else routing_key)
@@ -90,6 +127,12 @@ class Tally:
                 self.queues[known[0]].sent += 1
 
     def _listen(self) -> None:
+        try:
+            self._capture()
+        except (*self._app.connection_for_read().connection_errors, OSError) as error:
+            logger.warning("the demo does not hear its workers any more: %s", words(error))
+
+    def _capture(self) -> None:
         with self._app.connection_for_read() as connection:
             self._receiver = self._app.events.Receiver(
                 connection,
@@ -99,6 +142,7 @@ class Tally:
                     "task-failed": self._on_failed,
                 },
             )
+            self._receiver.on_consume_ready = lambda *_args, **_options: self._is_listening.set()
             self._receiver.capture(limit=None, timeout=None, wakeup=False)
 
     def _on_started(self, event: Mapping[str, Any]) -> None:

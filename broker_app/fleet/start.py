@@ -58,7 +58,7 @@ class StartedNode:
         outcome: What became of it.
         log: Its log file, which need not be there.
         pid: Of its main process; None if there is none.
-        slots: Tasks that it runs at once; None unless it answered.
+        slots: Tasks that it runs at once; None if it is not up.
         reason: Why it failed, else empty.
         log_lines: The last lines that it wrote since it was started, if it failed.
     """
@@ -236,11 +236,11 @@ class _Watch:
         for node, answer in answers.items():
             pids = {process.pid for process in running[node.stem]}
             if answer.pid in pids and self._fleets[node].broker_queue in answer.queues:
-                was_running = node.stem in self._were_running
-                outcome = Start.ALREADY_RUNNING if was_running else Start.STARTED
-                self._done[node] = StartedNode(
-                    node, outcome, self._state.log_file(node.stem), answer.pid, answer.slots
-                )
+                self._succeed(node, answer.pid, answer.slots)
+        for node in self._pending():
+            if node.stem in self._were_running and self._fleets[node].pool == "solo":
+                # it is silent while it runs a task, and that may take long
+                self._succeed(node, running[node.stem][0].pid, self._fleets[node].concurrency)
         return answers
 
     def _ask(self, names: list[str]) -> dict[str, Answer]:
@@ -249,6 +249,10 @@ class _Watch:
         except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
             logger.warning("the broker could not be asked about the workers: %s", topology.words(error))
             return {}
+
+    def _succeed(self, node: Node, pid: int, slots: int) -> None:
+        outcome = Start.ALREADY_RUNNING if node.stem in self._were_running else Start.STARTED
+        self._done[node] = StartedNode(node, outcome, self._state.log_file(node.stem), pid, slots)
 
     def _fail(self, node: Node, pid: int | None, reason: str, lines: tuple[str, ...] = ()) -> None:
         start_bytes = self._log_start_bytes[node]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.worker import request as celery_request
 
-from broker_app.publisher import DELAY_HEADER
+from broker_app.outgoing import DELAY_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

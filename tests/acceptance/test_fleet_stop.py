@@ -1,0 +1,183 @@
+"""`broker-app fleet stop`, `stopwait`, `restart` and `status`: tasks finish, and nothing is left unseen."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from fleets import SCRIPTS, SETTINGS, Host, host
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SHOP = """
+import pathlib, time
+from broker_app import BrokerApp
+app = BrokerApp("shop")
+
+@app.task
+def hold(name):
+    pathlib.Path(name + ".runs").touch()
+    while not pathlib.Path(name + ".go").exists():
+        time.sleep(0.05)
+    pathlib.Path(name + ".done").touch()
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Host]:
+    """Return a host with its own broker and a project whose task runs until it is told to end."""
+    with host(tmp_path / "project", fresh_vhost_url) as made:
+        (made.folder / "shop.py").write_text(SHOP)
+        yield made
+
+
+def hold(machine: Host, name: str) -> None:
+    """Start a task on lopri and wait until it runs."""
+    code = f"import shop; shop.hold.apply_async([{name!r}], queue='lopri')"
+    assert machine.run(str(SCRIPTS / "python"), "-c", code).returncode == 0
+    wait_until((machine.folder / f"{name}.runs").exists, 30, "the task to run")
+
+
+def test_stop_returns_at_once_and_the_running_task_finishes(machine: Host) -> None:
+    """After `stop` the node is shown as stopping until its task is done, is not started over, and then is gone."""
+    machine.start("lopri", app="shop")
+    hold(machine, "one")
+
+    said = machine.fleet("stop", app="shop")
+
+    assert "lopri" in said.stdout
+    assert "stopping" in said.stdout
+    assert machine.status("lopri", app="shop")["lopri"]["state"] == "stopping"
+    again = machine.fleet("start", "lopri", app="shop")
+    assert again.returncode == 1
+    assert "it was told to stop and finishes its tasks" in again.stderr
+    (machine.folder / "one.go").touch()
+    wait_until(lambda: not machine.workers("shop"), 30, "the end of the worker")
+    assert (machine.folder / "one.done").exists()
+    assert machine.status("lopri", app="shop")["lopri"]["state"] == "stopped"
+
+
+def test_stopwait_names_what_still_runs_and_kills_only_when_asked(machine: Host) -> None:
+    """After its time `stopwait` fails with node and pid and kills nothing; with --kill the task goes back."""
+    machine.start(app="shop")
+    hold(machine, "two")
+    lopri = machine.workers("shop")["lopri"]
+
+    done = machine.fleet("stopwait", "--timeout", "8", app="shop")
+
+    assert done.returncode == 1
+    assert f"(pid {lopri})" in done.stderr
+    assert "default@" not in done.stderr
+    assert machine.workers("shop") == {"lopri": lopri}
+    killed = machine.fleet("stopwait", "--timeout", "0", "--kill", app="shop")
+    assert (killed.returncode, killed.stdout.partition(": ")[2]) == (0, f"killed, pid {lopri}\n")
+    assert not list((machine.state / "run" / "shop").glob("*.pid"))
+    (machine.folder / "two.go").touch()
+    machine.start("lopri", app="shop")
+    wait_until((machine.folder / "two.done").exists, 30, "the task to run again")
+
+
+def test_kill_ends_the_processes_of_a_prefork_pool_too(machine: Host) -> None:
+    """Nothing of a killed prefork worker runs on, not even the process that is in a task."""
+    machine.write(SETTINGS + 'pool = "prefork"\n')
+    machine.start("lopri", app="shop")
+    hold(machine, "three")
+    group = os.getpgid(machine.workers("shop")["lopri"])
+
+    machine.fleet("stopwait", "--timeout", "0", "--kill", app="shop")
+
+    with pytest.raises(ProcessLookupError):
+        wait_until(lambda: os.killpg(group, 0), 10, "the end of the worker's processes")
+
+
+def test_restart_replaces_the_nodes_after_their_tasks(machine: Host) -> None:
+    """`restart` lets a task finish and then runs new processes with the settings of now."""
+    machine.start("lopri", app="shop")
+    hold(machine, "four")
+    before = machine.workers("shop")
+    machine.write(SETTINGS + "nodes = 2\n")
+
+    with machine.popen(
+        str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "restart", "lopri", "--wait", "60"
+    ) as running:
+        wait_until((machine.state / "run" / "shop" / "lopri.stopping").exists, 30, "the old node to be told")
+        (machine.folder / "four.go").touch()
+        _, errors = running.communicate(timeout=100)
+
+    assert running.returncode == 0, errors
+    assert (machine.folder / "four.done").exists()
+    assert set(machine.workers("shop")) == {"lopri", "lopri+2"}
+    assert machine.workers("shop")["lopri"] != before["lopri"]
+
+
+def test_restart_does_not_stop_what_it_could_not_start_again(
+    machine: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the broker away `restart` is refused and the old nodes run on."""
+    machine.start("lopri")
+    before = machine.workers()
+    url = {"BROKER_APP_BROKER_URL": "amqp://127.0.0.1:1//"}
+    monkeypatch.setattr(Host, "environment", machine.environment | url)
+
+    assert machine.fleet("restart").returncode == 4
+    assert machine.workers() == before
+    shown = machine.fleet("status", "lopri")
+    assert shown.returncode == 1
+    assert "nobody could be asked" in shown.stderr
+    assert "secret" not in shown.stderr
+
+
+def test_nodes_that_the_settings_no_longer_want_are_named_and_stopped(machine: Host) -> None:
+    """Names stay when the number changes; a surplus node, and one of a queue that is gone, is seen and stopped."""
+    machine.write(SETTINGS + "nodes = 2\n[queues.old]\n[queues.idle.fleet]\nnodes = 0\n")
+    said = machine.start()
+    assert "idle: no node wanted" in said
+    before = machine.workers()
+    assert set(before) == {"default", "lopri", "lopri+2", "old"}
+    machine.write(SETTINGS)
+
+    again = machine.fleet("start")
+
+    assert machine.workers() == before
+    assert "fleet restart lopri" in again.stderr
+    assert "fleet stop old" in again.stderr
+    assert {name for name, node in machine.status().items() if not node["is_wanted"]} == {"lopri+2", "old"}
+    assert machine.fleet("stopwait", "old").returncode == 0
+    assert "old" not in machine.workers()
+    assert machine.fleet("stopwait").returncode == 0
+    assert not machine.workers()
+
+
+def test_status_tells_what_each_node_does(machine: Host) -> None:
+    """A running node shows its pid, pool, slots and active tasks; a missing one makes the exit code 1."""
+    machine.start("lopri", app="shop")
+    hold(machine, "five")
+
+    nodes = machine.status(app="shop")
+
+    lopri = nodes["lopri"]
+    assert lopri["pid"] == machine.workers("shop")["lopri"]
+    assert (lopri["state"], lopri["is_consuming"]) == ("running", True)
+    assert (lopri["pool"], lopri["slots"], lopri["active"]) == ("threads", 3, 1)
+    assert (nodes["default"]["state"], nodes["default"]["pid"]) == ("stopped", None)
+    assert machine.fleet("status", "lopri", app="shop").returncode == 0
+    assert machine.fleet("status", app="shop").returncode == 1
+    (machine.folder / "five.go").touch()
+
+
+def test_ctrl_c_during_a_start_leaves_nodes_that_stop_finds(machine: Host) -> None:
+    """A node that was started by an interrupted command and has no pid file yet is ended by `stopwait` too."""
+    with machine.popen(str(SCRIPTS / "broker-app"), "fleet", "start") as command:
+        wait_until(machine.workers, 60, "the first worker's process")
+        command.send_signal(signal.SIGINT)
+        _, errors = command.communicate(timeout=100)
+    assert command.returncode == 130
+    assert "what was started runs on" in errors
+
+    assert machine.fleet("stopwait").returncode == 0
+    assert not machine.workers()

@@ -1,0 +1,97 @@
+"""Apps for tests, each with a settings file of its own, and a look into their queues."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import NotFound
+from kombu import pools
+
+from broker_app import BrokerApp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kombu.message import Message
+
+    MakeApp = Callable[..., BrokerApp]
+
+TWO_QUEUES = "[queues.default]\n[queues.lopri]\n"
+
+
+@dataclass
+class AppMaker:
+    """Makes apps that share a state folder.
+
+    Attributes:
+        folder: Of the settings files and the state.
+        url: The broker, unless an app is made with another.
+    """
+
+    folder: Path
+    url: str
+    _made: list[BrokerApp] = field(default_factory=list)
+
+    def __call__(self, settings: str = TWO_QUEUES, *, url: str | None = None, **options: Any) -> BrokerApp:
+        """Return an app with these settings (TOML, its tables last).
+
+        Args:
+            settings: What the file says besides the broker and the state folder.
+            url: Another broker, or another way to it.
+            **options: Celery's, for the app's configuration.
+        """
+        file = self.folder / f"settings-{len(self._made)}.toml"
+        head = (
+            f"broker_url = {json.dumps(url or self.url)}\nstate_dir = {json.dumps(str(self.folder / 'state'))}\n"
+        )
+        file.write_text(head + settings, encoding="utf-8")
+        app = BrokerApp("tests", config=file, set_as_current=False)
+        app.conf.update(options)
+        self._made.append(app)
+        return app
+
+    def close(self) -> None:
+        """Close what the apps opened."""
+        for app in self._made:
+            app.close()
+        pools.reset()
+
+
+@contextmanager
+def app_maker(folder: Path, url: str) -> Iterator[AppMaker]:
+    """Yield an `AppMaker` and close its apps."""
+    maker = AppMaker(folder, url)
+    try:
+        yield maker
+    finally:
+        maker.close()
+
+
+def depth(app: BrokerApp, queue: str) -> int | None:
+    """Return how many messages wait in a queue (its name on the broker), None if there is no such queue."""
+    with app.connection_for_write() as connection:
+        try:
+            found: int = connection.default_channel.queue_declare(queue, passive=True).message_count
+        except NotFound:
+            return None
+        return found
+
+
+def take(app: BrokerApp, queue: str) -> list[Message]:
+    """Take all messages out of a queue, in the order in which a consumer gets them."""
+    with app.connection_for_write() as connection:
+        channel, found = connection.default_channel, []
+        while (message := channel.basic_get(queue, no_ack=True)) is not None:
+            found.append(channel.message_to_python(message))
+        return found
+
+
+def delete(app: BrokerApp, *queues: str) -> None:
+    """Delete queues with what is in them."""
+    with app.connection_for_write() as connection:
+        for queue in queues:
+            connection.default_channel.queue_delete(queue)

@@ -1,0 +1,117 @@
+"""A host as an operator has it: a project folder with its settings, a state folder, and the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from waiting import wait_until
+
+from broker_app.fleet.processes import find_workers, kill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCRIPTS = Path(sys.executable).parent
+COMMAND_SECONDS = 100.0
+
+SETTINGS = """
+[queues.default.fleet]
+concurrency = 2
+[queues.lopri.fleet]
+concurrency = 3
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the commands of a test run.
+
+    Attributes:
+        folder: The project folder, current for all commands.
+        state: The state folder.
+        url: The broker.
+    """
+
+    folder: Path
+    state: Path
+    url: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the commands find in their environment."""
+        ours = {"BROKER_APP_BROKER_URL": self.url, "BROKER_APP_STATE_DIR": str(self.state)}
+        return os.environ | ours | {"BROKER_APP_CONFIG": "broker.toml"}
+
+    def write(self, settings: str) -> None:
+        """Write the settings file."""
+        (self.folder / "broker.toml").write_text(settings)
+
+    def popen(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command and do not wait for it."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        with self.popen(*command) as process:
+            try:
+                out, err = process.communicate(timeout=COMMAND_SECONDS)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def fleet(self, *arguments: str, app: str = "broker_app") -> subprocess.CompletedProcess[str]:
+        """Run ``broker-app fleet``."""
+        return self.run(str(SCRIPTS / "broker-app"), "-A", app, "fleet", *arguments)
+
+    def start(self, *arguments: str, app: str = "broker_app") -> str:
+        """Run ``broker-app fleet start``, which must succeed, and return what it printed."""
+        done = self.fleet("start", *arguments, "--wait", "60", app=app)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def status(self, *queues: str, app: str = "broker_app") -> dict[str, dict[str, Any]]:
+        """Return the nodes of ``broker-app fleet status --json`` by their name before the host."""
+        done = self.fleet("status", *queues, "--json", app=app)
+        nodes = json.loads(done.stdout)["nodes"]
+        assert json.loads(done.stdout)["is_complete"] == (done.returncode == 0)
+        return {node["node"].partition("@")[0]: node for node in nodes}
+
+    def workers(self, app: str = "broker_app") -> dict[str, int]:
+        """Return the pids of the workers that run, by their name before the host."""
+        return {stem: found[0].pid for stem, found in find_workers(self.state / "run" / app).items()}
+
+
+@contextmanager
+def host(folder: Path, url: str, state: Path | None = None) -> Iterator[Host]:
+    """Make a host; every worker of it is ended with the block, whatever became of the test."""
+    folder.mkdir(exist_ok=True)
+    made = Host(folder, state or folder / "state", url)
+    made.write(SETTINGS)
+    try:
+        yield made
+    finally:
+        wait_until(lambda: not _kill_all(made.state), 30, "the end of the test's workers")
+
+
+def _kill_all(state: Path) -> list[int]:
+    pids = [
+        worker.pid for run in (state / "run").glob("*") for found in find_workers(run).values() for worker in found
+    ]
+    for pid in pids:
+        kill(pid)
+    return pids

@@ -1,0 +1,89 @@
+"""`broker-app fleet` where no broker is needed: what is refused, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from broker_app.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+SHOP = 'from broker_app import BrokerApp\napp = BrokerApp("shop", set_as_current=False)\n'
+
+
+@pytest.fixture(autouse=True)
+def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return the folder of a project, current, with a state folder beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path / "state"))
+    (tmp_path / f"shop_{tmp_path.name}.py").write_text(SHOP)
+    return tmp_path
+
+
+def fleet(project: Path, *arguments: str) -> Result:
+    """Run ``broker-app fleet`` in this process."""
+    return CliRunner().invoke(main, ["-A", f"shop_{project.name}", "fleet", *arguments])
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "stopwait", "restart", "status"])
+def test_an_unknown_queue_is_refused_with_the_nearest_name(project: Path, verb: str) -> None:
+    """Every verb refuses a queue that nobody knows, and does nothing for the others that were named."""
+    done = fleet(project, verb, "default", "loprio")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "did you mean 'lopri'?" in done.stderr
+    assert not list(project.glob("state/run/*/*.pid"))
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "stopwait", "restart", "status"])
+def test_bad_settings_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """Every verb refuses settings that are wrong, with their exit code, and makes no folder."""
+    monkeypatch.setenv("BROKER_APP_QUEUES__LOPRI__FLEET__NODES", "-1")
+
+    done = fleet(project, verb)
+
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "QUEUES__LOPRI__FLEET__NODES" in done.stderr
+    assert not (project / "state").exists()
+
+
+@pytest.mark.parametrize("verb", ["stop", "stopwait"])
+def test_stopping_what_never_ran_is_no_error(project: Path, verb: str) -> None:
+    """With nothing to stop the verbs say so, need no broker, and make no folder."""
+    done = fleet(project, verb)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "no node runs\n", "")
+    assert not (project / "state").exists()
+
+
+def test_a_pid_file_that_a_killed_worker_left_is_removed(project: Path) -> None:
+    """`stop` says that the node was dead, and signals nobody."""
+    run = project / "state" / "run" / "shop"
+    run.mkdir(parents=True)
+    (run / "lopri.pid").write_text("1\n")
+
+    done = fleet(project, "stop")
+
+    assert done.exit_code == 0
+    assert "was dead; its pid file is removed" in done.stdout
+    assert not (run / "lopri.pid").exists()
+
+
+def test_status_without_nodes_needs_no_broker(project: Path) -> None:
+    """Every wanted node is listed as stopped, in columns or as JSON, and the exit code is 1."""
+    shown, parsed = fleet(project, "status"), fleet(project, "status", "lopri", "--json")
+
+    assert (shown.exit_code, parsed.exit_code) == (1, 1)
+    header, *lines, logs = shown.stdout.splitlines()
+    assert header.startswith("queue ")
+    assert logs == f"logs: {project}/state/log/shop"
+    assert [line.split()[3] for line in lines] == ["stopped", "stopped"]
+    (node,) = json.loads(parsed.stdout)["nodes"]
+    assert (node["queue"], node["state"], node["pid"], node["slots"]) == ("lopri", "stopped", None, 32)

@@ -1,0 +1,69 @@
+"""The `celery multi` command as a value, and the environment of the workers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker_app.fleet.multi import child_environment, launch, start_command
+from broker_app.fleet.nodes import Fleet, Node
+from broker_app.fleet.state import FleetState
+
+if TYPE_CHECKING:
+    import pytest
+
+FLEET = Fleet(
+    "lopri", "shop.lopri", (Node("lopri", "shop.lopri", "h"),), pool="threads", concurrency=7, prefetch=2
+)
+
+
+def test_the_command_holds_all_that_the_settings_say() -> None:
+    """Queue, pool, slots, prefetch, pid and log files are options of the one command."""
+    command = start_command(FLEET, "shop", FleetState(Path("/s"), "shop"))
+
+    assert command[3:5] == ["start", "shop.lopri@h"]
+    assert command[command.index("-A") + 1] == "shop"
+    assert {
+        "--queues=lopri",
+        "--pool=threads",
+        "--concurrency=7",
+        "--prefetch-multiplier=2",
+        "--pidfile=/s/run/shop/%n.pid",
+        "--logfile=/s/log/shop/%n%I.log",
+    } <= set(command)
+
+
+def test_a_path_with_blanks_goes_where_celery_multi_does_not_make_a_folder_of_its_pieces() -> None:
+    """Such paths are quoted in --append, and the plain options hold no folder."""
+    command = start_command(FLEET, "shop", FleetState(Path("/my state"), "shop"))
+
+    append = next(word for word in command if word.startswith("--append="))
+    assert "--pidfile='/my state/run/shop/%n.pid'" in append
+    assert "--pidfile=%n.pid" in command
+    assert f"--executable={sys.executable}" in append
+
+
+def test_workers_find_the_settings_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Paths in the environment are handed on absolute, overrides win, and this process's own stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROKER_APP_CONFIG", "broker.toml")
+    monkeypatch.setenv("BROKER_APP_PREFIX", "a.")
+
+    environment = child_environment({"BROKER_APP_PREFIX": "b.", "BROKER_APP_STATE_DIR": "state"})
+
+    assert environment["BROKER_APP_CONFIG"] == str(tmp_path / "broker.toml")
+    assert environment["BROKER_APP_STATE_DIR"] == str(tmp_path / "state")
+    assert environment["BROKER_APP_PREFIX"] == "b."
+
+
+def test_a_launch_tells_what_was_written_before_the_end() -> None:
+    """A command that fails hands back its lines, without the empty ones."""
+    done = launch([sys.executable, "-c", "import sys; sys.exit('one\\n\\ntwo')"], {}, 30)
+    assert (done.is_ok, done.lines) == (False, ("one", "two"))
+
+
+def test_a_launch_is_bounded_in_time() -> None:
+    """A command that hangs is ended and told as such."""
+    done = launch([sys.executable, "-c", "import time; time.sleep(60)"], {}, 0.2)
+    assert (done.is_ok, done.lines) == (False, ("not done in 0.2 s",))
