@@ -9,6 +9,7 @@ UV_VERSION := 0.13.9
 UV := .cache/uv/bin/uv
 BIN := .venv/bin
 PYTEST_ARGS ?=
+PYTEST_WORKERS ?= 3
 
 export BROKER_APP_STATE_DIR ?= $(CURDIR)/.state
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv-cache
@@ -22,7 +23,7 @@ demo: .venv/ready ## run the main job: a flood on lopri, interactive work on def
 	@$(BIN)/broker-app demo
 
 test: .venv/ready ## pass the tests, with a real RabbitMQ
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: .venv/ready ## the whole static gate: style, types, imports, docstrings
 	@$(BIN)/ruff check

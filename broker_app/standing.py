@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     import amqp
 
     from queues import Topology
+
+
+_IN_WORDS = re.compile(r"^PRECONDITION_FAILED - | for (?:queue|exchange) '.*' in vhost '.*?'")
+"""What the broker's words repeat: "inequivalent arg 'type' for exchange 'tasks' in vhost '/': received …"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,5 +104,5 @@ def _standing(
         code, text = rights.answer(connection, declare)
     if code == rights.REFUSED:
         return Standing(*name, is_missing=False, may_declare=False)
-    fault = text.removeprefix("PRECONDITION_FAILED - ") if code != rights.ACCEPTED else ""
+    fault = _IN_WORDS.sub("", text) if code != rights.ACCEPTED else ""
     return Standing(*name, is_missing=False, may_declare=True, fault=fault)

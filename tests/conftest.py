@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from brokers import Management, virtual_host
@@ -33,15 +33,31 @@ _OURS = "BROKER_APP_"
 _CHOICES = ("TEST_RABBITMQ_IMAGE", "TEST_BROKER")
 _KEY_CHOICES = pytest.StashKey[dict[str, str]]()
 _KEY_MARK = pytest.StashKey[RunMark]()
-_KEY_HOW = pytest.StashKey[str]()
+_KEY_HOW = pytest.StashKey[str | None]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the settings of this run out of the environment, for the tests' own processes too."""
+    worker = getattr(config, "workerinput", None)
     names = [name for name in os.environ if name.startswith((_OURS, *_CHOICES))]
     chosen = {name: os.environ.pop(name) for name in names}
-    config.stash[_KEY_CHOICES] = chosen
+    config.stash[_KEY_CHOICES] = chosen if worker is None else worker["choices"]
     config.stash[_KEY_MARK] = RunMark.set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the settings of this run to a process that runs a part of the tests (pytest-xdist)."""
+    node.workerinput["choices"] = node.config.stash[_KEY_CHOICES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what such a process found left running, and which broker it had."""
+    del error
+    told = getattr(node, "workeroutput", {})
+    node.config.stash[_KEY_MARK].found += told.get("left", [])
+    node.config.stash[_KEY_HOW] = told.get("how") or node.config.stash.get(_KEY_HOW, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,8 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if a process that it started is still there, and end that process."""
-    if session.config.stash[_KEY_MARK].end_leftovers() and session.exitstatus == pytest.ExitCode.OK:
+    mark = session.config.stash[_KEY_MARK]
+    if mark.end_leftovers() and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left"] = mark.found
+        session.config.workeroutput["how"] = session.config.stash.get(_KEY_HOW, None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -98,20 +98,19 @@ class Host:
 
 @contextmanager
 def host(folder: Path, url: str, state: Path | None = None) -> Iterator[Host]:
-    """Make a host; every worker of it is ended with the block, whatever became of the test."""
+    """Make a host; every worker with a pid file in a folder ``run`` of it is ended with the block."""
     folder.mkdir(exist_ok=True)
     made = Host(folder, state or folder / "state", url)
     made.write(SETTINGS)
     try:
         yield made
     finally:
-        wait_until(lambda: not _kill_all(made.state), 30, "the end of the test's workers")
+        wait_until(lambda: not _kill_all(made), 30, "the end of the test's workers")
 
 
-def _kill_all(state: Path) -> list[int]:
-    pids = [
-        worker.pid for run in (state / "run").glob("*") for found in find_workers(run).values() for worker in found
-    ]
+def _kill_all(made: Host) -> list[int]:
+    runs = [*made.state.glob("run/*"), made.folder / "run"]
+    pids = [worker.pid for run in runs for found in find_workers(run).values() for worker in found]
     for pid in pids:
         kill(pid)
     return pids

@@ -39,7 +39,7 @@ class RunMark:
         give_up = time.monotonic() + grace_seconds
         while self._left() and time.monotonic() < give_up:
             time.sleep(_PAUSE_SECONDS)
-        self.found = [_describe(process) for process in self._left()]
+        self.found += [_describe(process) for process in self._left()]
         kill_all(self._left, _KILL_SECONDS)
         return bool(self.found)
 

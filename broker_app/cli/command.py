@@ -25,6 +25,8 @@ from broker_app.errors import (
 )
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from broker_app.app import BrokerApp
 
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
@@ -57,7 +59,7 @@ class CliContext:
 
 
 class _OneLineErrors(click.Command):
-    """Prints our errors as one line on stderr and exits with their code."""
+    """Prints our errors, and Ctrl-C, as one line on stderr and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -67,6 +69,9 @@ class _OneLineErrors(click.Command):
             if getattr(ctx.obj, "is_verbose", False):
                 raise
             fail(error)
+        except KeyboardInterrupt:
+            click.echo("broker-app: interrupted", err=True)
+            sys.exit(exit_codes.INTERRUPTED)
 
 
 class Command(_OneLineErrors):
@@ -94,14 +99,18 @@ def find_app(name: str) -> BrokerApp:
     Raises:
         click.UsageError: No such module, or its app is not a BrokerApp.
     """
-    from broker_app.app import BrokerApp  # noqa: PLC0415 - the commands start without Celery's app until here
-
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `celery -A`: the user's project is in the current folder
     try:
         app = celery_find_app(name)
     except (ImportError, AttributeError) as error:
         raise click.UsageError(f"-A {name}: expected a module with an app, got: {error}") from error
+    return _check_app(app, name)
+
+
+def _check_app(app: Any, name: str) -> BrokerApp:
+    from broker_app.app import BrokerApp  # noqa: PLC0415 - the commands start without the app until here
+
     if not isinstance(app, BrokerApp):
         raise click.UsageError(
             f'-A {name}: expected a BrokerApp, got {type(app).__name__}; use app = BrokerApp("…")'
@@ -125,12 +134,20 @@ def pass_app(function: _Function) -> _Function:
 
 def app_name(ctx: click.Context) -> str:
     """Return the name that workers must be given as ``-A``."""
-    if isinstance(ctx.obj, CliContext):
-        return ctx.obj.app_name
-    return str(ctx.find_root().params.get("app") or "broker_app")
+    given = _given_app(ctx)
+    return given if isinstance(given, str) else str(given.main)
 
 
 def _app_of(ctx: click.Context) -> BrokerApp:
     if isinstance(ctx.obj, CliContext):
         return ctx.obj.app()
-    return find_app(str(ctx.find_root().params.get("app") or "broker_app"))  # Celery's own command line
+    given = _given_app(ctx)
+    return find_app(given) if isinstance(given, str) else _check_app(given, given.main)
+
+
+def _given_app(ctx: click.Context) -> str | Celery:
+    """Return what ``-A`` says: ours, or that of ``celery``, which is an app if `Celery.start` was called."""
+    if isinstance(ctx.obj, CliContext):
+        return ctx.obj.app_name
+    given: str | Celery | None = ctx.find_root().params.get("app")
+    return given or "broker_app"

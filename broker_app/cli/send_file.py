@@ -115,7 +115,7 @@ def send_file(app: BrokerApp, source: str, *, keep_going: bool, allow_unregister
     sender = _Sender(app, summary, allow_unregistered=allow_unregistered)
     try:
         with _open(source) as stream, _counting(app, summary.accepted), _progress(source, stream, summary) as show:
-            for line, call in _read(stream, summary.source):
+            for line, call in _read(stream):
                 error = sender.send(line, call)
                 if error and (not keep_going or isinstance(error, BrokerUnreachable)):
                     summary.stopped_at = line
@@ -198,6 +198,8 @@ class _Sender:
 @contextmanager
 def _open(source: str) -> Iterator[BinaryIO]:
     if source == STDIN:
+        if sys.stdin is None:  # closed by who started this process
+            raise CallError(f"--from {source}: expected an open stdin, got a closed one")
         yield sys.stdin.buffer
         return
     try:
@@ -210,11 +212,14 @@ def _open(source: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _read(stream: BinaryIO, name: str) -> Iterator[tuple[int, Call | CallError]]:
+def _read(stream: BinaryIO) -> Iterator[tuple[int, Call | CallError]]:
+    """Yield the calls; a file that cannot be read further ends with that as its last fault."""
+    line = 0
     try:
-        yield from read_calls(stream)
+        for line, call in read_calls(stream):
+            yield line, call
     except OSError as error:
-        raise CallError(f"--from {name}: expected to read on, got: {_reason(error)}") from error
+        yield line + 1, CallError(f"expected to read on, got: {_reason(error)}")
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -53,7 +53,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def start(listener: socket.socket, key: str, log: Path) -> None:
-    """Start the site on a socket and wait until it answers; the caller closes its own copy of the socket.
+    """Start the site on a socket and wait until it answers; the socket is the site's from then on, closed here.
 
     Raises:
         BrokerAppError: It does not answer in time.
@@ -68,8 +68,10 @@ def start(listener: socket.socket, key: str, log: Path) -> None:
             pass_fds=[listener.fileno()],
             start_new_session=True,  # an interrupt from the keyboard is for us, not for the site
         )
+    url = url_of(listener)
+    listener.close()  # while it is open here, who asks a dead site waits for an answer
     try:
-        _wait(process, url_of(listener), key, log)
+        _wait(process, url, key, log)
     except BaseException:  # an interrupt, too, must leave nothing running
         process.kill()
         process.wait()

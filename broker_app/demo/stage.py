@@ -15,7 +15,7 @@ from broker_app.app import BrokerApp
 from broker_app.demo import running, site_process
 from broker_app.demo.running import PREFIX, Running
 from broker_app.embedded import attach_broker, find_broker
-from broker_app.errors import BrokerAppError, BrokerLocked
+from broker_app.errors import BrokerAppError, BrokerLocked, NodesFailed
 from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
 from broker_app.fleet.state import FleetState
@@ -123,12 +123,9 @@ def stage(
             say("topology: " + ", ".join(spec.broker_name for spec in app.settings.specs()))
             ending.callback(site_process.stop, facts.site_url, facts.site_key)
             site_process.start(listener, facts.site_key, folder / "site.log")
-            listener.close()  # from now on the site alone answers there
             say(f"site: {facts.site_url}, answers after {site_process.LATENCY_SECONDS * 1000:.0f} ms")
             ending.callback(_stop_fleets, app)
-            nodes = start_fleets(app, QUEUES, app_name=APP_NAME, wait_seconds=START_SECONDS)
-            for node in nodes:
-                say(f"fleet: {node.node.name}, {node.slots} slots, started by celery multi")
+            nodes = _start_fleets(app, say)
             yield Stage(app, facts.site_url, nodes)
         except KeyboardInterrupt:
             say("interrupted: ending everything")
@@ -277,6 +274,20 @@ def _delete_all(app: BrokerApp) -> None:
             topology.delete_queue(connection, queue)
         for exchange in exchanges:
             topology.delete_exchange(connection, exchange)
+
+
+def _start_fleets(app: BrokerApp, say: Say) -> tuple[StartedNode, ...]:
+    say("starting a fleet for each queue")
+    try:
+        nodes = start_fleets(app, QUEUES, app_name=APP_NAME, wait_seconds=START_SECONDS)
+    except NodesFailed as error:
+        for node in error.outcomes:
+            for line in node.log_lines:
+                say(f"{node.log.name}: {line}")
+        raise
+    for node in nodes:
+        say(f"fleet: {node.node.name}, {node.slots} slots, started by celery multi")
+    return nodes
 
 
 def _stop_fleets(app: BrokerApp) -> None:

@@ -34,19 +34,18 @@ def test_the_plain_celery_multi_command_works(machine: Host) -> None:
     run, log = machine.folder / "run", machine.folder / "log"
     files = [f"--pidfile={run}/%n.pid", f"--logfile={log}/%n%I.log"]
     nodes = ["-Q:lopri", "lopri", "-Q:default", "default", "-c:lopri", "4", "-c:default", "2", "-P", "threads"]
-    try:
-        done = machine.run(
-            CELERY, "multi", "start", "lopri", "default", "-A", "broker_app", *nodes, "-l", "INFO", *files
-        )
-        assert done.returncode == 0, done.stderr
 
-        for queue in ("lopri", "default"):
-            call = ["send", "broker_app.tasks.add", "2", "2", "--queue", queue, "--wait"]
-            sent = machine.run(str(SCRIPTS / "broker-app"), *call)
-            assert sent.returncode == 0, sent.stderr
-            assert f"{queue}@" in (log / f"{queue}.log").read_text()
-    finally:
-        machine.run(CELERY, "multi", "stopwait", "lopri", "default", *files)
+    done = machine.run(
+        CELERY, "multi", "start", "lopri", "default", "-A", "broker_app", *nodes, "-l", "INFO", *files
+    )
+
+    assert done.returncode == 0, done.stderr
+    for queue in ("lopri", "default"):
+        call = ["send", "broker_app.tasks.add", "2", "2", "--queue", queue, "--wait"]
+        sent = machine.run(str(SCRIPTS / "broker-app"), *call)
+        assert sent.returncode == 0, sent.stderr
+        assert f"{queue}@" in (log / f"{queue}.log").read_text()
+    assert machine.run(CELERY, "multi", "stopwait", "lopri", "default", *files).returncode == 0
     wait_until(lambda: not list(run.glob("*.pid")), 30, "the end of the workers")
 
 
@@ -91,9 +90,7 @@ def test_the_group_is_a_sub_command_of_celery(machine: Host) -> None:
     assert [node["queue"] for node in json.loads(shown.stdout)["nodes"]] == ["default", "lopri"]
 
 
-def test_python_starts_fleets_on_a_private_broker(
-    machine: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_starts_fleets_on_a_private_broker(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """`start_fleets` gives the workers a broker and a state folder through their environment alone."""
     monkeypatch.chdir(machine.folder)
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(machine.state))

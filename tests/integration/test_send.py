@@ -38,7 +38,11 @@ SETTINGS = """
 type = "classic"
 priorities = true
 """
-pytestmark = pytest.mark.filterwarnings("ignore:\\s*The '(queue|priority)' task attribute")  # what users have is tried too
+# a queue as a task's own attribute is deprecated in Celery, but what people have is tried too
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:\s*The '(queue|priority)' task attribute"),
+    pytest.mark.version,
+]
 
 ADD = '{"task": "shop.add", "args": [1, 2]}\n'
 
@@ -307,6 +311,15 @@ def test_it_goes_on_if_asked(app: BrokerApp) -> None:
         "stopped_at": None,
         "interrupted": False,
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file whose reading fails")
+def test_a_file_that_cannot_be_read_on(app: BrokerApp) -> None:
+    """An error while reading is told with its line, and the summary with it."""
+    result = run(app, "--from", "/proc/self/mem")
+    assert result.exit_code == exit_codes.USAGE
+    assert result.stderr == "broker-app: /proc/self/mem:1: expected to read on, got: Input/output error\n"
+    assert result.stdout.startswith("accepted 0 in ")
 
 
 def test_a_queue_that_refuses(app: BrokerApp, management: Management) -> None:

@@ -1,12 +1,9 @@
-"""`broker-app check` without a broker, and the documented table of exit codes."""
+"""`broker-app check` without a broker."""
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,9 +15,10 @@ from broker_app.cli.check import check
 from broker_app.cli.command import CliContext
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from click.testing import Result
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "commands.md"
 CLOSED = "amqp://guest:s3cret@127.0.0.1:1//"
 
 
@@ -129,22 +127,3 @@ def test_findings_for_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ok", "settings"),
         ("error", "broker"),
     ]
-
-
-def test_the_documented_exit_codes_are_those_of_the_program() -> None:
-    """docs/commands.md shows each code with its name and the words that stand beside it in the program."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.+?) \|$", text, re.MULTILINE)
-    assert {name: (int(code), words) for code, name, words in rows} == _codes()
-
-
-def _codes() -> dict[str, tuple[int, str]]:
-    """Return value and meaning by name: the text under each constant."""
-    body = ast.parse(Path(exit_codes.__file__).read_text(encoding="utf-8")).body
-    found = {}
-    for node, below in pairwise(body):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            assert isinstance(below, ast.Expr)
-            name = node.targets[0].id
-            found[name] = (getattr(exit_codes, name), ast.literal_eval(below.value))
-    return found

@@ -1,0 +1,73 @@
+"""The documents as the tests read them: blocks of code, and sessions of commands with their shown output."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# (\S+\.(?:py|toml))\n")
+_PROMPT = "$ "
+_ELLIPSIS = "…"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code between fences.
+
+    Attributes:
+        language: What stands behind the first fence.
+        text: The code.
+        place: Its document and line, for people.
+    """
+
+    language: str
+    text: str
+    place: str
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block says it is, in its first line."""
+        match = _FILE.match(self.text)
+        return match.group(1) if match else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a session and the output that is shown below it, which may be none."""
+
+    command: str
+    output: tuple[str, ...]
+
+    def is_shown_by(self, lines: list[str]) -> bool:
+        """Return whether these lines are the output as shown; a line that is only ``…`` stands for any number."""
+        pattern = "".join(
+            "(?:.*\n)*?" if line == _ELLIPSIS else re.escape(line).replace(_ELLIPSIS, ".*") + "\n"
+            for line in self.output
+        )
+        return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in lines)) is not None
+
+
+def blocks(document: Path, *languages: str) -> list[Block]:
+    """Return a document's blocks in these languages, in their order."""
+    text = document.read_text(encoding="utf-8")
+    found = []
+    for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        found.append(Block(match.group(1), match.group(2), f"{document.relative_to(ROOT)}:{line}"))
+    return [block for block in found if block.language in languages]
+
+
+def steps(block: Block) -> list[Step]:
+    """Return the commands of a ``console`` block, without the comments behind them."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.text.splitlines():
+        if line.startswith(_PROMPT):
+            found.append((re.sub(r"\s+# .*", "", line.removeprefix(_PROMPT)), []))
+        elif found:
+            found[-1][1].append(line.rstrip())
+    return [Step(command, tuple(output)) for command, output in found]
