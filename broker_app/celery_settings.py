@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from broker_app.results import backend_url
@@ -17,8 +18,10 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
+    url = settings.broker_url.get_secret_value()
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_url": url,
+        "broker_use_ssl": _verified_tls() if url.startswith("amqps") else False,
         # Celery's default of 120 s leaves a dead peer undetected for minutes, with a prefetch in its hands.
         "broker_heartbeat": settings.heartbeat_seconds,
         "broker_heartbeat_checkrate": 2,
@@ -32,6 +35,11 @@ def _broker(settings: Settings) -> dict[str, Any]:
         # A blocked broker stops reading; without a bound the send of a large message would hang.
         "broker_transport_options": {"write_timeout": settings.publish.timeout_seconds},
     }
+
+
+def _verified_tls() -> dict[str, Any]:
+    """Verify the chain and the host name. kombu puts the URL's host in for None; `True` alone checks no name."""
+    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
 
 
 def _routing(settings: Settings) -> dict[str, Any]:
