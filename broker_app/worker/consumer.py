@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import ConsumerCancelled
 from celery.worker import consumer as celery_consumer
 from celery.worker import loops
 
@@ -16,6 +17,8 @@ _NATIVE_DELAY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 
 _EVENT_DRAIN_SECONDS = 1.0
 """How often the heartbeats on the event connection are read; the broker sends one in half a heartbeat."""
+
+_CANCEL_CHECK_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,25 @@ class Consumer(celery_consumer.Consumer):
             "message that cannot be decoded goes to the dead letters: %r, headers %r", exc, message.headers
         )
         message.reject_log_error(logger, self.connection_errors)
+
+    def on_ready(self) -> None:
+        """Look once more, a moment after the start, whether the broker still has our consumers.
+
+        Celery's loop begins with a read whose errors it drops (celery/worker/loops.py, ``_quick_drain``): if that
+        is the word that a queue was deleted, the worker would never consume from it again.
+        """
+        super().on_ready()
+        if self.hub:
+            self.timer.call_after(_CANCEL_CHECK_SECONDS, self._raise_if_cancelled)
+
+    def _raise_if_cancelled(self) -> None:
+        """Make the loop start over, as it does when it hears of a cancelled consumer itself."""
+        consumer = self.task_consumer
+        if consumer is None or consumer.channel.connection is None:
+            return  # it is starting over already
+        for tag in consumer._active_tags.values():  # noqa: SLF001 - kombu tells them nowhere else
+            if tag not in consumer.channel.callbacks:
+                raise ConsumerCancelled(tag)
 
     def _green_loop(self, *args: Any) -> None:
         """Run Celery's loop without its wait of 0.1 s on the event connection after every message.
