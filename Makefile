@@ -9,6 +9,7 @@ UV_VERSION := 0.13.9
 UV := .cache/uv/bin/uv
 BIN := .venv/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_WORKERS ?= 3
 
 export BROKER_APP_STATE_DIR ?= $(CURDIR)/.state
@@ -38,7 +39,7 @@ format: .venv/ready ## put the code into its form
 
 bench: .venv/ready ## measure, side by side with the alternatives (see docs/benchmarks.md)
 	@$(UV) sync --quiet --locked --group bench
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 wheel: .venv/ready ## build the wheel into dist/
 	@$(UV) build --quiet --wheel --out-dir dist

@@ -36,6 +36,7 @@ NAMES = (
     "behind_scheduled",
     "worker_memory",
     "broker_cost",
+    "lane_cost",
     "first_task",
 )
 """Each is a module of this package with a function ``run(bench) -> Report``; run in this order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.apps import make_ours, make_plain
 from benchmarks.depth import purge, wait_for_depth
 from benchmarks.figures import Spread, ratio, shown_spread
+from benchmarks.one_by_one import Pace, pace
 from benchmarks.probe import send
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
@@ -35,27 +35,31 @@ def run(bench: Bench) -> Report:
         declare_native(urls[NATIVE])
         lane = split_delay(COUNTDOWN_SECONDS).lanes[0].name
         measure = {
-            OURS: partial(_rate, make_ours(urls[OURS]), urls[OURS], lane),
-            NATIVE: partial(_rate, make_plain(urls[NATIVE]), urls[NATIVE], native_level(COUNTDOWN_SECONDS)),
+            OURS: partial(_pace, make_ours(urls[OURS]), urls[OURS], lane),
+            NATIVE: partial(_pace, make_plain(urls[NATIVE]), urls[NATIVE], native_level(COUNTDOWN_SECONDS)),
         }
         for one in measure.values():
             one(count // 10)
-        rates = alternate({name: partial(one, count) for name, one in measure.items()}, rounds, bench.say)
+        paces = alternate({name: partial(one, count) for name, one in measure.items()}, rounds, bench.say)
+    rates = {name: [one.per_second for one in paces[name]] for name in paces}
+    work = {name: [one.cpu_microseconds for one in paces[name]] for name in paces}
     return Report(
         title=f"`apply_async(countdown={COUNTDOWN_SECONDS})`, confirmed, {count:,} a round, {rounds} rounds",
-        columns=("contender", "tasks a second"),
-        rows=tuple((name, shown_spread(Spread.of(values))) for name, values in rates.items()),
+        columns=("contender", "tasks a second", "CPU for each, µs"),
+        rows=tuple(
+            (name, shown_spread(Spread.of(rates[name])), shown_spread(Spread.of(work[name]))) for name in rates
+        ),
         goals=(Goal("broker-app against native", ratio(rates[OURS], rates[NATIVE]), GOAL),),
-        notes="All tasks were seen in the first waiting room of their way, and nowhere else.",
-        samples=rates,
+        notes=(
+            "All tasks were seen in the first waiting room of their way, and nowhere else. CPU: of the producer's "
+            "process."
+        ),
+        samples=rates | {f"{name}: CPU µs": work[name] for name in work},
     )
 
 
-def _rate(app: Celery, url: str, room: str, count: int) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        send(app, "delayed", queue=QUEUE, countdown=COUNTDOWN_SECONDS)
-    seconds = time.perf_counter() - started
+def _pace(app: Celery, url: str, room: str, count: int) -> Pace:
+    measured = pace(partial(send, app, "delayed", queue=QUEUE, countdown=COUNTDOWN_SECONDS), count)
     wait_for_depth(url, room, count)
     purge(url, room)
-    return count / seconds
+    return measured

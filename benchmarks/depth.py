@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kombu import Connection
+from kombu.connection import Connection
 
 from benchmarks.waiting import wait_for
 

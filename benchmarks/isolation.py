@@ -55,7 +55,8 @@ class Set:
 def run(bench: Bench) -> Report:
     """Queue a flood on `lopri`, send to `default` meanwhile, and compare what the latter wait."""
     short_jobs, long_jobs, rounds = bench.pick((5_000, 400, 3), (1_000, 100, 1))
-    rows, samples = [], {}
+    rows: list[tuple[str, ...]] = []
+    samples: dict[str, list[float]] = {}
     with ExitStack() as stack:
         sets = _sets({name: stack.enter_context(bench.virtual_host()) for name in (OURS, PLAIN, CAREFUL)})
         slots = "+".join(str(count) for count in sets[OURS].workers.values())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import amqp
-from kombu import Connection, serialization
+from kombu import serialization
+from kombu.connection import Connection
 
 from benchmarks.probe import TASK
 from broker_app.outgoing import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER

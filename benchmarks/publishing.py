@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from benchmarks.apps import make_ours, make_plain
 from benchmarks.depth import purge, wait_for_depth
 from benchmarks.figures import Spread, ratio, shown_spread
+from benchmarks.one_by_one import Pace, pace
 from benchmarks.probe import send
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
@@ -49,34 +49,38 @@ def run(bench: Bench) -> Report:
             DRAMATIQ: _dramatiq_sender(stack, urls[DRAMATIQ]),
         }
         for name, one in senders.items():
-            _rate(one, urls[name], count // 10)
-        contenders = {name: partial(_rate, one, urls[name], count) for name, one in senders.items()}
-        rates = alternate(contenders, rounds, bench.say)
+            _pace(one, urls[name], count // 10)
+        contenders = {name: partial(_pace, one, urls[name], count) for name, one in senders.items()}
+        paces = alternate(contenders, rounds, bench.say)
+    rates = {name: [one.per_second for one in paces[name]] for name in paces}
+    work = {name: [one.cpu_microseconds for one in paces[name]] for name in paces}
     return Report(
         title=f"confirmed publishing, one by one, {count:,} small tasks a round, {rounds} rounds",
-        columns=("contender", "tasks a second", "broker-app is faster by"),
+        columns=("contender", "tasks a second", "broker-app is faster by", "CPU for each, µs"),
         rows=tuple(
-            (name, shown_spread(Spread.of(rates[name])), shown_spread(ratio(rates[OURS], rates[name]), "x"))
+            (
+                name,
+                shown_spread(Spread.of(rates[name])),
+                shown_spread(ratio(rates[OURS], rates[name]), "x"),
+                shown_spread(Spread.of(work[name])),
+            )
             for name in rates
         ),
         goals=(Goal("broker-app against plain Celery", ratio(rates[OURS], rates[CELERY]), GOAL),),
         notes=(
             "All publish persistent messages into a quorum queue, without results. broker-app and dramatiq "
-            "publish `mandatory`, plain Celery does not."
+            "publish `mandatory`, plain Celery does not. CPU: of the producer's process."
         ),
-        samples=rates,
+        samples=rates | {f"{name}: CPU µs": work[name] for name in work},
     )
 
 
-def _rate(send_one: Callable[[], Any], url: str, count: int) -> float:
-    """Publish ``count`` tasks, see that they are all there, and return how many a second it was."""
-    started = time.perf_counter()
-    for _ in range(count):
-        send_one()
-    seconds = time.perf_counter() - started
+def _pace(send_one: Callable[[], Any], url: str, count: int) -> Pace:
+    """Publish ``count`` tasks, see that they are all there, and return how quick it was."""
+    measured = pace(send_one, count)
     wait_for_depth(url, QUEUE, count)
     purge(url, QUEUE)
-    return count / seconds
+    return measured
 
 
 def _celery_sender(app: Celery) -> Callable[[], Any]:

@@ -84,7 +84,7 @@ class BrokerApp(Celery):
             args: Positional arguments.
             kwargs: Keyword arguments.
             countdown: Seconds from now, fractions included; at least 0.
-            eta: The moment; one without a time zone is in the app's. In the past it is now.
+            eta: The moment; one without a time zone is UTC, as Celery has it. In the past it is now.
             **options: All others of Celery's.
 
         Raises:

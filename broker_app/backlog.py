@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
+    from broker_app.management import Counts
 
 BUCKETS = (("1 minute", 60), ("10 minutes", 600), ("1 hour", 3_600), ("1 day", 86_400), ("later", None))
 """Name and upper bound in seconds."""
+
+COUNT_SECONDS = 5.0
+"""How often a quorum queue counts for the management API (RabbitMQ's ``quorum_tick_interval``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +37,20 @@ class Backlog:
 
     Attributes:
         depths: Messages by lane, only lanes that exist.
+        held_up: Messages whose time in a lane is over, and that it cannot hand on: the next queue is full or has
+            no leader. No depth shows them. As the broker last counted, up to `COUNT_SECONDS` ago; None if it is
+            unknown.
         is_complete: Whether every lane was found; without the management API, day lanes beyond
-            `lanes.PROBED_DAYS` are not.
+            `lanes.PROBED_DAYS` are not, nor is ``held_up`` known.
     """
 
     depths: dict[Lane, int]
+    held_up: int | None
     is_complete: bool
 
     @property
     def total(self) -> int:
-        """All scheduled tasks."""
+        """All scheduled tasks that are not due yet."""
         return sum(self.depths.values())
 
     def buckets(self) -> dict[str, int]:
@@ -60,26 +69,31 @@ def read_backlog(app: BrokerApp) -> Backlog:
     """
     names = Names(app.settings.prefix)
     with topology.connect(app) as connection:
-        candidates, is_complete = find_lanes(app)
-        return Backlog(depths(connection, candidates, names), is_complete)
-
-
-def find_lanes(app: BrokerApp) -> tuple[list[Lane], bool]:
-    """Return the lanes that may exist, and whether these are all that do."""
-    prefix = f"{app.settings.prefix}delay."
-    try:
-        url = app.connection_for_write().as_uri(include_password=True)
-        place = app.settings.management_url
-        known = Management(url, place.get_secret_value() if place else None).queue_names(prefix)
-    except BrokerError:
-        return lanes.every(), False
-    found = []
-    for name in known:
         try:
-            found += [parse_lane(name.removeprefix(prefix))] if name.startswith(prefix) else []
-        except InvalidDelay:
-            continue  # a queue of somebody else's under the same prefix
-    return sorted(found), True
+            counts = count_lanes(app)
+        except BrokerError:
+            return Backlog(depths(connection, lanes.every(), names), held_up=None, is_complete=False)
+        held_up = sum(count.held for count in counts.values())
+        return Backlog(depths(connection, sorted(counts), names), held_up, is_complete=True)
+
+
+def count_lanes(app: BrokerApp) -> dict[Lane, Counts]:
+    """Return every lane that there is, and what the broker last counted in it.
+
+    Raises:
+        BrokerError: The management API does not answer, or not to this user.
+    """
+    prefix = app.settings.prefix
+    url = app.connection_for_write().as_uri(include_password=True)
+    place = app.settings.management_url
+    found = Management(url, place.get_secret_value() if place else None).queue_counts(f"{prefix}delay.")
+    counts = {}
+    for name, count in found.items():
+        with suppress(InvalidDelay):  # a queue that only begins like a lane, or stands under another app's prefix
+            lane = parse_lane(name.removeprefix(f"{prefix}delay."))
+            if prefix + lane.name == name:
+                counts[lane] = count
+    return counts
 
 
 def depths(connection: amqp.Connection, candidates: Iterable[Lane], names: Names) -> dict[Lane, int]:

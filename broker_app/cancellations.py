@@ -71,9 +71,8 @@ class Control(celery_control.Control):
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         _write(self.app, ids)
-        answer = super().revoke(ids, *args, **options)
-        _mark_revoked(self.app, ids)
-        return answer
+        _mark_revoked(self.app, ids)  # before the workers are told, who would all do it at once
+        return super().revoke(ids, *args, **options)
 
 
 def follow(app: BrokerApp, connection: amqp.Connection) -> None:

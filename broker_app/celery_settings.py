@@ -59,6 +59,7 @@ def _routing(settings: Settings) -> dict[str, Any]:
         "task_routes": (route,),
         "control_exchange": f"{settings.prefix}celery",
         "event_exchange": f"{settings.prefix}celeryev",
+        "event_queue_prefix": f"{settings.prefix}celeryev",
     }
 
 

@@ -18,8 +18,6 @@ import amqp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from queues import Lane
-
 
 class Outcome(Enum):
     """What the broker said of one message."""
@@ -61,7 +59,7 @@ class ConfirmChannel:
 
     def __init__(self, connection: amqp.Connection) -> None:
         self.is_blocked = False
-        self.lanes: dict[Lane, float] = {}  # when each lane was last seen, on the clock of time.monotonic
+        self.seen: dict[str, float] = {}  # when each queue was last seen, on the clock of time.monotonic
         self.connection = connection
         self._is_open = True
         self._process = os.getpid()
@@ -148,7 +146,7 @@ class ConfirmChannel:
                 raise BlockedError("the broker blocks publishers (memory or disk alarm)") from error
 
     def close(self) -> None:
-        """Close the channel, if the connection still stands; the next one is new, and knows no lane."""
+        """Close the channel, if the connection still stands; the next one is new, and has seen no queue."""
         self._is_open = False
         if self._channel.connection is not None and self._channel.is_open:
             self._channel.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError, UnroutableError
 
 from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.outgoing import BROKER_HEADERS, MAYBE_TWICE_HEADER
 from queues import InvalidDelay, Names, UnknownQueue
 from queues.delay import parse_routing_key
 
@@ -61,21 +62,25 @@ def peek_unrouted(app: BrokerApp, limit: int) -> list[Parked]:
         BrokerError: The broker cannot be reached, or nothing was ever declared there.
     """
     names = Names(app.settings.prefix)
-    found = []
+    found, last = [], 0
     with open_channel(app) as channel:
         for _ in range(limit):
             method, properties, _body = channel.basic_get(names.unrouted)
             if method is None:
                 break
             found.append(_parked(app, method.routing_key, properties))
-    return found  # closing the channel returned them
+            last = method.delivery_tag
+        if found:  # closing would hand them back too, but RabbitMQ 4.3 counts that as a failed delivery
+            channel.basic_nack(last, multiple=True, requeue=True)
+    return found
 
 
 def replay_unrouted(app: BrokerApp, to: str | None, told: Callable[[int], None]) -> Replayed:
     """Send each parked message to the queue that it was due for.
 
     A message is acknowledged only after its queue has confirmed it: killed at any point, it is there at least
-    once, at worst in both places with the same id. What cannot be routed stays.
+    once, at worst in both places with the same id. What cannot be routed stays. One that was looked at before
+    carries `MAYBE_TWICE_HEADER`: a replay that was killed may have sent it.
 
     Args:
         app: The app.
@@ -98,6 +103,7 @@ def replay_unrouted(app: BrokerApp, to: str | None, told: Callable[[int], None])
                 break
             try:
                 key = override or table.queue(_parked(app, method.routing_key, properties).queue).broker_name
+                _refresh(properties, is_redelivered=method.redelivered)
                 channel.basic_publish(names.tasks, key, body, properties, mandatory=True)
             except (UnroutableError, NackError, UnknownQueue) as error:
                 kept, reason = kept + 1, reason or _why(error, method.routing_key)
@@ -125,7 +131,8 @@ def open_channel(app: BrokerApp) -> Iterator[BlockingChannel]:
         yield connection.channel()
     except ChannelClosedByBroker as error:
         cls = NotOnBroker if error.reply_code == NotOnBroker.code else BrokerError
-        raise cls(f"{error.reply_text}; run `broker-app topology declare`") from error
+        advice = "; run `broker-app topology declare`" if cls is NotOnBroker else ""
+        raise cls(f"the broker answered {error.reply_code} {error.reply_text}{advice}") from error
     finally:
         if connection.is_open:
             connection.close()
@@ -137,7 +144,7 @@ def _parameters(app: BrokerApp) -> list[pika.ConnectionParameters]:
     parameters = []
     for url in connection.alt or [None]:
         one = app.connection_for_write(url) if url else connection
-        context = ssl.create_default_context() if one.ssl else None
+        context = _tls(one.ssl) if one.ssl else None
         parameters.append(
             pika.ConnectionParameters(
                 host=one.hostname or "localhost",
@@ -149,6 +156,21 @@ def _parameters(app: BrokerApp) -> list[pika.ConnectionParameters]:
             )
         )
     return parameters
+
+
+def _tls(options: Any) -> ssl.SSLContext:
+    """Return a context that verifies chain and host name, with the files of Celery's ``broker_use_ssl``."""
+    files = options if isinstance(options, dict) else {}
+    context = ssl.create_default_context(cafile=files.get("ca_certs"))
+    if files.get("certfile"):
+        context.load_cert_chain(files["certfile"], files.get("keyfile"))
+    return context
+
+
+def _refresh(properties: pika.BasicProperties, *, is_redelivered: bool) -> None:
+    """Take the marks of its first way off a message."""
+    headers = {name: value for name, value in (properties.headers or {}).items() if name not in BROKER_HEADERS}
+    properties.headers = headers | ({MAYBE_TWICE_HEADER: True} if is_redelivered else {})
 
 
 def _parked(app: BrokerApp, routing_key: str, properties: pika.BasicProperties) -> Parked:

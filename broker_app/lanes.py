@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from broker_app import topology
-from broker_app.errors import BrokerLocked
+from broker_app.errors import BrokerLocked, BrokerRefused
 from queues import Lane, Names, lane_topology, work_topology
 from queues.delay import UNITS
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     import amqp
 
+    from queues import QueueSpec
+
 TRUST_SECONDS = 20.0
-"""How long a lane that was seen is taken to be there. `broker_app.prune` relies on it: a message that was
+"""How long a queue that was seen is taken to be there. `broker_app.prune` relies on it: a message that was
 published without another look stays a minute at least in its first lane before it needs the next."""
 
 PROBED_DAYS = 60
@@ -27,7 +29,7 @@ _LOCK_PAUSE_SECONDS = 0.2
 
 
 def ensure(
-    connection: amqp.Connection, lanes: Iterable[Lane], seen: dict[Lane, float], prefix: str, deadline: float
+    connection: amqp.Connection, lanes: Iterable[Lane], seen: dict[str, float], prefix: str, deadline: float
 ) -> None:
     """Make sure of every lane on a way: a dead-lettered message that finds no lane is parked, and late.
 
@@ -36,7 +38,7 @@ def ensure(
     Args:
         connection: An open py-amqp connection.
         lanes: All lanes of the way.
-        seen: When each lane was last seen, on the clock of `time.monotonic`; kept with the connection.
+        seen: When each queue was last seen, on the clock of `time.monotonic`; kept with the connection.
         prefix: Of the names on the broker.
         deadline: On the clock of `time.monotonic`.
 
@@ -44,26 +46,52 @@ def ensure(
         BrokerError: A lane is not there and may not be declared, or is there with other arguments.
     """
     now, names = time.monotonic(), Names(prefix)
-    unsure = [lane for lane in lanes if now - seen.get(lane, -inf) > TRUST_SECONDS]
+    unsure = [lane for lane in lanes if now - seen.get(names.lane(lane), -inf) > TRUST_SECONDS]
     absent = [lane for lane in unsure if not topology.has_queue(connection, names.lane(lane))]
     if absent:
         declare(connection, absent, prefix, deadline)
-    seen.update((lane, now) for lane in unsure)
+    seen.update((names.lane(lane), now) for lane in unsure)
+
+
+def ensure_end(connection: amqp.Connection, spec: QueueSpec, seen: dict[str, float]) -> None:
+    """Make sure of the queue at the end of a way: a lane takes a message, whether or not that queue is there.
+
+    Args:
+        connection: An open py-amqp connection.
+        spec: The queue.
+        seen: As `ensure`.
+
+    Raises:
+        BrokerError: It is not there and may not be declared.
+    """
+    now = time.monotonic()
+    if now - seen.get(spec.broker_name, -inf) <= TRUST_SECONDS:
+        return
+    try:
+        is_there = topology.has_queue(connection, spec.broker_name)
+    except BrokerRefused:  # 4.3 does not tell who has no right on it: it may be there
+        is_there = True
+    if not is_there:
+        topology.declare(connection, work_topology([spec], spec.prefix))
+    seen[spec.broker_name] = now
 
 
 def declare(connection: amqp.Connection, lanes: Iterable[Lane], prefix: str, deadline: float) -> None:
     """Declare lanes and the exchanges around them, after waiting for a `prune` that is under way.
+
+    Should one have begun meanwhile, which may be removing what was just declared, it is done again after that.
 
     Raises:
         BrokerLocked: A prune still held its lock at the deadline.
         BrokerError: Refused, or there with other arguments.
     """
     lanes = tuple(lanes)
-    if not lanes:
-        return
-    wait_for_prune(connection, prefix, deadline)
-    topology.declare(connection, work_topology([], prefix))
-    topology.declare(connection, lane_topology(lanes, prefix))
+    is_sure = not lanes
+    while not is_sure:
+        wait_for_prune(connection, prefix, deadline)
+        topology.declare(connection, work_topology([], prefix))
+        topology.declare(connection, lane_topology(lanes, prefix))
+        is_sure = not is_pruning(connection, prefix)
 
 
 def every(most_days: int = PROBED_DAYS) -> list[Lane]:
@@ -78,12 +106,19 @@ def wait_for_prune(connection: amqp.Connection, prefix: str, deadline: float) ->
     Raises:
         BrokerLocked: Somebody still did at the deadline.
     """
-    while True:
-        try:
-            topology.has_queue(connection, Names(prefix).prune_lock)
-        except BrokerLocked:
-            if time.monotonic() + _LOCK_PAUSE_SECONDS >= deadline:
-                raise
-            time.sleep(_LOCK_PAUSE_SECONDS)
-        else:
-            return
+    while is_pruning(connection, prefix):
+        if time.monotonic() + _LOCK_PAUSE_SECONDS >= deadline:
+            raise BrokerLocked("`broker-app topology prune` is at work; try again in a few seconds")
+        time.sleep(_LOCK_PAUSE_SECONDS)
+
+
+def is_pruning(connection: amqp.Connection, prefix: str) -> bool:
+    """Return whether somebody removes lanes.
+
+    Raises:
+        BrokerRefused: The user may not know: RabbitMQ 4.3 wants any right on the lock.
+    """
+    try:
+        return topology.has_queue(connection, Names(prefix).prune_lock)
+    except BrokerLocked:
+        return True

@@ -14,7 +14,7 @@ from kombu import serialization
 
 from broker_app.errors import InvalidDelay, PublishError, RoutingError
 from queues import Names, QueueSpec, RoutingTable
-from queues.delay import Delay, parse_routing_key
+from queues.delay import UNITS, Delay, parse_routing_key
 from queues.spec import check_priority
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ DELAY_HEADER = "broker_app_delay_seconds"
 
 MAYBE_TWICE_HEADER = "broker_app_maybe_twice"
 """True on a message that was sent again because the connection was lost before the first was confirmed."""
+
+BROKER_HEADERS = frozenset(
+    {"x-death", "x-delivery-count", "x-acquired-count"}
+    | {f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")}
+)
+"""What RabbitMQ notes in a message on its way. One that is sent again must not carry it along: 3.10 takes a lane
+of the last way that comes again for a cycle, and drops the message (rabbitmq.com/docs/dlx, on cycles)."""
 
 MESSAGE_OPTIONS = frozenset({"app_id", "cluster_id", "message_id", "reply_to", "timestamp", "type", "user_id"})
 """AMQP basic properties that a caller may set. Not ``expiration``: an expired task would end in the dead letters
@@ -89,6 +96,7 @@ class Packer:
         self._app = app
         self._table = table
         self._names = Names(prefix)
+        self._delaying = {self._names.delay, *(self._names.hop(level) for level in range(1, len(UNITS) + 1))}
 
     def pack(self, name: str, message: Any, options: dict[str, Any]) -> Outgoing:
         """Return a message that is ready to be sent.
@@ -104,7 +112,8 @@ class Packer:
         delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
         spec, exchange, routing_key = self._destination(options, delay)
         headers = dict(message.headers, **options.pop("headers", None) or {})
-        headers.pop(MAYBE_TWICE_HEADER, None)  # a retry brings its last message's headers along
+        for stale in (MAYBE_TWICE_HEADER, *BROKER_HEADERS):  # a retry brings its last message's headers along
+            headers.pop(stale, None)
         headers[PUBLISHED_AT_HEADER] = time.time()
         headers[DELAY_HEADER] = delay.seconds
         _check_expiry(headers, delay, self._app.timezone)
@@ -136,16 +145,16 @@ class Packer:
     def _destination(self, options: dict[str, Any], delay: Delay) -> tuple[QueueSpec | None, str, str]:
         """Return the queue's spec, the exchange and the key.
 
-        A routing key for an exchange of ours is a queue's name on the broker; a retried task's key is the one
-        that it came by, with its last delay in front.
+        A routing key for an exchange of ours is a queue's name on the broker. A retried task's exchange and key
+        are those that it came by: the exchange that its last lane handed it to, the delay in front of the name.
         """
         queue, exchange, key = (options.pop(name, None) for name in ("queue", "exchange", "routing_key"))
         exchange = getattr(exchange, "name", exchange)
-        if exchange and exchange not in {self._names.tasks, self._names.due, self._names.delay}:
+        if exchange and exchange not in {self._names.tasks, *self._delaying}:
             if delay.lanes:
                 raise RoutingError(f"exchange {exchange!r}: expected a declared queue for a countdown; use queue=")
             return None, exchange, key or ""
-        if key and exchange in {self._names.due, self._names.delay}:
+        if key and exchange in self._delaying:
             key = parse_routing_key(key)[1]
         spec = self._table.queue(key or getattr(queue, "name", queue) or self._table.default)
         if delay.lanes:

@@ -109,8 +109,8 @@ class Publisher:
         raw = connection.connection
         try:
             channel = ConfirmChannel.of(raw)
-            self._ensure_lanes(channel, outgoing, deadline)
             channel.wait_until_unblocked(deadline)
+            self._ensure_way(channel, outgoing, deadline)  # right before it is published: what was seen may go
             if self._is_routed(channel, outgoing, deadline):
                 return
             self._declare_path(channel, outgoing, deadline)
@@ -145,14 +145,18 @@ class Publisher:
             raise outgoing.refused(QueueFull, answer.reason)
         return answer.outcome is Outcome.CONFIRMED
 
-    def _ensure_lanes(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
-        """Make sure of the lanes on the way before the message needs them."""
+    def _ensure_way(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+        """Make sure of the lanes on the way, and of the queue at its end, before the message needs them."""
+        if not outgoing.delay.lanes or outgoing.spec is None:
+            return
+        way = ", ".join(self._names.lane(lane) for lane in outgoing.delay.lanes)
+        missing = f"a delay lane of {way}"
         try:
-            lanes.ensure(channel.connection, outgoing.delay.lanes, channel.lanes, self._names.prefix, deadline)
+            lanes.ensure(channel.connection, outgoing.delay.lanes, channel.seen, self._names.prefix, deadline)
+            missing = f"queue {outgoing.spec.broker_name!r}"
+            lanes.ensure_end(channel.connection, outgoing.spec, channel.seen)
         except BrokerError as error:
-            way = ", ".join(self._names.lane(lane) for lane in outgoing.delay.lanes)
-            reason = f"a delay lane of {way} is missing and could not be declared: {error}"
-            raise outgoing.refused(NoRoute, reason) from error
+            raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
 
     def _declare_path(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
         """Declare the queue and the lanes of a message that found no route."""

@@ -31,6 +31,14 @@ CANCELLED_MAX_AGE = "30D"
 CANCELLED_MAX_BYTES = 16_000_000
 """Room for some 100,000 cancelled ids of about 150 bytes each."""
 
+CANCELLED_CONSUMER = {"x-stream-offset": "first"}
+"""Arguments of who reads the stream: from its beginning."""
+
+LOOKS = 1_000_000_000
+"""How often a kept message may be looked at. Each look at a quorum queue's message and its return count as a
+delivery, and RabbitMQ drops it after 20 from 4.0 on (rabbitmq.com/docs/quorum-queues#poison-message-handling).
+A policy cannot raise it. Not -1, no limit from 4.0 on: 3.10 takes it and drops the message at its first return."""
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
@@ -161,7 +169,7 @@ def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
 def lane_topology(lanes: Iterable[Lane], prefix: str) -> Topology:
     """Return the queues and bindings of some lanes; the exchanges are those of `work_topology`."""
     names, lanes = Names(prefix), tuple(lanes)
-    entries = [Binding(names.delay, lane.entry_pattern, names.lane(lane)) for lane in lanes]
+    entries = [entry_binding(lane, prefix) for lane in lanes]
     hops = [Binding(names.hop(lane.level), lane.hop_pattern, names.lane(lane)) for lane in lanes if lane.level]
     return Topology(
         exchanges=(),
@@ -169,6 +177,12 @@ def lane_topology(lanes: Iterable[Lane], prefix: str) -> Topology:
         exchange_bindings=(),
         queue_bindings=(*entries, *hops),
     )
+
+
+def entry_binding(lane: Lane, prefix: str) -> Binding:
+    """Return what leads producers' messages into a lane; its other binding leads in those of longer lanes."""
+    names = Names(prefix)
+    return Binding(names.delay, lane.entry_pattern, names.lane(lane))
 
 
 def lane_queue(lane: Lane, prefix: str) -> Queue:
@@ -203,7 +217,7 @@ def cancelled_stream(prefix: str) -> Queue:
             "x-max-length-bytes": CANCELLED_MAX_BYTES,
             "x-stream-max-segment-size-bytes": CANCELLED_MAX_BYTES // 16,
         },
-        consumer_arguments={"x-stream-offset": "first"},
+        consumer_arguments=CANCELLED_CONSUMER,
     )
 
 
@@ -256,4 +270,5 @@ def _queue_bindings(spec: QueueSpec, names: Names) -> list[Binding]:
 
 def _keeper(name: str, queue_type: QueueType) -> Queue:
     """Return a queue that nobody consumes: its messages stay until a person replays or discards them."""
-    return Queue(name, queue_arguments={"x-queue-type": str(queue_type)})
+    limit = {"x-delivery-limit": LOOKS} if queue_type is QueueType.QUORUM else {}  # a classic queue counts nothing
+    return Queue(name, queue_arguments={"x-queue-type": str(queue_type), **limit})

@@ -26,7 +26,7 @@ _COMMAND_SECONDS = 60
 def memory_alarm(management: Management, amqp_url: str) -> Iterator[None]:
     """Raise the alarm for the length of a block.
 
-    A broker whose command line cannot be reached (one that was given by its URL, on another machine) skips the test.
+    A broker whose command line cannot be reached (given by its URL, on another machine) skips the test.
     """
     command, environment = _control(urlsplit(amqp_url).port or 5672)
     limit = management.get("nodes?columns=mem_limit")[0]["mem_limit"]

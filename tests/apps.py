@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from kombu.message import Message
 
-    MakeApp = Callable[..., BrokerApp]
+    MakeUser = Callable[..., str]
 
+USER_PASSWORD = "s3cr3t"
 TWO_QUEUES = "[queues.default]\n[queues.lopri]\n"
 
 

@@ -78,6 +78,10 @@ class Management:
         found: list[dict[str, Any]] = self.get(f"vhosts/{quote(vhost, safe='')}/connections")
         return found
 
+    def close_connections_of(self, username: str) -> None:
+        """Close all connections of a user; unlike the list of connections it is never behind."""
+        self.delete(f"connections/username/{quote(username, safe='')}")
+
     def close_connection(self, name: str) -> None:
         """Close a connection, as an operator would."""
         self.delete(f"connections/{quote(name, safe='')}")

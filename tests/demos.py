@@ -25,9 +25,67 @@ if TYPE_CHECKING:
 COMMAND = str(Path(sys.executable).parent / "broker-app")
 END_SECONDS = 90.0
 
-_MARK = "TEST_DEMO_MARK"
+_VARIABLE = "TEST_DEMO_MARK"
 _STEP_SECONDS = 90.0
 _GONE_SECONDS = 10.0
+
+
+class Remains:
+    """What is left of a demo: processes, found by a mark in their environment, and containers.
+
+    Args:
+        state: The state folder.
+
+    Attributes:
+        mark: To be put into the demo's environment.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._value = secrets.token_hex(16)
+        self._homes: set[str] = set()
+        self.mark = {_VARIABLE: self._value}
+
+    def look(self) -> set[str]:
+        """Return the folders of brokers that the demo has started, as far as seen; their containers' names too."""
+        self._homes |= {home.name for home in self._state.glob("demo/brokers/[!.]*")}
+        return self._homes
+
+    def processes(self) -> list[str]:
+        """Return the command lines of what the demo started, however deep, and runs."""
+        found = []
+        for process in marked(_VARIABLE, self._value):
+            with suppress(OSError):
+                found.append(Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " "))
+        return found
+
+    def containers(self) -> list[str]:
+        """Return the containers of the brokers that it has started, whatever their state."""
+        if not self.look() or not Path("/var/run/docker.sock").exists():
+            return []
+        with closing(docker.from_env()) as engine:
+            return sorted(self._homes & {container.name for container in engine.containers.list(all=True)})
+
+    def assert_gone(self) -> None:
+        """Fail unless all that it started has ended, the containers too."""
+        wait_until(lambda: not self.processes(), _GONE_SECONDS, "the end of all its processes")
+        assert not self.containers()
+
+    def kill(self) -> None:
+        """End it, by force."""
+        kill_all(lambda: marked(_VARIABLE, self._value), _GONE_SECONDS)
+        for container in self.containers():
+            remove_container(container)
+
+
+@contextmanager
+def looked_after(state: Path) -> Iterator[Remains]:
+    """Leave nothing of a demo behind the block, whatever became of the test."""
+    remains = Remains(state)
+    try:
+        yield remains
+    finally:
+        remains.kill()
 
 
 class Demo:
@@ -43,7 +101,7 @@ class Demo:
     Attributes:
         out: What it wrote to stdout, complete when it has ended.
         lines: What it has written to stderr so far.
-        homes: The folders of brokers that it has started; their names are the containers' too.
+        remains: What is left of it.
     """
 
     def __init__(
@@ -58,8 +116,7 @@ class Demo:
         self.state = folder / "state"
         self.out = ""
         self.lines: list[str] = []
-        self.homes: set[str] = set()
-        self._mark = secrets.token_hex(16)
+        self.remains = Remains(self.state)
         self._deaf_after = deaf_after
         ours, theirs = pty.openpty() if is_on_terminal else os.pipe()
         self._err = os.fdopen(ours, errors="replace")
@@ -86,10 +143,9 @@ class Demo:
             "TERM": "xterm",
             "COLUMNS": "100",
             "BROKER_APP_STATE_DIR": str(self.state),
-            _MARK: self._mark,
         }
         given = {} if url is None else {"BROKER_APP_BROKER_URL": url}
-        return os.environ | ours | given
+        return os.environ | ours | given | self.remains.mark
 
     @property
     def pid(self) -> int:
@@ -105,7 +161,7 @@ class Demo:
         """Wait for a line on stderr that contains a text, and return it."""
 
         def find() -> str | None:
-            self._look()
+            self.remains.look()
             found = next((line for line in self.lines if text in line), None)
             assert found or self.is_running, "\n".join(self.lines)
             return found
@@ -119,7 +175,9 @@ class Demo:
 
         def has_begun() -> bool:
             assert self.is_running, "\n".join(self.lines)
-            return bool(self.containers()) or (bool(self.homes) and len(self.processes()) > 1)
+            return bool(self.remains.containers()) or (
+                bool(self.remains.look()) and len(self.remains.processes()) > 1
+            )
 
         wait_until(has_begun, _STEP_SECONDS, "a broker")
 
@@ -129,41 +187,20 @@ class Demo:
 
     def end(self) -> int:
         """Wait for the end, and return the exit code."""
-        wait_until(lambda: self._look() or not self.is_running, END_SECONDS, "the end of the demo")
+
+        def has_ended() -> bool:
+            self.remains.look()
+            return not self.is_running
+
+        wait_until(has_ended, END_SECONDS, "the end of the demo")
         for reader in self._readers:
             reader.join(timeout=_GONE_SECONDS)
         return self._process.wait()
 
-    def processes(self) -> list[str]:
-        """Return the command lines of what it started, however deep, and runs."""
-        found = []
-        for process in marked(_MARK, self._mark):
-            with suppress(OSError):
-                found.append(Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " "))
-        return found
-
-    def assert_gone(self) -> None:
-        """Fail unless all that it started has ended, the containers too."""
-        wait_until(lambda: not self.processes(), _GONE_SECONDS, "the end of all its processes")
-        assert not self.containers()
-
-    def containers(self) -> list[str]:
-        """Return the containers of the brokers that it has started, whatever their state."""
-        self._look()
-        if not self.homes or not Path("/var/run/docker.sock").exists():
-            return []
-        with closing(docker.from_env()) as engine:
-            return sorted(self.homes & {container.name for container in engine.containers.list(all=True)})
-
     def kill(self) -> None:
         """End all that it started, by force."""
-        kill_all(lambda: marked(_MARK, self._mark), _GONE_SECONDS)
-        for container in self.containers():
-            remove_container(container)
+        self.remains.kill()
         self._process.wait()
-
-    def _look(self) -> None:
-        self.homes |= {home.name for home in self.state.glob("demo/brokers/[!.]*")}
 
     def _read_out(self) -> None:
         assert self._process.stdout is not None

@@ -11,6 +11,8 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.(?:py|toml))\n")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAMES = {r"broker-app-[0-9a-f]{12}": "CONTAINER", r"@[\w.-]+": "@HOST", r"\d[\d.,]*": "0", r"\s+": " "}
 _PROMPT = "$ "
 _ELLIPSIS = "…"
 
@@ -44,12 +46,13 @@ class Step:
     output: tuple[str, ...]
 
     def is_shown_by(self, lines: list[str]) -> bool:
-        """Return whether these lines are the output as shown; a line that is only ``…`` stands for any number."""
-        pattern = "".join(
-            "(?:.*\n)*?" if line == _ELLIPSIS else re.escape(line).replace(_ELLIPSIS, ".*") + "\n"
-            for line in self.output
-        )
-        return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in lines)) is not None
+        """Return whether these lines are the output as shown.
+
+        A line that is only ``…`` stands for any number of lines, and an id for any other.
+        """
+        pattern = "".join("(?:.*\n)*?" if line == _ELLIPSIS else f"{re.escape(line)}\n" for line in self.output)
+        text = "".join(f"{line.rstrip()}\n" for line in lines)
+        return re.fullmatch(_ID.sub("ID", pattern.replace("\\-", "-")), _ID.sub("ID", text)) is not None
 
 
 def blocks(document: Path, *languages: str) -> list[Block]:
@@ -71,3 +74,10 @@ def steps(block: Block) -> list[Step]:
         elif found:
             found[-1][1].append(line.rstrip())
     return [Step(command, tuple(output)) for command, output in found]
+
+
+def shape(line: str) -> str:
+    """Return a line without what differs from run to run: numbers, names of hosts and containers, widths."""
+    for pattern, word in _NAMES.items():
+        line = re.sub(pattern, word, line)
+    return line.strip()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ SCRIPTS = Path(sys.executable).parent
 READY_SECONDS = 60
 STOP_SECONDS = 30
 
-PROJECT = '''
+PROJECT = """
 import json, os, pathlib, time
 from broker_app import BrokerApp
 from broker_app.outgoing import MAYBE_TWICE_HEADER
@@ -58,7 +58,7 @@ def again(self, countdown, times):
     write(self.request, "again")
     if self.request.retries < times:
         raise self.retry(countdown=countdown)
-'''
+"""
 
 
 @dataclass
@@ -90,9 +90,8 @@ class Ledger:
     def app(self, settings: str = "", **options: Any) -> BrokerApp:
         """Return an app of this process with the project's settings, and ``settings`` (TOML) before them."""
         file = self.folder / f"app-{len(self._apps)}.toml"
-        head = (
-            f"broker_url = {json.dumps(self.url)}\nstate_dir = {json.dumps(str(self.folder / 'state'))}\n{settings}\n"
-        )
+        state = json.dumps(str(self.folder / "state"))
+        head = f"broker_url = {json.dumps(self.url)}\nstate_dir = {state}\n{settings}\n"
         file.write_text(head + (self.folder / "broker.toml").read_text())
         app = BrokerApp("shop", config=file, set_as_current=False)
         app.conf.update(options)
@@ -207,7 +206,5 @@ def ledger(folder: Path, url: str, settings: str = "", **variables: str) -> Iter
 
 def kill(process: subprocess.Popen[str]) -> None:
     """End a process and its children at once; fine if they have ended."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

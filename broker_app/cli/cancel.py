@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -14,12 +15,26 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, epilog="\b\nExamples:\n  broker-app cancel 0b4f5ffe-9a14-4e0e-8d4c-1f0b5a8f1c55")
 @click.argument("task_ids", metavar="TASK_ID…", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
 @pass_app
-def cancel(app: BrokerApp, task_ids: tuple[str, ...]) -> None:
+def cancel(app: BrokerApp, task_ids: tuple[str, ...], *, as_json: bool) -> None:
     """Keep tasks from running, also scheduled ones, also after every worker has restarted.
 
-    The broker remembers a cancellation for 30 days. A task that runs already is not interrupted.
+    The broker remembers a cancellation for 30 days. A task that runs already is not interrupted. The result's
+    state is printed, "cancelled" if no result store tells it.
     """
     app.control.revoke(list(task_ids))
-    for task_id in task_ids:
-        click.echo(f"{task_id} {app.AsyncResult(task_id).state}")
+    states = zip(task_ids, _states(app, task_ids), strict=True)
+    if as_json:
+        click.echo(json.dumps([{"id": task_id, "state": state} for task_id, state in states]))
+        return
+    for task_id, state in states:
+        click.echo(f"{task_id} {state or 'cancelled'}")
+
+
+def _states(app: BrokerApp, task_ids: tuple[str, ...]) -> list[str | None]:
+    """Return the results' states, None for each if their store does not tell."""
+    try:
+        return [str(app.AsyncResult(task_id).state) for task_id in task_ids]
+    except Exception:  # noqa: BLE001 - each store has its own errors; `Control.revoke` has warned of this one
+        return [None] * len(task_ids)

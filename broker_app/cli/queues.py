@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from broker_app import inspection, topology
+from broker_app import inspection, lanes, topology
 from broker_app.backlog import read_backlog
 from broker_app.cli.command import Group, pass_app
 from queues import DeadLetters, Names
@@ -55,9 +55,10 @@ def list_(app: BrokerApp, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"queues": rows, "scheduled": scheduled, "unrouted": unrouted}))
         return
-    table = Table("queue", *(("ready", "consumers", "dead")))
+    columns = ("ready", "consumers", "dead")
+    table = Table("queue", *columns)
     for name, row in rows.items():
-        cells = [f"{row[column]:,}" for column in ("ready", "consumers", "dead")]
+        cells = [f"{row[column]:,}" for column in columns]
         table.add_row(name, *(cells if row["is_declared"] else ["not declared", "", ""]))
     Console().print(table)
     click.echo(
@@ -72,7 +73,8 @@ def scheduled(app: BrokerApp, *, as_json: bool) -> None:
     """Show how many tasks are due within a minute, ten minutes, an hour, a day, and later.
 
     The counts are exact; each task is counted where it is due at the latest, and may be due sooner: a lane
-    tells the largest unit of what is left, not the rest.
+    tells the largest unit of what is left, not the rest. What is due and held up, since its queue is full, is
+    counted by the broker every few seconds.
     """
     backlog = read_backlog(app)
     virtual_host = app.connection_for_write().virtual_host or "/"
@@ -84,8 +86,11 @@ def scheduled(app: BrokerApp, *, as_json: bool) -> None:
         table.add_row(name, f"{count:,}")
     table.add_row("total", f"{backlog.total:,}", style="bold")
     Console().print(table)
+    if backlog.held_up:
+        click.echo(f"due and held up, since their queue does not take them: {backlog.held_up:,}")
     if not backlog.is_complete:
-        click.echo("lanes of more than 60 days were not looked for: the management API does not answer", err=True)
+        text = f"lanes of more than {lanes.PROBED_DAYS} days, and what is due and held up, are not known"
+        click.echo(f"{text}: the management API does not answer", err=True)
 
 
 @queues.command()
@@ -129,6 +134,7 @@ def _as_dict(backlog: Backlog, virtual_host: str) -> dict[str, object]:
         "virtual_host": virtual_host,
         "total": backlog.total,
         "due_at_the_latest_within": backlog.buckets(),
+        "held_up": backlog.held_up,
         "lanes": {lane.name: depth for lane, depth in sorted(backlog.depths.items())},
         "is_complete": backlog.is_complete,
     }

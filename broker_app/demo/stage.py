@@ -117,7 +117,7 @@ def stage(
         try:
             listener = ending.enter_context(site_process.listen(port))
             broker = ending.enter_context(find_broker(folder, url=url, announce=say))
-            say(f"broker: {broker.how}")
+            say(f"broker: RabbitMQ {broker.version}, {broker.how}")
             facts = _facts(broker, site_process.url_of(listener), is_broker_ours=url is None)
             app = _begin(folder, facts, ending)
             say("topology: " + ", ".join(spec.broker_name for spec in app.settings.specs()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ def remaining_eta(eta: datetime | None, headers: Mapping[str, Any], now: datetim
         now: This machine's clock.
     """
     delay = headers.get(DELAY_HEADER)
-    if eta is None or delay is None:
-        return eta
+    if eta is None or not isinstance(delay, (int, float)) or not math.isfinite(delay):
+        return eta  # a header that is no number is none of ours
     latest = now + timedelta(seconds=delay % 1)
     until = min(eta, latest)
     return until if until > now else None

@@ -41,7 +41,7 @@ def refused(folder: Path, url: str | None, *arguments: str) -> str:
     """Run a demo that must fail by itself, and return the one line in which it says why."""
     with demo(folder, url, *arguments) as made:
         assert made.end() == 1
-        made.assert_gone()
+        made.remains.assert_gone()
     assert made.out == ""
     *steps, complaint = made.lines
     assert all(re.match(r"\[ *\d+\.\ds\] ", step) for step in steps), steps
@@ -81,7 +81,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, vhost_url: str, management: 
         in_same_folder = refused(folder, vhost_url)
         on_same_broker = refused(tmp_path_factory.mktemp("other"), vhost_url)
         code = first.end()
-        first.assert_gone()
+        first.remains.assert_gone()
         yield Shown(first, code, in_same_folder, on_same_broker, left_on_broker(management, vhost_url))
 
 
@@ -151,7 +151,7 @@ def test_interrupt_ends_everything(
         made.press(number)
 
         assert made.end() == 130, made.lines
-        made.assert_gone()
+        made.remains.assert_gone()
     assert not any("Traceback" in line for line in made.lines), made.lines
     assert left_on_broker(management, fresh_vhost_url) == []
     assert files_below(tmp_path) == set()
@@ -164,7 +164,7 @@ def test_interrupt_while_the_broker_starts_leaves_no_broker(tmp_path: Path) -> N
         made.press()
 
         assert made.end() == 130, made.lines
-        made.assert_gone()
+        made.remains.assert_gone()
     assert not list((tmp_path / "state" / "demo").glob("brokers/*"))
 
 
@@ -254,7 +254,7 @@ def test_reader_of_stderr_that_has_gone_does_not_stop_the_clean_up(
         made.press()
 
         assert made.end() == 130
-        made.assert_gone()
+        made.remains.assert_gone()
     assert left_on_broker(management, fresh_vhost_url) == []
 
 
@@ -268,7 +268,7 @@ def test_terminal_shows_a_live_table_until_the_interrupt(
         made.press()
 
         assert made.end() == 130
-        made.assert_gone()
+        made.remains.assert_gone()
     shown = "\n".join(made.lines)
     assert "at work" in shown
     assert "\x1b[1A" in shown  # up one line: drawn again in its place

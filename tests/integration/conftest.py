@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 import alarms
 import pytest
-from apps import AppMaker, app_maker
+from apps import USER_PASSWORD, AppMaker, app_maker
+from brokers import vhost_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from apps import MakeUser
     from brokers import Management
 
     from broker_app import BrokerApp
@@ -36,3 +39,21 @@ def app(make_app: AppMaker) -> BrokerApp:
 def memory_alarm(management: Management, broker: FoundBroker) -> Callable[[], AbstractContextManager[None]]:
     """Return what raises a memory alarm for the length of a block."""
     return lambda: alarms.memory_alarm(management, broker.url)
+
+
+@pytest.fixture
+def make_user(management: Management, fresh_vhost_url: str) -> Iterator[MakeUser]:
+    """Return what makes a user with the given rights on the test's virtual host, and returns the user's URL."""
+    place, made = urlsplit(fresh_vhost_url), []
+
+    def make(configure: str = "", write: str = "", read: str = "") -> str:
+        name = f"user-{len(made)}-{vhost_of(fresh_vhost_url)}"
+        made.append(name)
+        management.put(f"users/{name}", {"password": USER_PASSWORD, "tags": ""})
+        rights = {"configure": configure, "write": write, "read": read}
+        management.put(f"permissions/{vhost_of(fresh_vhost_url)}/{name}", rights)
+        return urlunsplit(place._replace(netloc=f"{name}:{USER_PASSWORD}@{place.hostname}:{place.port}"))
+
+    yield make
+    for name in made:
+        management.delete(f"users/{name}")

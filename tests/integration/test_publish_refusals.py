@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apps import depth, take
 from brokers import vhost_of
-from waiting import wait_until
 
 from broker_app.confirms import ConfirmChannel, Outcome
 from broker_app.errors import (
@@ -25,17 +24,9 @@ if TYPE_CHECKING:
 
 
 def _limit(management: Management, url: str, queue: str, length: int) -> None:
-    """Bound a queue with a policy, and wait until the queue knows it."""
-    vhost = vhost_of(url)
+    """Bound a queue that is not there yet, with a policy: it is in force from the queue's first moment on."""
     policy = {"pattern": f"^{queue}$", "definition": {"max-length": length}, "apply-to": "queues"}
-    management.put(f"policies/{vhost}/{queue}", policy)
-    wait_until(
-        lambda: (
-            (management.queue(vhost, queue).get("effective_policy_definition") or {}).get("max-length") == length
-        ),
-        20,
-        "the policy to be in force",
-    )
+    management.put(f"policies/{vhost_of(url)}/{queue}", policy)
 
 
 def _fill(app: BrokerApp, queue: str) -> None:
@@ -54,8 +45,8 @@ def test_a_full_queue_is_an_error_with_a_sentence(
 ) -> None:
     """The task is not in the queue, the text says why and what to do, and room is all that it takes."""
     app = make_app(f"[queues.default]\n[queues.lopri]\ntype = '{kind}'\n")
-    app.send_task("shop.add", queue="lopri")
     _limit(management, fresh_vhost_url, "lopri", 2)
+    app.send_task("shop.add", queue="lopri")
     _fill(app, "lopri")
     with pytest.raises(
         QueueFull, match=r"for queue 'lopri': .*length limit.*it was not published; wait"
@@ -73,7 +64,6 @@ def test_every_answer_is_matched_to_its_own_message(
 
     py-amqp takes the ack that follows a returned message for the next one's, and would call the refused taken.
     """
-    app.send_task("shop.add", queue="lopri")
     _limit(management, fresh_vhost_url, "lopri", 1)
     _fill(app, "lopri")
     full_depth = depth(app, "lopri")
@@ -95,9 +85,8 @@ def test_answers_are_matched_whatever_their_order(
     app: BrokerApp, management: Management, fresh_vhost_url: str
 ) -> None:
     """Many on their way at once, taken, returned and refused: each tag gets what became of its message."""
-    app.send_task("shop.add", queue="lopri")
-    app.send_task("shop.add", queue="default")
     _limit(management, fresh_vhost_url, "lopri", 1)
+    app.send_task("shop.add", queue="default")
     _fill(app, "lopri")
     with app.connection_for_write() as connection:
         channel = ConfirmChannel.of(connection.connection)

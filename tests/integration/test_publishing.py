@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from apps import delete, depth, take
@@ -24,7 +25,7 @@ from broker_app.errors import (
 from broker_app.outgoing import DELAY_HEADER, MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
-    from apps import AppMaker
+    from apps import AppMaker, MakeUser
     from brokers import Management
 
     from broker_app import BrokerApp
@@ -112,6 +113,8 @@ def test_a_task_is_routed_by_its_name_its_own_queue_or_the_default(make_app: App
         {"exchange": "shop.tasks", "routing_key": "shop.lopri"},
         {"exchange": "", "routing_key": "shop.lopri"},
         {"exchange": "shop.tasks.due", "routing_key": "0d.0h.1m.30s.shop.lopri"},
+        {"exchange": "shop.delay.m", "routing_key": "0d.1h.0m.0s.shop.lopri"},
+        {"exchange": "shop.delay.s", "routing_key": "0d.0h.1m.0s.shop.lopri", "countdown": 0},
     ],
 )
 def test_a_queue_can_be_named_as_celery_allows(make_app: AppMaker, options: dict[str, Any]) -> None:
@@ -311,22 +314,20 @@ def test_a_task_that_was_refused_is_not_reported_as_sent(app: BrokerApp) -> None
 
 
 def test_sent_events_are_published_after_a_lost_connection_too(
-    make_app: AppMaker, management: Management, fresh_vhost_url: str
+    make_app: AppMaker, make_user: MakeUser, management: Management
 ) -> None:
     """With `task_send_sent_event` each task has its event, and an event never makes a taken task an error."""
-    app = make_app(task_send_sent_event=True)
+    url = make_user(".*", ".*", ".*")
+    app = make_app(url=url, task_send_sent_event=True)
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         channel.exchange_declare("celeryev", "topic", durable=True, auto_delete=False)
         channel.queue_declare("events", auto_delete=False)
         channel.queue_bind("events", "celeryev", "task.sent")
     ids = []
-    for _ in range(2):
+    for _ in range(3):
         ids.append(app.send_task("shop.add").id)
-        vhost = vhost_of(fresh_vhost_url)
-        for found in wait_until(lambda vhost=vhost: management.connections(vhost), 20, "the pooled connection"):
-            management.close_connection(found["name"])
-    ids.append(app.send_task("shop.add").id)
+        management.close_connections_of(urlsplit(url).username)
     events = wait_until(lambda: depth(app, "events") == 3 and take(app, "events"), 20, "three events")
     assert [event.payload["uuid"] for event in events] == ids
     assert {event.payload["queue"] for event in events} == {"default"}

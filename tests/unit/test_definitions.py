@@ -19,7 +19,7 @@ from queues import (
     work_queue,
     work_topology,
 )
-from queues.definitions import Binding
+from queues.definitions import LOOKS, Binding
 
 QUORUM = QueueSpec("default")
 CLASSIC = QueueSpec("urgent", type=QueueType.CLASSIC, has_priorities=True)
@@ -83,9 +83,16 @@ def test_a_queue_that_discards_has_no_dead_letters() -> None:
 def test_dead_letters_stand_on_a_queue_of_the_same_type() -> None:
     """A replicated queue's dead letters are replicated too, and bound by the queue's name."""
     topology = work_topology(SPECS, "")
-    assert _queues(topology)["default.dead"] == {"x-queue-type": "quorum"}
+    assert _queues(topology)["default.dead"]["x-queue-type"] == "quorum"
     assert _queues(topology)["urgent.dead"] == {"x-queue-type": "classic"}
     assert Binding("tasks.dead", "default", "default.dead") in topology.queue_bindings
+
+
+def test_what_is_kept_may_be_looked_at_without_end() -> None:
+    """Each look counts as a delivery, and RabbitMQ 4 drops after 20: queues that keep have another limit."""
+    queues = _queues(work_topology(SPECS, ""))
+    assert {queues[name]["x-delivery-limit"] for name in ("default.dead", "tasks.unrouted")} == {LOOKS}
+    assert LOOKS > 10**6
 
 
 def test_what_was_due_for_a_queue_that_is_gone_is_parked() -> None:
