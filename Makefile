@@ -52,6 +52,7 @@ clean: ## remove what the commands above brought and built
 	@touch $@
 
 $(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON); set PYTHON=python3.11 or a path" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv .cache/uv \

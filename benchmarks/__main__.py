@@ -45,8 +45,14 @@ LIMIT_SECONDS = 1_800
 """Bound of one benchmark, should all of its own bounds fail."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nNames:\n  "
+    + "\n  ".join(NAMES)
+    + "\n\n\b\nExamples:\n  python -m benchmarks publishing lateness --short"
+    "\n  python -m benchmarks --image rabbitmq:4-management --image rabbitmq:3.10-management > results.md",
+)
+@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[NAME]...")
 @click.option("--broker", "url", help="AMQP URL of a running broker; its user must be an administrator.")
 @click.option("--management", "management_url", help="Its management API; default: port 15672 of the same host.")
 @click.option("--image", "images", multiple=True, help="Start the broker from this image; may be repeated.")
@@ -63,10 +69,11 @@ def main(
     is_short: bool,
     json_file: Path | None,
 ) -> None:
-    """Measure side by side with the alternatives; Markdown to stdout, progress to stderr."""
+    """Measure side by side with the alternatives, all or some; Markdown to stdout, progress to stderr."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGALRM, _time_out)
     facts = machine_facts()
+    print("## Machine and versions\n")
     print("\n".join(f"- {name}: {value}" for name, value in facts.items()), end="\n\n", flush=True)
     values: dict[str, Any] = {"machine": facts, "is_short": is_short, "brokers": {}}
     for choice in [Choice(url, management_url, image) for image in images or (None,)]:

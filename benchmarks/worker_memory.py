@@ -36,8 +36,8 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """What came with the scheduled tasks."""
-        return self.after - self.before
+        """What came with the scheduled tasks, to a hundredth."""
+        return round(self.after - self.before, 2)
 
 
 def run(bench: Bench) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from datetime import datetime, timedelta
 from functools import cached_property
 from numbers import Real
@@ -33,7 +34,8 @@ class BrokerApp(Celery):
     Args:
         main: The name of the main module, as Celery's.
         config: The settings file; None for ``BROKER_APP_CONFIG``, else ``config/broker.toml`` if it is there.
-        **kwargs: Celery's. What they or ``app.conf`` set wins over what follows from the settings.
+        **kwargs: Celery's. What they, ``app.conf`` or `config_from_object` set wins over what follows from the
+            settings.
 
     Example:
         >>> shop = BrokerApp("shop", include=["shop.tasks"], set_as_current=False)
@@ -47,8 +49,9 @@ class BrokerApp(Celery):
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
         self._config_file = config
+        self._loading = threading.RLock()
+        self._is_loaded = False
         super().__init__(main, **kwargs)
-        self.add_defaults(lambda: celery_settings(self.settings))
 
     @property
     def config_file(self) -> Path | None:
@@ -58,6 +61,37 @@ class BrokerApp(Celery):
             SettingsError: A file was named and is not there.
         """
         return config_path(self._config_file)
+
+    @property
+    def conf(self) -> Any:
+        """Celery's configuration; while a thread loads it, the others wait.
+
+        Celery shows it to them before our values are in it: they would take another broker and drop results.
+        """
+        with self._loading:
+            return super().conf
+
+    @conf.setter
+    def conf(self, conf: Any) -> None:
+        """Set it, as Celery does."""
+        self._conf = conf
+
+    def _load_config(self) -> Any:
+        with self._loading:
+            if not self._is_loaded or self._conf is None:  # None: `config_from_object` wants it anew
+                ours = celery_settings(self.settings)
+                self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
+                super()._load_config()
+                self._is_loaded = True
+            return self._conf
+
+    def _replace_defaults(self, ours: dict[str, Any]) -> dict[str, Any]:
+        """Put our values in the place of Celery's defaults, and return nothing to put above the user's.
+
+        With `add_defaults` they would win over what `config_from_object` reads.
+        """
+        self._conf.defaults[-1].update(ours)
+        return {}
 
     @cached_property
     def settings(self) -> Settings:

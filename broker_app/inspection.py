@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
 
 BLOCKED_TIMEOUT_SECONDS = 30.0
+
+_PIKA_LOGGER = logging.getLogger("pika")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +65,14 @@ def peek_unrouted(app: BrokerApp, limit: int) -> list[Parked]:
         BrokerError: The broker cannot be reached, or nothing was ever declared there.
     """
     names = Names(app.settings.prefix)
-    found, last = [], 0
+    found = []
     with open_channel(app) as channel:
         for _ in range(limit):
             method, properties, _body = channel.basic_get(names.unrouted)
             if method is None:
                 break
             found.append(_parked(app, method.routing_key, properties))
-            last = method.delivery_tag
-        if found:  # closing would hand them back too, but RabbitMQ 4.3 counts that as a failed delivery
-            channel.basic_nack(last, multiple=True, requeue=True)
+        _hand_back(channel)
     return found
 
 
@@ -107,10 +108,11 @@ def replay_unrouted(app: BrokerApp, to: str | None, told: Callable[[int], None])
                 channel.basic_publish(names.tasks, key, body, properties, mandatory=True)
             except (UnroutableError, NackError, UnknownQueue) as error:
                 kept, reason = kept + 1, reason or _why(error, method.routing_key)
-                continue  # unacknowledged: it returns when the channel closes
+                continue  # unacknowledged: the others come first
             channel.basic_ack(method.delivery_tag)
             moved += 1
             told(moved)
+        _hand_back(channel)
     return Replayed(moved, kept, reason)
 
 
@@ -122,6 +124,8 @@ def open_channel(app: BrokerApp) -> Iterator[BlockingChannel]:
         BrokerError: None answers, or the broker closed the channel.
         NotOnBroker: A queue is not there.
     """
+    if not _PIKA_LOGGER.handlers:  # without one Python would print its warnings beside our one line
+        _PIKA_LOGGER.addHandler(logging.NullHandler())
     try:
         connection = pika.BlockingConnection(_parameters(app))
     except (AMQPError, OSError) as error:
@@ -133,6 +137,8 @@ def open_channel(app: BrokerApp) -> Iterator[BlockingChannel]:
         cls = NotOnBroker if error.reply_code == NotOnBroker.code else BrokerError
         advice = "; run `broker-app topology declare`" if cls is NotOnBroker else ""
         raise cls(f"the broker answered {error.reply_code} {error.reply_text}{advice}") from error
+    except AMQPError as error:
+        raise BrokerError(f"the connection was lost, try again: {error!r}") from error
     finally:
         if connection.is_open:
             connection.close()
@@ -156,6 +162,11 @@ def _parameters(app: BrokerApp) -> list[pika.ConnectionParameters]:
             )
         )
     return parameters
+
+
+def _hand_back(channel: BlockingChannel) -> None:
+    """Return all that is not acknowledged; RabbitMQ 4.3 does not count this as a failed delivery, as a close."""
+    channel.basic_nack(multiple=True, requeue=True)
 
 
 def _tls(options: Any) -> ssl.SSLContext:

@@ -22,17 +22,18 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker_app import backlog, lanes, topology
-from broker_app.errors import BrokerError
+from broker_app.errors import BrokerError, BrokerLocked
 from queues import Lane, Names, lane_topology
 from queues.definitions import entry_binding
 from queues.delay import parse_lane
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     import amqp
 
@@ -99,7 +100,7 @@ def prune(app: BrokerApp, *, is_dry_run: bool = False, waits: Waits = _WAITS) ->
     names = Names(app.settings.prefix)
     with topology.connect(app) as connection:
         if not is_dry_run:
-            with topology.exclusive_queue(connection, names.prune_lock):
+            with _lock(connection, names):
                 pass  # refused now, and not after the waits
         first_look, empty = time.monotonic(), _look(app, connection)
     if not is_dry_run:
@@ -127,6 +128,22 @@ def removable(in_use: Mapping[Lane, object], keep: Collection[Lane] = ()) -> tup
     return tuple(sorted(lane for lane in free if lane not in keep))
 
 
+@contextmanager
+def _lock(connection: amqp.Connection, names: Names) -> Iterator[None]:
+    """Hold what producers wait for before they declare a lane; gone with the connection.
+
+    Raises:
+        BrokerLocked: Another prune holds it.
+    """
+    try:
+        with topology.exclusive_queue(connection, names.prune_lock):
+            yield
+    except BrokerLocked as error:
+        raise BrokerLocked(
+            "another `broker-app topology prune` is at work; try again when it has ended"
+        ) from error
+
+
 def _keep(app: BrokerApp, waits: Waits) -> set[Lane]:
     common = {parse_lane(word) for word in app.settings.common_lanes}
     return common | {lane for lane in lanes.every(0) if lane.seconds <= waits.shortest_lane}
@@ -152,7 +169,7 @@ def _remove(app: BrokerApp, chosen: Iterable[Lane], first_look: float, waits: Wa
     prefix = app.settings.prefix
     names = Names(prefix)
     removed = []
-    with topology.connect(app) as connection, topology.exclusive_queue(connection, names.prune_lock):
+    with topology.connect(app) as connection, _lock(connection, names):
         time.sleep(waits.declare)
         for lane in chosen:
             topology.unbind(connection, entry_binding(lane, prefix))

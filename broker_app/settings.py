@@ -32,6 +32,10 @@ DEFAULT_CONFIG = Path("config/broker.toml")
 
 BROKER_SCHEMES = ("amqp://", "amqps://")
 
+MIN_HEARTBEAT_SECONDS = 4
+"""A worker that starts listens for others until one second is silent (Celery's mingle), and the broker sends a
+heartbeat every half of this time: at 2 s it listens until the broker gives it up."""
+
 _Positive = Annotated[float, Field(gt=0, le=365 * 86_400, allow_inf_nan=False)]
 _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -137,10 +141,10 @@ class Settings(BaseSettings):
     result_expires_seconds: _Positive = Field(86_400.0, description="How long a result is kept.")
     heartbeat_seconds: float = Field(
         10.0,
-        ge=1,
+        ge=MIN_HEARTBEAT_SECONDS,
         le=600,
         allow_inf_nan=False,
-        description="AMQP heartbeat in seconds; a dead peer is noticed within twice this time.",
+        description="AMQP heartbeat in seconds; a dead peer is noticed within three times this time.",
     )
     publish: PublishSettings = Field(default_factory=PublishSettings)
     fetch: FetchSettings = Field(default_factory=FetchSettings)

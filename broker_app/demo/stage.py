@@ -14,7 +14,7 @@ from broker_app import lanes, topology
 from broker_app.app import BrokerApp
 from broker_app.demo import running, site_process
 from broker_app.demo.running import PREFIX, Running
-from broker_app.embedded import attach_broker, find_broker
+from broker_app.embedded import attach_broker, end_leftovers, find_broker
 from broker_app.errors import BrokerAppError, BrokerLocked, NodesFailed
 from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
@@ -150,10 +150,11 @@ def end_kept(folder: Path, say: Say) -> None:
     facts = running.read_running(folder)
     if facts is None:
         raise DemoError(f"{folder}: expected a demo that was kept, there is none")
-    _end(folder, facts)
-    say(f"the fleets, the site and {'the broker' if facts.is_broker_ours else 'the queues'} are ended")
     ours = facts.environment(folder)
-    if left := [name for name in ours if os.environ.get(name) == ours[name]]:
+    left = [name for name in ours if os.environ.get(name) == ours[name]]
+    _end(folder, facts, say)
+    say(f"the fleets, the site and {'the broker' if facts.is_broker_ours else 'the queues'} are ended")
+    if left:
         say(f"this shell still has the demo's settings; forget them with: unset {' '.join(left)}")
 
 
@@ -169,7 +170,7 @@ def _clear(folder: Path, say: Say) -> None:
     if facts.is_kept and _is_alive(folder, facts):
         raise DemoError(f"{folder}: a demo was kept there; use it, or end it with `broker-app demo --stop`")
     say("ending what an earlier demo has left")
-    _end(folder, facts)
+    _end(folder, facts, say)
 
 
 def _is_alive(folder: Path, facts: Running) -> bool:
@@ -178,23 +179,24 @@ def _is_alive(folder: Path, facts: Running) -> bool:
     return facts.is_broker_ours and attach_broker(folder) is not None
 
 
-def _end(folder: Path, facts: Running) -> None:
+def _end(folder: Path, facts: Running, say: Say) -> None:
     """End all that is written down; what is gone already is fine."""
     app = _app(folder, facts)
     with ExitStack() as ending:  # the last one first, each whatever became of the others
         ending.callback(running.forget, folder)
         if facts.is_broker_ours:
-            ending.callback(_end_broker, folder)
+            ending.callback(_end_broker, folder, say)
         else:
             ending.callback(_delete_all, app)
         ending.callback(site_process.stop, facts.site_url, facts.site_key)
         ending.callback(_stop_fleets, app)
 
 
-def _end_broker(folder: Path) -> None:
+def _end_broker(folder: Path, say: Say) -> None:
     broker = attach_broker(folder)
     if broker is not None:
         broker.close()
+    end_leftovers(folder, say)  # of a demo that was killed, and so could not keep it
 
 
 def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> Running:

@@ -114,7 +114,7 @@ def find_broker(
     """
     if url is not None:
         return FoundBroker(url, management_url, "the broker that was given", ask_version(url))
-    _end_leftovers(state_dir, announce)
+    end_leftovers(state_dir, announce)
     closed = []
     for way in ways:
         try:
@@ -146,7 +146,11 @@ def attach_broker(state_dir: Path) -> FoundBroker | None:
     return None
 
 
-def _end_leftovers(state_dir: Path, announce: Announce) -> None:
+def end_leftovers(state_dir: Path, announce: Announce = logger.info) -> None:
+    """End what crashed runs have left in ``state_dir``; `find_broker` does it too, before it starts another.
+
+    What runs for a living process, or was kept, is not touched.
+    """
     for home in BrokerHome.all(state_dir):
         try:
             if home.read().is_kept or not home.hold():

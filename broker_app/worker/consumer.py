@@ -9,6 +9,8 @@ from amqp.exceptions import ConsumerCancelled
 from celery.worker import consumer as celery_consumer
 from celery.worker import loops
 
+from broker_app.connections import discard
+
 if TYPE_CHECKING:
     from kombu.message import Message
 
@@ -40,6 +42,16 @@ class Consumer(celery_consumer.Consumer):
         super().__init__(*args, **options)
         if self.loop is loops.synloop and getattr(self.pool, "is_green", False):
             self.loop = self._green_loop
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Leave the event connection too, which was lost with the other.
+
+        Celery would bid it farewell and wait for the answer: on a network that is cut off, for ever.
+        """
+        super().on_connection_error_after_connected(exc)
+        events = self.event_dispatcher and self.event_dispatcher.connection
+        if events:
+            discard(events)
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Send what cannot be decoded to the dead letters; Celery would acknowledge it, and it would be gone."""

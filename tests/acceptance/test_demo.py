@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -243,6 +244,20 @@ def test_stop_after_a_kept_demo_went_down(killed: Demo, vhost_url: str, manageme
     assert left_on_broker(management, vhost_url) == []
     assert not (killed.state / "demo" / "running.json").exists()
     assert not (killed.state / "demo" / "env.sh").exists()
+
+
+def test_stop_ends_what_a_demo_left_that_was_killed(tmp_path: Path) -> None:
+    """After SIGKILL of the demo's own process `--stop` ends its workers, its site and its broker."""
+    with demo(tmp_path, None) as made:
+        made.wait_for("] fleet: demo.lopri")
+        os.kill(made.pid, signal.SIGKILL)
+        made.end()
+        assert made.remains.processes()
+        with demo(tmp_path, None, "--stop") as stop:
+            assert stop.end() == 0, stop.lines
+
+        made.remains.assert_gone()
+    assert not list((tmp_path / "state" / "demo").glob("brokers/*"))
 
 
 def test_reader_of_stderr_that_has_gone_does_not_stop_the_clean_up(

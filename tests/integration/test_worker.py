@@ -31,7 +31,7 @@ SECONDS = 40.0
 
 PREFIXED = """
 prefix = "shop."
-heartbeat_seconds = 2
+heartbeat_seconds = 4
 [queues.default]
 type = "classic"
 priorities = true
@@ -47,7 +47,7 @@ def _configure(folder: Path, settings: str) -> Path:
     return file
 
 
-def _client(folder: Path, url: str, settings: str = "heartbeat_seconds = 2\n") -> BrokerApp:
+def _client(folder: Path, url: str, settings: str = "heartbeat_seconds = 4\n") -> BrokerApp:
     """Return an app of this process with the settings of the worker that runs in the folder."""
     head = f"broker_url = '{url}'\nstate_dir = '{folder / 'state'}'\n"
     file = folder / "client.toml"
@@ -58,6 +58,16 @@ def _client(folder: Path, url: str, settings: str = "heartbeat_seconds = 2\n") -
 
 def _get(result: Any) -> Any:
     return result.get(timeout=SECONDS, interval=0.05)
+
+
+def _fill(app: BrokerApp) -> None:
+    """Delay tasks by 13 s until their lane takes no more: a quorum queue takes a few more than its limit."""
+    for _ in range(50):
+        try:
+            app.send_task("fill", countdown=13)
+        except QueueFull:
+            return
+    raise AssertionError("the lane was never full")
 
 
 def _lines(file: Path) -> list[str]:
@@ -144,9 +154,7 @@ def test_a_retry_that_the_broker_refuses_is_a_dead_letter(
     vhost = vhost_of(vhost_url)
     policy = {"pattern": "^shop.delay.13s$", "definition": {"max-length": 1}, "apply-to": "queues"}
     management.put(f"policies/{vhost}/full", policy)
-    with pytest.raises(QueueFull):
-        for _ in range(50):
-            app.send_task("fill", countdown=13)
+    _fill(app)
     app.send_task("workload.retry_along", ([13],), queue="lopri")
     wait_until(lambda: depth(app, "shop.lopri.dead") == 1, SECONDS, "the dead letter")
     (message,) = take(app, "shop.lopri.dead")
@@ -166,7 +174,7 @@ def test_members_and_body_of_a_chord_keep_their_priority(app: BrokerApp) -> None
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_dead_network_is_found_and_left(pool: str, fresh_vhost_url: str, tmp_path: Path) -> None:
-    """A connection on which nothing passes any more is given up within two heartbeats, and work goes on."""
+    """A connection on which nothing passes any more is given up within a few heartbeats, and work goes on."""
     with TcpProxy.to(fresh_vhost_url) as proxy:
         app = _client(tmp_path, fresh_vhost_url)
         with running_worker(tmp_path, proxy.url(fresh_vhost_url), "-P", pool, "-c", "1"):

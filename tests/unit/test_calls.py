@@ -261,7 +261,7 @@ def test_an_unknown_task_is_told_its_nearest(app: Celery, name: str) -> None:
 def test_an_unknown_task_is_told_the_known_ones(app: Celery) -> None:
     """A name that resembles none is answered with the app's tasks, without Celery's own."""
     with pytest.raises(
-        CallError, match=r"\(shop\.tasks\.anything, shop\.tasks\.pack, shop\.tasks\.ship, .*\)"
+        CallError, match=r"\(.*shop\.tasks\.anything, shop\.tasks\.pack, shop\.tasks\.ship, .*\)"
     ) as caught:
         check_call(Call("x"), app.tasks)
     assert "celery." not in str(caught.value)

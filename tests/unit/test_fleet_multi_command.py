@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,9 @@ FLEET = Fleet(
 )
 
 
-def test_the_command_holds_all_that_the_settings_say() -> None:
+def test_the_command_holds_all_that_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queue, pool, slots, prefetch, pid and log files are options of the one command."""
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
     command = start_command(FLEET, "shop", FleetState(Path("/s"), "shop"))
 
     assert command[3:5] == ["start", "shop.lopri@h"]
@@ -41,7 +43,7 @@ def test_a_path_with_blanks_goes_where_celery_multi_does_not_make_a_folder_of_it
     append = next(word for word in command if word.startswith("--append="))
     assert "--pidfile='/my state/run/shop/%n.pid'" in append
     assert "--pidfile=%n.pid" in command
-    assert f"--executable={sys.executable}" in append
+    assert f"--executable={shlex.quote(sys.executable)}" in append
 
 
 def test_workers_find_the_settings_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

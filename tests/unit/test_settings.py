@@ -216,7 +216,7 @@ def test_no_fault_is_told_twice(write: Callable[[str], Path]) -> None:
     ("text", "place"),
     [
         ("heartbeat_seconds = nan", "heartbeat_seconds"),
-        ("heartbeat_seconds = 0", "heartbeat_seconds"),
+        ("heartbeat_seconds = 3.9", "heartbeat_seconds"),
         ("result_expires_seconds = inf", "result_expires_seconds"),
         ("prefix = 'a b'", "prefix"),
         ("prefix = 'amq.'", "queues.default"),

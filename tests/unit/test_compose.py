@@ -1,0 +1,44 @@
+"""compose/docker-compose.yml runs what the settings say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import pairwise
+
+from documents import ROOT
+
+from broker_app.settings import load_settings
+
+COMPOSE = (ROOT / "compose" / "docker-compose.yml").read_text(encoding="utf-8")
+
+
+def test_every_queue_has_a_worker_service_as_its_fleet_says() -> None:
+    """Each queue of the shipped settings has one service; its pool and slots are those of the queue's fleet."""
+    settings = load_settings(ROOT / "config" / "broker.toml")
+    services = re.findall(r"^  worker-(\S+):\n(?:    .*\n)*?    command: (.+)$", COMPOSE, re.MULTILINE)
+
+    assert sorted(name for name, _ in services) == sorted(settings.queues)
+    for name, command in services:
+        words = shlex.split(command)
+        options = dict(pairwise(words))
+        fleet = settings.queues[name].fleet
+        assert options["-Q"] == name
+        assert (options["-P"], options["-c"]) == (fleet.pool, str(fleet.concurrency))
+        assert options["-n"] == f"{name}@%h"
+
+
+def test_ports_are_published_on_this_machine_only() -> None:
+    """No service is reached from another machine by this file as it stands."""
+    published = re.findall(r'^      - "([^"]*:\d+:\d+|\d+:\d+)"$', COMPOSE, re.MULTILINE)
+
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_example_environment_names_every_variable_that_must_be_set() -> None:
+    """Who copies compose/example.env has all that the file refuses to run without."""
+    needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE))
+    example = (ROOT / "compose" / "example.env").read_text(encoding="utf-8")
+
+    assert needed == set(re.findall(r"^(\w+)=\S", example, re.MULTILINE))
