@@ -143,7 +143,7 @@ class PublishTimeout(PublishError):
 class BrokerUnreachable(PublishError):
     """No connection to the broker could be made in time."""
 
-    advice = "it was not published; check that the broker runs and that broker_url is right"
+    advice = "it was not published; check that the broker runs, without an alarm, and that broker_url is right"
 
 
 class BrokerError(BrokerAppError):

@@ -212,7 +212,15 @@ def test_a_queue_that_refuses(app: BrokerApp) -> None:
 
 def test_a_thousand(app: BrokerApp) -> None:
     """They are all moved, in their order, and the caller is told how many so far."""
-    ids = park(app, 1_000)
+    park(app)
+    (message,) = take(app, UNROUTED)
+    ids = [f"task-{number}" for number in range(1_000)]
+    with app.connection_for_write() as connection:
+        for identity in ids:
+            headers = dict(message.headers, id=identity)
+            copy = amqp.Message(message.body, **dict(message.properties, application_headers=headers))
+            connection.default_channel.basic_publish(copy, UNROUTED, message.delivery_info["routing_key"])
+    wait_until(lambda: depth(app, UNROUTED) == 1_000, 30, "the tasks to be parked")
     declare(app, "lopri")
     told: list[int] = []
     assert replay_unrouted(app, None, told.append) == inspection.Replayed(1_000, 0)

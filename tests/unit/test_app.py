@@ -32,10 +32,12 @@ def _app(config: Path, **options: str) -> BrokerApp:
 
 def test_what_the_user_configures_wins_over_what_follows_from_the_settings(config: Path) -> None:
     """By argument, by `app.conf`, by an object, by defaults of one's own; all else stays ours."""
-    apps = [_app(config, broker="amqp://user//"), _app(config), _app(config), _app(config)]
+    apps = [_app(config, broker="amqp://user//"), *(_app(config) for _ in range(5))]
     apps[1].conf.broker_url = "amqp://user//"
     apps[2].config_from_object({"broker_url": "amqp://user//"})
-    apps[3].add_defaults({"broker_url": "amqp://user//"})
+    apps[3].config_from_object({"BROKER_URL": "amqp://user//"})
+    apps[4].config_from_object({"CELERY_BROKER_URL": "amqp://user//"}, namespace="CELERY")
+    apps[5].add_defaults({"broker_url": "amqp://user//"})
     for app in apps:
         assert app.conf.broker_url == "amqp://user//"
         assert app.conf.task_acks_late is True
