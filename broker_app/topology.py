@@ -51,8 +51,8 @@ def connect(app: BrokerApp) -> Iterator[amqp.Connection]:
         raise BrokerError(
             f"{where}: no AMQP broker answers there ({words(error)}); start it or correct broker_url"
         ) from error
-    with connection:
-        yield connection.connection
+    with connection, _cut_when_interrupted(connection.connection) as opened:
+        yield opened
 
 
 def words(error: BaseException) -> str:
@@ -165,7 +165,8 @@ def exclusive_queue(connection: amqp.Connection, name: str) -> Iterator[None]:
     with _channel(connection) as channel, _refusal(f"queue {name!r}"):
         channel.queue_declare(name, exclusive=True, auto_delete=False)
     try:
-        yield
+        with _cut_when_interrupted(connection):
+            yield
     finally:
         with suppress(amqp_errors.ConnectionError, OSError):
             delete_queue(connection, name)
@@ -182,10 +183,25 @@ def _channel(connection: amqp.Connection) -> Iterator[amqp.Channel]:
     """Open a channel for a few calls; a refusal closes it, so nothing else must share it."""
     channel = connection.channel()
     try:
-        yield channel
+        with _cut_when_interrupted(connection):
+            yield channel
     finally:
         if channel.connection is not None and channel.is_open:
             channel.close()
+
+
+@contextmanager
+def _cut_when_interrupted(connection: amqp.Connection) -> Iterator[amqp.Connection]:
+    """Close the socket without a word at Ctrl-C.
+
+    That may come in the middle of a frame; what is read then makes no sense, and the answer to a polite close
+    would be waited for without end.
+    """
+    try:
+        yield connection
+    except (KeyboardInterrupt, SystemExit):
+        connection.collect()
+        raise
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import secrets
 import signal
 import subprocess
@@ -12,8 +13,10 @@ import threading
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import docker
+from brokers import Management, vhost_of
 from waiting import wait_until
 
 from broker_app.embedded.container import remove_container
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 COMMAND = str(Path(sys.executable).parent / "broker-app")
 END_SECONDS = 90.0
+JOBS = ("--jobs", "100")
+"""For a demo that shows all, and soon."""
 
 _VARIABLE = "TEST_DEMO_MARK"
 _STEP_SECONDS = 90.0
@@ -222,3 +227,28 @@ def demo(folder: Path, url: str | None, *arguments: str, **options: Any) -> Iter
         yield made
     finally:
         made.kill()
+
+
+def left_on_broker(management: Management, url: str) -> list[str]:
+    """Return the queues and exchanges of a virtual host that are not RabbitMQ's own."""
+    vhost = quote(vhost_of(url), safe="")
+    found = [one["name"] for kind in ("queues", "exchanges") for one in management.get(f"{kind}/{vhost}")]
+    return [name for name in found if name and not name.startswith("amq.")]
+
+
+def files_below(folder: Path) -> set[str]:
+    """Return the files and folders of a demo's folder that are not in its state folder."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return {path for path in found if path.split("/")[0] != "state"} - {"home"}
+
+
+def refused(folder: Path, url: str | None, *arguments: str) -> str:
+    """Run a demo that must fail by itself, and return the one line in which it says why."""
+    with demo(folder, url, *arguments) as made:
+        assert made.end() == 1
+        made.remains.assert_gone()
+    assert made.out == ""
+    *steps, complaint = made.lines
+    assert all(re.match(r"\[ *\d+\.\ds\] ", step) for step in steps), steps
+    assert complaint.startswith("broker-app: ")
+    return complaint

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import signal
+import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+PATIENCE_SECONDS = 5.0
+"""A signal this long after the first one counts again, if the clean-up has not begun: something hangs."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Raises KeyboardInterrupt in the main thread at the first of these signals, and only then.
+    """Raises KeyboardInterrupt in the main thread at the first of these signals.
 
     As a context manager it puts the former handlers back. A signal that was ignored before, as SIGHUP below
     ``nohup``, is ignored on.
@@ -24,6 +29,7 @@ class Interruption:
     def __init__(self) -> None:
         self.has_come = False
         self._is_held = False
+        self._raised_at = -inf
         self._before: dict[signal.Signals, Any] = {}
 
     def hold(self) -> None:
@@ -45,6 +51,7 @@ class Interruption:
     def _handle(self, *_signal: Any) -> None:
         """Note it. The handler stays ours, and is not SIG_IGN, which programs started by the clean-up inherit."""
         self.has_come = True
-        if not self._is_held:
-            self._is_held = True
+        now = time.monotonic()
+        if not self._is_held and now - self._raised_at > PATIENCE_SECONDS:
+            self._raised_at = now
             raise KeyboardInterrupt

@@ -194,7 +194,7 @@ class Stage:
         for producer in producers:
             producer.start()
         ready.wait(60)
-        self.drain()
+        self.drain([self.names.lane(lane) for lane in backlog.count_lanes(self.app)])
         threading.Timer(self.start, go.set).start()
         prune(self.app, waits=replace(SHORT, trust=Waits().trust))
         for producer in producers:
@@ -214,21 +214,18 @@ class Stage:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is shown
                 self.errors.append(error)
 
-    def drain(self) -> list[Message]:
-        """Take all that stands in the lanes and in the queue."""
-        found = [take(self.app, self.names.lane(lane)) for lane in backlog.count_lanes(self.app)]
-        return [
-            message for messages in (*found, take(self.app, self.names.prefix + "lopri")) for message in messages
-        ]
+    def drain(self, queues: list[str]) -> list[Message]:
+        """Take all that stands in those queues that there are."""
+        return [message for queue in queues if depth(self.app, queue) for message in take(self.app, queue)]
 
     def arrived(self) -> list[str]:
         """Hand on what stands in the lanes of minutes, and return the ids that stand where they should."""
-        with self.app.connection_for_write() as connection:
-            for lane in (Lane(2, 1), Lane(2, 2)):
-                for message in take(self.app, self.names.lane(lane)):
-                    hand_on(connection, message, self.names.hop(3))
+        minutes = [self.names.lane(Lane(2, count)) for count in (1, 2)]
         ends = [self.names.lane(Lane(3, seconds)) for seconds in SECONDS] + [self.names.prefix + "lopri"]
-        return [message.headers["id"] for end in ends for message in take(self.app, end)]
+        with self.app.connection_for_write() as connection:
+            for message in self.drain(minutes):
+                hand_on(connection, message, self.names.hop(3))
+        return [message.headers["id"] for message in self.drain(ends)]
 
 
 @pytest.mark.version
