@@ -10,7 +10,7 @@ from broker_app import lanes, topology
 from broker_app.errors import BrokerError
 from broker_app.management import Management
 from queues import InvalidDelay, Lane, Names
-from queues.delay import MAX_DELAY_SECONDS, UNITS, parse_lane
+from queues.delay import UNITS, parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,6 +103,7 @@ def depths(connection: amqp.Connection, candidates: Iterable[Lane], names: Names
 
 
 def _bucket(lane: Lane) -> str:
-    unit = UNITS[lane.level][1]
-    latest = lane.seconds + unit - 1  # the shorter lanes that may follow
-    return next(name for name, bound in BUCKETS if latest < (bound or MAX_DELAY_SECONDS + unit))
+    latest = (
+        lane.milliseconds + UNITS[lane.level].milliseconds
+    )  # less than that: the shorter lanes that may follow
+    return next(name for name, bound in BUCKETS if bound is None or latest <= bound * 1_000)

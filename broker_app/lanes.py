@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -95,9 +96,10 @@ def declare(connection: amqp.Connection, lanes: Iterable[Lane], prefix: str, dea
 
 
 def every(most_days: int = PROBED_DAYS) -> list[Lane]:
-    """Return every lane of hours, minutes and seconds, and the first days'."""
-    counts = (most_days, *(UNITS[level - 1][1] // UNITS[level][1] - 1 for level in range(1, len(UNITS))))
-    return [Lane(level, count) for level, most in enumerate(counts) for count in range(1, most + 1)]
+    """Return every lane of the units below a day, and the first days'."""
+    below = (longer.milliseconds // shorter.milliseconds - 1 for longer, shorter in pairwise(UNITS))
+    counts = enumerate((most_days, *below))
+    return [Lane(level, UNITS[level].step * number) for level, most in counts for number in range(1, most + 1)]
 
 
 def wait_for_prune(connection: amqp.Connection, prefix: str, deadline: float) -> None:

@@ -108,7 +108,7 @@ class Names:
 
     def hop(self, level: int) -> str:
         """Where a lane of the level above hands its messages on; behind the last level that is `due`."""
-        return self.due if level == len(UNITS) else f"{self.prefix}delay.{UNITS[level][0]}"
+        return self.due if level == len(UNITS) else f"{self.prefix}delay.{UNITS[level].name}"
 
     def lane(self, lane: Lane) -> str:
         """Return the queue of a lane."""
@@ -195,7 +195,7 @@ def lane_queue(lane: Lane, prefix: str) -> Queue:
         names.lane(lane),
         queue_arguments={
             "x-queue-type": str(QueueType.QUORUM),
-            "x-message-ttl": lane.seconds * 1000,
+            "x-message-ttl": lane.milliseconds,
             "x-dead-letter-exchange": names.hop(lane.level + 1),
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
@@ -253,7 +253,7 @@ def _exchanges(names: Names) -> list[Exchange]:
 def _zero_bindings(names: Names) -> list[Binding]:
     """Hand a zero word on to the next level's exchange."""
     return [
-        Binding(names.hop(level), ".".join(["*"] * level + [f"0{UNITS[level][0]}", "#"]), names.hop(level + 1))
+        Binding(names.hop(level), ".".join(["*"] * level + [f"0{UNITS[level].name}", "#"]), names.hop(level + 1))
         for level in range(1, len(UNITS))
     ]
 

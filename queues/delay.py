@@ -1,32 +1,51 @@
 """Delay lanes: how a countdown waits in the broker, as arithmetic.
 
-A delay is written in the units that people choose: days, hours, minutes, seconds. Each unit that is not
-zero is one *lane*, a queue whose messages expire after just that time: 90 s is ``delay.1m`` and then
-``delay.30s``. The routing key carries the whole path and the queue at its end::
+A delay is written in the units that people choose: days, hours, minutes, seconds, and tenths of a second. Each
+unit that is not zero is one *lane*, a queue whose messages expire after just that time: 90 s is ``delay.1m`` and
+then ``delay.30s``. The routing key carries the whole path and the queue at its end::
 
-    0d.0h.1m.30s.lopri
+    0d.0h.1m.30s.0ms.lopri
 
 It is published to the exchange ``delay``, which knows the first lane of every path. A lane dead-letters
-into the next unit's exchange (``delay.h``, ``delay.m``, ``delay.s``), which hands zeros on, and the last
-one into ``tasks.due``, where the same key reaches the queue. The key is never rewritten, so a retry's key
-does not grow, and four words always stand before the queue's name, so no name catches another's messages.
+into the next unit's exchange (``delay.h``, ``delay.m``, ``delay.s``, ``delay.ms``), which hands zeros on, and the
+last one into ``tasks.due``, where the same key reaches the queue. The key is never rewritten, so a retry's key
+does not grow, and five words always stand before the queue's name, so no name catches another's messages.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from queues.errors import InvalidDelay
 
-UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-"""Letter and length in seconds of each level, longest first."""
+
+class Unit(NamedTuple):
+    """What the lanes of one level count.
+
+    Attributes:
+        name: As it stands behind the count.
+        milliseconds: The length of its shortest lane, whole, so that nothing is rounded on the way to the broker.
+        step: The count of its shortest lane.
+    """
+
+    name: str
+    milliseconds: int
+    step: int = 1
+
+
+UNITS = (Unit("d", 86_400_000), Unit("h", 3_600_000), Unit("m", 60_000), Unit("s", 1_000), Unit("ms", 100, 100))
+"""One a level, longest first."""
 
 MAX_DELAY_DAYS = 3_650
 """The longest lane: RabbitMQ takes an ``x-message-ttl`` of at most 315,360,000,000 ms (rabbit_misc.erl)."""
 
 MAX_DELAY_SECONDS = MAX_DELAY_DAYS * 86_400 + 86_399
 """The longest lane and the rest of one day: some ten years."""
+
+_DAY_MILLISECONDS = UNITS[0].milliseconds
+_TENTHS = UNITS[-1].milliseconds
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +54,7 @@ class Lane:
 
     Attributes:
         level: Index into `UNITS`, 0 for days.
-        count: How many of the unit; at least 1.
+        count: As it is written; at least the unit's step, and a multiple of it.
     """
 
     level: int
@@ -44,7 +63,7 @@ class Lane:
     @property
     def word(self) -> str:
         """Its word in a routing key: ``30s``."""
-        return f"{self.count}{UNITS[self.level][0]}"
+        return f"{self.count}{UNITS[self.level].name}"
 
     @property
     def name(self) -> str:
@@ -52,14 +71,20 @@ class Lane:
         return f"delay.{self.word}"
 
     @property
-    def seconds(self) -> int:
+    def milliseconds(self) -> int:
         """How long a message stays in it."""
-        return self.count * UNITS[self.level][1]
+        unit = UNITS[self.level]
+        return self.count // unit.step * unit.milliseconds
+
+    @property
+    def seconds(self) -> float:
+        """How long a message stays in it."""
+        return self.milliseconds / 1_000
 
     @property
     def entry_pattern(self) -> str:
         """What binds it to the entry exchange: all longer units are zero."""
-        zeros = [f"0{letter}" for letter, _ in UNITS[: self.level]]
+        zeros = [f"0{unit.name}" for unit in UNITS[: self.level]]
         return ".".join([*zeros, self.word, "#"])
 
     @property
@@ -73,8 +98,8 @@ class Delay:
     """A delay, split into what the broker's lanes hold and what is left for the worker's timer.
 
     Attributes:
-        lanes: Longest first, at most four; empty for a delay below one second.
-        fraction: The rest, 0 <= fraction < 1, in seconds.
+        lanes: Longest first, at most four; empty for a delay below a tenth of a second.
+        fraction: The rest in seconds: below 0.1, or below 1 for a delay of days, whose lanes end at seconds.
     """
 
     lanes: tuple[Lane, ...]
@@ -83,12 +108,12 @@ class Delay:
     @property
     def seconds(self) -> float:
         """The whole delay."""
-        return sum(lane.seconds for lane in self.lanes) + self.fraction
+        return sum(lane.milliseconds for lane in self.lanes) / 1_000 + self.fraction
 
     def routing_key(self, queue: str) -> str:
         """Return the key that leads through the lanes to ``queue`` (its name on the broker)."""
         counts = {lane.level: lane.count for lane in self.lanes}
-        words = [f"{counts.get(level, 0)}{letter}" for level, (letter, _) in enumerate(UNITS)]
+        words = [f"{counts.get(level, 0)}{unit.name}" for level, unit in enumerate(UNITS)]
         return ".".join([*words, queue])
 
 
@@ -106,15 +131,10 @@ def split_delay(seconds: float) -> Delay:
             f"a delay must be a finite number of seconds up to {MAX_DELAY_SECONDS} ({MAX_DELAY_DAYS} days), "
             f"got {seconds!r}"
         )
-    whole = math.floor(seconds)
     if seconds <= 0:
         return Delay((), 0.0)
-    lanes, rest = [], whole
-    for level, (_, length) in enumerate(UNITS):
-        count, rest = divmod(rest, length)
-        if count:
-            lanes.append(Lane(level, count))
-    return Delay(tuple(lanes), seconds - whole)
+    held = _held_milliseconds(seconds)
+    return Delay(_lanes(held), seconds - held / 1_000)
 
 
 def parse_routing_key(key: str) -> tuple[Delay, str]:
@@ -125,32 +145,64 @@ def parse_routing_key(key: str) -> tuple[Delay, str]:
     """
     words = key.split(".", len(UNITS))
     if len(words) != len(UNITS) + 1:
-        raise InvalidDelay(f"a delay's routing key must have four words before the queue, got {key!r}")
+        raise InvalidDelay(f"a delay's routing key must have five words before the queue, got {key!r}")
     lanes = []
-    for level, ((letter, _), word) in enumerate(zip(UNITS, words, strict=False)):
-        if not (word.endswith(letter) and word[:-1].isascii() and word[:-1].isdigit()):
-            raise InvalidDelay(f"a delay's routing key must read like 0d.0h.1m.30s.queue, got {key!r}")
-        if count := int(word[:-1]):
+    for level, (unit, word) in enumerate(zip(UNITS, words, strict=False)):
+        count = _count(word, unit)
+        if count is None:
+            raise InvalidDelay(f"a delay's routing key must read like 0d.0h.1m.30s.0ms.queue, got {key!r}")
+        if count:
             lanes.append(Lane(level, count))
     return Delay(tuple(lanes), 0.0), words[-1]
 
 
 def due_pattern(queue: str) -> str:
-    """Return what binds a queue (its broker name) to ``tasks.due``: four words, then its name."""
+    """Return what binds a queue (its broker name) to ``tasks.due``: five words, then its name."""
     return ".".join(["*"] * len(UNITS) + [queue])
 
 
 def parse_lane(word: str) -> Lane:
-    """Return the lane that a person writes as ``10s``, ``5m``, ``2h`` or ``3d``.
+    """Return the lane that a person writes as ``300ms``, ``10s``, ``5m``, ``2h`` or ``3d``.
 
     Raises:
-        InvalidDelay: Not a whole number and one of the letters d, h, m, s, or more than its unit holds
+        InvalidDelay: Not a whole number and one of the units d, h, m, s, ms, or more than its unit holds
             (``90s`` is two lanes: ``1m`` and ``30s``).
     """
-    letters = [letter for letter, _ in UNITS]
-    if word[-1:] in letters and word[:-1].isascii() and word[:-1].isdigit():
-        lane = Lane(letters.index(word[-1]), int(word[:-1]))
-        delay = split_delay(min(lane.seconds, MAX_DELAY_SECONDS))
-        if delay.lanes == (lane,):
+    for level, unit in enumerate(UNITS):
+        lane = Lane(level, _count(word, unit) or 0)
+        if 0 < lane.milliseconds < MAX_DELAY_SECONDS * 1_000 and _lanes(lane.milliseconds) == (lane,):
             return lane
-    raise InvalidDelay(f"a lane must be 1..{MAX_DELAY_DAYS}d, 1..23h, 1..59m or 1..59s, got {word!r}")
+    raise InvalidDelay(
+        f"a lane must be 1..{MAX_DELAY_DAYS}d, 1..23h, 1..59m, 1..59s, or 100, 200..900ms, got {word!r}"
+    )
+
+
+def _held_milliseconds(seconds: float) -> int:
+    """Return how much of a delay its lanes hold: down to tenths of a second, in at most four lanes.
+
+    A delay of days may need all of the longer units, and nobody plans days ahead to the tenth of a second.
+    """
+    if seconds * 1_000 >= _DAY_MILLISECONDS:
+        return math.floor(seconds) * 1_000
+    tenths = math.floor(seconds * 10)
+    if tenths / 10 > seconds:  # the product was rounded up to a whole number
+        tenths -= 1
+    return tenths * _TENTHS
+
+
+def _lanes(milliseconds: int) -> tuple[Lane, ...]:
+    """Return the lanes that add up to a time, longest first."""
+    lanes, rest = [], milliseconds
+    for level, unit in enumerate(UNITS):
+        count, rest = divmod(rest, unit.milliseconds)
+        if count:
+            lanes.append(Lane(level, count * unit.step))
+    return tuple(lanes)
+
+
+def _count(word: str, unit: Unit) -> int | None:
+    """Return the count in front of a unit, or None if the word is not one of the unit's."""
+    digits = word.removesuffix(unit.name)
+    if digits == word or not (digits.isascii() and digits.isdigit()) or int(digits) % unit.step:
+        return None
+    return int(digits)

@@ -11,8 +11,8 @@ from queues.errors import InvalidPriority, InvalidQueueName
 AMQP_SHORT_STRING_BYTES = 255
 """AMQP 0-9-1, section 4.2.5.3: names and routing keys are short strings of at most 255 bytes."""
 
-DELAY_KEY_HEAD_BYTES = 18
-"""``3650d.23h.59m.59s.``: what a delay puts before the queue's name in a routing key."""
+DELAY_KEY_HEAD_BYTES = 22
+"""``3650d.23h.59m.59s.0ms.``: what a delay puts before the queue's name in a routing key."""
 
 MAX_QUEUE_NAME_BYTES = AMQP_SHORT_STRING_BYTES - DELAY_KEY_HEAD_BYTES
 """A queue's name with its prefix: a delayed message's routing key must hold it whole."""
@@ -76,7 +76,7 @@ def check_queue_name(name: str, prefix: str = "") -> str:
     """Return ``name`` if the broker and the delay lanes can carry it.
 
     Raises:
-        InvalidQueueName: Empty, over 237 bytes with its prefix (255 for an AMQP short string, less 18
+        InvalidQueueName: Empty, over 233 bytes with its prefix (255 for an AMQP short string, less 22
             for a delay's key), a character other than letters, digits, ``_``, ``-`` and single inner
             dots (``*`` and ``#`` are wildcards of topic exchanges, a comma separates Celery's ``-Q``),
             or a name that is the broker's (``amq.``) or ours (``tasks``, ``delay``, ``….dead``).

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.worker import request as celery_request
 
 from broker_app.outgoing import DELAY_HEADER
+from queues.delay import MAX_DELAY_SECONDS, split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +27,14 @@ def remaining_eta(eta: datetime | None, headers: Mapping[str, Any], now: datetim
 
     Args:
         eta: When it is due, by the producer's clock.
-        headers: The message's; with `DELAY_HEADER` the broker has held the whole seconds already, so at most
-            the fraction is left, whatever this machine's clock says. Without it another client published it,
+        headers: The message's; with `DELAY_HEADER` the lanes have held the delay already, so at most their
+            fraction is left, whatever this machine's clock says. Without it another client published it,
             and its eta stands as Celery has it.
         now: This machine's clock.
     """
     delay = headers.get(DELAY_HEADER)
-    if eta is None or not isinstance(delay, (int, float)) or not math.isfinite(delay):
-        return eta  # a header that is no number is none of ours
-    latest = now + timedelta(seconds=delay % 1)
+    if eta is None or not isinstance(delay, (int, float)) or not 0 <= delay < MAX_DELAY_SECONDS + 1:
+        return eta  # a header that no delay made is none of ours
+    latest = now + timedelta(seconds=split_delay(delay).fraction)
     until = min(eta, latest)
     return until if until > now else None

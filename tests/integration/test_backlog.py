@@ -12,7 +12,7 @@ from waiting import wait_until
 from broker_app import backlog
 from broker_app.backlog import read_backlog
 from broker_app.errors import BrokerError
-from queues.delay import parse_lane
+from queues.delay import due_pattern, parse_lane
 
 if TYPE_CHECKING:
     from apps import AppMaker, MakeUser
@@ -149,7 +149,7 @@ def test_what_is_due_and_held_up_is_told_apart(make_app: AppMaker, url: str) -> 
             auto_delete=False,
             arguments={"alternate-exchange": "tasks.unrouted"},
         )
-        connection.default_channel.queue_bind("lopri", "tasks.due", "*.*.*.*.lopri")
+        connection.default_channel.queue_bind("lopri", "tasks.due", due_pattern("lopri"))
     for _ in range(20):
         app.send_task("shop.add", queue="lopri", countdown=1)
 

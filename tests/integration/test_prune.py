@@ -21,7 +21,7 @@ from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused
 from broker_app.prune import Pruned, Waits, prune
 from queues import Lane, Names
 from queues.definitions import entry_binding
-from queues.delay import parse_lane
+from queues.delay import due_pattern, parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,7 +150,7 @@ def test_a_lane_that_holds_what_its_queue_does_not_take_stays(app: BrokerApp) ->
         channel = connection.default_channel
         arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length": 1}
         channel.queue_declare("full", durable=True, auto_delete=False, arguments=arguments)
-        channel.queue_bind("full", "tasks.due", "*.*.*.*.full")
+        channel.queue_bind("full", "tasks.due", due_pattern("full"))
         declare(app, "4s")
         for _ in range(100):  # RabbitMQ's bound is soft: some 32 at once get in
             channel.basic_publish(channel.prepare_message(b"theirs"), "delay", "0d.0h.0m.4s.full")

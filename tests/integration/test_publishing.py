@@ -112,9 +112,9 @@ def test_a_task_is_routed_by_its_name_its_own_queue_or_the_default(make_app: App
         {"routing_key": "shop.lopri"},
         {"exchange": "shop.tasks", "routing_key": "shop.lopri"},
         {"exchange": "", "routing_key": "shop.lopri"},
-        {"exchange": "shop.tasks.due", "routing_key": "0d.0h.1m.30s.shop.lopri"},
-        {"exchange": "shop.delay.m", "routing_key": "0d.1h.0m.0s.shop.lopri"},
-        {"exchange": "shop.delay.s", "routing_key": "0d.0h.1m.0s.shop.lopri", "countdown": 0},
+        {"exchange": "shop.tasks.due", "routing_key": "0d.0h.1m.30s.0ms.shop.lopri"},
+        {"exchange": "shop.delay.m", "routing_key": "0d.1h.0m.0s.0ms.shop.lopri"},
+        {"exchange": "shop.delay.s", "routing_key": "0d.0h.1m.0s.0ms.shop.lopri", "countdown": 0},
     ],
 )
 def test_a_queue_can_be_named_as_celery_allows(make_app: AppMaker, options: dict[str, Any]) -> None:
@@ -198,11 +198,11 @@ def test_a_message_carries_its_moment_and_its_delay(app: BrokerApp) -> None:
     """The time in the queue is now, less the moment, less the wished delay: both are in the headers."""
     before = time.time()
     app.send_task("shop.now")
-    app.send_task("shop.soon", countdown=0.4)
+    app.send_task("shop.soon", countdown=0.04)
     after = time.time()
     now, soon = take(app, "default")
     assert before <= now.headers[PUBLISHED_AT_HEADER] <= after
-    assert (now.headers[DELAY_HEADER], soon.headers[DELAY_HEADER]) == (0.0, 0.4)
+    assert (now.headers[DELAY_HEADER], soon.headers[DELAY_HEADER]) == (0.0, 0.04)
     assert now.headers["eta"] is None
     assert soon.headers["eta"] is not None
 

@@ -20,6 +20,7 @@ from queues import (
     work_topology,
 )
 from queues.definitions import LOOKS, Binding
+from queues.delay import UNITS
 
 QUORUM = QueueSpec("default")
 CLASSIC = QueueSpec("urgent", type=QueueType.CLASSIC, has_priorities=True)
@@ -98,7 +99,7 @@ def test_what_is_kept_may_be_looked_at_without_end() -> None:
 def test_what_was_due_for_a_queue_that_is_gone_is_parked() -> None:
     """Every exchange behind a lane has the parking as its alternate; `tasks` has none, so the producer is told."""
     exchanges = {exchange.name: exchange.arguments or {} for exchange in work_topology([], "").exchanges}
-    behind_lanes = {"delay.h", "delay.m", "delay.s", "tasks.due"}
+    behind_lanes = {"delay.h", "delay.m", "delay.s", "delay.ms", "tasks.due"}
     assert behind_lanes == {name for name, arguments in exchanges.items() if arguments}
     assert all(exchanges[name] == {"alternate-exchange": "tasks.unrouted"} for name in behind_lanes)
     assert Binding("tasks.unrouted", "", "tasks.unrouted") in work_topology([], "").queue_bindings
@@ -117,10 +118,13 @@ def test_a_lane_keeps_its_messages_until_they_can_go_on() -> None:
     }
 
 
-@pytest.mark.parametrize(("level", "onward"), [(0, "delay.h"), (1, "delay.m"), (2, "delay.s"), (3, "tasks.due")])
+ONWARD = [(0, "delay.h"), (1, "delay.m"), (2, "delay.s"), (3, "delay.ms"), (4, "tasks.due")]
+
+
+@pytest.mark.parametrize(("level", "onward"), ONWARD)
 def test_each_lane_hands_on_to_the_next_unit(level: int, onward: str) -> None:
-    """Days to hours to minutes to seconds, and from the seconds into the due exchange."""
-    (queue,) = lane_topology([Lane(level, 1)], "").queues
+    """Days to hours to minutes to seconds, to tenths of a second, and from these into the due exchange."""
+    (queue,) = lane_topology([Lane(level, UNITS[level].step)], "").queues
     assert queue.queue_arguments["x-dead-letter-exchange"] == onward
 
 
@@ -153,7 +157,7 @@ def test_a_task_lands_in_one_queue_only() -> None:
     names = ["default", "a", "b.a", "c.b.a", "a.b", "a.b.c", "x-a", "aa"]
     topology = work_topology([QueueSpec(name) for name in names], "")
     for name in names:
-        for exchange, key in ((Names().tasks, name), (Names().due, f"0d.0h.0m.1s.{name}")):
+        for exchange, key in ((Names().tasks, name), (Names().due, f"0d.0h.0m.1s.0ms.{name}")):
             reached = [
                 binding.destination
                 for binding in topology.queue_bindings

@@ -21,6 +21,7 @@ from queues.delay import (
 )
 from queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES, check_queue_name
 
+DAY_SECONDS = 86_400
 LONGEST_NAME = "q" * MAX_QUEUE_NAME_BYTES
 MILLISECONDS_OF_THE_LONGEST_TTL = 315_360_000_000
 """RabbitMQ answers 406 (value_too_large) to a larger ``x-message-ttl``; test_delays.py asks it."""
@@ -73,7 +74,11 @@ def _walk(delay: Delay, key: str, known: set[Lane]) -> list[str]:
 
 @given(seconds)
 @example(0)
-@example(0.5)
+@example(0.05)
+@example(0.3)
+@example(math.nextafter(0.3, 0))
+@example(2.3)
+@example(86_400.7)
 @example(1)
 @example(59.999999)
 @example(90)
@@ -83,19 +88,20 @@ def test_the_lanes_and_the_fraction_add_up_to_the_delay(wanted: float) -> None:
     """Nothing is lost and nothing rounded: what the lanes hold and what is left is exactly what was asked for."""
     delay = split_delay(wanted)
     assert delay.seconds == wanted
-    assert sum(lane.seconds for lane in delay.lanes) == math.floor(wanted)
-    assert 0 <= delay.fraction < 1
+    held = sum(lane.milliseconds for lane in delay.lanes) / 1_000
+    assert held <= wanted
+    assert 0 <= delay.fraction < (0.1 if wanted < DAY_SECONDS else 1)
 
 
 @given(seconds)
 def test_a_delay_has_at_most_four_lanes_each_of_its_unit(wanted: float) -> None:
     """Four hops at most, the longest unit first, none zero and none as long as the next longer unit."""
     lanes = split_delay(wanted).lanes
-    assert len(lanes) <= len(UNITS)
+    assert len(lanes) <= 4
     assert [lane.level for lane in lanes] == sorted({lane.level for lane in lanes})
     for lane in lanes:
-        assert lane.count >= 1
-        assert lane.level == 0 or lane.seconds < UNITS[lane.level - 1][1]
+        assert lane.count >= UNITS[lane.level].step
+        assert lane.level == 0 or lane.milliseconds < UNITS[lane.level - 1].milliseconds
 
 
 @given(seconds)
@@ -169,23 +175,25 @@ def test_a_delay_without_end_is_refused(wrong: float) -> None:
 @pytest.mark.parametrize(
     ("delay", "lanes"),
     [
-        (0.5, []),
+        (0.05, []),
+        (0.3, ["delay.300ms"]),
         (10, ["delay.10s"]),
         (90, ["delay.1m", "delay.30s"]),
         (3_600, ["delay.1h"]),
         (86_400 + 3_600 + 60 + 1, ["delay.1d", "delay.1h", "delay.1m", "delay.1s"]),
-        (2.3, ["delay.2s"]),
+        (2.3, ["delay.2s", "delay.300ms"]),
+        (86_400.5, ["delay.1d"]),
         (61, ["delay.1m", "delay.1s"]),
     ],
 )
 def test_a_delay_is_written_in_the_units_that_people_choose(delay: float, lanes: list[str]) -> None:
-    """Ten seconds and an hour are one lane each; a minute and a half is two; the worst case is four."""
+    """Ten seconds and an hour are one lane each; a minute and a half is two; tenths count below a day."""
     assert [lane.name for lane in split_delay(delay).lanes] == lanes
 
 
 def test_a_key_reads_as_the_documents_show_it() -> None:
-    """The key carries all four units and then the queue: what a person sees in a trace can be read."""
-    assert split_delay(90).routing_key("lopri") == "0d.0h.1m.30s.lopri"
+    """The key carries all five units and then the queue: what a person sees in a trace can be read."""
+    assert split_delay(90).routing_key("lopri") == "0d.0h.1m.30s.0ms.lopri"
 
 
 @pytest.mark.parametrize(
@@ -193,21 +201,25 @@ def test_a_key_reads_as_the_documents_show_it() -> None:
     [
         "",
         "lopri",
-        "0d.0h.1m.30s",
-        "0h.0d.0m.1s.q",
-        "0d.0h.0m.s.q",
-        "-1d.0h.0m.0s.q",
-        "0d.0h.0m.٣s.q",
-        "0d.0h.0m.1.q",
+        "0d.0h.1m.30s.0ms",
+        "0d.0h.1m.30s.q",
+        "0h.0d.0m.1s.0ms.q",
+        "0d.0h.0m.s.0ms.q",
+        "-1d.0h.0m.0s.0ms.q",
+        "0d.0h.0m.٣s.0ms.q",
+        "0d.0h.0m.1.0ms.q",
+        "0d.0h.0m.1s.50ms.q",
     ],
 )
 def test_a_key_that_no_delay_made_is_refused(key: str) -> None:
-    """What does not start with four counts in their order is not taken for a delay."""
+    """What does not start with five counts in their order is not taken for a delay."""
     with pytest.raises(InvalidDelay):
         parse_routing_key(key)
 
 
-@pytest.mark.parametrize("word", ["10s", "5m", "2h", "3d", f"{MAX_DELAY_DAYS}d", "59s", "59m", "23h"])
+@pytest.mark.parametrize(
+    "word", ["10s", "5m", "2h", "3d", f"{MAX_DELAY_DAYS}d", "59s", "59m", "23h", "100ms", "900ms"]
+)
 def test_a_lane_can_be_written_by_hand(word: str) -> None:
     """The word of a lane leads back to the lane."""
     assert parse_lane(word).word == word
@@ -215,7 +227,24 @@ def test_a_lane_can_be_written_by_hand(word: str) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["", "s", "0s", "90s", "60m", "24h", f"{MAX_DELAY_DAYS + 1}d", "-1s", "1.5s", "1w", " 1s", "²s", "s1", "1S"],
+    [
+        "",
+        "s",
+        "0s",
+        "90s",
+        "60m",
+        "24h",
+        f"{MAX_DELAY_DAYS + 1}d",
+        "-1s",
+        "1.5s",
+        "1w",
+        " 1s",
+        "²s",
+        "s1",
+        "1S",
+        "50ms",
+        "ms",
+    ],
 )
 def test_a_word_that_is_no_single_lane_is_refused(word: str) -> None:
     """Ninety seconds are two lanes: the message says how far each unit goes."""

@@ -21,10 +21,15 @@ CLOCKS = st.timedeltas(timedelta(days=-3_000), timedelta(days=3_000))
 TICK = timedelta(microseconds=1)
 
 
+def held_by_lanes(delay: float) -> float:
+    """Return how long the broker holds a message, in seconds."""
+    return delay - split_delay(delay).fraction
+
+
 @given(delay=DELAYS, ahead=CLOCKS)
 def test_a_worker_never_holds_a_task_longer_than_the_fraction(delay: float, ahead: timedelta) -> None:
-    """The broker has held the whole seconds: a clock that is wrong by years adds less than a second."""
-    arrives = NOW + timedelta(seconds=math.floor(delay)) + ahead
+    """The lanes have held the rest: a clock that is wrong by years adds less than a tenth of a second."""
+    arrives = NOW + timedelta(seconds=held_by_lanes(delay)) + ahead
     until = remaining_eta(NOW + timedelta(seconds=delay), {DELAY_HEADER: delay}, arrives)
     held = timedelta() if until is None else until - arrives
     assert timedelta() <= held <= timedelta(seconds=split_delay(delay).fraction) + TICK
@@ -34,7 +39,7 @@ def test_a_worker_never_holds_a_task_longer_than_the_fraction(delay: float, ahea
 def test_a_task_starts_when_it_is_due_where_the_clocks_agree(delay: float, late: timedelta) -> None:
     """What the lanes took longer is not added: the rest is waited for until the moment itself."""
     due = NOW + timedelta(seconds=delay)
-    arrives = NOW + timedelta(seconds=math.floor(delay)) + late
+    arrives = NOW + timedelta(seconds=held_by_lanes(delay)) + late
     assert abs((remaining_eta(due, {DELAY_HEADER: delay}, arrives) or arrives) - max(due, arrives)) <= TICK
 
 
@@ -42,7 +47,7 @@ def test_a_task_starts_when_it_is_due_where_the_clocks_agree(delay: float, late:
 def test_the_zone_of_an_eta_does_not_matter(zone: timezone) -> None:
     """An eta is a moment, in whatever zone it is written."""
     due = NOW + timedelta(seconds=10.25)
-    arrives = NOW + timedelta(seconds=10)
+    arrives = NOW + timedelta(seconds=10.2)
     assert remaining_eta(due.astimezone(zone), {DELAY_HEADER: 10.25}, arrives) == due
 
 
@@ -57,7 +62,7 @@ def test_another_clients_eta_stands(eta: datetime | None) -> None:
     assert remaining_eta(eta, {}, NOW) == eta
 
 
-@pytest.mark.parametrize("header", ["ten", None, [], {}, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("header", ["ten", None, [], {}, math.nan, math.inf, -math.inf, -1, 1e300])
 def test_a_header_that_is_no_number_is_none_of_ours(header: Any) -> None:
     """A message that somebody forged must not stop the worker that gets it: its eta stands."""
     eta = NOW + timedelta(hours=1)
