@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from broker_app.results import backend_url
 from queues import Names, work_queue
 
 if TYPE_CHECKING:
@@ -88,5 +87,14 @@ def _results(settings: Settings) -> dict[str, Any]:
         "database_create_tables_at_setup": False,
     }
     if settings.result_url is not None:
-        return common | {"result_backend": backend_url(settings.result_url.get_secret_value())}
-    return common | {"result_backend": backend_url(f"db+sqlite:///{settings.state_dir / 'results.sqlite3'}")}
+        return common | {"result_backend": _backend_url(settings.result_url.get_secret_value())}
+    return common | {"result_backend": _backend_url(f"db+sqlite:///{settings.state_dir / 'results.sqlite3'}")}
+
+
+def _backend_url(url: str) -> str:
+    """Return a ``db+…`` URL so that Celery loads our backend for it; others as they are.
+
+    Named and not imported: SQLAlchemy takes a second to load, and who reads no result needs none of it.
+    """
+    scheme = "db+"
+    return f"broker_app.results:DatabaseBackend+{url.removeprefix(scheme)}" if url.startswith(scheme) else url

@@ -54,12 +54,6 @@ class DatabaseBackend(CeleryDatabaseBackend):
         self.session_manager = SessionManager()
 
 
-def backend_url(url: str) -> str:
-    """Return a ``db+…`` URL so that Celery loads `DatabaseBackend` for it; others as they are."""
-    scheme = "db+"
-    return f"{__name__}:DatabaseBackend+{url.removeprefix(scheme)}" if url.startswith(scheme) else url
-
-
 def _make_engine(url: str, options: dict[str, Any]) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":

@@ -82,7 +82,7 @@ def definitions(tmp_path_factory: pytest.TempPathFactory) -> Imported:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Imported:
     """Import the app and its tasks; what Celery reads when it is imported itself is not ours."""
-    libraries = "celery, celery.app.amqp, celery.app.control, celery.worker.state, pydantic_settings, sqlalchemy"
+    libraries = "celery, celery.app.amqp, celery.app.control, celery.worker.state, pydantic_settings"
     return _import("broker_app.tasks", tmp_path_factory.mktemp("app"), before=libraries, after=USE_AN_APP)
 
 
@@ -104,9 +104,10 @@ def test_the_definitions_know_neither_celery_nor_pika(definitions: Imported) -> 
 
 
 def test_a_producer_loads_no_more_than_it_needs(app: Imported) -> None:
-    """Importing the tasks imports neither the fleets, the demo, the command line nor pika."""
+    """Importing the tasks imports neither the fleets, the demo, the command line, pika nor the result store's."""
     modules = set(app.found["modules"])
-    assert not modules & {"pika", "broker_app.demo", "broker_app.fleet", "broker_app.cli", "rich", "gevent"}
+    heavy = {"pika", "sqlalchemy", "rich", "gevent"}
+    assert not modules & heavy.union({"broker_app.demo", "broker_app.fleet", "broker_app.cli"})
 
 
 def test_making_an_app_reads_nothing_and_using_it_does(app: Imported) -> None:
