@@ -71,7 +71,7 @@ def park(app: BrokerApp) -> str:
     delete(app, "lopri")
     with app.connection_for_write() as connection:
         copy = amqp.Message(message.body, **dict(message.properties, application_headers=message.headers))
-        connection.default_channel.basic_publish(copy, "tasks.due", "0d.0h.0m.1s.lopri")
+        connection.default_channel.basic_publish(copy, "tasks.due", "0d.0h.0m.1s.0ms.lopri")
     wait_until(lambda: depth(app, "tasks.unrouted"), 30, "the task to be parked")
     return str(task.id)
 
@@ -139,7 +139,7 @@ def test_queues_unrouted(shop: Ledger, app: BrokerApp) -> None:
 
     left = run(shop, "queues", "unrouted", "--replay")
     assert (left.returncode, left.stderr) == (exit_codes.FAILED, "")
-    assert left.stdout == "0 replayed, 1 left: 0d.0h.0m.1s.lopri: its queue is not on the broker\n"
+    assert left.stdout == "0 replayed, 1 left: 0d.0h.0m.1s.0ms.lopri: its queue is not on the broker\n"
     left = run(shop, "queues", "unrouted", "--replay", "--json")
     assert left.returncode == exit_codes.FAILED
     assert (json.loads(left.stdout)["moved"], json.loads(left.stdout)["left"]) == (0, 1)

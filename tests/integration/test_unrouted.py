@@ -38,7 +38,7 @@ def park(app: BrokerApp, count: int = 1, queue: str = "lopri", **options: Any) -
     with app.connection_for_write() as connection:
         for message in messages:
             copy = amqp.Message(message.body, **dict(message.properties, application_headers=message.headers))
-            connection.default_channel.basic_publish(copy, "tasks.due", f"0d.0h.0m.1s.{queue}")
+            connection.default_channel.basic_publish(copy, "tasks.due", f"0d.0h.0m.1s.0ms.{queue}")
     wait_until(lambda: (depth(app, UNROUTED) or 0) >= count, 30, "the tasks to be parked")
     return ids
 
@@ -186,7 +186,7 @@ def test_what_has_no_queue_stays_and_holds_nobody_up(make_app: AppMaker) -> None
     declare(app, "default")
     later = make_app("[queues.default]\n[queues.lopri]\n")
 
-    assert replay(later) == (2, 3, "0d.0h.0m.1s.lopri: its queue is not on the broker")
+    assert replay(later) == (2, 3, "0d.0h.0m.1s.0ms.lopri: its queue is not on the broker")
 
     assert ids_in(take(app, "default")) == go
     assert [one.task_id for one in peek_unrouted(app, 20)] == stay
@@ -203,7 +203,7 @@ def test_a_queue_that_refuses(app: BrokerApp) -> None:
     declare_full(app, "lopri")
     for _ in range(LOOKS):
         wait_until(lambda: depth(app, UNROUTED) == 2, 30, "both to be back")
-        assert replay(app) == (0, 2, "0d.0h.0m.1s.lopri: its queue refused it")
+        assert replay(app) == (0, 2, "0d.0h.0m.1s.0ms.lopri: its queue refused it")
     delete(app, "lopri")
     declare(app, "lopri")
     assert replay(app) == (2, 0, "")
