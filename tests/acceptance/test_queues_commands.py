@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-DECLARED = "9 exchanges, 6 queues and 9 delay lanes are declared\n"
+DECLARED = "10 exchanges, 6 queues and 9 delay lanes are declared\n"
 
 
 @pytest.fixture
