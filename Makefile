@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench wheel clean
+.PHONY: help demo test chaos check format bench wheel clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -11,6 +11,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 PYTEST_WORKERS ?= 3
+TEST_CHAOS_SECONDS ?= 120
 
 export BROKER_APP_STATE_DIR ?= $(CURDIR)/.state
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv-cache
@@ -25,6 +26,9 @@ demo: .venv/ready ## run the main job: a flood on lopri, interactive work on def
 
 test: .venv/ready ## pass the tests, with a real RabbitMQ
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+chaos: .venv/ready ## kill and cut for long, and show what was lost (nothing) and doubled
+	@TEST_CHAOS_SECONDS=$(TEST_CHAOS_SECONDS) $(BIN)/pytest tests/chaos $(PYTEST_ARGS)
 
 check: .venv/ready ## the whole static gate: style, types, imports, docstrings
 	@$(BIN)/ruff check

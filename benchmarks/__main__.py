@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NAMES = (
     "publishing",
+    "publish_many",
+    "replay",
     "isolation",
     "delay_publishing",
     "delay_apply_async",
@@ -37,6 +39,7 @@ NAMES = (
     "worker_memory",
     "broker_cost",
     "lane_cost",
+    "metrics_cost",
     "first_task",
 )
 """Each is a module of this package with a function ``run(bench) -> Report``; run in this order."""

@@ -44,9 +44,9 @@ def run(bench: Bench) -> Report:
         declare_ours(urls[OURS])
         declare_plain(urls[CELERY])
         senders = {
-            OURS: _celery_sender(make_ours(urls[OURS])),
-            CELERY: _celery_sender(make_plain(urls[CELERY])),
-            DRAMATIQ: _dramatiq_sender(stack, urls[DRAMATIQ]),
+            OURS: celery_sender(make_ours(urls[OURS])),
+            CELERY: celery_sender(make_plain(urls[CELERY])),
+            DRAMATIQ: dramatiq_sender(stack, urls[DRAMATIQ]),
         }
         for name, one in senders.items():
             _pace(one, urls[name], count // 10)
@@ -83,11 +83,13 @@ def _pace(send_one: Callable[[], Any], url: str, count: int) -> Pace:
     return measured
 
 
-def _celery_sender(app: Celery) -> Callable[[], Any]:
+def celery_sender(app: Celery) -> Callable[[], Any]:
+    """Return what publishes one task by an app's `apply_async`."""
     return partial(send, app, "published", queue=QUEUE)
 
 
-def _dramatiq_sender(stack: ExitStack, url: str) -> Callable[[], Any]:
+def dramatiq_sender(stack: ExitStack, url: str) -> Callable[[], Any]:
+    """Return what publishes one message by an actor's ``send``."""
     broker = _QuorumBroker(url=url, confirm_delivery=True)
     stack.callback(broker.close)
 

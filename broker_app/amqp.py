@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.app import amqp as celery_amqp
 
-from broker_app import cancellations, topology
-from broker_app.errors import BrokerRefused, UnknownQueue
+from broker_app import cancellations, streams, topology
+from broker_app.connections import BrokerConnection
+from broker_app.errors import ArgumentsDiffer, BrokerRefused, UnknownQueue
 from broker_app.publisher import Publisher
 from queues import work_topology
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from kombu.messaging import Consumer
 
     from broker_app.settings import Settings
+    from broker_app.streams import Stream
     from queues import QueueSpec
 
 logger = logging.getLogger(__name__)
@@ -36,11 +39,25 @@ class BrokerAMQP(celery_amqp.AMQP):
     """What Celery asks when it publishes or consumes."""
 
     queues_cls = Queues
+    Connection = BrokerConnection
+
+    @cached_property
+    def followed(self) -> list[Stream]:
+        """The streams that a worker of this process follows, besides the cancellations."""
+        return []
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """What publishes the app's tasks."""
+        settings: Settings = self.app.settings
+        if settings.publish.spool:
+            from broker_app.spool import SpoolingPublisher  # noqa: PLC0415 - its database only for who asks for it
+
+            return SpoolingPublisher(self.app, settings)
+        return Publisher(self.app, settings.routing_table(), settings.prefix, settings.publish.timeout_seconds)
 
     def _create_task_sender(self) -> Callable[..., None]:
-        settings: Settings = self.app.settings
-        table = settings.routing_table()
-        return Publisher(self.app, table, settings.prefix, settings.publish.timeout_seconds).send
+        return self.publisher.send
 
     def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> Consumer:  # noqa: N802
         """Return the consumer of a worker, after declaring its queues and reading what was cancelled.
@@ -58,16 +75,19 @@ class BrokerAMQP(celery_amqp.AMQP):
         connection = getattr(channel, "connection", channel)
         _declare(connection, specs, settings.prefix)
         if "on_decode_error" in options:
-            cancellations.follow(self.app, connection)
+            streams.follow(connection, [cancellations.stream(self.app), *self.followed])
         consumer: Consumer = super().TaskConsumer(channel, queues=wanted, **options)
         return consumer
 
 
 def _declare(connection: amqp.Connection, specs: list[QueueSpec], prefix: str) -> None:
-    """Declare what the queues need; a user who may not declare gets by with queues that are there."""
+    """Declare what the queues need; who may not, or has other settings, gets by with queues that are there.
+
+    So workers with older or newer settings live through a `broker-app topology migrate`.
+    """
     try:
         topology.declare(connection, work_topology(specs, prefix))
-    except BrokerRefused as error:
+    except (ArgumentsDiffer, BrokerRefused) as error:
         if not all(topology.has_queue(connection, spec.broker_name) for spec in specs):
             raise
         logger.warning("the queues are used as they are: %s", error)

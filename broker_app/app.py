@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.utils.time import maybe_make_aware
 
+from broker_app.bulk import publish_many
 from broker_app.celery_settings import celery_settings
 from broker_app.errors import InvalidDelay
+from broker_app.metrics import tracing
+from broker_app.metrics.process import ProcessMetrics
 from broker_app.settings import config_path, load_settings
 from queues import Delay, split_delay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from celery.canvas import Signature
     from celery.result import AsyncResult
 
+    from broker_app.bulk import Publishing
     from broker_app.settings import Settings
 
 
@@ -52,6 +58,7 @@ class BrokerApp(Celery):
         self._loading = threading.RLock()
         self._is_loaded = False
         super().__init__(main, **kwargs)
+        self.steps["consumer"].add("broker_app.metrics.step:MetricsStep")
 
     @property
     def config_file(self) -> Path | None:
@@ -83,6 +90,7 @@ class BrokerApp(Celery):
                 self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
                 super()._load_config()
                 self._is_loaded = True
+                tracing.install()
             return self._conf
 
     def _replace_defaults(self, ours: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +109,11 @@ class BrokerApp(Celery):
             SettingsError: With every fault at once.
         """
         return load_settings(self._config_file)
+
+    @cached_property
+    def metrics(self) -> ProcessMetrics:
+        """What this process counts, for Prometheus."""
+        return ProcessMetrics(self)
 
     def send_task(
         self,
@@ -125,10 +138,11 @@ class BrokerApp(Celery):
             RoutingError: An unknown queue, a priority or a delay that cannot be; nothing was sent.
             PublishError: The broker did not take it; also kombu's OperationalError.
         """
-        delay, due = self._delay(countdown, eta)
-        if due is not None:
-            options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
-        return super().send_task(name, args, kwargs, broker_app_delay=delay, **options)
+        with self.metrics.routing(name):
+            delay, due = self._delay(countdown, eta)
+            if due is not None:
+                options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
+            return super().send_task(name, args, kwargs, broker_app_delay=delay, **options)
 
     def _delay(self, countdown: float | None, eta: datetime | str | None) -> tuple[Delay, datetime | None]:
         """Return the delay and the moment that it ends, None for now."""
@@ -145,6 +159,16 @@ class BrokerApp(Celery):
         if not delay.seconds:
             return _NOW, None
         return delay, now + timedelta(seconds=delay.seconds)
+
+    def publish_many(
+        self,
+        signatures: Iterable[Signature | Mapping[str, Any] | None],
+        *,
+        timeout_seconds: float | None = None,
+        keep_going: bool = True,
+    ) -> Publishing:
+        """Publish many tasks of this app; see `broker_app.publish_many`."""
+        return publish_many(signatures, app=self, timeout_seconds=timeout_seconds, keep_going=keep_going)
 
     def __reduce_keys__(self) -> dict[str, Any]:
         """Keep the settings file when the app is pickled to another process."""

@@ -23,8 +23,8 @@ from broker_app.confirms import Answer, ConfirmChannel, Outcome
 from broker_app.connections import bounded
 from broker_app.errors import BrokerError
 from broker_app.outgoing import PERSISTENT
+from broker_app.streams import Stream
 from queues import Names, work_topology
-from queues.definitions import CANCELLED_CONSUMER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,15 +36,6 @@ MAX_REMEMBERED = 100_000
 
 IDS_PER_ENTRY = 500
 """Ids in one message of the stream: a list is written in few messages, a single id in one."""
-
-READ_TIMEOUT_SECONDS = 10.0
-"""How long a worker waits for the first entry of a stream that has some."""
-
-EMPTY_SECONDS = 1.0
-"""How long a stream must say nothing to be taken for empty; then its first reader writes an entry without ids."""
-
-PREFETCH = 2_000
-"""Entries on their way at once (a stream demands a bound, and acks)."""
 
 WAITING_STATES = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED})
 """What Celery's worker lets a revoke overwrite (celery/worker/control.py, ``_revoke``)."""
@@ -75,99 +66,26 @@ class Control(celery_control.Control):
         return super().revoke(ids, *args, **options)
 
 
-def follow(app: BrokerApp, connection: amqp.Connection) -> None:
-    """Learn what was cancelled so far, and go on listening on the same connection as long as it lives.
+def stream(app: BrokerApp) -> Stream:
+    """Return the stream of cancelled ids, for a worker to follow.
 
     Args:
         app: The app, for its prefix.
-        connection: The worker's, by py-amqp; its event loop reads on after this call returns.
     """
     # Celery forgets revokes after three hours; ours are bounded by the stream.
     worker_state.revoked.maxlen, worker_state.revoked.expires = MAX_REMEMBERED, 0
-    reader = _Reader(connection.channel(), Names(app.settings.prefix).cancelled)
-    try:
-        reader.start()
-    except (amqp.AccessRefused, amqp.NotFound) as error:
-        logger.warning("cancelled tasks will run, their list cannot be read: %s", topology.words(error))
-        return
-    if not _has_begun(app, connection, reader):
-        logger.warning("%s: no entry in %g s, cancelled tasks may run", reader.queue, READ_TIMEOUT_SECONDS)
-    reader.read_to_end()
-    logger.debug("%d cancelled tasks are known", len(worker_state.revoked))
+    return Stream(
+        Names(app.settings.prefix).cancelled,
+        _learn,
+        begin=lambda: _write(app, []),
+        unread="cancelled tasks will run",
+    )
 
 
-class _Reader:
-    """A consumer of the stream, from its beginning."""
-
-    def __init__(self, channel: amqp.Channel, queue: str) -> None:
-        self.queue = queue
-        self.count = 0
-        self._channel = channel
-        self._unacked: int | None = None
-        self._is_live = False
-
-    def start(self) -> None:
-        self._channel.basic_qos(0, PREFETCH, a_global=False)
-        self._channel.basic_consume(self.queue, callback=self._on_message, arguments=CANCELLED_CONSUMER)
-
-    def read_to_end(self) -> None:
-        """Return when all that the stream held has been read.
-
-        A channel of RabbitMQ sends what a prefetch allows before it answers the next call. So when nothing has
-        come with an answer, and all that came before was acknowledged, nothing is left.
-        """
-        before = -1
-        while self.count > before:
-            before = self.count
-            self._ack()
-            self._channel.queue_declare(self.queue, passive=True)
-        self._is_live = True
-
-    def _on_message(self, message: amqp.Message) -> None:
-        self.count += 1
-        self._unacked = message.delivery_tag
-        if self._is_live:
-            self._ack()
-        for identity in _ids(message.body):
-            if identity not in worker_state.revoked:
-                worker_state.revoked.add(identity)
-
-    def _ack(self) -> None:
-        if self._unacked is not None:
-            self._channel.basic_ack(self._unacked, multiple=True)
-            self._unacked = None
-
-
-def _has_begun(app: BrokerApp, connection: amqp.Connection, reader: _Reader) -> bool:
-    """Wait for the stream's first entry, and write one if there is none: the next reader need not wait."""
-    if _wait_for_entry(connection, reader, EMPTY_SECONDS):
-        return True
-    try:
-        _write(app, [])
-    except BrokerError as error:
-        logger.debug("taken for empty: %s", error)
-        return True
-    return _wait_for_entry(connection, reader, READ_TIMEOUT_SECONDS)
-
-
-def _wait_for_entry(connection: amqp.Connection, reader: _Reader, timeout_seconds: float) -> bool:
-    deadline = time.monotonic() + timeout_seconds
-    while not reader.count and (left := deadline - time.monotonic()) > 0:
-        try:
-            connection.drain_events(timeout=left)
-        except TimeoutError:
-            break
-    return reader.count > 0
-
-
-def _ids(body: str | bytes) -> list[str]:
-    """Return the ids of an entry, none if it is not ours: a stream's message cannot be taken out of it."""
-    try:
-        ids = json.loads(body)["ids"]
-        return [identity for identity in ids if isinstance(identity, str)]
-    except (ValueError, LookupError, TypeError) as error:
-        logger.warning("an entry that is none is passed over in the list of cancelled tasks: %r", error)
-        return []
+def _learn(entry: dict[str, Any]) -> None:
+    for identity in entry["ids"]:
+        if isinstance(identity, str) and identity not in worker_state.revoked:
+            worker_state.revoked.add(identity)
 
 
 def _write(app: BrokerApp, ids: Sequence[str]) -> None:

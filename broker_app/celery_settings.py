@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from queues import Names, work_queue
 
 if TYPE_CHECKING:
-    from broker_app.settings import Settings
+    from broker_app.settings import Settings, TlsSettings
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def _broker(settings: Settings) -> dict[str, Any]:
     url = settings.broker_url.get_secret_value()
     return {
         "broker_url": url,
-        "broker_use_ssl": _verified_tls() if url.startswith("amqps") else False,
+        "broker_use_ssl": _verified_tls(settings.tls) if url.startswith("amqps") else False,
         # Celery's default of 120 s leaves a dead peer undetected for minutes, with a prefetch in its hands.
         "broker_heartbeat": settings.heartbeat_seconds,
         "broker_heartbeat_checkrate": 2,
@@ -36,9 +36,11 @@ def _broker(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _verified_tls() -> dict[str, Any]:
-    """Verify the chain and the host name. kombu puts the URL's host in for None; `True` alone checks no name."""
-    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
+def _verified_tls(tls: TlsSettings) -> dict[str, Any]:
+    """Verify the chain and the host name. The URL's host is put in for None; `True` alone checks no name."""
+    files = {"ca_certs": tls.ca_certificates, "certfile": tls.certificate, "keyfile": tls.certificate_key}
+    named = {option: str(file) for option, file in files.items() if file is not None}
+    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **named}
 
 
 def _routing(settings: Settings) -> dict[str, Any]:
@@ -71,6 +73,8 @@ def _consuming() -> dict[str, Any]:
         # A task that failed for good is rejected, so that it stands in the dead letters.
         "task_acks_on_failure_or_timeout": False,
         "worker_prefetch_multiplier": 1,
+        # After a lost connection what still runs comes again and is held: it needs its place in the prefetch.
+        "worker_enable_prefetch_count_reduction": False,
         "task_track_started": True,
         "task_serializer": "json",
         "result_serializer": "json",

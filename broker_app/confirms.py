@@ -8,9 +8,13 @@ owes an answer is never used again.
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -70,8 +74,10 @@ class ConfirmChannel:
         self._channel.events["basic_return"].add(self._on_return)
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
+        self._can_gather = bool(_MSG_MORE) and not isinstance(connection.sock, ssl.SSLSocket)
+        self._is_gathering = False
         self._last_tag = 0
-        self._pending: dict[int, str] = {}  # correlation id by tag, in the order of publishing
+        self._pending: dict[int, Address] = {}  # by tag, in the order of publishing
         self._answers: dict[int, Answer] = {}
         self._returns: dict[int, Answer] = {}
 
@@ -92,6 +98,12 @@ class ConfirmChannel:
         """Return whether the connection was opened before a fork, by the process that still uses it."""
         channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
         return channel is not None and channel._process != os.getpid()  # noqa: SLF001 - its own class
+
+    @property
+    def number(self) -> int:
+        """AMQP's number of the channel."""
+        number: int = self._channel.channel_id
+        return number
 
     @property
     def is_usable(self) -> bool:
@@ -115,8 +127,54 @@ class ConfirmChannel:
         message = amqp.Message(body, **properties)
         self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
         self._last_tag += 1  # not before: what could not be encoded was not sent, and the broker does not count it
-        self._pending[self._last_tag] = properties["correlation_id"]
+        self._pending[self._last_tag] = (properties["correlation_id"], exchange, routing_key)
         return self._last_tag
+
+    def write(self, frames: bytes, address: Address) -> int:
+        """Send one mandatory message that is encoded already, and return its tag.
+
+        The kernel gathers what is written until there is enough for a packet, or somebody waits for an answer, for
+        200 ms at most (tcp(7), TCP_CORK): each packet costs the broker a turn.
+
+        Args:
+            frames: From `broker_app.bulk.frames`, for this channel's `number`.
+            address: Matches the message to its tag, should it be returned.
+
+        Raises:
+            OSError: The connection is broken, or took nothing in its time.
+        """
+        if self._can_gather:
+            self.connection.sock.sendall(frames, _MSG_MORE)
+            self._is_gathering = True
+        else:
+            self.connection.transport.write(frames)
+        self._last_tag += 1
+        self._pending[self._last_tag] = address
+        return self._last_tag
+
+    def read(self, deadline: float | None = None) -> None:
+        """Read answers, for `take_answers`.
+
+        Args:
+            deadline: Wait for one answer at least, until then; None reads what has arrived.
+
+        Raises:
+            ConfirmTimeoutError: None came before the deadline.
+            amqp.AMQPError, OSError: The channel or the connection was closed.
+        """
+        if deadline is not None and not self._answers and self._is_gathering:
+            self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends what was gathered
+            self._is_gathering = False
+        while deadline is not None and not self._answers:
+            self._drain(deadline)
+        with suppress(ConfirmTimeoutError):
+            while True:
+                self._drain(None)
+
+    def take_answers(self) -> dict[int, Answer]:
+        """Return what was answered and not waited for, by tag, and forget it."""
+        answers, self._answers = self._answers, {}
+        return answers
 
     def wait(self, tag: int, deadline: float) -> Answer:
         """Return the answer to a tag.
@@ -151,9 +209,10 @@ class ConfirmChannel:
         if self._channel.connection is not None and self._channel.is_open:
             self._channel.close()
 
-    def _drain(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
+    def _drain(self, deadline: float | None) -> None:
+        """Read one frame; None for the deadline takes only one that is there."""
+        left = 0.0 if deadline is None else deadline - time.monotonic()
+        if left <= 0 and deadline is not None:
             raise ConfirmTimeoutError("the broker did not answer in time")
         try:
             self.connection.drain_events(timeout=left)
@@ -173,15 +232,15 @@ class ConfirmChannel:
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
         del error
-        returned = message.properties.get("correlation_id")
+        returned = (message.properties.get("correlation_id"), exchange, routing_key)
         reason = f"no queue is bound to exchange {exchange!r} with the routing key {routing_key!r}"
-        for tag, correlation_id in self._pending.items():
-            if correlation_id == returned and tag not in self._returns:
+        for tag, address in self._pending.items():
+            if address == returned and tag not in self._returns:
                 self._returns[tag] = Answer(Outcome.RETURNED, reason)
                 return
 
     def _take(self, tag: int, *, multiple: bool) -> list[int]:
-        tags = [pending for pending in self._pending if pending <= tag] if multiple else [tag]
+        tags = list(takewhile(lambda pending: pending <= tag, self._pending)) if multiple else [tag]
         for answered in tags:
             self._pending.pop(answered, None)
         return tags
@@ -194,6 +253,10 @@ class ConfirmChannel:
         self.is_blocked = False
 
 
+Address = tuple[str, str, str]
+"""What a returned message is known by: its correlation id, the exchange, and the routing key."""
+
+_MSG_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux has it
 _ATTRIBUTE = "broker_app_confirm_channel"
 _CONFIRMED = Answer(Outcome.CONFIRMED)
 _REFUSED = Answer(Outcome.REFUSED, "the queue refused it: its length limit is reached, or it has no leader")

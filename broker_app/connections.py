@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kombu.connection import Connection, ConnectionPool, PooledConnection
+
 from broker_app.confirms import ConfirmChannel
 
 if TYPE_CHECKING:
@@ -15,6 +17,45 @@ if TYPE_CHECKING:
 
 SHORTEST_WAIT_SECONDS = 0.1
 """What an attempt is given when the deadline is there already: a time-out of 0 would mean none, or at once."""
+
+
+class _EachHostByItsName:
+    """A connection of kombu's that verifies each of several hosts by its own name.
+
+    kombu writes the first host's name into the TLS options, which all connections share, and verifies every other
+    host by it: a fail-over is refused. It also verifies ``localhost`` as 127.0.0.1.
+    """
+
+    ssl: Any
+    hostname: str | None
+
+    def _establish_connection(self) -> Any:
+        shared, name = self.ssl, self.hostname
+        if isinstance(shared, dict) and shared.get("server_hostname", "") is None:
+            self.ssl = dict(shared, server_hostname=name or "localhost")
+        try:
+            return super()._establish_connection()  # type: ignore[misc]  # kombu's, of the classes below
+        finally:
+            self.ssl, self.hostname = shared, name
+
+
+class BrokerConnection(_EachHostByItsName, Connection):
+    """What Celery connects with."""
+
+    def Pool(self, limit: int | None = None, **_options: Any) -> ConnectionPool:  # noqa: N802 - kombu's name
+        """Return a pool of connections like this one."""
+        return _Pool(self, limit)  # type: ignore[no-untyped-call]  # kombu's initializer
+
+
+class _Pooled(_EachHostByItsName, PooledConnection):
+    """One of a pool."""
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> _Pooled:
+        """Return another one, not open yet."""
+        options = dict(self.connection._info(resolve=False))  # noqa: SLF001 - as kombu's own pool
+        return _Pooled(self, **options)  # type: ignore[no-untyped-call]  # kombu's initializer
 
 
 def open_connection(connection: Any, timeout_seconds: float, deadline: float) -> None:

@@ -18,6 +18,17 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 ├── PrivateNodeError               a private RabbitMQ node did not do what it should
 ├── FleetError                     a fleet did not start or stop as asked
 │   └── NodesFailed                nodes are not up; it carries the outcome of each
+├── MetricsError                   the metrics cannot be served or written as asked
+├── TuningError                    slots could not be measured
+├── TaskFailure                    a result: the task does not run (again); `get()` raises it
+│   ├── Poisoned                   its worker died in each of its starts
+│   ├── Rejected                   it rejected its message
+│   ├── OutOfMemory                it raised MemoryError, and its worker lived
+│   ├── UnknownTask                no task of that name on the worker (also Celery's NotRegistered)
+│   └── Undecodable                no worker can read its message
+├── SpoolError                     the spool's file cannot be used
+│   └── SpoolFull                  a bound of the spool is reached
+├── SelectionError                 a queue or a filter for looking at messages that cannot be
 ├── FetchError                     a download failed; its text says where and why
 └── CallError                      a task cannot be called as asked (its name, its arguments)
 """
@@ -27,6 +38,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar
 
+from celery.exceptions import NotRegistered
 from kombu.exceptions import OperationalError
 
 from queues.errors import (
@@ -57,17 +69,28 @@ __all__ = [
     "InvalidDelay",
     "InvalidPriority",
     "InvalidQueueName",
+    "MetricsError",
     "NoRoute",
     "NodesFailed",
     "NotOnBroker",
+    "OutOfMemory",
+    "Poisoned",
     "PrivateNodeError",
     "PublishError",
     "PublishRefused",
     "PublishTimeout",
     "QueueFull",
+    "Rejected",
     "RoutingError",
+    "SelectionError",
     "SettingsError",
+    "SpoolError",
+    "SpoolFull",
+    "TaskFailure",
+    "TuningError",
+    "Undecodable",
     "UnknownQueue",
+    "UnknownTask",
 ]
 
 
@@ -210,6 +233,74 @@ class NodesFailed(FleetError):
         failed = [outcome for outcome in self.outcomes if outcome.reason]
         reasons = "; ".join(f"{outcome.node.name}: {outcome.reason}" for outcome in failed)
         return f"{len(failed)} of {len(self.outcomes)} nodes are not up: {reasons}"
+
+
+class TuningError(BrokerAppError):
+    """A tuning run could not measure: a task failed, a worker ended, there is no memory for the next step."""
+
+
+class MetricsError(BrokerAppError):
+    """The metrics cannot be served or written as asked."""
+
+
+class TaskFailure(BrokerAppError):
+    """The result of a task that was given up without, or in spite of, an exception of its own.
+
+    Attributes:
+        task: The task's name.
+        task_id: Its id.
+        queue: The queue that it was taken from.
+        reason: What happened.
+    """
+
+    advice: ClassVar[str] = "it stands in the dead letters"
+
+    def __init__(self, task: str, task_id: str, queue: str, reason: str) -> None:
+        self.task = task
+        self.task_id = task_id
+        self.queue = queue
+        self.reason = reason
+        super().__init__(task, task_id, queue, reason)
+
+    def sentence(self) -> str:
+        """Return the text that people read."""
+        return f"task {self.task} [{self.task_id}] from queue {self.queue!r}: {self.reason}; {self.advice}"
+
+
+class Poisoned(TaskFailure):
+    """The worker died in each of its starts, as often as the queue's ``delivery_limit`` allows."""
+
+    advice = "find out what it does to its worker (memory, a crash in C), then replay it from the dead letters"
+
+
+class Rejected(TaskFailure):
+    """The task raised Celery's ``Reject`` without a requeue."""
+
+
+class OutOfMemory(TaskFailure):
+    """The task raised ``MemoryError``, and its worker lived to tell."""
+
+
+class UnknownTask(TaskFailure, NotRegistered):
+    """The worker has no task of that name. Callers may catch Celery's ``NotRegistered``."""
+
+    advice = "start workers that include the task's module, then replay it from the dead letters"
+
+
+class Undecodable(TaskFailure):
+    """The body or the headers of the message cannot be read."""
+
+
+class SelectionError(BrokerAppError):
+    """A queue, or a filter of messages, that cannot be; nothing was touched."""
+
+
+class SpoolError(BrokerAppError):
+    """The spool's file cannot be used."""
+
+
+class SpoolFull(SpoolError):
+    """A bound of the spool is reached."""
 
 
 class FetchError(BrokerAppError):

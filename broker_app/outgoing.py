@@ -13,6 +13,7 @@ from kombu import compression as kombu_compression
 from kombu import serialization
 
 from broker_app.errors import InvalidDelay, PublishError, RoutingError
+from broker_app.metrics import tracing
 from queues import Names, QueueSpec, RoutingTable
 from queues.delay import UNITS, Delay, parse_routing_key
 from queues.spec import check_priority
@@ -116,6 +117,7 @@ class Packer:
             headers.pop(stale, None)
         headers[PUBLISHED_AT_HEADER] = time.time()
         headers[DELAY_HEADER] = delay.seconds
+        tracing.inject(headers)
         _check_expiry(headers, delay, self._app.timezone)
         properties = dict(message.properties, priority=_priority(spec, name, options.pop("priority", None)))
         properties.update((option, options[option]) for option in MESSAGE_OPTIONS & options.keys())
@@ -142,6 +144,12 @@ class Packer:
             properties=dict(properties, **encoded, application_headers=headers, delivery_mode=PERSISTENT),
         )
 
+    def way(self, spec: QueueSpec, delay: Delay) -> tuple[str, str]:
+        """Return the exchange and the key by which a message reaches a queue."""
+        if delay.lanes:
+            return self._names.delay, delay.routing_key(spec.broker_name)
+        return self._names.tasks, spec.broker_name
+
     def _destination(self, options: dict[str, Any], delay: Delay) -> tuple[QueueSpec | None, str, str]:
         """Return the queue's spec, the exchange and the key.
 
@@ -157,9 +165,7 @@ class Packer:
         if key and exchange in self._delaying:
             key = parse_routing_key(key)[1]
         spec = self._table.queue(key or getattr(queue, "name", queue) or self._table.default)
-        if delay.lanes:
-            return spec, self._names.delay, delay.routing_key(spec.broker_name)
-        return spec, self._names.tasks, spec.broker_name
+        return spec, *self.way(spec, delay)
 
     def _encode(
         self, body: Any, serializer: str | None, compression: str | None, headers: dict[str, Any]

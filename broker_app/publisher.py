@@ -62,14 +62,30 @@ class Publisher:
         """
         retry = options.pop("retry", None) is not False
         timeout = options.pop("confirm_timeout", None) or options.pop("timeout", None) or self._timeout_seconds
+        keep = options.pop("broker_app_keep", None)
         outgoing = self._packer.pack(name, message, options)
-        self.deliver(producer.connection, outgoing, time.monotonic() + timeout, retry=retry)
+        if keep is not None:  # `publish_many` sends it
+            keep(outgoing, message)
+            return
+        with self._app.metrics.publication(outgoing) as publication:
+            is_taken = self.hand_over(producer.connection, outgoing, time.monotonic() + timeout, retry=retry)
+            publication.is_taken = is_taken
+        if is_taken:
+            self.tell(producer, outgoing, message, retry=retry)
+
+    def tell(self, producer: Producer, outgoing: Outgoing, message: Any, *, retry: bool = True) -> None:
+        """Say that a message was taken: Celery's signal, and its event if it has one."""
         headers = outgoing.properties["application_headers"]
         where = {"exchange": outgoing.exchange, "routing_key": outgoing.routing_key}
-        signals.after_task_publish.send(sender=name, body=message.body, headers=headers, **where)
+        signals.after_task_publish.send(sender=outgoing.task, body=message.body, headers=headers, **where)
         if message.sent_event:
             event = dict(message.sent_event, queue=outgoing.place, eta=headers.get("eta"), **where)
             self._app.amqp._event_dispatcher.publish("task-sent", event, producer, retry=retry)  # noqa: SLF001
+
+    def hand_over(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool) -> bool:
+        """Deliver a message and return that the broker has it; a publisher with a spool may keep it instead."""
+        self.deliver(connection, outgoing, deadline, retry=retry)
+        return True
 
     def deliver(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool = True) -> None:
         """Get one message onto the broker, connecting again where the connection is lost.

@@ -17,10 +17,10 @@ import amqp
 from amqp import exceptions as amqp_errors
 from kombu.entity import Exchange, Queue
 
-from queues import Names, split_delay
+from queues import DeadLetters, Names, split_delay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from broker_app.app import BrokerApp
     from broker_app.settings import Settings
@@ -74,6 +74,8 @@ def missing_rights(
         yield Missing(f"bind {listed(names)}", "write on them and read on the exchanges", is_for_all=False)
     if names := _unpublishable(app.settings, connection):
         yield Missing(f"publish to {listed(names)}", "write on the exchanges", is_for_all=True)
+    if names := _unreportable(app.settings, connection):
+        yield Missing(f"report failures to {listed(names)}", "write on the exchanges", is_for_all=False)
     if names := _unreadable(app.settings, connection):
         yield Missing(f"consume {listed(names)}", "read on them", is_for_all=False)
     if names := _uncontrollable(app, connection):
@@ -194,11 +196,23 @@ def _unpublishable(settings: Settings, connection: amqp.Connection) -> list[str]
     names, delay = Names(settings.prefix), split_delay(1.0)
     keys = [spec.broker_name for spec in settings.specs()]
     routes = [(names.tasks, key) for key in keys] + [(names.delay, delay.routing_key(key)) for key in keys]
+    return _refused(connection, routes)
+
+
+def _unreportable(settings: Settings, connection: amqp.Connection) -> list[str]:
+    """Return where a worker may not publish what it gives up, and what has killed a worker."""
+    names = Names(settings.prefix)
+    kept = [spec.broker_name for spec in settings.specs() if spec.dead_letters is DeadLetters.KEEP]
+    return _refused(connection, [(names.dead, key) for key in kept] + [(names.suspects, "")])
+
+
+def _refused(connection: amqp.Connection, routes: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{exchange!r} with {key!r}" for exchange, key in routes if not may_publish(connection, exchange, key)]
 
 
 def _unreadable(settings: Settings, connection: amqp.Connection) -> list[str]:
-    queues = [*(spec.broker_name for spec in settings.specs()), Names(settings.prefix).cancelled]
+    names = Names(settings.prefix)
+    queues = [*(spec.broker_name for spec in settings.specs()), names.cancelled, names.suspects]
     return [f"queue {queue!r}" for queue in queues if not may_consume(connection, queue)]
 
 

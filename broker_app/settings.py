@@ -22,7 +22,7 @@ from broker_app.settings_faults import (
     unknown_keys,
     unknown_variables,
 )
-from queues import DeadLetters, QueueSpec, QueueType, RoutingTable
+from queues import Backoff, DeadLetters, QueueSpec, QueueType, RoutingTable
 from queues.delay import parse_lane
 from queues.errors import InvalidQueueName, nearest
 from queues.spec import check_queue_name
@@ -35,6 +35,9 @@ BROKER_SCHEMES = ("amqp://", "amqps://")
 MIN_HEARTBEAT_SECONDS = 4
 """A worker that starts listens for others until one second is silent (Celery's mingle), and the broker sends a
 heartbeat every half of this time: at 2 s it listens until the broker gives it up."""
+
+DEFAULT_DRAIN_SECONDS = 25.0
+"""With the few seconds that a process takes to end it fits into the 30 s that Kubernetes waits before it kills."""
 
 _Positive = Annotated[float, Field(gt=0, le=365 * 86_400, allow_inf_nan=False)]
 _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -50,12 +53,35 @@ class FleetSettings(BaseModel):
     concurrency: int = Field(
         8, ge=1, le=10_000, description="Celery's -c: tasks at once in each node; solo knows only 1."
     )
+    drain_seconds: float = Field(
+        DEFAULT_DRAIN_SECONDS,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="How long running tasks may take to finish when a worker is told to end; then they go back.",
+    )
 
     @model_validator(mode="after")
     def _check_solo(self) -> FleetSettings:
         if self.pool == "solo" and self.concurrency != 1:
             raise ValueError(f'concurrency must be 1 with pool = "solo", got {self.concurrency}')
         return self
+
+
+class RetrySettings(BaseModel):
+    """How a task that raises is tried again, unless it retries by itself."""
+
+    model_config = _FROZEN
+
+    max_retries: int = Field(0, ge=0, le=1_000, description="Retries after the first run; 0 retries nothing.")
+    first_seconds: _Positive = Field(1.0, description="The longest wait before the first retry.")
+    factor: float = Field(
+        2.0, ge=1, le=100, allow_inf_nan=False, description="What each further wait may be longer by."
+    )
+    longest_seconds: _Positive = Field(600.0, description="The longest wait before any retry.")
+    jitter: bool = Field(
+        default=True, description="Draw each wait, up to its longest, so that tasks do not come back together."
+    )
 
 
 class QueueSettings(BaseModel):
@@ -68,12 +94,22 @@ class QueueSettings(BaseModel):
         default=False, description="Whether messages may carry a priority 0..9, larger is more urgent."
     )
     prefetch: int = Field(1, ge=1, le=1_000, description="Messages reserved ahead for each slot of a worker.")
-    delivery_limit: int = Field(5, ge=1, le=1_000, description="Deliveries after which a message is poison.")
+    delivery_limit: int = Field(
+        5, ge=1, le=1_000, description="Starts in each of which its worker died, after which a task is poison."
+    )
     longest_run_seconds: _Positive = Field(
         900.0, description="The longest run of a task here; below the broker's consumer time-out."
     )
     dead_letters: DeadLetters = Field(DeadLetters.KEEP, description="keep in <queue>.dead, or discard.")
+    retry: RetrySettings = Field(default_factory=RetrySettings, description="How its failed tasks are retried.")
     fleet: FleetSettings = Field(default_factory=FleetSettings, description="Its workers.")
+
+    def backoff(self) -> Backoff:
+        """Return the retries as `queues` knows them."""
+        retry = self.retry
+        return Backoff(
+            retry.max_retries, retry.first_seconds, retry.factor, retry.longest_seconds, has_jitter=retry.jitter
+        )
 
 
 class PublishSettings(BaseModel):
@@ -88,6 +124,76 @@ class PublishSettings(BaseModel):
         4.0, description="Bound of one attempt to connect; what is left of timeout_seconds bounds it too."
     )
     pool_limit: int = Field(10, ge=2, le=1_000, description="Connections that a process keeps for publishing.")
+    spool: bool = Field(
+        default=False, description="Whether tasks wait in state_dir while the broker cannot be reached."
+    )
+    spool_max_messages: int = Field(
+        100_000, ge=1, description="Messages that the spool takes; a call beyond them fails."
+    )
+    spool_max_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Bytes that the spool takes; a call beyond them fails."
+    )
+
+
+class MetricsSettings(BaseModel):
+    """What is counted, and how the server of the metrics answers."""
+
+    model_config = _FROZEN
+
+    enabled: bool = Field(default=True, description="Whether producers and workers count what they do.")
+    max_tasks: int = Field(
+        200, ge=1, le=2_000, description="Names of tasks that each process tells apart; the others are `other`."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address that `metrics serve` listens on.")
+    port: int = Field(9480, ge=0, le=65_535, description="Its port; 0 takes any that is free.")
+    username: str | None = Field(None, description="Whom it answers (HTTP basic); None is everybody.")
+    password: SecretStr | None = Field(None, description="That user's password.")
+    certificate: Path | None = Field(None, description="PEM file of its certificate chain; None is plain HTTP.")
+    certificate_key: Path | None = Field(None, description="PEM file of its key; None is that of the certificate.")
+    broker_cache_seconds: _Positive = Field(
+        5.0, description="How long what was read from the broker is shown before it is read again."
+    )
+    broker_timeout_seconds: _Positive = Field(
+        2.0, description="How long an answer waits for the broker; then it shows the last figures and their age."
+    )
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> MetricsSettings:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password must be set both, or neither")
+        if self.certificate_key is not None and self.certificate is None:
+            raise ValueError("certificate_key needs a certificate beside it")
+        return self
+
+
+class TlsSettings(BaseModel):
+    """How the broker's identity is verified with ``amqps://``, and which this client shows."""
+
+    model_config = _FROZEN
+
+    ca_certificates: Path | None = Field(
+        None, description="PEM file of the authorities to trust; None is the system's."
+    )
+    certificate: Path | None = Field(
+        None, description="PEM file of this client's certificate chain; None is none."
+    )
+    certificate_key: Path | None = Field(None, description="PEM file of its key; None is that of the certificate.")
+
+    @field_validator("ca_certificates", "certificate", "certificate_key")
+    @classmethod
+    def _check_file(cls, file: Path | None) -> Path | None:
+        if file is None:
+            return None
+        file = file.expanduser().absolute()
+        if not os.access(file, os.R_OK) or not file.is_file():
+            raise ValueError(f"must be a PEM file that can be read, got {file}")
+        return file
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> TlsSettings:
+        if self.certificate_key is not None and self.certificate is None:
+            raise ValueError("certificate_key needs a certificate beside it")
+        return self
 
 
 class FetchSettings(BaseModel):
@@ -126,6 +232,10 @@ class Settings(BaseSettings):
         SecretStr("amqp://guest:guest@127.0.0.1:5672//"),
         description="amqp:// or amqps://; several for fail-over, split by ';'.",
     )
+    broker_url_file: Path | None = Field(
+        None, description="File that holds the broker_url, which it wins over: a secret that is mounted."
+    )
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     management_url: SecretStr | None = Field(
         None, description="RabbitMQ's management API; None is port 15672 on the broker's host."
     )
@@ -148,6 +258,7 @@ class Settings(BaseSettings):
     )
     publish: PublishSettings = Field(default_factory=PublishSettings)
     fetch: FetchSettings = Field(default_factory=FetchSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     common_lanes: tuple[str, ...] = Field(
         ("1s", "5s", "10s", "30s", "1m", "3m", "5m", "10m", "1h"),
         description="Delay lanes that `topology declare` makes ahead of time; others come when needed.",
@@ -173,11 +284,26 @@ class Settings(BaseSettings):
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_broker_url(cls, content: dict[str, Any]) -> dict[str, Any]:
+        file = content.get("broker_url_file")
+        if not isinstance(file, str | Path) or not str(file):
+            return content
+        try:
+            return content | {"broker_url": Path(file).expanduser().read_text(encoding="utf-8").strip()}
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise ValueError(f"broker_url_file: expected a file that can be read, got {file}: {reason}") from error
+
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
-        if not all(part.strip().startswith(BROKER_SCHEMES) for part in url.get_secret_value().split(";")):
+        parts = [part.strip() for part in url.get_secret_value().split(";")]
+        if not all(part.startswith(BROKER_SCHEMES) for part in parts):
             raise ValueError("must start with amqp:// or amqps://, e.g. amqp://user:password@host:5672/vhost")
+        if len({part.partition(":")[0] for part in parts}) > 1:
+            raise ValueError("must be amqps:// for all of its hosts, or for none: one way to verify serves all")
         _check_login(url)
         return url
 
@@ -237,6 +363,7 @@ class Settings(BaseSettings):
                 has_priorities=queue.priorities,
                 dead_letters=queue.dead_letters,
                 delivery_limit=queue.delivery_limit,
+                retry=queue.backoff(),
             )
             for name, queue in self.queues.items()
         )

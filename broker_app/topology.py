@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from amqp import exceptions as amqp_errors
 
 from broker_app.errors import ArgumentsDiffer, BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
+from queues import Topology, lane_topology, work_topology
+from queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
-    from queues import Topology
+    from broker_app.settings import Settings
     from queues.definitions import Binding
 
 _REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
@@ -26,7 +28,10 @@ _REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
     ),
     NotOnBroker.code: (NotOnBroker, "run `broker-app topology declare`"),
     BrokerLocked.code: (BrokerLocked, "another connection holds it; try again when that one is gone"),
-    ArgumentsDiffer.code: (ArgumentsDiffer, "set the settings to what exists, or drain and delete the queue"),
+    ArgumentsDiffer.code: (
+        ArgumentsDiffer,
+        "set the settings to what exists, or drain and delete it (of a queue, `broker-app topology migrate` can)",
+    ),
 }
 
 
@@ -53,6 +58,18 @@ def connect(app: BrokerApp) -> Iterator[amqp.Connection]:
         ) from error
     with connection, _cut_when_interrupted(connection.connection) as opened:
         yield opened
+
+
+def wanted(settings: Settings) -> Topology:
+    """Return all that the settings name: exchanges, queues, dead letters, parking and the common lanes."""
+    work = work_topology(settings.specs(), settings.prefix)
+    lanes = lane_topology(map(parse_lane, settings.common_lanes), settings.prefix)
+    return Topology(
+        exchanges=work.exchanges,
+        queues=work.queues + lanes.queues,
+        exchange_bindings=work.exchange_bindings,
+        queue_bindings=work.queue_bindings + lanes.queue_bindings,
+    )
 
 
 def words(error: BaseException) -> str:
@@ -153,6 +170,30 @@ def unbind(connection: amqp.Connection, binding: Binding) -> None:
     """Remove a queue's binding; fine if it is gone."""
     with _channel(connection) as channel, _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
         channel.queue_unbind(binding.destination, binding.source, binding.key)
+
+
+def is_exclusive(connection: amqp.Connection, name: str) -> bool:
+    """Return whether another connection holds a queue for itself, as by `exclusive_queue`."""
+    try:
+        return has_queue(connection, name)
+    except BrokerLocked:
+        return True
+
+
+@contextmanager
+def channel(connection: amqp.Connection, subject: str) -> Iterator[amqp.Channel]:
+    """Open a channel for requests that are sent without waiting for answers; it is left when all are done.
+
+    Args:
+        connection: An open py-amqp connection.
+        subject: What they are about, for the text of a refusal.
+
+    Raises:
+        BrokerError: The broker refused one; those after it were not carried out.
+    """
+    with _refusal(subject), _channel(connection) as opened:
+        yield opened
+        opened.basic_qos(0, 0, a_global=False)  # its answer comes after those to all before it
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What exists on the broker, as values. No connection is opened here."""
 
+from queues.backoff import Backoff
 from queues.definitions import Names, Topology, lane_topology, missing_features, work_queue, work_topology
 from queues.delay import Delay, Lane, split_delay
 from queues.errors import (
@@ -14,6 +15,7 @@ from queues.routing import RoutingTable
 from queues.spec import DeadLetters, QueueSpec, QueueType
 
 __all__ = [
+    "Backoff",
     "BrokerAppError",
     "DeadLetters",
     "Delay",

@@ -24,19 +24,25 @@ if TYPE_CHECKING:
 PRIORITY_QUORUM_VERSION = (4, 3)
 """Quorum queues keep strict priorities from RabbitMQ 4.3 on; before, two classes (4.0) or none (3.10)."""
 
-
 CANCELLED_MAX_AGE = "30D"
 """How long a cancellation is kept: a task that is due later than this after it was cancelled runs."""
 
 CANCELLED_MAX_BYTES = 16_000_000
 """Room for some 100,000 cancelled ids of about 150 bytes each."""
 
-CANCELLED_CONSUMER = {"x-stream-offset": "first"}
-"""Arguments of who reads the stream: from its beginning."""
+SUSPECTS_MAX_AGE = "7D"
+"""How long a start of a suspected task is remembered: one that comes back later is counted anew."""
+
+SUSPECTS_MAX_BYTES = 16_000_000
+"""Room for some 60,000 starts of suspected tasks, of about 250 bytes each."""
+
+STREAM_CONSUMER = {"x-stream-offset": "first"}
+"""Arguments of who reads a stream: from its beginning."""
 
 LOOKS = 1_000_000_000
-"""How often a kept message may be looked at. Each look at a quorum queue's message and its return count as a
-delivery, and RabbitMQ drops it after 20 from 4.0 on (rabbitmq.com/docs/quorum-queues#poison-message-handling).
+"""How often RabbitMQ may take a message back. A quorum queue counts each return, and from 4.0 on drops or
+dead-letters a message after 20 (rabbitmq.com/docs/quorum-queues#poison-message-handling): also a dead letter that
+was only looked at, and a task that stood unstarted in a worker whose connection was lost. Workers judge poison.
 A policy cannot raise it. Not -1, no limit from 4.0 on: 3.10 takes it and drops the message at its first return."""
 
 
@@ -97,6 +103,11 @@ class Names:
         return f"{self.prefix}tasks.cancelled"
 
     @property
+    def suspects(self) -> str:
+        """Exchange and stream of the starts of tasks that may have killed their worker."""
+        return f"{self.prefix}tasks.suspects"
+
+    @property
     def prune_lock(self) -> str:
         """An exclusive queue, there while lanes are being removed."""
         return f"{self.prefix}tasks.prune"
@@ -144,7 +155,9 @@ def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
         arguments["x-dead-letter-routing-key"] = spec.broker_name
         if spec.type is QueueType.QUORUM:
             arguments["x-dead-letter-strategy"] = "at-least-once"
-    if spec.type is QueueType.CLASSIC and spec.has_priorities:
+    if spec.type is QueueType.QUORUM:
+        arguments["x-delivery-limit"] = LOOKS
+    elif spec.has_priorities:
         arguments["x-max-priority"] = MAX_PRIORITY
     return arguments
 
@@ -152,8 +165,8 @@ def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
 def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
     """Return all that must exist before a task is published: exchanges, work queues, dead letters, parking."""
     names = Names(prefix)
-    queues = [_keeper(names.unrouted, QueueType.QUORUM), cancelled_stream(prefix)]
-    bindings = [Binding(names.unrouted, "", names.unrouted), Binding(names.cancelled, "", names.cancelled)]
+    queues = [_keeper(names.unrouted, QueueType.QUORUM), cancelled_stream(prefix), suspects_stream(prefix)]
+    bindings = [Binding(name, "", name) for name in (names.unrouted, names.cancelled, names.suspects)]
     for spec in specs:
         queues += [_keeper(spec.dead_name, spec.type)] if spec.dead_letters is DeadLetters.KEEP else []
         queues += [work_queue(spec)]
@@ -206,19 +219,17 @@ def lane_queue(lane: Lane, prefix: str) -> Queue:
 def cancelled_stream(prefix: str) -> Queue:
     """Return the stream of cancelled ids, which every worker reads from its beginning.
 
-    A stream is read without being consumed (rabbitmq.com/docs/streams). It is bounded: what is older than
-    `CANCELLED_MAX_AGE` or over `CANCELLED_MAX_BYTES` goes, a segment at a time.
+    What is older than `CANCELLED_MAX_AGE` or over `CANCELLED_MAX_BYTES` goes.
     """
-    return Queue(
-        Names(prefix).cancelled,
-        queue_arguments={
-            "x-queue-type": "stream",
-            "x-max-age": CANCELLED_MAX_AGE,
-            "x-max-length-bytes": CANCELLED_MAX_BYTES,
-            "x-stream-max-segment-size-bytes": CANCELLED_MAX_BYTES // 16,
-        },
-        consumer_arguments=CANCELLED_CONSUMER,
-    )
+    return _stream(Names(prefix).cancelled, CANCELLED_MAX_AGE, CANCELLED_MAX_BYTES)
+
+
+def suspects_stream(prefix: str) -> Queue:
+    """Return the stream of starts of suspected tasks, which every worker reads from its beginning.
+
+    What is older than `SUSPECTS_MAX_AGE` or over `SUSPECTS_MAX_BYTES` goes.
+    """
+    return _stream(Names(prefix).suspects, SUSPECTS_MAX_AGE, SUSPECTS_MAX_BYTES)
 
 
 def missing_features(specs: Iterable[QueueSpec], broker_version: tuple[int, ...]) -> list[str]:
@@ -243,6 +254,7 @@ def _exchanges(names: Names) -> list[Exchange]:
     return [
         Exchange(names.unrouted, type="fanout"),
         Exchange(names.cancelled, type="fanout"),
+        Exchange(names.suspects, type="fanout"),
         Exchange(names.tasks, type="topic"),
         Exchange(names.dead, type="topic"),
         Exchange(names.delay, type="topic"),
@@ -272,3 +284,17 @@ def _keeper(name: str, queue_type: QueueType) -> Queue:
     """Return a queue that nobody consumes: its messages stay until a person replays or discards them."""
     limit = {"x-delivery-limit": LOOKS} if queue_type is QueueType.QUORUM else {}  # a classic queue counts nothing
     return Queue(name, queue_arguments={"x-queue-type": str(queue_type), **limit})
+
+
+def _stream(name: str, max_age: str, max_bytes: int) -> Queue:
+    """Return a bounded stream: reading consumes nothing, its oldest segment goes (rabbitmq.com/docs/streams)."""
+    return Queue(
+        name,
+        queue_arguments={
+            "x-queue-type": "stream",
+            "x-max-age": max_age,
+            "x-max-length-bytes": max_bytes,
+            "x-stream-max-segment-size-bytes": max_bytes // 16,
+        },
+        consumer_arguments=STREAM_CONSUMER,
+    )

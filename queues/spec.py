@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from queues.backoff import Backoff
 from queues.errors import InvalidPriority, InvalidQueueName
 
 AMQP_SHORT_STRING_BYTES = 255
@@ -51,7 +52,8 @@ class QueueSpec:
         type: Quorum (replicated, the default) or classic.
         has_priorities: Whether messages may carry a priority 0..9.
         dead_letters: Keep what the queue gives up in ``<name>.dead``, or let it go.
-        delivery_limit: Deliveries, counted from 1, after which a message is poison.
+        delivery_limit: Starts, counted from 1, in each of which its worker died: then a message is poison.
+        retry: How a task that fails here is tried again.
     """
 
     name: str
@@ -60,6 +62,7 @@ class QueueSpec:
     has_priorities: bool = False
     dead_letters: DeadLetters = DeadLetters.KEEP
     delivery_limit: int = 5
+    retry: Backoff = field(default_factory=Backoff)
 
     @property
     def broker_name(self) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 hypothesis_settings.register_profile("tests", deadline=None)  # a shared machine may be slow at any moment
 hypothesis_settings.load_profile("tests")
 
-_UNIT_SECONDS = 10
+_UNIT_SECONDS = 30
 _OURS = "BROKER_APP_"
 _CHOICES = ("TEST_RABBITMQ_IMAGE", "TEST_BROKER")
 _KEY_CHOICES = pytest.StashKey[dict[str, str]]()

@@ -146,7 +146,7 @@ class Ledger:
         """Return what was written down, by the task's id."""
         found = defaultdict(list)
         path = self.folder / "runs"
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text().split("\n")[:-1] if path.exists() else []:  # the last may be half written
             entry = json.loads(line)
             if entry["what"] == what:
                 found[entry["id"]].append(entry)

@@ -11,6 +11,7 @@ from amqp.exceptions import ConsumerCancelled
 from celery.signals import worker_ready
 
 from broker_app import BrokerApp, topology
+from broker_app.metrics import tracing
 
 app = BrokerApp("workload", set_as_current=False, include=["broker_app.tasks"])
 
@@ -107,3 +108,11 @@ def publish_wrongly() -> None:
 def priority_of(self: Any, *_results: Any) -> int:
     """Return the priority that the task came with."""
     return int(self.request.delivery_info["priority"])
+
+
+@app.task
+def traceparent() -> str | None:
+    """Return the trace that the task runs in, as the task would hand it on itself."""
+    headers: dict[str, Any] = {}
+    tracing.inject(headers)
+    return headers.get("traceparent")

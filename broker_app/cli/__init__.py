@@ -10,13 +10,17 @@ import click
 from broker_app.cli.command import CliContext, Group, find_app
 
 _VERBS = {
+    "advise": "broker_app.cli.advise:advise_command",
     "cancel": "broker_app.cli.cancel:cancel",
     "check": "broker_app.cli.check:check",
     "demo": "broker_app.cli.demo:demo",
     "fleet": "broker_app.cli.fleet:fleet",
+    "metrics": "broker_app.cli.metrics:metrics",
     "queues": "broker_app.cli.queues:queues",
     "send": "broker_app.cli.send:send",
+    "spool": "broker_app.cli.spool:spool",
     "topology": "broker_app.cli.topology:topology",
+    "tune": "broker_app.cli.tune:tune_command",
 }
 
 

@@ -21,6 +21,7 @@ from broker_app.errors import (
     CallError,
     PublishError,
     RoutingError,
+    SelectionError,
     SettingsError,
 )
 
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (OperationalError, exit_codes.BROKER),
     (RoutingError, exit_codes.USAGE),
     (CallError, exit_codes.USAGE),
+    (SelectionError, exit_codes.USAGE),
     (BrokerAppError, exit_codes.FAILED),
 )
 """The first class that fits decides."""

@@ -14,5 +14,7 @@ BROKER = 4
 """No broker, no access to it, or it differs from the settings."""
 NOT_PUBLISHED = 5
 """The broker did not take at least one task."""
+DIFFERS = 6
+"""The broker differs from the settings (`topology plan` and `apply`)."""
 INTERRUPTED = 130
 """Ctrl-C."""

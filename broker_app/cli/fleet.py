@@ -23,6 +23,7 @@ from broker_app.fleet import (
     Stop,
     StoppedNode,
     fleet_status,
+    patience_seconds,
     restart_fleets,
     start_fleets,
     stop_fleets,
@@ -49,12 +50,11 @@ _wait = click.option(
 )
 _timeout = click.option(
     "--timeout",
-    "stop_seconds",
+    "end_seconds",
     type=_Seconds,
-    default=DEFAULT_STOP_SECONDS,
-    show_default=True,
+    default=None,
     metavar="SECONDS",
-    help="How long the nodes may take to finish their tasks.",
+    help=f"How long to wait for their end.  [default: {DEFAULT_STOP_SECONDS:g}, or drain_seconds and a little]",
 )
 _kill = click.option(
     "--kill", "is_kill_allowed", is_flag=True, help="Kill what still runs then; its tasks go back to the queue."
@@ -102,12 +102,13 @@ def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
 @_timeout
 @_kill
 @pass_app
-def stopwait(app: BrokerApp, queues: tuple[str, ...], stop_seconds: float, *, is_kill_allowed: bool) -> None:
+def stopwait(app: BrokerApp, queues: tuple[str, ...], end_seconds: float | None, *, is_kill_allowed: bool) -> None:
     """Let the nodes end after their tasks, and wait for it.
 
     Exit code 1 if a node still runs after --timeout.
     """
-    _print_stopped(stop_fleets(app, queues, wait_seconds=stop_seconds, is_kill_allowed=is_kill_allowed))
+    wait_seconds = patience_seconds(app, queues) if end_seconds is None else end_seconds
+    _print_stopped(stop_fleets(app, queues, wait_seconds=wait_seconds, is_kill_allowed=is_kill_allowed))
 
 
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet restart\n  broker-app fleet restart lopri --timeout 600")
@@ -117,7 +118,12 @@ def stopwait(app: BrokerApp, queues: tuple[str, ...], stop_seconds: float, *, is
 @_wait
 @pass_app
 def restart(
-    app: BrokerApp, queues: tuple[str, ...], stop_seconds: float, wait_seconds: float, *, is_kill_allowed: bool
+    app: BrokerApp,
+    queues: tuple[str, ...],
+    end_seconds: float | None,
+    wait_seconds: float,
+    *,
+    is_kill_allowed: bool,
 ) -> None:
     """Stop the nodes, then start what the settings want."""
     name = app_name(click.get_current_context())
@@ -128,7 +134,7 @@ def restart(
             app,
             queues,
             app_name=name,
-            stop_seconds=stop_seconds,
+            stop_seconds=patience_seconds(app, queues) if end_seconds is None else end_seconds,
             wait_seconds=wait_seconds,
             is_kill_allowed=is_kill_allowed,
         ),
@@ -151,7 +157,8 @@ def restart(
 def status(app: BrokerApp, queues: tuple[str, ...], answer_seconds: float, *, is_json: bool) -> None:
     """Show the nodes and what they do.
 
-    Exit code 0 if all that are wanted run, answer and consume their queue, else 1.
+    Exit code 0 if all that are wanted run and consume their queue, else 1. What a node consumes, and when it
+    last heard from the broker, it writes down itself once a second: a node that hangs is seen.
     """
     found = fleet_status(app, queues, answer_seconds=answer_seconds)
     rows = [_row(node) for node in found.nodes]
@@ -230,6 +237,7 @@ def _row(status: NodeStatus) -> dict[str, Any]:
         "is_wanted": status.is_wanted,
         "is_answering": answer is not None,
         "is_consuming": status.is_consuming,
+        "heard_seconds": None if status.heard_seconds is None else round(status.heard_seconds, 1),
         "pool": status.pool,
         "slots": status.slots,
         "active": answer.active if answer else None,
@@ -245,6 +253,7 @@ _COLUMNS = {
     "is_wanted": "wanted",
     "is_answering": "answers",
     "is_consuming": "consumes",
+    "heard_seconds": "heard",
     "pool": "pool",
     "slots": "slots",
     "active": "active",
@@ -254,7 +263,7 @@ _COLUMNS = {
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """Print a table with lines on a terminal, and columns of plain text otherwise; then where the logs are."""
-    cells = [[_cell(row[key]) for key in _COLUMNS] for row in rows]
+    cells = [[_cell(_ago(row) if key == "heard_seconds" else row[key]) for key in _COLUMNS] for row in rows]
     if sys.stdout.isatty():
         table = Table(*_COLUMNS.values())
         for line in cells:
@@ -271,6 +280,11 @@ def _print_columns(cells: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _ago(row: dict[str, Any]) -> str | None:
+    seconds = row["heard_seconds"]
+    return None if seconds is None else f"{seconds:.0f} s ago"
 
 
 def _cell(value: Any) -> str:

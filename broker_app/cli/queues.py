@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from broker_app import inspection, lanes, topology
+from broker_app import inspection, lanes
 from broker_app.backlog import read_backlog
 from broker_app.cli.command import Group, pass_app
-from queues import DeadLetters, Names
+from broker_app.cli.progress import bar
+from broker_app.cli.queues_list import list_
+from broker_app.cli.queues_messages import discard, move, peek, purge, replay
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
@@ -26,44 +27,16 @@ _PEEK = 20
 @click.group(
     cls=Group,
     epilog="\b\nExamples:\n  broker-app queues list\n  broker-app queues scheduled --json\n"
-    "  broker-app queues unrouted --replay",
+    "  broker-app queues unrouted --replay\n  broker-app queues peek default.dead\n"
+    "  broker-app queues replay default.dead --task 'shop.*' --reason failed --dry-run\n"
+    "  broker-app queues discard default.dead --older-than 30d",
 )
 def queues() -> None:
-    """Look into the queues."""
+    """Look into the queues, and move what stands in them."""
 
 
-@queues.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@pass_app
-def list_(app: BrokerApp, *, as_json: bool) -> None:
-    """Show each queue's ready messages, consumers and dead letters, the scheduled and the parked tasks."""
-    settings = app.settings
-    rows = {}
-    with topology.connect(app) as connection:
-        for spec in settings.specs():
-            state = topology.state(connection, spec.broker_name)
-            keeps = spec.dead_letters is DeadLetters.KEEP
-            dead = topology.depth(connection, spec.dead_name) if keeps else None
-            rows[spec.name] = {
-                "is_declared": state is not None,
-                "ready": state.ready if state else 0,
-                "consumers": state.consumers if state else 0,
-                "dead": dead or 0,
-            }
-        unrouted = topology.depth(connection, Names(settings.prefix).unrouted) or 0
-    scheduled = read_backlog(app).total
-    if as_json:
-        click.echo(json.dumps({"queues": rows, "scheduled": scheduled, "unrouted": unrouted}))
-        return
-    columns = ("ready", "consumers", "dead")
-    table = Table("queue", *columns)
-    for name, row in rows.items():
-        cells = [f"{row[column]:,}" for column in columns]
-        table.add_row(name, *(cells if row["is_declared"] else ["not declared", "", ""]))
-    Console().print(table)
-    click.echo(
-        f"scheduled in the delay lanes: {scheduled:,}; parked in {Names(settings.prefix).unrouted}: {unrouted:,}"
-    )
+for _verb in (list_, peek, replay, move, discard, purge):
+    queues.add_command(_verb)
 
 
 @queues.command()
@@ -116,9 +89,8 @@ def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) 
 
 
 def _replay(app: BrokerApp, to: str | None, *, as_json: bool) -> None:
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("replayed", total=None)
-        outcome = inspection.replay_unrouted(app, to, lambda moved: progress.update(bar, completed=moved))
+    with bar("replayed") as shown:
+        outcome = inspection.replay_unrouted(app, to, shown.show)
     if as_json:
         click.echo(json.dumps({"moved": outcome.moved, "left": outcome.left, "reason": outcome.reason}))
     else:

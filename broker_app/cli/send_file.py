@@ -1,32 +1,24 @@
-"""Sends the calls of a file of JSON lines, one after the other, and counts what the broker confirmed."""
+"""Sends the calls of a file of JSON lines while it is read, and counts what the broker confirmed."""
 
 from __future__ import annotations
 
+import select
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-from celery.signals import after_task_publish
+from celery.canvas import Signature
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker_app.calls import Call, check_call, read_calls
 from broker_app.cli import exit_codes
-from broker_app.errors import (
-    BrokerAppError,
-    BrokerUnreachable,
-    CallError,
-    PublishError,
-    RoutingError,
-    UnknownQueue,
-)
-from queues import Names
-from queues.delay import parse_routing_key
+from broker_app.errors import BrokerUnreachable, CallError, PublishError, PublishTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +28,7 @@ if TYPE_CHECKING:
     from kombu.messaging import Producer
 
     from broker_app.app import BrokerApp
+    from broker_app.bulk import ItemOutcome
 
 STDIN = "-"
 
@@ -48,18 +41,22 @@ class Summary:
         source: The file's name, for messages.
         accepted: Calls that the broker confirmed, by queue.
         not_accepted: Calls that the broker did not take, or whose confirmation did not come.
+        maybe_twice: Calls that were sent again after a lost connection.
         bad_lines: Lines that are no call: nothing of them was sent.
         seconds: How long it took.
         stopped_at: The line, from 1, at whose fault it stopped, or whose call was under way at Ctrl-C.
+        read_to: The last line that was read.
         is_interrupted: Whether Ctrl-C stopped it.
     """
 
     source: str
     accepted: Counter[str] = field(default_factory=Counter)
     not_accepted: int = 0
+    maybe_twice: int = 0
     bad_lines: int = 0
     seconds: float = 0.0
     stopped_at: int | None = None
+    read_to: int = 0
     is_interrupted: bool = False
 
     @property
@@ -77,9 +74,11 @@ class Summary:
             "accepted": self.accepted.total(),
             "queues": dict(self.accepted),
             "not_accepted": self.not_accepted,
+            "maybe_twice": self.maybe_twice,
             "bad_lines": self.bad_lines,
             "seconds": round(self.seconds, 3),
             "stopped_at": self.stopped_at,
+            "read_to": self.read_to,
             "interrupted": self.is_interrupted,
         }
 
@@ -88,15 +87,20 @@ class Summary:
         queues = ", ".join(f"{queue} {count}" for queue, count in self.accepted.items())
         lines = [f"accepted {self.accepted.total()} in {self.seconds:.2f} s{': ' if queues else ''}{queues}"]
         faults = [f"not accepted by the broker {self.not_accepted}"] if self.not_accepted else []
+        faults += [f"there twice, perhaps {self.maybe_twice}"] if self.maybe_twice else []
         faults += [f"bad lines {self.bad_lines}"] if self.bad_lines else []
         faults += [self._end()] if self.is_interrupted or self.stopped_at else []
         return "\n".join([*lines, *([", ".join(faults)] if faults else [])])
 
     def _end(self) -> str:
         where = f" at {self.source}:{self.stopped_at}" if self.stopped_at else ""
+        rest = "the rest"
+        if self.stopped_at and self.read_to > self.stopped_at:
+            rest = f"what follows line {self.read_to}"
         if not self.is_interrupted:
-            return f"stopped{where}, the rest was not sent"
-        return f"interrupted{where}{', whose call may have been taken' if where else ''}, the rest was not sent"
+            return f"stopped{where}, {rest} was not sent"
+        unknown = ", from where on calls may have been taken" if where else ""
+        return f"interrupted{where}{unknown}, {rest} was not sent"
 
 
 def send_file(app: BrokerApp, source: str, *, keep_going: bool, allow_unregistered: bool) -> Summary:
@@ -112,19 +116,12 @@ def send_file(app: BrokerApp, source: str, *, keep_going: bool, allow_unregister
         CallError: The file cannot be read.
     """
     summary, started = Summary("stdin" if source == STDIN else source), time.monotonic()
-    sender = _Sender(app, summary, allow_unregistered=allow_unregistered)
+    sender = _Sender(app, summary, keep_going=keep_going, allow_unregistered=allow_unregistered)
     try:
-        with _open(source) as stream, _counting(app, summary.accepted), _progress(source, stream, summary) as show:
-            for line, call in _read(stream):
-                error = sender.send(line, call)
-                if error and (not keep_going or isinstance(error, BrokerUnreachable)):
-                    summary.stopped_at = line
-                    break
-                show()
+        with _open(source) as stream, _progress(source, stream, summary) as show:
+            sender.send(stream, show)
     except KeyboardInterrupt:
-        summary.is_interrupted, summary.stopped_at = True, sender.under_way
-    finally:
-        sender.close()
+        summary.is_interrupted, summary.stopped_at = True, next((line for line, _ in sender.under_way), None)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -157,42 +154,97 @@ def publish(app: BrokerApp, call: Call, producer: Producer | None = None) -> Asy
 
 
 class _Sender:
-    """Publishes calls through one producer of the app's pool: the seam for publishing many at once."""
+    """Publishes the calls of a stream, and counts and tells what became of each, in the order of the lines.
 
-    def __init__(self, app: BrokerApp, summary: Summary, *, allow_unregistered: bool) -> None:
-        self.under_way: int | None = None
+    Attributes:
+        under_way: What was read and not told: the line, and its fault if it is no call.
+    """
+
+    def __init__(self, app: BrokerApp, summary: Summary, *, keep_going: bool, allow_unregistered: bool) -> None:
+        self.under_way: deque[tuple[int, CallError | None]] = deque()
         self._app = app
         self._tasks = load_tasks(app)
         self._summary = summary
+        self._keep_going = keep_going
         self._allow_unregistered = allow_unregistered
-        self._producer = app.producer_pool.acquire(block=True)
 
-    def send(self, line: int, call: Call | CallError) -> BrokerAppError | None:
-        """Publish a line's call; return what was wrong with it, which is counted and told."""
-        self.under_way = line
-        error = self._fault(call)
-        self.under_way = None
-        if error is not None:
-            click.echo(f"broker-app: {self._summary.source}:{line}: {error}", err=True)
-        return error
-
-    def close(self) -> None:
-        """Give the producer back."""
-        self._producer.release()
-
-    def _fault(self, call: Call | CallError) -> BrokerAppError | None:
+    def send(self, stream: BinaryIO, show: Callable[[], None]) -> None:
+        """Publish all, as far as it goes."""
         try:
-            if isinstance(call, CallError):
-                raise call
-            check_call(call, self._tasks, allow_unregistered=self._allow_unregistered)
-            publish(self._app, call, self._producer)
-        except (CallError, RoutingError) as error:
-            self._summary.bad_lines += 1
-            return error
-        except PublishError as error:
+            for outcome in self._app.publish_many(self._signatures(stream), keep_going=self._keep_going):
+                self._tell_bad_lines()
+                line, _ = self.under_way.popleft()
+                self._note(line, outcome)
+                show()
+        except PublishError:
+            pass  # told already, with the outcome of the first call that it left
+        self._tell_bad_lines()
+
+    def _signatures(self, stream: BinaryIO) -> Iterator[Signature | None]:
+        """Yield what the lines ask for, and None where the next line is not there yet."""
+        try:
+            for line, call in _read(stream):
+                self._summary.read_to = line
+                try:
+                    signature = self._signature(call)
+                    self.under_way.append((line, None))
+                    yield signature
+                except CallError as fault:
+                    self.under_way.append((line, fault))
+                    if not self._keep_going:
+                        return
+                if not _has_more(stream):
+                    yield None
+        except KeyboardInterrupt:  # what was sent is still answered
+            self._summary.is_interrupted = True
+
+    def _signature(self, call: Call | CallError) -> Signature:
+        if isinstance(call, CallError):
+            raise call
+        check_call(call, self._tasks, allow_unregistered=self._allow_unregistered)
+        task = self._tasks.get(call.task)
+        if task is None:
+            return Signature(call.task, call.args, call.kwargs, call.options(), app=self._app)
+        signature: Signature = task.signature(call.args, call.kwargs, **call.options())
+        return signature
+
+    def _note(self, line: int, outcome: ItemOutcome) -> None:
+        if outcome.maybe_twice:
+            self._summary.maybe_twice += 1
+            self._tell(line, f"task {outcome.task} [{outcome.task_id}]: sent again, it may be there twice")
+        error = outcome.error
+        if error is None:
+            self._summary.accepted[outcome.queue] += 1
+        elif isinstance(error, PublishError):
             self._summary.not_accepted += 1
-            return error
-        return None
+            self._stop(line, error, is_final=isinstance(error, (BrokerUnreachable, PublishTimeout)))
+        else:
+            self._refuse(line, error)
+
+    def _tell_bad_lines(self) -> None:
+        """Tell the faults that stand before the first call that is not answered."""
+        while self.under_way and (fault := self.under_way[0][1]) is not None:
+            self._refuse(self.under_way.popleft()[0], fault)
+
+    def _refuse(self, line: int, error: Exception) -> None:
+        self._summary.bad_lines += 1
+        self._stop(line, error, is_final=False)
+
+    def _stop(self, line: int, error: Exception, *, is_final: bool) -> None:
+        self._tell(line, str(error))
+        if is_final or not self._keep_going:
+            self._summary.stopped_at = min(self._summary.stopped_at or line, line)
+
+    def _tell(self, line: int, text: str) -> None:
+        click.echo(f"broker-app: {self._summary.source}:{line}: {text}", err=True)
+
+
+def _has_more(stream: BinaryIO) -> bool:
+    """Return whether a read would not wait: always for a file, for a pipe if somebody has written to it."""
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except (OSError, ValueError):  # no file descriptor
+        return True
 
 
 @contextmanager
@@ -224,25 +276,6 @@ def _read(stream: BinaryIO) -> Iterator[tuple[int, Call | CallError]]:
 
 def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-@contextmanager
-def _counting(app: BrokerApp, accepted: Counter[str]) -> Iterator[None]:
-    """Count by queue what the publisher has confirmed: it alone knows which queue a task went to."""
-    names, table = Names(app.settings.prefix), app.settings.routing_table()
-
-    def count(exchange: str, routing_key: str, **_: Any) -> None:
-        key = parse_routing_key(routing_key)[1] if exchange == names.delay else routing_key
-        try:
-            accepted[table.queue(key).name] += 1
-        except UnknownQueue:
-            accepted[f"{exchange}/{routing_key}"] += 1  # a task that goes to an exchange of the user's
-
-    after_task_publish.connect(count, weak=False)
-    try:
-        yield
-    finally:
-        after_task_publish.disconnect(count)
 
 
 @contextmanager

@@ -1,32 +1,45 @@
-"""`broker-app topology`: what stands on the broker."""
+"""`broker-app topology`: what stands on the broker, what differs from the settings, and how that is changed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
-from broker_app import lanes
+from broker_app import changes, lanes
 from broker_app import topology as broker_topology
+from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, pass_app
+from broker_app.comparison import Kind
+from broker_app.migration import PATIENCE_SECONDS, Waits
+from broker_app.migration import migrate as move_queue
 from broker_app.prune import prune as remove_unused_lanes
 from queues import work_topology
 from queues.delay import parse_lane
 
 if TYPE_CHECKING:
-    from broker_app.app import BrokerApp
+    from collections.abc import Callable, Iterable, Iterator
 
-_PRUNE_SECONDS = 60.0
-"""How long a prune that is under way is waited for."""
+    from broker_app.app import BrokerApp
+    from broker_app.changes import Plan
+    from broker_app.comparison import Change
+    from broker_app.migration import Migrated
 
 
 @click.group(
-    cls=Group, epilog="\b\nExamples:\n  broker-app topology declare\n  broker-app topology prune --dry-run"
+    cls=Group,
+    epilog="\b\nExamples:\n  broker-app topology plan\n  broker-app topology apply\n"
+    "  broker-app topology migrate lopri --dry-run\n  broker-app topology prune --dry-run",
 )
 def topology() -> None:
-    """Declare the queues on the broker, remove unused delay lanes."""
+    """Compare the broker with the settings, create what is missing, move queues, remove unused delay lanes."""
 
 
 @topology.command()
@@ -38,9 +51,86 @@ def declare(app: BrokerApp) -> None:
     common = {parse_lane(word) for word in settings.common_lanes}
     with broker_topology.connect(app) as connection:
         broker_topology.declare(connection, wanted)
-        lanes.declare(connection, sorted(common), settings.prefix, time.monotonic() + _PRUNE_SECONDS)
+        lanes.declare(connection, sorted(common), settings.prefix, time.monotonic() + changes.LANE_WAIT_SECONDS)
     counts = f"{len(wanted.exchanges)} exchanges, {len(wanted.queues)} queues and {len(common)} delay lanes"
     click.echo(f"{counts} are declared")
+
+
+@topology.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def plan(app: BrokerApp, *, as_json: bool) -> None:
+    """Show what differs between the settings and the broker; nothing is changed.
+
+    Exits with 0 if nothing differs, and with 6 if something does.
+    """
+    with broker_topology.connect(app) as connection:
+        found = changes.compare(app, connection)
+    if as_json:
+        click.echo(json.dumps(_as_dict(found.changes, found)))
+    else:
+        _tell(found.changes)
+        click.echo(_summary(found) if found.changes else "nothing differs")
+    _tell_blind(found)
+    if found.changes:
+        sys.exit(exit_codes.DIFFERS)
+
+
+@topology.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def apply(app: BrokerApp, *, as_json: bool) -> None:
+    """Create what is missing; nothing is deleted or altered.
+
+    What stands with other arguments is told, with what to do, and the exit code is 6.
+    """
+    with broker_topology.connect(app) as connection:
+        found = changes.compare(app, connection)
+        changes.apply(app, connection, found)
+    created = [change for change in found.changes if change.kind is Kind.MISSING]
+    left = [change for change in found.changes if change.kind is not Kind.MISSING]
+    if as_json:
+        done = [{"what": change.what, "name": change.name} for change in created]
+        click.echo(json.dumps({"created": done, **_as_dict(left, found)}))
+    else:
+        for change in created:
+            click.echo(f"created  {change.what} {change.name!r}")
+        _tell(left)
+        click.echo(f"{len(created)} created")
+    _tell_blind(found)
+    if found.names(Kind.DIFFERS, Kind.MOVING, Kind.UNKNOWN):
+        sys.exit(exit_codes.DIFFERS)
+
+
+@topology.command()
+@click.argument("queue")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only tell what would be moved.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=PATIENCE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for what workers hold of the queue; after it the queue is put back as it was.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def migrate(app: BrokerApp, queue: str, *, is_dry_run: bool, patience: float, as_json: bool) -> None:
+    """Move QUEUE, and its dead letters, to the arguments of the settings, with all messages.
+
+    Producers may go on; the queue's tasks wait meanwhile, some 15 seconds and as long as the messages take.
+    Ended at any point nothing is lost: run it again. It needs the management API.
+    """
+    with _stages(is_quiet=is_dry_run) as told:
+        done = move_queue(app, queue, told, is_dry_run=is_dry_run, waits=Waits(patience=patience))
+    if as_json:
+        moved = [dataclasses.asdict(one) for one in done]
+        click.echo(json.dumps({"is_dry_run": is_dry_run, "queues": moved}))
+        return
+    for one in done:
+        click.echo(_moved(one, is_dry_run=is_dry_run))
+    if not done:
+        click.echo(f"queue {queue!r} stands as the settings ask")
 
 
 @topology.command()
@@ -61,3 +151,46 @@ def prune(app: BrokerApp, *, is_dry_run: bool, as_json: bool) -> None:
     for name in removed:
         click.echo(f"{'would remove' if is_dry_run else 'removed'} {name}")
     click.echo(f"{len(removed)} lanes {'to remove' if is_dry_run else 'removed'}, {len(outcome.kept)} kept")
+
+
+def _tell(found: Iterable[Change]) -> None:
+    for change in found:
+        click.echo(str(change))
+
+
+def _summary(found: Plan) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in found.counts().items() if count)
+
+
+def _tell_blind(found: Plan) -> None:
+    if found.blind:
+        click.echo(f"broker-app: bindings, and what stands besides, are not known: {found.blind}", err=True)
+
+
+def _as_dict(shown: Iterable[Change], found: Plan) -> dict[str, object]:
+    return {
+        "changes": [dataclasses.asdict(change) for change in shown],
+        "is_complete": not found.blind,
+        "why_incomplete": found.blind,
+    }
+
+
+def _moved(one: Migrated, *, is_dry_run: bool) -> str:
+    why = one.difference or "an older migration had not ended"
+    return f"{'would move' if is_dry_run else 'moved'} {one.queue} with {one.messages:,} messages: {why}"
+
+
+@contextmanager
+def _stages(*, is_quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield what tells the stages on stderr: as a bar on a terminal, else a line as each begins."""
+    seen = [""]
+    with Progress(console=Console(stderr=True), disable=is_quiet or not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("", total=None)
+
+        def told(stage: str, moved: int, total: int | None) -> None:
+            if stage != seen[0] and progress.disable:
+                click.echo(stage, err=True)
+            seen[0] = stage
+            progress.update(bar, description=stage, completed=moved, total=total)
+
+        yield told

@@ -9,7 +9,14 @@ from broker_app.fleet.status import (
     fleet_status,
     unwanted_nodes,
 )
-from broker_app.fleet.stop import DEFAULT_STOP_SECONDS, Stop, StoppedNode, restart_fleets, stop_fleets
+from broker_app.fleet.stop import (
+    DEFAULT_STOP_SECONDS,
+    Stop,
+    StoppedNode,
+    patience_seconds,
+    restart_fleets,
+    stop_fleets,
+)
 
 __all__ = [
     "DEFAULT_ANSWER_SECONDS",
@@ -23,6 +30,7 @@ __all__ = [
     "Stop",
     "StoppedNode",
     "fleet_status",
+    "patience_seconds",
     "restart_fleets",
     "start_fleets",
     "stop_fleets",

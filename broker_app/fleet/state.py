@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from broker_app.errors import FleetError
 from broker_app.fleet.processes import Process, find_workers
+from broker_app.worker.liveness import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,10 @@ class FleetState:
     def log_file(self, stem: str) -> Path:
         """Return the log of a node's main process; a prefork pool's processes have ``<stem>-<n>.log``."""
         return self.log / f"{stem}.log"
+
+    def sign_file(self, stem: str) -> Path:
+        """Return where a node writes its signs of life."""
+        return self.pid_file(stem).with_suffix(SUFFIX)
 
     def exists(self) -> bool:
         """Return whether a fleet was ever started here.
@@ -140,6 +145,7 @@ class FleetState:
     def forget(self, stem: str) -> None:
         """Remove what a node that no longer runs has left."""
         self.pid_file(stem).unlink(missing_ok=True)
+        self.sign_file(stem).unlink(missing_ok=True)
         self._stopping_file(stem).unlink(missing_ok=True)
 
     def mark_stopping(self, stem: str, pid: int) -> None:

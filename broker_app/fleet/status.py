@@ -14,6 +14,7 @@ from broker_app.fleet.answers import Answer, ask_workers
 from broker_app.fleet.nodes import Fleet, Node, node_of, wanted_fleets
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import check_queues, known_nodes
+from broker_app.worker.liveness import Sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +54,8 @@ class NodeStatus:
         answer: What it answered over the broker; None if it did not.
         pool: As it answered, else as the settings want it; None if they do not.
         slots: Tasks at once; likewise.
-        is_consuming: Whether it answers, with the pid of its process, and consumes its queue.
+        is_consuming: Whether it consumes its queue: by its sign of life, which a node that hangs does not give.
+        heard_seconds: How long ago it heard from the broker, heartbeats included; None if it gave no sign.
         log: Its log file, which need not be there.
     """
 
@@ -65,6 +67,7 @@ class NodeStatus:
     pool: str | None
     slots: int | None
     is_consuming: bool
+    heard_seconds: float | None
     log: Path
 
 
@@ -82,7 +85,7 @@ class FleetStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every wanted node runs, answers and consumes its queue."""
+        """Whether every wanted node runs and consumes its queue."""
         return all(
             status.is_consuming and status.state is NodeState.RUNNING for status in self.nodes if status.is_wanted
         )
@@ -112,9 +115,8 @@ def fleet_status(
     asked = {running[node.stem][0].node_name or node.name: node for node in nodes if node.stem in running}
     answers, problem = _ask(app, list(asked), answer_seconds)
     by_node = {asked[name]: answer for name, answer in answers.items()}
-    return FleetStatus(
-        tuple(_status(state, node, wanted.get(node), running, by_node.get(node)) for node in nodes), problem
-    )
+    look = _Look(state, running, app.settings.heartbeat_seconds)
+    return FleetStatus(tuple(look.status(node, wanted.get(node), by_node.get(node)) for node in nodes), problem)
 
 
 def unwanted_nodes(app: BrokerApp) -> tuple[Node, ...]:
@@ -134,35 +136,48 @@ def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[
         return {}, topology.words(error)
 
 
-def _status(
-    state: FleetState,
-    node: Node,
-    fleet: Fleet | None,
-    running: Mapping[str, tuple[Process, ...]],
-    answer: Answer | None,
-) -> NodeStatus:
-    workers = running.get(node.stem, ())
-    if answer is not None and answer.pid not in {worker.pid for worker in workers}:
-        answer = None  # a worker from elsewhere has its name
-    known = answer or fleet
-    return NodeStatus(
-        node=node,
-        is_wanted=fleet is not None,
-        state=_node_state(state, node, workers, answer),
-        pid=workers[0].pid if workers else None,
-        answer=answer,
-        pool=known.pool if known else None,
-        slots=answer.slots if answer else fleet.concurrency if fleet else None,
-        is_consuming=answer is not None and (fleet is None or fleet.broker_queue in answer.queues),
-        log=state.log_file(node.stem),
-    )
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What this host shows of its nodes."""
 
+    state: FleetState
+    running: Mapping[str, tuple[Process, ...]]
+    heartbeat_seconds: float
 
-def _node_state(state: FleetState, node: Node, workers: tuple[Process, ...], answer: Answer | None) -> NodeState:
-    if not workers:
-        return NodeState.DEAD if node.stem in state.recorded() else NodeState.STOPPED
-    if state.is_stopping(node.stem, workers[0].pid):
-        return NodeState.STOPPING
-    if answer is None and state.seconds_since_start(node.stem) < _YOUNG_SECONDS:
-        return NodeState.STARTING
-    return NodeState.RUNNING
+    def status(self, node: Node, fleet: Fleet | None, answer: Answer | None) -> NodeStatus:
+        workers = self.running.get(node.stem, ())
+        pids = {worker.pid for worker in workers}
+        if answer is not None and answer.pid not in pids:
+            answer = None  # a worker from elsewhere has its name
+        sign = Sign.read(self.state.sign_file(node.stem))
+        if sign is not None and sign.pid not in pids:
+            sign = None
+        known = answer or fleet
+        is_consuming = self._is_consuming(fleet, answer, sign)
+        return NodeStatus(
+            node=node,
+            is_wanted=fleet is not None,
+            state=self._node_state(node, workers, is_up=answer is not None or is_consuming),
+            pid=workers[0].pid if workers else None,
+            answer=answer,
+            pool=known.pool if known else None,
+            slots=answer.slots if answer else fleet.concurrency if fleet else None,
+            is_consuming=is_consuming,
+            heard_seconds=sign.heard_seconds if sign else None,
+            log=self.state.log_file(node.stem),
+        )
+
+    def _is_consuming(self, fleet: Fleet | None, answer: Answer | None, sign: Sign | None) -> bool:
+        if sign is not None:
+            is_fresh = sign.is_fresh(self.heartbeat_seconds)
+            return is_fresh and bool(sign.queues if fleet is None else fleet.broker_queue in sign.queues)
+        return answer is not None and (fleet is None or fleet.broker_queue in answer.queues)
+
+    def _node_state(self, node: Node, workers: tuple[Process, ...], *, is_up: bool) -> NodeState:
+        if not workers:
+            return NodeState.DEAD if node.stem in self.state.recorded() else NodeState.STOPPED
+        if self.state.is_stopping(node.stem, workers[0].pid):
+            return NodeState.STOPPING
+        if not is_up and self.state.seconds_since_start(node.stem) < _YOUNG_SECONDS:
+            return NodeState.STARTING
+        return NodeState.RUNNING

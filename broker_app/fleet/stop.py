@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from broker_app.fleet.processes import Process
 
 DEFAULT_STOP_SECONDS = 60.0
+STOP_GRACE_SECONDS = 15.0
+"""What a node may take to end after its fleet's ``drain_seconds``, on a busy machine."""
 
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 10.0
@@ -87,6 +89,20 @@ def stop_fleets(
     if wait_seconds is not None:
         _check_gone(outcomes, wait_seconds)
     return outcomes
+
+
+def patience_seconds(app: BrokerApp, queues: Iterable[str] = ()) -> float:
+    """Return how long to wait for the end of nodes: `DEFAULT_STOP_SECONDS`, or more if a fleet drains longer.
+
+    Args:
+        app: Whose settings count.
+        queues: As producers write them; none for all. One that is gone from the settings counts for nothing.
+    """
+    names = {queue.removeprefix(app.settings.prefix) for queue in queues}
+    drains = [
+        queue.fleet.drain_seconds for name, queue in app.settings.queues.items() if not names or name in names
+    ]
+    return max(DEFAULT_STOP_SECONDS, *(seconds + STOP_GRACE_SECONDS for seconds in drains))
 
 
 def restart_fleets(  # noqa: PLR0913 - what start and stop take, together

@@ -1,35 +1,58 @@
-"""Celery's consumer, less its native delayed delivery, and quick with green threads."""
+"""Celery's consumer: it comes back by itself, starts nothing beside itself, and ends in time.
+
+It is without Celery's native delayed delivery, and quick with green threads.
+"""
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import ConsumerCancelled
+from amqp.exceptions import AMQPError, ConsumerCancelled
+from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import consumer as celery_consumer
-from celery.worker import loops
+from celery.worker import loops, state
 
 from broker_app.connections import discard
+from broker_app.worker.gate import Gate
+from broker_app.worker.liveness import Pulse
+from broker_app.worker.recovery import Runs
+from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
+from broker_app.worker.subscription import Subscription
+from broker_app.worker.unreadable import Unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kombu.message import Message
+
+    from broker_app.worker.request import Request
 
 _NATIVE_DELAY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 """It would declare 28 exchanges and queues and bind ``#.<key>``, which catches other queues' keys."""
 
+_CONTROL = "celery.worker.consumer.control.Control"
+
 _EVENT_DRAIN_SECONDS = 1.0
 """How often the heartbeats on the event connection are read; the broker sends one in half a heartbeat."""
 
-_CANCEL_CHECK_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+"""How often the worker looks whether the broker still has its consumers."""
+
+_TURN_SECONDS = 0.2
+_FAREWELL_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-class Consumer(celery_consumer.Consumer):
+class Consumer(Unreadable, celery_consumer.Consumer):
     """The consumer blueprint of our workers."""
 
     loop: Any
     amqheartbeat: Any
+    connection: Any
+    on_task_request: Any
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
         """Celery's steps but one."""
@@ -39,45 +62,172 @@ class Consumer(celery_consumer.Consumer):
         )
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        connect_seconds = options["app"].conf.broker_connection_timeout
         super().__init__(*args, **options)
-        if self.loop is loops.synloop and getattr(self.pool, "is_green", False):
+        # Celery takes the bound away for gevent, whose publishers and workers would wait for a silent broker.
+        self.app.conf.broker_connection_timeout = connect_seconds
+        self.gate = Gate(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
+        self._to_pool, self.on_task_request = self.on_task_request, self._admit
+        self.app.amqp.followed[:] = [self.gate.suspects.stream]
+        if self.loop is loops.synloop and self._is_green:
             self.loop = self._green_loop
+        self._celerys_loop, self.loop = self.loop, self._prepared_loop
+        self._runs = Runs(self.call_soon_ack, self.connection_errors)
+        self._stopping = Stopping(self.controller, drain_seconds(self.app))
+        self._subscription: Subscription | None = None
+        self._pulse = Pulse(self.controller.pidfile)
+        self._look: Any = None
+
+    def start(self) -> None:
+        """Consume until the worker ends."""
+        self._stopping.install()
+        super().start()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Leave the event connection too, which was lost with the other.
+        """Leave the other connections too, which were lost with this one.
 
-        Celery would bid it farewell and wait for the answer: on a network that is cut off, for ever.
+        Celery would bid them farewell and wait for the answer: on a network that is cut off, for ever.
         """
         super().on_connection_error_after_connected(exc)
         events = self.event_dispatcher and self.event_dispatcher.connection
         if events:
             discard(events)
+        control = self.blueprint.steps.get(_CONTROL) if self._is_green else None
+        channel = control and control.box.node.channel  # only green workers have a connection for it alone
+        if channel and channel.connection is not None:
+            channel.connection.collect()
 
-    def on_decode_error(self, message: Message, exc: Exception) -> None:
-        """Send what cannot be decoded to the dead letters; Celery would acknowledge it, and it would be gone."""
-        logger.error(
-            "message that cannot be decoded goes to the dead letters: %r, headers %r", exc, message.headers
-        )
-        message.reject_log_error(logger, self.connection_errors)
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
+        """Return what takes a message: it is not started if its task still runs here, or the worker ends."""
+        take = super().create_task_handler(*args, **options)
+
+        def on_task_received(message: Message) -> None:
+            if self._runs.adopt(message):
+                return
+            if self._stopping.is_begun:
+                give_back(message)
+            else:
+                take(message)
+
+        return on_task_received
+
+    def on_close(self) -> None:
+        """Forget what the lost connection has taken with it; what runs is remembered."""
+        super().on_close()
+        self._runs.forget_unstarted(self.pool, is_flushed=True)
 
     def on_ready(self) -> None:
-        """Look once more, a moment after the start, whether the broker still has our consumers.
+        """Look from now on whether the broker still has our consumers.
 
         Celery's loop begins with a read whose errors it drops (celery/worker/loops.py, ``_quick_drain``): if that
         is the word that a queue was deleted, the worker would never consume from it again.
         """
         super().on_ready()
-        if self.hub:
-            self.timer.call_after(_CANCEL_CHECK_SECONDS, self._raise_if_cancelled)
+        if self._subscription is not None:
+            self._subscription.keep()
+        if self._look is None:
+            self._look = self.timer.call_repeatedly(_LOOK_SECONDS, self.call_soon, (self._look_round,))
 
-    def _raise_if_cancelled(self) -> None:
-        """Make the loop start over, as it does when it hears of a cancelled consumer itself."""
-        consumer = self.task_consumer
-        if consumer is None or consumer.channel.connection is None:
-            return  # it is starting over already
-        for tag in consumer._active_tags.values():  # noqa: SLF001 - kombu tells them nowhere else
-            if tag not in consumer.channel.callbacks:
-                raise ConsumerCancelled(tag)
+    def stop(self) -> None:
+        """Let what runs finish until the deadline; what has not finished then is given back, and all ends."""
+        if self._stopping.is_installed:
+            self._drain()
+            if self.connection:
+                bound_open_broker_sockets(self.connection, _FAREWELL_SECONDS)
+        super().stop()
+
+    def _admit(self, request: Request) -> None:
+        """Hand a task on to the pool. Its timer may do so after the worker was told to end: then it goes back."""
+        if self._stopping.is_begun:
+            give_back(request.message)
+            return
+        self._runs.add(request)
+        self.gate.admit(request)
+
+    @property
+    def _is_green(self) -> bool:
+        return getattr(self.pool, "is_green", False)
+
+    def _hand_over(self, request: Request) -> None:
+        if self._is_green:
+            self.pool.spawn_n(self._hand_over_when_free, request)
+        else:
+            self._to_pool(request)
+
+    def _hand_over_when_free(self, request: Request) -> None:
+        """Wait for a slot of a green pool, in a greenlet of its own, and start a task if it is still ours.
+
+        Celery waits for it in the worker's loop, which reads no heartbeat meanwhile: the connection is lost.
+        """
+        slots = self.pool._pool  # noqa: SLF001 - gevent's own pool; Celery's knows no wait
+        while slots.full():
+            slots.wait_available()
+        if self._runs.has(request):
+            self._to_pool(request)
+
+    def _prepared_loop(self, *args: Any) -> None:
+        """Run Celery's loop, with a task consumer that is ours."""
+        self._subscription = Subscription(self.app.settings, self.task_consumer, self.prefetch_multiplier)
+        self._subscription.allow_long_runs()
+        self._celerys_loop(*args)
+
+    def _look_round(self) -> None:
+        """Tell who looks that the loop turns, and consume again what the broker has cancelled.
+
+        If that cannot be, make the loop start over.
+        """
+        if self._subscription is None:
+            return
+        is_ending = self._stopping.is_begun
+        self._pulse.beat(self._subscription.connection, () if is_ending else self._subscription.consumed())
+        if is_ending or self._subscription.renew():
+            return
+        if self.hub:
+            raise ConsumerCancelled
+        discard(self.connection)  # Celery's loop without a hub drops errors; it finds this one when it reads
+
+    def _drain(self) -> None:
+        """Turn the loop until nothing runs, or the deadline: meanwhile heartbeats and acknowledgements go on.
+
+        Without a connection there is nothing to wait for: what runs is the broker's again.
+        """
+        self._stopping.begin()
+        self.gate.clear()
+        try:
+            if self.connection and self._subscription is not None:
+                self._subscription.end()
+            for run in self._runs.forget_unstarted(self.pool, is_flushed=False):
+                give_back(run.request.message)
+            turn = self._turner()
+            while self.connection and self._unfinished() and not self._stopping.is_over:
+                turn()
+            if self.connection and self.task_consumer and not self._unfinished():
+                give_back_all(self.task_consumer.channel)  # a timer, or the gate, may hold some
+        except (AMQPError, *self.connection_errors) as error:
+            logger.warning("the connection was lost while the worker ended: %r", error)
+            self.connection, lost = None, self.connection
+            discard(lost)
+        if left := self._unfinished():
+            self._stopping.end(self.connection, self.task_consumer and self.task_consumer.channel, map(str, left))
+
+    def _unfinished(self) -> set[Request]:
+        """Return what runs, or has not told the broker that it ended."""
+        return {run.request for run in self._runs.all()} | set(state.active_requests)
+
+    def _turner(self) -> Callable[[], None]:
+        """Return what runs the worker's loop for one turn."""
+        loop: Any = self.hub.create_loop() if self.hub else None
+
+        def turn() -> None:
+            nonlocal loop
+            if self.hub:
+                loop = loop if next(loop, self.hub) is not self.hub else self.hub.create_loop()
+                return
+            self.perform_pending_operations()
+            with suppress(TimeoutError):
+                self.connection.drain_events(timeout=_TURN_SECONDS)
+
+        return turn
 
     def _green_loop(self, *args: Any) -> None:
         """Run Celery's loop without its wait of 0.1 s on the event connection after every message.

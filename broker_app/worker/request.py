@@ -1,25 +1,150 @@
-"""A delivered task: what is left of its delay when it arrives."""
+"""A delivered task: what is left of its delay when it arrives, and where it goes when it is given up."""
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.exceptions import Terminated, TimeLimitExceeded
+from celery import signals
+from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import request as celery_request
+from celery.worker.state import task_ready
 
+from broker_app.dead_letters import DeadReason, Death
+from broker_app.errors import Rejected
+from broker_app.metrics.request import Counted
 from broker_app.outgoing import DELAY_HEADER
 from queues.delay import MAX_DELAY_SECONDS, split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from broker_app.worker.gate import Gate
+    from queues import QueueSpec
 
-class Request(celery_request.Request):
-    """Celery's request, which a worker holds for the fraction of a second that no lane holds, and no longer."""
+logger = logging.getLogger(__name__)
+
+_NO_DEATH = (Ignore, Retry, Reject, Terminated, MemoryError, SystemExit, KeyboardInterrupt)
+"""After these Celery acknowledges, requeues or reports something else; for `Reject` see `Request.on_failure`."""
+
+
+class Request(Counted, celery_request.Request):
+    """Celery's request, kept in the dead letters with its reason when it is given up.
+
+    A worker holds it for the fraction of a second that no lane holds, and no longer.
+
+    Attributes:
+        gate: What it passed before it ran; None if it has not.
+        spec: The queue that it was taken from, None if that is none of the settings'.
+    """
+
+    gate: Gate | None = None
+    spec: QueueSpec | None = None
+    _death: Death | None = None
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
         self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        """Handle what a task raised, as Celery's; what that rejects for good goes to the dead letters."""
+        error = _error_of(exc_info)
+        traceback = str(exc_info.traceback or "")
+        if isinstance(error, Reject) and not error.requeue:
+            self._give_up_rejected(error, traceback)
+            return
+        if not isinstance(error, _NO_DEATH):
+            is_late = isinstance(error, TimeLimitExceeded)
+            self._death = Death(DeadReason.TIMED_OUT if is_late else DeadReason.FAILED, error, traceback)
+        super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        if self._death and not self.task.acks_late:  # acknowledged when it started
+            self._keep(self._death)
+
+    def give_up(self, death: Death) -> None:
+        """Store FAILURE with a typed error, call the errbacks, fail the chord, put it into the dead letters."""
+        task_ready(self)
+        try:
+            self.task.backend.mark_as_failure(
+                self.id, death.error, request=self._context, store_result=self.store_errors
+            )
+        except Exception:  # each result store has its own; the message must not stay with us for it
+            logger.exception("%s: its failure could not be stored", self.humaninfo())
+        signals.task_failure.send(
+            sender=self.task,
+            task_id=self.id,
+            exception=death.error,
+            args=self.args,
+            kwargs=self.kwargs,
+            traceback=death.traceback,
+            einfo=_info_of(death.error),
+        )
+        self.send_event("task-failed", exception=repr(death.error), traceback=death.traceback)
+        self._death = death
+        self.reject(requeue=False)
+
+    def acknowledge(self) -> None:
+        """Acknowledge, as Celery's; the next suspect may start."""
+        super().acknowledge()
+        self._release()
+
+    def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        """Reject, as Celery's; for good is into the dead letters, with the reason.
+
+        A task whose hard time limit ended it is given up too, where Celery would let it run again.
+        """
+        death = self._death
+        is_final = death is not None and (not requeue or death.reason is DeadReason.TIMED_OUT)
+        if death is not None and is_final and not self.acknowledged and self._keep(death):
+            self.acknowledge()
+            return
+        super().reject(requeue=requeue and not is_final)
+        self._release()
+
+    def _success_was_stored(self) -> Any:
+        """Return the result if the task had ended well before its worker was lost: then it is not dead."""
+        stored = super()._success_was_stored()
+        self._death = None if stored else self._death
+        return stored
+
+    def _retry_worker_lost(self, exc: Any, exc_info: Any) -> bool:
+        """Return whether Celery has sent the task again after its worker was lost: then it is not dead."""
+        is_sent: bool = super()._retry_worker_lost(exc, exc_info)
+        self._death = None if is_sent else self._death
+        return is_sent
+
+    def _give_up_rejected(self, error: Reject, traceback: str) -> None:
+        cause = error.reason if isinstance(error.reason, BaseException) else None
+        words = f"{type(cause).__name__}: {cause}" if cause else str(error.reason)
+        queue = self.spec.name if self.spec else ""
+        rejected = Rejected(self.name, self.id, queue, f"it was rejected: {words}")
+        self.give_up(Death(DeadReason.REJECTED, rejected, traceback))
+
+    def _keep(self, death: Death) -> bool:
+        """Return whether a copy stands in the dead letters, or is not wanted there."""
+        if self.gate is None or self.spec is None:
+            return False
+        return self.gate.burial.keep(self.message, self.spec, death)
+
+    def _release(self) -> None:
+        if self.gate is not None:
+            self.gate.release(self)
+
+
+def _error_of(exc_info: Any) -> BaseException:
+    """Return the exception of Celery's exception info, unwrapped as Celery does."""
+    error: BaseException = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+def _info_of(error: BaseException) -> ExceptionInfo:
+    """Return an exception as Celery hands it to those who listen for failures."""
+    try:
+        raise error
+    except type(error):
+        return ExceptionInfo()
 
 
 def remaining_eta(eta: datetime | None, headers: Mapping[str, Any], now: datetime) -> datetime | None:

@@ -170,6 +170,40 @@ def test_status_tells_what_each_node_does(machine: Host) -> None:
     (machine.folder / "five.go").touch()
 
 
+@pytest.mark.timeout(240)
+def test_a_node_that_hangs_is_seen(machine: Host) -> None:
+    """A worker whose loop stands still consumes nothing, though its process is there; `status` says so."""
+    machine.start("lopri", app="shop")
+    node = machine.status("lopri", app="shop")["lopri"]
+    assert node["is_consuming"]
+    assert node["heard_seconds"] < 30
+    os.kill(node["pid"], signal.SIGSTOP)
+    try:
+        wait_until(lambda: not machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to be seen")
+        hung = machine.status("lopri", app="shop")["lopri"]
+        assert (hung["state"], hung["pid"]) == ("running", node["pid"])
+        assert machine.fleet("status", "lopri", app="shop").returncode == 1
+    finally:
+        os.kill(node["pid"], signal.SIGCONT)
+    wait_until(lambda: machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to consume again")
+
+
+@pytest.mark.timeout(240)
+def test_a_busy_fleet_ends_within_its_drain_seconds(machine: Host) -> None:
+    """`stopwait` needs no --kill: at the deadline the nodes give back what runs and end by themselves."""
+    machine.write(SETTINGS + "drain_seconds = 2\n")
+    machine.start("lopri", app="shop")
+    hold(machine, "six")
+
+    done = machine.fleet("stopwait", "--timeout", "20", app="shop")
+
+    assert (done.returncode, done.stdout.count("stopped")) == (0, 1), done.stderr
+    (machine.folder / "six.runs").unlink()
+    machine.start("lopri", app="shop")
+    wait_until((machine.folder / "six.runs").exists, 30, "the task to run again")
+    (machine.folder / "six.go").touch()
+
+
 def test_ctrl_c_during_a_start_leaves_nodes_that_stop_finds(machine: Host) -> None:
     """A node that was started by an interrupted command and has no pid file yet is ended by `stopwait` too."""
     with machine.popen(str(SCRIPTS / "broker-app"), "fleet", "start") as command:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
 from apps import delete, depth, take
-from ledger import Ledger, ledger
+from ledger import Ledger, kill, ledger
 from waiting import wait_until
 
 from broker_app.cli import exit_codes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-DECLARED = "10 exchanges, 6 queues and 9 delay lanes are declared\n"
+DECLARED = "11 exchanges, 7 queues and 9 delay lanes are declared\n"
 
 
 @pytest.fixture
@@ -79,26 +80,62 @@ def park(app: BrokerApp) -> str:
 # queues
 
 
+EMPTY = {
+    "is_declared": False,
+    "ready": 0,
+    "running": None,
+    "dead": 0,
+    "consumers": 0,
+    "oldest_wait_seconds": None,
+}
+
+
 def test_queues_list(shop: Ledger, app: BrokerApp) -> None:
-    """Each queue's ready tasks, consumers and dead letters, the scheduled tasks and the parked ones."""
-    assert succeed_json(shop, "queues", "list")["queues"]["default"] == {
-        "is_declared": False,
-        "ready": 0,
-        "consumers": 0,
-        "dead": 0,
-    }
+    """Each queue's tasks by state, consumers and dead letters, the scheduled tasks and the parked ones."""
+    assert succeed_json(shop, "queues", "list")["queues"]["default"] == EMPTY
     park(app)
     for countdown in (None, None, 3_600):
         app.send_task("shop.note", countdown=countdown)
 
-    found = succeed_json(shop, "queues", "list")
-    assert found["queues"]["default"] == {"is_declared": True, "ready": 2, "consumers": 0, "dead": 0}
+    found = succeed_json(shop, "queues", "list", "--no-look")
+    assert found["queues"]["default"] == EMPTY | {"is_declared": True, "ready": 2, "running": 0}
     assert found["queues"]["lopri"]["is_declared"] is False
-    assert (found["scheduled"], found["unrouted"]) == (1, 1)
+    assert (found["scheduled"], found["unrouted"], found["not_known"]) == (1, 1, [])
 
-    shown = succeed(shop, "queues", "list")
+    shown = succeed(shop, "queues", "list", "--no-look")
     assert "not declared" in shown
     assert shown.endswith("scheduled in the delay lanes: 1; parked in tasks.unrouted: 1\n")
+
+
+def test_queues_list_without_the_management_api(shop: Ledger, app: BrokerApp) -> None:
+    """It works, and a line on stderr says what is not known."""
+    app.send_task("shop.note")
+    shop.variables["BROKER_APP_MANAGEMENT_URL"] = "http://127.0.0.1:1"
+    done = run(shop, "queues", "list", "--no-look")
+    assert done.returncode == exit_codes.OK
+    assert "?" in done.stdout
+    assert "what is running" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert len(succeed_json(shop, "queues", "list", "--no-look")["not_known"]) == 1
+
+
+def test_queues_list_again_and_again(shop: Ledger) -> None:
+    """`--watch` ends after `--count` times, one line of JSON each, or with Ctrl-C and 130."""
+    words = ("queues", "list", "--watch", "--every", "0.1")
+    lines = succeed(shop, *words, "--count", "3", "--json").splitlines()
+    assert [json.loads(line)["unrouted"] for line in lines] == [0, 0, 0]
+    assert "scheduled in the delay lanes: 0" in succeed(shop, *words, "--count", "2")
+    assert run(shop, "queues", "list", "--count", "2").returncode == exit_codes.USAGE
+
+    with shop.popen("broker-app", "-A", "shop", *words, "--json") as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["scheduled"] == 0
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        finally:
+            kill(process)
+    assert (process.returncode, err) == (exit_codes.INTERRUPTED, "broker-app: interrupted\n")
 
 
 def test_queues_scheduled(shop: Ledger, app: BrokerApp) -> None:
@@ -175,6 +212,11 @@ def test_queues_bad_words(shop: Ledger, app: BrokerApp) -> None:
         ("queues", "scheduled", "--json"),
         ("queues", "unrouted"),
         ("queues", "unrouted", "--replay"),
+        ("queues", "peek", "default.dead"),
+        ("queues", "replay", "default.dead"),
+        ("queues", "move", "default.dead", "lopri"),
+        ("queues", "discard", "default.dead", "--id", "one"),
+        ("queues", "purge", "default.dead", "--yes"),
         ("cancel", "an-id"),
         ("topology", "declare"),
         ("topology", "prune"),

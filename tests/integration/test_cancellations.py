@@ -14,7 +14,7 @@ from proxy import TcpProxy
 from waiting import wait_until
 
 from broker_app.errors import BrokerError
-from queues.definitions import CANCELLED_CONSUMER, CANCELLED_MAX_BYTES
+from queues.definitions import CANCELLED_MAX_BYTES, STREAM_CONSUMER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def entries(app: BrokerApp) -> list[bytes]:
             found.append(message.body)
             channel.basic_ack(message.delivery_tag)
 
-        channel.basic_consume(STREAM, callback=take, arguments=CANCELLED_CONSUMER)
+        channel.basic_consume(STREAM, callback=take, arguments=STREAM_CONSUMER)
         while True:
             try:
                 connection.drain_events(timeout=1)

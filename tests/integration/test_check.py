@@ -188,9 +188,9 @@ def test_a_user_without_rights(make_app: Callable[..., BrokerApp], management: M
     with user(management, vhost_of(url)) as name:
         errors = at(judge(make_app(url=login(url, name))), Level.ERROR)
     verbs = [error.removeprefix("rights: the user may not ").split()[0] for error in errors]
-    assert verbs == ["declare", "bind", "publish", "consume", "declare"]
-    assert "grant read on them" in errors[3]
-    assert f"{socket.gethostname()}.celery.pidbox" in errors[4]
+    assert verbs == ["declare", "bind", "publish", "report", "consume", "declare"]
+    assert "grant read on them" in errors[4]
+    assert f"{socket.gethostname()}.celery.pidbox" in errors[5]
 
 
 def test_a_user_of_its_own_prefix(make_app: Callable[..., BrokerApp], management: Management) -> None:

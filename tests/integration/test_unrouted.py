@@ -65,7 +65,7 @@ def ids_in(messages: list[Message]) -> list[str]:
 
 def replay(app: BrokerApp, to: str | None = None) -> tuple[int, int, str]:
     """Replay and return what was moved, what is left, and why."""
-    done = replay_unrouted(app, to, lambda _: None)
+    done = replay_unrouted(app, to, lambda *_: None)
     return done.moved, done.left, done.reason
 
 
@@ -211,7 +211,7 @@ def test_a_queue_that_refuses(app: BrokerApp) -> None:
 
 
 def test_a_thousand(app: BrokerApp) -> None:
-    """They are all moved, in their order, and the caller is told how many so far."""
+    """They are all moved, in their order, and the caller is told how far it is."""
     park(app)
     (message,) = take(app, UNROUTED)
     ids = [f"task-{number}" for number in range(1_000)]
@@ -223,8 +223,9 @@ def test_a_thousand(app: BrokerApp) -> None:
     wait_until(lambda: depth(app, UNROUTED) == 1_000, 30, "the tasks to be parked")
     declare(app, "lopri")
     told: list[int] = []
-    assert replay_unrouted(app, None, told.append) == inspection.Replayed(1_000, 0)
-    assert told == list(range(1, 1_001))
+    assert replay_unrouted(app, None, lambda read, _: told.append(read)) == inspection.Replayed(1_000, 0)
+    assert told == sorted(set(told))
+    assert told[-1] == 1_000
     assert ids_in(take(app, "lopri")) == ids
 
 
@@ -232,11 +233,11 @@ def test_a_thousand(app: BrokerApp) -> None:
 
 REPLAY = """
 import os, signal, sys
-from pika.adapters.blocking_connection import BlockingChannel
+from pika.channel import Channel
 from broker_app import BrokerApp, inspection
 
 config, method, moment, number = sys.argv[1:]
-original, calls = getattr(BlockingChannel, method), []
+original, calls = getattr(Channel, method), []
 
 def call(*arguments, **options):
     calls.append(1)
@@ -248,39 +249,40 @@ def call(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
 
-setattr(BlockingChannel, method, call)
+setattr(Channel, method, call)
 app = BrokerApp("replay", config=config, set_as_current=False)
-inspection.replay_unrouted(app, None, lambda moved: None)
+inspection.replay_unrouted(app, None, lambda *_: None)
 """
 """It kills itself before or after a given call of a method."""
 
 
 @pytest.mark.version
 @pytest.mark.parametrize(
-    ("method", "moment", "twice"),
+    ("method", "moment"),
     [
-        ("basic_get", "after", 0),
-        ("basic_publish", "before", 0),
-        ("basic_publish", "after", 1),
-        ("basic_ack", "before", 1),
-        ("basic_ack", "after", 0),
+        ("basic_consume", "after"),
+        ("basic_publish", "before"),
+        ("basic_publish", "after"),
+        ("basic_ack", "before"),
+        ("basic_ack", "after"),
     ],
 )
-def test_a_replay_that_is_killed_loses_nothing(app: BrokerApp, method: str, moment: str, twice: int) -> None:
-    """All are there; only one that was confirmed and not yet acknowledged is there twice, and says so."""
+def test_a_replay_that_is_killed_loses_nothing(app: BrokerApp, method: str, moment: str) -> None:
+    """All are there; what is there twice was sent and not acknowledged in the parking queue, and says so."""
     ids = park(app, 10)
     declare(app, "lopri")
-    command = [sys.executable, "-c", REPLAY, str(app.config_file), method, moment, "5"]
+    number = "1" if method == "basic_consume" else "5"
+    command = [sys.executable, "-c", REPLAY, str(app.config_file), method, moment, number]
     assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    wait_until(lambda: (depth(app, UNROUTED) or 0) + (depth(app, "lopri") or 0) >= 10, 30, "all to be somewhere")
     first = take(app, "lopri")
-    wait_until(lambda: (depth(app, UNROUTED) or 0) == 10 - len(first) + twice, 30, "the rest to be handed back")
 
-    assert replay(app) == (10 - len(first) + twice, 0, "")
+    replay(app)
 
     second = take(app, "lopri")
     doubled = set(ids_in(first)) & set(ids_in(second))
     assert set(ids_in(first + second)) == set(ids)
-    assert len(doubled) == twice
+    assert len(first + second) == len(ids) + len(doubled)
     assert doubled <= {message.headers["id"] for message in second if message.headers.get(MAYBE_TWICE_HEADER)}
 
 
@@ -293,7 +295,7 @@ def test_a_replay_that_is_cut_off_loses_nothing(make_app: AppMaker) -> None:
     with TcpProxy.to(app.settings.broker_url.get_secret_value()) as proxy:
         behind = make_app(url=proxy.url(app.settings.broker_url.get_secret_value()))
         with pytest.raises(BrokerError, match="the connection was lost, try again") as caught:
-            replay_unrouted(behind, None, lambda moved: proxy.cut() if moved == 5 else None)
+            replay_unrouted(behind, None, lambda *_: proxy.cut())
     assert "\n" not in str(caught.value)
     first = take(app, "lopri")
     wait_until(lambda: (depth(app, UNROUTED) or 0) >= 10 - len(first), 30, "the rest to be handed back")

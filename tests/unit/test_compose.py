@@ -11,6 +11,7 @@ from documents import ROOT
 from broker_app.settings import load_settings
 
 COMPOSE = (ROOT / "compose" / "docker-compose.yml").read_text(encoding="utf-8")
+CLUSTER = (ROOT / "compose" / "cluster.yml").read_text(encoding="utf-8")
 
 
 def test_every_queue_has_a_worker_service_as_its_fleet_says() -> None:
@@ -30,7 +31,7 @@ def test_every_queue_has_a_worker_service_as_its_fleet_says() -> None:
 
 def test_ports_are_published_on_this_machine_only() -> None:
     """No service is reached from another machine by this file as it stands."""
-    published = re.findall(r'^      - "([^"]*:\d+:\d+|\d+:\d+)"$', COMPOSE, re.MULTILINE)
+    published = re.findall(r'^      - "([^"]*:\d+:\d+|\d+:\d+)"$', COMPOSE + CLUSTER, re.MULTILINE)
 
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
@@ -38,7 +39,21 @@ def test_ports_are_published_on_this_machine_only() -> None:
 
 def test_example_environment_names_every_variable_that_must_be_set() -> None:
     """Who copies compose/example.env has all that the file refuses to run without."""
-    needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE))
+    needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE + CLUSTER))
     example = (ROOT / "compose" / "example.env").read_text(encoding="utf-8")
 
     assert needed == set(re.findall(r"^(\w+)=\S", example, re.MULTILINE))
+
+
+def test_the_cluster_finds_each_of_its_nodes() -> None:
+    """Each node of compose/cluster.yml has its name, its volume and its place in the nodes' list."""
+    conf = (ROOT / "compose" / "cluster" / "cluster.conf").read_text(encoding="utf-8")
+    listed = re.findall(r"^cluster_formation\.classic_config\.nodes\.\d+ = rabbit@(\S+)$", conf, re.MULTILINE)
+    services = re.findall(r"^  (rabbit-\d):\n    <<: \*node\n    hostname: (\S+)", CLUSTER, re.MULTILINE)
+
+    assert [name for name, _ in services] == [hostname for _, hostname in services] == listed
+    assert len(listed) == 3
+    for name in listed:
+        assert f"- {name}:/var/lib/rabbitmq" in CLUSTER
+    assert "healthcheck:" in CLUSTER
+    assert CLUSTER.count("./cluster/cluster.conf:/etc/rabbitmq/conf.d/20-cluster.conf:ro") == 3

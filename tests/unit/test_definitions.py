@@ -52,6 +52,7 @@ def test_a_quorum_queue_hands_its_dead_letters_on_at_least_once() -> None:
         "x-dead-letter-exchange": "tasks.dead",
         "x-dead-letter-routing-key": "default",
         "x-dead-letter-strategy": "at-least-once",
+        "x-delivery-limit": LOOKS,
     }
 
 

@@ -20,6 +20,7 @@ from broker_app.errors import (
     PublishTimeout,
     RoutingError,
     SettingsError,
+    TaskFailure,
     UnknownQueue,
 )
 
@@ -35,7 +36,7 @@ FACTS = {"task": "shop.add", "task_id": "id-1", "queue": "lopri", "reason": "fir
 
 
 def _example(cls: type[BrokerAppError]) -> BrokerAppError:
-    if issubclass(cls, PublishError):
+    if issubclass(cls, PublishError | TaskFailure):
         return cls(**FACTS)
     if issubclass(cls, UnknownQueue):
         return cls("lopr", ["default", "lopri"])

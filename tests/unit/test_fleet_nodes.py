@@ -72,7 +72,7 @@ def test_a_node_of_a_queue_that_is_gone_still_has_a_queue() -> None:
 
 def test_long_names_fit_into_a_control_queue_and_a_file() -> None:
     """The longest queue's nodes have names that AMQP and the file system take, each its own."""
-    names = ["q" * 230 + end for end in "ab"]
+    names = ["q" * 226 + end for end in "ab"]
     made = settings(dict.fromkeys(names, 2), prefix="shop.")
     for fleet in wanted_fleets(made):
         for node in fleet.nodes:

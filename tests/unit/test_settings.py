@@ -49,7 +49,7 @@ def test_the_shipped_file_says_what_the_defaults_are(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert load_settings(SHIPPED) == load_settings()
     written = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
-    dumped = Settings().model_dump(mode="json", exclude={"management_url", "result_url", "state_dir"})
+    dumped = Settings().model_dump(mode="json", exclude={"state_dir"}, exclude_none=True)
     dumped["broker_url"] = Settings().broker_url.get_secret_value()
     assert written == dumped
 
@@ -103,7 +103,11 @@ def test_one_table_declares_a_queue(write: Callable[[str], Path]) -> None:
     spec = settings.routing_table().queue("urgent")
     assert (spec.type, spec.has_priorities, spec.delivery_limit) == (QueueType.CLASSIC, True, 9)
     assert spec.dead_letters is DeadLetters.DISCARD
-    assert settings.queues["urgent"].fleet.model_dump() == {"nodes": 2, "pool": "gevent", "concurrency": 100}
+    assert settings.queues["urgent"].fleet.model_dump(exclude_unset=True) == {
+        "nodes": 2,
+        "pool": "gevent",
+        "concurrency": 100,
+    }
 
 
 def test_the_file_is_found_by_argument_then_variable_then_place(
@@ -165,16 +169,17 @@ def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]
 
 @pytest.mark.parametrize(("name", "field"), list(_fields(Settings)), ids=lambda value: str(value)[:40])
 def test_every_field_says_what_it_does_and_in_what_unit(name: str, field: Any) -> None:
-    """A number is a count of something that the name or the description says, or seconds, or bytes."""
+    """A number is a count of something that the name or the description says, or seconds, bytes, or a factor."""
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
         return  # its own fields say it
     assert field.description
     assert field.description.endswith(".")
     if field.annotation is float:
-        assert name.endswith("_seconds")
+        assert name.endswith(("_seconds", ".factor"))
     if field.annotation is int:
         assert name.endswith("_bytes") or any(
-            thing in field.description for thing in ("processes", "tasks", "Messages", "Deliveries", "Connections")
+            thing in field.description
+            for thing in ("processes", "tasks", "Messages", "Starts", "Retries", "Connections", "port")
         )
 
 

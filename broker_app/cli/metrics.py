@@ -1,0 +1,108 @@
+"""`broker-app metrics`: what Prometheus reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from broker_app.cli.command import Group, pass_app
+from broker_app.errors import MetricsError
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+
+
+@click.group(
+    cls=Group,
+    epilog="\b\nExamples:\n  broker-app metrics serve\n  broker-app metrics show\n"
+    "  broker-app metrics targets --output /etc/prometheus/targets/broker-app.json",
+)
+def metrics() -> None:
+    """Serve to Prometheus what producers, workers and the broker tell; one server for each host."""
+
+
+@metrics.command(
+    epilog="\b\nExamples:\n  broker-app metrics serve\n"
+    "  broker-app -A shop metrics serve --host 0.0.0.0 --port 9480"
+)
+@click.option("--host", help="Address to listen on instead of metrics.host.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port instead of metrics.port; 0 takes a free one.")
+@pass_app
+def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
+    """Answer on /metrics, /live, /ready and /targets until Ctrl-C or SIGTERM.
+
+    A broker that is down is a metric, broker_app_broker_up 0, and no error.
+    """
+    from broker_app.cli import version  # noqa: PLC0415 - that package imports this module
+    from broker_app.metrics.collector import Collector  # noqa: PLC0415 - the help comes without all of it
+    from broker_app.metrics.routes import routes  # noqa: PLC0415
+    from broker_app.metrics.server import MetricsServer  # noqa: PLC0415
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    chosen = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    settings = app.settings.metrics.model_copy(update=chosen)
+    collector = Collector(app, version())
+    server = MetricsServer(settings)
+    settings = settings.model_copy(update={"port": server.port})
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.close).start())
+    click.echo(f"metrics on {server.url}/metrics")
+    try:
+        server.serve(routes(collector, settings))
+    finally:
+        collector.close()
+
+
+@metrics.command(epilog="\b\nExamples:\n  broker-app metrics show\n  broker-app metrics show | grep waited")
+@pass_app
+def show(app: BrokerApp) -> None:
+    """Print once what /metrics would answer, without a server."""
+    from broker_app.cli import version  # noqa: PLC0415
+    from broker_app.metrics.collector import Collector  # noqa: PLC0415
+    from broker_app.metrics.exposition import render  # noqa: PLC0415
+
+    collector = Collector(app, version())
+    try:
+        click.echo(render(collector.collect().numbers), nl=False)
+    finally:
+        collector.close()
+
+
+@metrics.command(
+    epilog="\b\nExamples:\n  broker-app metrics targets\n"
+    "  broker-app metrics targets --output /etc/prometheus/targets/broker-app.json\n"
+    "  broker-app metrics targets worker1 worker2"
+)
+@click.argument("hosts", nargs=-1, metavar="[HOST]...")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it there, whole or not at all."
+)
+@pass_app
+def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None:
+    """Print the hosts' servers as Prometheus' file discovery reads them.
+
+    Without a HOST they are this one, and those where workers have a mailbox on the broker now.
+    """
+    from broker_app.metrics import targets as servers  # noqa: PLC0415
+    from broker_app.metrics.broker import BrokerReader  # noqa: PLC0415
+
+    settings = app.settings.metrics
+    found = servers.targets(settings, hosts)
+    if not hosts:
+        found = servers.found_targets(settings, BrokerReader(app).read().hosts)
+    text = json.dumps(found, indent=1) + "\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        beside = output.with_name(f".{output.name}.new")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(output)
+    except OSError as error:
+        raise MetricsError(f"{output}: expected a file that can be written, got: {error.strerror}") from error

@@ -1,0 +1,65 @@
+"""How far a command is, for a person who waits; and Ctrl-C, which ends it in order."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+class Bar:
+    """A bar on stderr, if that is a terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Any = None
+
+    def show(self, done: int, total: int) -> None:
+        """Show that so many of so many are done."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(length=total, label=self._label, file=sys.stderr, show_pos=True)
+            self._bar.render_progress()
+        self._bar.update(done - self._bar.pos)
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self._bar is not None:
+            self._bar.render_finish()
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Bar]:
+    """Hand out a bar for the length of a block."""
+    made = Bar(label)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Stop:
+    """Whether Ctrl-C was pressed in a block; a second one ends the block at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self.is_asked:
+            raise KeyboardInterrupt
+        self.is_asked = True

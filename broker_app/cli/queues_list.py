@@ -1,0 +1,128 @@
+"""`broker-app queues list`: all queues at a glance, once or again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from broker_app.cli.command import pass_app
+from broker_app.errors import BrokerError
+from broker_app.inspection import read_overview
+from queues import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker_app.app import BrokerApp
+    from broker_app.inspection import Overview, Row
+
+_UNKNOWN = "?"
+_COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait")
+
+
+@click.command("list")
+@click.option("--watch", "is_watch", is_flag=True, help="Show it again and again in place, until Ctrl-C.")
+@click.option(
+    "--every", "seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="SECONDS"
+)
+@click.option("--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: so many times.")
+@click.option("--no-look", is_flag=True, help="Leave out the oldest wait: no message is taken in hand for it.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts; with --watch one line each time.")
+@pass_app
+def list_(
+    app: BrokerApp, seconds: float, rounds: int | None, *, is_watch: bool, no_look: bool, as_json: bool
+) -> None:
+    """Show each queue's messages, consumers and dead letters, the scheduled and the parked tasks.
+
+    Running are the tasks that workers hold, as the broker last counted them (up to 5 s ago). The oldest wait is
+    that of the next task; to read it, that is taken in hand for a moment. Scheduled tasks wait in lanes that
+    all queues share.
+    """
+    if rounds is not None and not is_watch:
+        raise click.UsageError("--count goes with --watch")
+    overview = read_overview(app, may_look=not no_look)
+    if not is_watch:
+        _print_once(app, overview, as_json=as_json)
+        return
+    times = _rounds(app, overview, rounds, seconds, may_look=not no_look)
+    if as_json:
+        for one in times:
+            click.echo(json.dumps(_as_dict(one) if not isinstance(one, BrokerError) else {"error": str(one)}))
+        return
+    with Live(console=Console(), auto_refresh=False) as live:
+        for one in times:
+            live.update(Text(str(one)) if isinstance(one, BrokerError) else _shown(app, one), refresh=True)
+
+
+def _rounds(
+    app: BrokerApp, first: Overview, rounds: int | None, seconds: float, *, may_look: bool
+) -> Iterator[Overview | BrokerError]:
+    """Yield what is seen each time; a broker that is away for a while is told, and looked for again."""
+    yield first
+    for done in count(1):
+        if done == rounds:
+            return
+        time.sleep(seconds)
+        try:
+            yield read_overview(app, may_look=may_look)
+        except BrokerError as error:
+            yield error
+
+
+def _print_once(app: BrokerApp, overview: Overview, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_as_dict(overview)))
+        return
+    Console().print(_table(overview))
+    click.echo(_summary(app, overview))
+    for sentence in overview.missing:
+        click.echo(f"not known: {sentence}", err=True)
+
+
+def _shown(app: BrokerApp, overview: Overview) -> Group:
+    missing = [Text(f"not known: {sentence}", style="dim") for sentence in overview.missing]
+    return Group(_table(overview), Text(_summary(app, overview)), *missing, Text(time.strftime("%H:%M:%S")))
+
+
+def _table(overview: Overview) -> Table:
+    table = Table(*_COLUMNS)
+    for name, row in overview.rows.items():
+        table.add_row(name, *_cells(row))
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    if not row.is_declared:
+        return ["not declared"]
+    running = _UNKNOWN if row.running is None else f"{row.running:,}"
+    empty = _UNKNOWN if row.ready else ""
+    wait = empty if row.oldest_wait_seconds is None else shown_age(row.oldest_wait_seconds)
+    return [f"{row.ready:,}", running, f"{row.dead:,}", f"{row.consumers:,}", wait]
+
+
+def _summary(app: BrokerApp, overview: Overview) -> str:
+    parked = Names(app.settings.prefix).unrouted
+    return f"scheduled in the delay lanes: {overview.scheduled:,}; parked in {parked}: {overview.unrouted:,}"
+
+
+def _as_dict(overview: Overview) -> dict[str, Any]:
+    rows = {name: dataclasses.asdict(row) for name, row in overview.rows.items()}
+    shared = {"scheduled": overview.scheduled, "unrouted": overview.unrouted}
+    return {"queues": rows, **shared, "not_known": list(overview.missing)}
+
+
+def shown_age(seconds: float) -> str:
+    """Return a time in its largest unit, such as ``12 m``."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"

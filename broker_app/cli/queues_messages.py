@@ -1,0 +1,219 @@
+"""`broker-app queues peek | replay | move | discard | purge`: the messages of one queue."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from broker_app import inspection
+from broker_app.cli import exit_codes
+from broker_app.cli.command import pass_app
+from broker_app.cli.progress import Stop, bar
+from broker_app.cli.queues_list import shown_age
+from broker_app.errors import SelectionError
+from broker_app.inspection import Order, Selection, parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker_app.app import BrokerApp
+    from broker_app.inspection import Letter, Outcome, Place
+
+_PEEK = 20
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
+_FILTERS = (
+    click.option(
+        "--task", "tasks", multiple=True, metavar="PATTERN", help="Only tasks of this name, as 'shop.*'."
+    ),
+    click.option("--id", "ids", multiple=True, metavar="ID", help="Only the task with this id."),
+    click.option("--reason", "reasons", multiple=True, metavar="PATTERN", help="Only those dead for this reason."),
+    click.option(
+        "--older-than", metavar="TIME", help="Only those at least so long dead, or waiting: 10m, 2h, 3d."
+    ),
+    click.option("--newer-than", metavar="TIME", help="Only those not so long dead, or waiting."),
+    click.option("--limit", metavar="N", help="Only the first N of them."),
+    click.option("--dry-run", "is_dry_run", is_flag=True, help="Tell how many it would be, and change nothing."),
+    click.option("--json", "as_json", is_flag=True, help="For scripts."),
+)
+
+
+def _filtered(function: _Function) -> _Function:
+    """Give a verb the filters, as one `Selection`."""
+
+    def wrapper(*args: Any, **given: Any) -> Any:
+        return function(*args, selection=_selection(given), **given)
+
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]  # click's
+    for option in reversed(_FILTERS):
+        option(wrapper)
+    return wrapper  # type: ignore[return-value]  # click's decorators keep the signature but not the type
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--limit", default=str(_PEEK), show_default=True, metavar="N")
+@click.option("--json", "as_json", is_flag=True, help="For scripts; with the tracebacks.")
+@pass_app
+def peek(app: BrokerApp, queue: str, limit: str, *, as_json: bool) -> None:
+    """Show the first messages of a queue, and leave them where they are.
+
+    Each is in our hand for a moment: workers do not get it meanwhile, and it says "redelivered" from then on.
+    """
+    peeked = inspection.peek(app, queue, _positive("--limit", limit))
+    if peeked.is_counted:
+        click.echo(
+            "broker-app: this RabbitMQ counts each look at a work queue as a delivery of its messages", err=True
+        )
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(letter) for letter in peeked.letters]))
+        return
+    table = Table("age", "task", "id", "arguments", "why")
+    for letter in peeked.letters:
+        age = "?" if letter.age_seconds is None else shown_age(letter.age_seconds)
+        why = f"{letter.reason}: {letter.exception}" if letter.exception else letter.reason
+        table.add_row(age, letter.task, letter.id, _call(letter), why)
+    Console().print(table)
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--to", metavar="QUEUE", help="Another queue for all of them.")
+@click.option("--skip-succeeded", is_flag=True, help="Leave those whose result is SUCCESS.")
+@_filtered
+@pass_app
+def replay(app: BrokerApp, queue: str, to: str | None, *, skip_succeeded: bool, **given: Any) -> None:
+    """Send dead letters to their queue again, as tasks that start anew.
+
+    Killed at any point nothing is lost: at worst a task is in both queues, with the same id.
+    """
+    _run(
+        "replayed",
+        queue,
+        given,
+        lambda order: inspection.replay(app, queue, order, to=to, skip_succeeded=skip_succeeded),
+    )
+
+
+@click.command()
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@_filtered
+@pass_app
+def move(app: BrokerApp, source: str, target: str, **given: Any) -> None:
+    """Move messages to another queue as they are."""
+    _run("moved", source, given, lambda order: inspection.move(app, source, target, order))
+
+
+@click.command()
+@click.argument("queue")
+@_filtered
+@pass_app
+def discard(app: BrokerApp, queue: str, **given: Any) -> None:
+    """Remove the messages that the filters name, for good."""
+    if given["selection"].is_everything:
+        raise SelectionError("discard: expected a filter, got none; `broker-app queues purge` removes all")
+    _run("discarded", queue, given, lambda order: inspection.discard(app, queue, order))
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@pass_app
+def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
+    """Remove all messages of a queue, for good; not those that a worker holds."""
+    if not yes and not sys.stdin.isatty():
+        raise SelectionError("purge: expected --yes where nobody can be asked; nothing was removed")
+
+    def confirm(place: Place, count: int) -> bool:
+        return yes or click.confirm(f"Remove all {count:,} messages of {place.queue} for good?", err=True)
+
+    removed = inspection.purge(app, queue, confirm)
+    if removed is None:
+        click.echo("broker-app: nothing was removed", err=True)
+        sys.exit(exit_codes.FAILED)
+    click.echo(json.dumps({"queue": queue, "removed": removed}) if as_json else f"{removed:,} removed")
+
+
+def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[Order], Outcome]) -> None:
+    """Do it with a bar, tell the outcome, and exit with its code."""
+    selection, is_dry_run = given["selection"], given["is_dry_run"]
+    with Stop() as stop, bar(queue) as shown:
+        order = Order(selection, is_dry_run=is_dry_run, told=shown.show, is_stopped=lambda: stop.is_asked)
+        outcome = verb(order)
+    not_found = sorted(selection.ids - outcome.found) if selection.limit is None and not stop.is_asked else []
+    if given["as_json"]:
+        counts = {
+            "queue": queue,
+            "is_dry_run": is_dry_run,
+            "read": outcome.read,
+            "selected": outcome.selected,
+            done: outcome.done,
+            "skipped_succeeded": outcome.succeeded,
+            "refused": outcome.refused,
+            "unroutable": outcome.unroutable,
+            "reason": outcome.reason,
+            "not_found": not_found,
+            "by_task": dict(outcome.by_task),
+            "is_interrupted": stop.is_asked,
+        }
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(_sentence(done, outcome, not_found, is_dry_run=is_dry_run))
+    if stop.is_asked:
+        sys.exit(exit_codes.INTERRUPTED)
+    if outcome.failed or not_found:
+        sys.exit(exit_codes.FAILED)
+
+
+def _sentence(done: str, outcome: Outcome, not_found: list[str], *, is_dry_run: bool) -> str:
+    tasks = ", ".join(f"{task or 'no task'} {count:,}" for task, count in outcome.by_task.most_common(5))
+    words = (
+        f"{outcome.selected:,} of {outcome.read:,} would be {done}" if is_dry_run else f"{outcome.done:,} {done}"
+    )
+    parts = [f"{words} ({tasks})" if tasks else words]
+    if outcome.succeeded:
+        parts.append(f"{outcome.succeeded:,} skipped, since their result is SUCCESS")
+    if outcome.failed:
+        parts.append(f"{outcome.failed:,} left: {outcome.reason}")
+    if not_found:
+        parts.append(f"not there: {', '.join(not_found)}")
+    return ", ".join(parts)
+
+
+def _selection(given: dict[str, Any]) -> Selection:
+    """Take the filters out of the options."""
+    older, newer, limit = given.pop("older_than"), given.pop("newer_than"), given.pop("limit")
+    return Selection(
+        tasks=given.pop("tasks"),
+        ids=frozenset(given.pop("ids")),
+        reasons=given.pop("reasons"),
+        older_than_seconds=None if older is None else _time("--older-than", older),
+        newer_than_seconds=None if newer is None else _time("--newer-than", newer),
+        limit=None if limit is None else _positive("--limit", limit),
+    )
+
+
+def _time(option: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except SelectionError as error:
+        raise SelectionError(f"{option}: {error}") from None
+
+
+def _positive(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise SelectionError(f"{option}: expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _call(letter: Letter) -> str:
+    return " ".join(part for part in (letter.args, letter.kwargs) if part and part != "{}")

@@ -1,0 +1,82 @@
+"""`broker-app spool`: what waits on this machine for a broker that could not be reached."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from broker_app.cli import exit_codes
+from broker_app.cli.command import Group, pass_app
+from broker_app.spool import Flusher, Store
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+    from broker_app.spool import Flushed, SpoolStatus
+
+
+@click.group(cls=Group, epilog="\b\nExamples:\n  broker-app spool status\n  broker-app spool flush --refused")
+def spool() -> None:
+    """Look into the spool, and send what is in it."""
+
+
+@spool.command(epilog="\b\nExamples:\n  broker-app spool status\n  broker-app spool status --json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_app
+def status(app: BrokerApp, *, as_json: bool) -> None:
+    """Say how many tasks wait, since when, and which were refused."""
+    found = _store(app).status()
+    click.echo(json.dumps(_record(found)) if as_json else _text(found))
+
+
+@spool.command(epilog="\b\nExamples:\n  broker-app spool flush\n  broker-app spool flush --refused --json")
+@click.option("--refused", is_flag=True, help="Send again what was refused before, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_app
+def flush(app: BrokerApp, *, refused: bool, as_json: bool) -> None:
+    """Send what waits, in order. Exit code 5 if something is left."""
+    store = _store(app)
+    if refused and store.file.exists():
+        store.retry_refused()
+    flushed = Flusher(app, store).flush(app.settings.publish.timeout_seconds)
+    if flushed.is_busy:
+        click.echo("broker-app: another process is sending the spool", err=True)
+    if flushed.error is not None:
+        click.echo(f"broker-app: {flushed.error}", err=True)
+    click.echo(json.dumps(_flushed_record(flushed)) if as_json else _flushed_text(flushed))
+    if flushed.left or flushed.refused:
+        sys.exit(exit_codes.NOT_PUBLISHED)
+
+
+def _store(app: BrokerApp) -> Store:
+    settings = app.settings
+    return Store(settings.state_dir, settings.publish.spool_max_messages, settings.publish.spool_max_bytes)
+
+
+def _record(found: SpoolStatus) -> dict[str, object]:
+    return {
+        "file": str(found.file),
+        "waiting": found.waiting,
+        "refused": found.refused,
+        "bytes": found.size_bytes,
+        "oldest_seconds": None if found.oldest_seconds is None else round(found.oldest_seconds, 3),
+        "reasons": found.reasons,
+    }
+
+
+def _text(found: SpoolStatus) -> str:
+    oldest = "" if found.oldest_seconds is None else f", the first for {found.oldest_seconds:.0f} s"
+    lines = [f"{found.file}: waiting {found.waiting}{oldest}, refused {found.refused}, {found.size_bytes} bytes"]
+    lines += [f"  refused {count}: {reason}" for reason, count in found.reasons.items()]
+    return "\n".join(lines)
+
+
+def _flushed_record(flushed: Flushed) -> dict[str, object]:
+    return {"sent": flushed.sent, "refused": flushed.refused, "left": flushed.left, "busy": flushed.is_busy}
+
+
+def _flushed_text(flushed: Flushed) -> str:
+    refused = f", refused {flushed.refused}" if flushed.refused else ""
+    return f"sent {flushed.sent}{refused}{', some are left' if flushed.left else ''}"

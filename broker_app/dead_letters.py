@@ -1,0 +1,155 @@
+"""Dead letters: a copy of a message that its queue gave up, with why, when and where in its headers.
+
+RabbitMQ adds nothing to a message that a consumer rejects. So a worker publishes a copy with the headers below to
+the exchange ``tasks.dead``, and acknowledges the original when the broker has confirmed the copy. Body and
+properties are those of the original, its id too: replayed, it is the same task.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback as traceback_module
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from kombu.compression import compress
+
+from broker_app.outgoing import BROKER_HEADERS, PERSISTENT, Outgoing
+from queues import Delay, Names
+
+if TYPE_CHECKING:
+    from kombu.message import Message
+
+    from queues import QueueSpec
+
+DEAD_PREFIX = "broker_app_dead_"
+"""What every header below begins with. A message that is replayed must not carry them along."""
+
+REASON_HEADER = f"{DEAD_PREFIX}reason"
+"""One of `DeadReason`."""
+
+AT_HEADER = f"{DEAD_PREFIX}at"
+"""Seconds since the epoch (float), by the worker's clock."""
+
+QUEUE_HEADER = f"{DEAD_PREFIX}queue"
+"""The queue that it came from, by its name on the broker."""
+
+NODE_HEADER = f"{DEAD_PREFIX}node"
+"""The worker that gave it up: ``lopri@host``."""
+
+EXCEPTION_HEADER = f"{DEAD_PREFIX}exception"
+"""The last error in one line, ``ValueError: no such order``; at most `MAX_EXCEPTION_CHARACTERS`."""
+
+TRACEBACK_HEADER = f"{DEAD_PREFIX}traceback"
+"""The end of its traceback, at most `MAX_TRACEBACK_CHARACTERS`; missing where there is none."""
+
+STARTS_HEADER = f"{DEAD_PREFIX}starts"
+"""How often a poisoned task was started (int); missing for the other reasons."""
+
+MAX_EXCEPTION_CHARACTERS = 1_000
+MAX_TRACEBACK_CHARACTERS = 8_000
+"""AMQP carries all headers of a message in one frame, of 131,072 bytes with RabbitMQ's default ``frame_max``."""
+
+_NOT_CARRIED = frozenset({"user_id", "expiration", "cluster_id", "application_headers"})
+"""Properties of the original that the copy goes without: RabbitMQ refuses a ``user_id`` other than the worker's
+own, and with an expiration it would not stay in the dead letters."""
+
+_DROPPED_HEADERS = BROKER_HEADERS | {"CC", "BCC"}
+"""With CC or BCC RabbitMQ would route the copy to more queues (rabbitmq.com/docs/sender-selected)."""
+
+
+class DeadReason(StrEnum):
+    """Why a message was given up."""
+
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    REJECTED = "rejected"
+    POISONED = "poisoned"
+    UNDECODABLE = "undecodable"
+    UNKNOWN_TASK = "unknown_task"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What is known of the end of a message.
+
+    Attributes:
+        reason: Why it was given up.
+        error: The last error.
+        traceback: Its traceback as text, or empty.
+        starts: How often it was started, for what is poisoned.
+    """
+
+    reason: DeadReason
+    error: BaseException
+    traceback: str = ""
+    starts: int | None = None
+
+    @property
+    def exception(self) -> str:
+        """The error in one line."""
+        return " ".join("".join(traceback_module.format_exception_only(self.error)).split())
+
+
+def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> Outgoing:
+    """Return the copy of a message that goes to the dead letters of its queue.
+
+    Args:
+        message: As it was delivered.
+        spec: The queue that it was taken from.
+        death: What is known of its end.
+        node: The worker's name.
+    """
+    headers = {name: value for name, value in (message.headers or {}).items() if not _is_dropped(name)}
+    headers |= dead_headers(death, spec, node)
+    properties = {name: value for name, value in (message.properties or {}).items() if name not in _NOT_CARRIED}
+    properties.setdefault("correlation_id", str(headers.get("id") or uuid4()))
+    task, identity = str(headers.get("task", "unknown")), str(headers.get("id", properties["correlation_id"]))
+    return Outgoing(
+        task=task,
+        task_id=identity,
+        spec=spec,
+        delay=Delay((), 0.0),
+        exchange=Names(spec.prefix).dead,
+        routing_key=spec.broker_name,
+        body=_body(message),
+        properties=dict(properties, application_headers=headers, delivery_mode=PERSISTENT),
+    )
+
+
+def dead_headers(death: Death, spec: QueueSpec, node: str) -> dict[str, Any]:
+    """Return the headers that say why, when and where."""
+    headers: dict[str, Any] = {
+        REASON_HEADER: str(death.reason),
+        AT_HEADER: time.time(),
+        QUEUE_HEADER: spec.broker_name,
+        NODE_HEADER: node,
+        EXCEPTION_HEADER: _text(death.exception[:MAX_EXCEPTION_CHARACTERS]),
+    }
+    if death.traceback:
+        headers[TRACEBACK_HEADER] = _text(death.traceback[-MAX_TRACEBACK_CHARACTERS:])
+    if death.starts is not None:
+        headers[STARTS_HEADER] = death.starts
+    return headers
+
+
+def _is_dropped(name: str) -> bool:
+    return name in _DROPPED_HEADERS or name.startswith(DEAD_PREFIX)
+
+
+def _text(words: str) -> str:
+    """Return what UTF-8 can carry: a lone surrogate, as in a file name of another system, it cannot."""
+    return words.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _body(message: Message) -> bytes:
+    """Return the body as it came: py-amqp has decoded it to text, kombu has decompressed it, where they could."""
+    body = message.body
+    body = body.encode(message.content_encoding or "utf-8") if isinstance(body, str) else bytes(body)
+    compression = (message.headers or {}).get("compression")
+    if not compression or message.errors:
+        return body
+    packed: bytes = compress(body, compression)[0]
+    return packed

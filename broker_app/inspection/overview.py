@@ -1,0 +1,140 @@
+"""All queues of the settings at a glance."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app import topology
+from broker_app.backlog import read_backlog
+from broker_app.errors import BrokerError
+from broker_app.inspection.head import Heads
+from broker_app.inspection.link import open_link
+from broker_app.inspection.verbs import COUNTED_LOOKS_BEFORE
+from broker_app.management import management_of
+from queues import DeadLetters, Names, QueueType
+
+if TYPE_CHECKING:
+    import amqp
+
+    from broker_app.app import BrokerApp
+    from broker_app.management import Management
+    from queues import QueueSpec
+
+DEFAULT_LIMIT_SINCE = (4, 0)
+"""From this version on a quorum queue drops a message after 20 counted deliveries by default; before, it needs a
+policy (rabbitmq.com/docs/quorum-queues#poison-message-handling)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One work queue.
+
+    Attributes:
+        is_declared: Whether it is on the broker.
+        ready: Messages that wait.
+        running: Messages that a worker holds, as the broker last counted them; None if it does not tell.
+        dead: Its dead letters.
+        consumers: Workers that take from it.
+        oldest_wait_seconds: For how long the next message could have run: the oldest, or with priorities the most
+            urgent. None if there is none, or nobody may look.
+    """
+
+    is_declared: bool
+    ready: int = 0
+    running: int | None = None
+    dead: int = 0
+    consumers: int = 0
+    oldest_wait_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All of them.
+
+    Attributes:
+        rows: By the queue's name.
+        scheduled: Tasks in the delay lanes, which all queues share.
+        unrouted: Tasks that are parked.
+        missing: What is not known, and why, a sentence each.
+    """
+
+    rows: dict[str, Row]
+    scheduled: int
+    unrouted: int
+    missing: tuple[str, ...]
+
+
+def read_overview(app: BrokerApp, *, may_look: bool) -> Overview:
+    """Ask the broker for the state of every queue of the settings.
+
+    Args:
+        app: The app.
+        may_look: Whether the next message of each queue may be taken in hand for a moment, for its wait. It is
+            done only where the broker does not count that as a delivery towards a limit.
+
+    Raises:
+        BrokerError: The broker cannot be reached.
+    """
+    prefix, specs, missing = app.settings.prefix, app.settings.specs(), []
+    with topology.connect(app) as connection:
+        states = {spec.name: topology.state(connection, spec.broker_name) for spec in specs}
+        dead = {spec.name: _dead(connection, spec) for spec in specs}
+        unrouted = topology.depth(connection, Names(prefix).unrouted) or 0
+        version, api = topology.server_version(connection), management_of(app, connection)
+    try:
+        counts = api.queue_counts(prefix)
+    except BrokerError:
+        counts = {}
+        missing.append("what is running, and lanes of many days: the management API does not answer")
+    waiting = [spec for spec in specs if may_look and _ready(states[spec.name])]
+    seen = [spec for spec in waiting if _is_harmless(spec, version, api)]
+    if hidden := [spec.name for spec in waiting if spec not in seen]:
+        missing.append(f"the oldest wait in {', '.join(hidden)}: this RabbitMQ counts a look as a delivery")
+    waits = _waits(app, seen)
+    rows = {
+        spec.name: Row(
+            is_declared=(state := states[spec.name]) is not None,
+            ready=_ready(state),
+            running=counts[spec.broker_name].running if spec.broker_name in counts else None,
+            dead=dead[spec.name],
+            consumers=state.consumers if state else 0,
+            oldest_wait_seconds=waits.get(spec.name),
+        )
+        for spec in specs
+    }
+    return Overview(rows, read_backlog(app).total, unrouted, tuple(missing))
+
+
+def _ready(state: topology.QueueState | None) -> int:
+    return state.ready if state else 0
+
+
+def _dead(connection: amqp.Connection, spec: QueueSpec) -> int:
+    keeps = spec.dead_letters is DeadLetters.KEEP
+    return (topology.depth(connection, spec.dead_name) or 0) if keeps else 0
+
+
+def _is_harmless(spec: QueueSpec, version: tuple[int, ...], api: Management) -> bool:
+    """Return whether a look at a message does not bring it nearer to being dropped."""
+    if spec.type is QueueType.CLASSIC or version[:2] >= COUNTED_LOOKS_BEFORE:
+        return True
+    if version[:2] >= DEFAULT_LIMIT_SINCE:
+        return False
+    with suppress(BrokerError):
+        return "delivery-limit" not in api.effective_policy(spec.broker_name)
+    return False
+
+
+def _waits(app: BrokerApp, specs: list[QueueSpec]) -> dict[str, float | None]:
+    """Return the wait of the next message by the queue's name."""
+    if not specs:
+        return {}
+    waits = {}
+    with suppress(BrokerError), open_link(app) as link:  # no right to read, or a queue has just gone
+        heads = Heads(link)
+        for spec in specs:
+            waits[spec.name] = heads.waited_seconds(spec.broker_name, time.time())
+    return waits

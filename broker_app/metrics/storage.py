@@ -1,0 +1,258 @@
+"""The numbers of one process, in a file that it maps into its memory.
+
+What is counted is in the file at once: it survives the process's sudden end, and costs no system call. A process
+locks its file, and the system frees it when the process ends; the next process of the same kind goes on in it. So
+counters go on over a restart, and there are never more files than processes ran at once.
+
+A file is a header and entries, each a key and some numbers, at addresses that are multiples of 8:
+
+    magic (8 bytes) | bytes used (u64)
+    key bytes (u32) | numbers (u32) | key, filled up to a multiple of 8 | numbers (f64 each)
+
+No entry crosses the end of a chunk: each chunk is mapped for itself, so a file grows without moving what is
+mapped. The space is reserved from the file system: a full disk is an error when the file grows, and not the
+process's end by SIGBUS when a number is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Cells = tuple[memoryview[float], int]
+    """Where numbers are: a view of numbers, and the index of the first."""
+
+MAGIC = b"BRAPPM1\n"
+HEADER = struct.Struct("=8sQ")
+ENTRY = struct.Struct("=II")
+CHUNK_BYTES = 64 * 1024
+"""A multiple of the page size, as `mmap` wants its offsets."""
+
+MAX_CHUNKS = 64
+MAX_FILES = 1_000
+SUFFIX = ".metrics"
+
+_NUMBER_BYTES = 8
+_OWNER_ONLY = 0o600
+_FOLDER_OWNER_ONLY = 0o700
+
+
+class CorruptFileError(ValueError):
+    """A file is none of ours, or was damaged."""
+
+
+class FullError(OSError):
+    """A file may not grow any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a file.
+
+    Attributes:
+        key: As it was written.
+        offset: Of its first number, in bytes.
+        count: Of its numbers.
+    """
+
+    key: bytes
+    offset: int
+    count: int
+
+
+class MetricFile:
+    """A file that this process has locked.
+
+    Args:
+        path: The file, for messages to people.
+        descriptor: Open for reading and writing, and locked.
+
+    Raises:
+        CorruptFileError: What is in it is not ours.
+        OSError: It cannot be read or grow.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview[float]] = []
+        size = os.fstat(descriptor).st_size
+        data = os.pread(descriptor, size, 0)
+        self.entries = {entry.key: entry for entry in parse(data)} if size else {}
+        self._used = used_bytes(data) if size else HEADER.size
+        for _ in range(max(1, -(-size // CHUNK_BYTES))):
+            self._map_chunk()
+        HEADER.pack_into(self._maps[0], 0, MAGIC, self._used)
+
+    @classmethod
+    def take(cls, folder: Path, stem: str) -> MetricFile:
+        """Lock the first file of a kind that no process has, or make one.
+
+        Args:
+            folder: It is made if need be, for its owner only.
+            stem: The kind; the files are ``<stem>.<number>.metrics``.
+
+        Raises:
+            OSError: The folder cannot be written, or locks are not to be had there.
+        """
+        folder.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
+        for number in range(MAX_FILES):
+            path = folder / f"{stem}.{number}{SUFFIX}"
+            descriptor = lock(path)
+            if descriptor is None:
+                continue
+            try:
+                return cls(path, descriptor)
+            except CorruptFileError:
+                path.unlink(missing_ok=True)  # begun anew under the next number
+                os.close(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+        raise FullError(f"{folder}: expected at most {MAX_FILES} processes of the kind {stem}")
+
+    def cells(self, key: bytes, count: int) -> Cells:
+        """Return where the numbers of a key are, zeros if it is new.
+
+        Raises:
+            FullError: There is no room for it.
+            OSError: The disk is full.
+        """
+        entry = self.entries.get(key)
+        if entry is None or entry.count != count:
+            entry = self.entries[key] = self._append(key, count)
+        chunk, place = divmod(entry.offset, CHUNK_BYTES)
+        return self._views[chunk], place // _NUMBER_BYTES
+
+    def forget(self) -> None:
+        """Leave it to the process that this one was forked from: its lock stays.
+
+        A mapping has a descriptor of its own, which goes when the last of its `cells` does.
+        """
+        self._views.clear()
+        self._maps.clear()
+        os.close(self._descriptor)
+
+    def _append(self, key: bytes, count: int) -> Entry:
+        need = _entry_bytes(len(key), count)
+        if need > CHUNK_BYTES - HEADER.size:
+            raise FullError(f"{self.path}: an entry of {need} bytes is too large")
+        left = -self._used % CHUNK_BYTES
+        if left < need:
+            self._fill(left)
+        if self._used // CHUNK_BYTES >= len(self._maps):
+            self._map_chunk()
+        chunk, place = divmod(self._used, CHUNK_BYTES)
+        ENTRY.pack_into(self._maps[chunk], place, len(key), count)
+        self._maps[chunk][place + ENTRY.size : place + ENTRY.size + len(key)] = key
+        entry = Entry(key, self._used + need - count * _NUMBER_BYTES, count)
+        self._use(need)
+        return entry
+
+    def _fill(self, left: int) -> None:
+        """Fill the rest of the last chunk with an entry that has no key."""
+        if left:
+            chunk, place = divmod(self._used, CHUNK_BYTES)
+            ENTRY.pack_into(self._maps[chunk], place, 0, (left - ENTRY.size) // _NUMBER_BYTES)
+            self._use(left)
+
+    def _use(self, more: int) -> None:
+        """Make what was written count, for readers too."""
+        self._used += more
+        HEADER.pack_into(self._maps[0], 0, MAGIC, self._used)
+
+    def _map_chunk(self) -> None:
+        if len(self._maps) >= MAX_CHUNKS:
+            raise FullError(f"{self.path}: expected at most {MAX_CHUNKS * CHUNK_BYTES} bytes")
+        offset = len(self._maps) * CHUNK_BYTES
+        _reserve(self._descriptor, offset, CHUNK_BYTES)
+        mapped = mmap.mmap(self._descriptor, CHUNK_BYTES, offset=offset)
+        self._maps.append(mapped)
+        self._views.append(memoryview(mapped).cast("d"))
+
+
+def lock(path: Path) -> int | None:
+    """Return a descriptor of a file that nobody else has locked, None if a process has it.
+
+    Raises:
+        OSError: It cannot be opened, or locks are not to be had there.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass  # another process has it, or has just removed it
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def is_locked(descriptor: int) -> bool:
+    """Return whether a process has the file, and so lives."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def parse(data: bytes, offset: int = HEADER.size) -> Iterator[Entry]:
+    """Yield the entries from an offset on.
+
+    Raises:
+        CorruptFileError: It is none of ours, or was damaged.
+    """
+    end = used_bytes(data)
+    while offset < end:
+        if offset + ENTRY.size > end:
+            raise CorruptFileError(f"an entry at {offset} goes beyond the end at {end}")
+        key_bytes, count = ENTRY.unpack_from(data, offset)
+        size = _entry_bytes(key_bytes, count)
+        if offset + size > end:
+            raise CorruptFileError(f"an entry of {size} bytes at {offset} goes beyond the end at {end}")
+        if key_bytes:
+            start = offset + ENTRY.size
+            yield Entry(data[start : start + key_bytes], offset + size - count * _NUMBER_BYTES, count)
+        offset += size
+
+
+def used_bytes(data: bytes) -> int:
+    """Return how much of a file counts; raises as `parse`."""
+    if len(data) < HEADER.size:
+        raise CorruptFileError(f"expected at least {HEADER.size} bytes, got {len(data)}")
+    magic, used = HEADER.unpack_from(data)
+    if not used and not any(magic):
+        return HEADER.size  # made a moment ago, and nothing written yet
+    if magic != MAGIC or not HEADER.size <= used <= len(data) or used % _NUMBER_BYTES:
+        raise CorruptFileError(f"expected {MAGIC!r} and at most {len(data)} bytes, got {magic!r} and {used}")
+    return int(used)
+
+
+def numbers(data: bytes, entry: Entry) -> tuple[float, ...]:
+    """Return the numbers of an entry."""
+    return struct.unpack_from(f"={entry.count}d", data, entry.offset)
+
+
+def _entry_bytes(key_bytes: int, count: int) -> int:
+    return ENTRY.size + -(-key_bytes // _NUMBER_BYTES) * _NUMBER_BYTES + count * _NUMBER_BYTES
+
+
+def _reserve(descriptor: int, offset: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, offset, size)
+    elif os.fstat(descriptor).st_size < offset + size:
+        os.ftruncate(descriptor, offset + size)

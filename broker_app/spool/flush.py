@@ -1,0 +1,183 @@
+"""From the spool to the broker: in order, one process at a time, and never twice without saying so."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from amqp.serialization import decode_properties_basic
+
+from broker_app.bulk import frames
+from broker_app.bulk.item import Item
+from broker_app.bulk.line import Line
+from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull, RoutingError
+from broker_app.outgoing import MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER, Outgoing, Packer
+from queues import Delay, split_delay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from broker_app.app import BrokerApp
+    from broker_app.spool.store import Spooled, Store
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+"""Messages between two writes to the file."""
+
+_TENTHS_UP_TO_SECONDS = 86_400
+"""Delays below a day are held to the tenth of a second, longer ones to the second (`queues.delay`)."""
+
+
+@dataclass(slots=True)
+class Flushed:
+    """What a flush did.
+
+    Attributes:
+        sent: Messages that the broker has now.
+        refused: Messages that were set aside.
+        left: Whether messages still wait.
+        error: Why it stopped before the end; None if it did not.
+        is_busy: Whether it did nothing, because another process is at it.
+    """
+
+    sent: int = 0
+    refused: int = 0
+    left: bool = False
+    error: PublishError | None = None
+    is_busy: bool = False
+
+
+class Flusher:
+    """Sends what is in the spool.
+
+    Args:
+        app: The app.
+        store: The spool.
+    """
+
+    def __init__(self, app: BrokerApp, store: Store) -> None:
+        self._app = app
+        self._store = store
+        self._table = app.settings.routing_table()
+        self._way = Packer(app, self._table, app.settings.prefix).way
+
+    def flush(self, timeout_seconds: float, on_batch: Callable[[int], None] = lambda _: None) -> Flushed:
+        """Send all that waits, until the broker does not answer any more.
+
+        Args:
+            timeout_seconds: How long it waits for an answer.
+            on_batch: Called with how many were sent so far.
+
+        Raises:
+            SpoolError: The file cannot be used.
+        """
+        flushed = Flushed()
+        with self._alone() as is_alone:
+            if not is_alone:
+                return Flushed(is_busy=True, left=True)
+            with self._app.connection_for_write() as connection:
+                while flushed.error is None and (batch := self._store.first(BATCH)):
+                    line = Line(self._app, connection, timeout_seconds)
+                    try:
+                        self._flush(batch, line, flushed)
+                    finally:
+                        line.close()
+                    on_batch(flushed.sent)
+            flushed.left = self._store.has_waiting()
+        return flushed
+
+    def _flush(self, batch: list[Spooled], line: Line, flushed: Flushed) -> None:
+        items = {message.number: self._item(message, line) for message in batch}
+        known = {message.number for message in batch if message.maybe_taken}
+        sending = [item for item in items.values() if not item.is_settled]
+        self._store.mark([item.number for item in sending], maybe_taken=True)  # should this process be killed now
+        for item in sending:
+            line.send(item)
+            if line.failure is not None:
+                break
+        line.finish()
+        self._note(items, known, flushed)
+
+    def _note(self, items: dict[int, Item], known: set[int], flushed: Flushed) -> None:
+        """Take out what the broker has, set aside what it will never take, and leave the rest as it was."""
+        sent = [number for number, item in items.items() if item.is_settled and item.error is None]
+        refused = {number: item.error for number, item in items.items() if _is_refused(item)}
+        left = [item for number, item in items.items() if number not in refused and number not in sent]
+        for number in (*sent, *refused):
+            self._app.metrics.bulk_item(items[number])
+        self._store.remove(sent)
+        self._store.refuse({number: str(error) for number, error in refused.items()})
+        untouched = [item.number for item in left if not _may_be_there(item) and item.number not in known]
+        self._store.mark(untouched, maybe_taken=False)
+        for error in refused.values():
+            logger.error("a spooled task was refused, and is kept in the spool: %s", error)
+        flushed.sent += len(sent)
+        flushed.refused += len(refused)
+        flushed.error = next((item.error for item in left if isinstance(item.error, PublishError)), None)
+
+    def _item(self, message: Spooled, line: Line) -> Item:
+        item = Item(message.number, message.task, message.task_id, place=message.queue or message.exchange)
+        try:
+            outgoing = self._outgoing(message)
+        except RoutingError as error:  # its queue is not among the settings any more
+            item.settle(error)
+            return item
+        item.spec, item.delay, item.place = outgoing.spec, outgoing.delay, outgoing.place
+        item.address = (message.task_id, outgoing.exchange, outgoing.routing_key)
+        item.channel = line.channel
+        item.sent = frames.encode(outgoing, *line.channel)
+        item.maybe_twice = message.maybe_taken
+        return item
+
+    def _outgoing(self, message: Spooled) -> Outgoing:
+        properties, _ = decode_properties_basic(message.properties, 0)
+        headers = properties["application_headers"]
+        if message.maybe_taken:
+            headers[MAYBE_TWICE_HEADER] = True
+        spec = None if message.queue is None else self._table.queue(message.queue)
+        delay = _delay_left(message.delay_seconds, headers.get(PUBLISHED_AT_HEADER) or message.spooled_at)
+        exchange, key = (message.exchange, message.routing_key) if spec is None else self._way(spec, delay)
+        return Outgoing(message.task, message.task_id, spec, delay, exchange, key, message.body, properties)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Hold the flusher's lock, which ends with its process (flock(2)), and say whether it was free."""
+        if not self._store.file.exists():
+            yield True
+            return
+        lock = os.open(self._store.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(lock)
+
+
+def _delay_left(delay_seconds: float, published_at: float) -> Delay:
+    """Return what is left of a delay; rounded up, so that the lanes hold all of it, and it is never early."""
+    left = published_at + delay_seconds - time.time()
+    if left <= 0:
+        return Delay((), 0.0)
+    steps = 10 if left < _TENTHS_UP_TO_SECONDS else 1
+    return split_delay(math.ceil(left * steps) / steps)
+
+
+def _is_refused(item: Item) -> bool:
+    """Return whether it is no use to send it again: a full queue is emptied, a lost broker comes back."""
+    error = item.error
+    return error is not None and not isinstance(error, (QueueFull, BrokerUnreachable, PublishTimeout))
+
+
+def _may_be_there(item: Item) -> bool:
+    return bool(getattr(item.error, "maybe_taken", False)) or (item.error is None and item.is_unanswered)

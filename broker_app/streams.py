@@ -1,0 +1,147 @@
+"""Bounded streams by which workers tell each other, and those to come, what they must know.
+
+A worker that connects reads each `Stream` to its end before it takes its first task, and goes on listening on the
+same connection. Reading needs the right to read and no more, and leaves nothing behind, however many workers start
+and how often.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import amqp
+
+from broker_app import topology
+from broker_app.errors import BrokerError
+from queues.definitions import STREAM_CONSUMER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+READ_TIMEOUT_SECONDS = 10.0
+"""How long a worker waits for the first entry of a stream that has some."""
+
+EMPTY_SECONDS = 1.0
+"""How long a stream must say nothing to be taken for empty; then its first reader writes an entry that says
+nothing, so that the next reader need not wait."""
+
+PREFETCH = 2_000
+"""Entries on their way at once (a stream demands a bound, and acks)."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream to read.
+
+    Attributes:
+        queue: Its name on the broker.
+        on_entry: Takes each entry, a JSON object; those that say nothing too. ValueError, LookupError or TypeError
+            say that it is none: it is passed over.
+        begin: Writes the first entry. Raises BrokerError.
+        unread: What follows if it cannot be read, for the log.
+        on_read: Called with whether it could be read, each time that it is followed.
+    """
+
+    queue: str
+    on_entry: Callable[[dict[str, Any]], None]
+    begin: Callable[[], None]
+    unread: str
+    on_read: Callable[[bool], object] = bool
+
+
+def follow(connection: amqp.Connection, streams: Sequence[Stream]) -> None:
+    """Read streams to their ends, and go on listening as long as the connection lives.
+
+    Args:
+        connection: The worker's, by py-amqp; its event loop reads on after this call returns.
+        streams: They are waited for together.
+    """
+    readers = [reader for stream in streams if (reader := _started(connection, stream))]
+    deadline = time.monotonic() + EMPTY_SECONDS
+    for reader in readers:
+        if not _has_begun(connection, reader, deadline):
+            logger.warning("%s: no entry in %g s, %s", reader.queue, READ_TIMEOUT_SECONDS, reader.stream.unread)
+        reader.read_to_end()
+        reader.stream.on_read(True)  # noqa: FBT003 - a callable's arguments have no names
+
+
+class _Reader:
+    """A consumer of one stream, from its beginning."""
+
+    def __init__(self, channel: amqp.Channel, stream: Stream) -> None:
+        self.stream = stream
+        self.queue = stream.queue
+        self.count = 0
+        self._channel = channel
+        self._unacked: int | None = None
+        self._is_live = False
+
+    def start(self) -> None:
+        self._channel.basic_qos(0, PREFETCH, a_global=False)
+        self._channel.basic_consume(self.queue, callback=self._on_message, arguments=STREAM_CONSUMER)
+
+    def read_to_end(self) -> None:
+        """Return when all that the stream held has been read.
+
+        A channel of RabbitMQ sends what a prefetch allows before it answers the next call. So when nothing has
+        come with an answer, and all that came before was acknowledged, nothing is left.
+        """
+        before = -1
+        while self.count > before:
+            before = self.count
+            self._ack()
+            self._channel.queue_declare(self.queue, passive=True)
+        self._is_live = True
+
+    def _on_message(self, message: amqp.Message) -> None:
+        self.count += 1
+        self._unacked = message.delivery_tag
+        if self._is_live:
+            self._ack()
+        try:
+            self.stream.on_entry(json.loads(message.body))
+        except (ValueError, LookupError, TypeError) as error:  # it cannot be taken out of the stream
+            logger.warning("%s: an entry that is none is passed over: %r", self.queue, error)
+
+    def _ack(self) -> None:
+        if self._unacked is not None:
+            self._channel.basic_ack(self._unacked, multiple=True)
+            self._unacked = None
+
+
+def _started(connection: amqp.Connection, stream: Stream) -> _Reader | None:
+    reader = _Reader(connection.channel(), stream)
+    try:
+        reader.start()
+    except (amqp.AccessRefused, amqp.NotFound) as error:
+        logger.warning("%s, their list cannot be read: %s", stream.unread, topology.words(error))
+        stream.on_read(False)  # noqa: FBT003 - as above
+        return None
+    return reader
+
+
+def _has_begun(connection: amqp.Connection, reader: _Reader, deadline: float) -> bool:
+    """Wait for the stream's first entry, and write one if there is none."""
+    if _wait_for_entry(connection, reader, deadline):
+        return True
+    try:
+        reader.stream.begin()
+    except BrokerError as error:
+        logger.debug("taken for empty: %s", error)
+        return True
+    return _wait_for_entry(connection, reader, time.monotonic() + READ_TIMEOUT_SECONDS)
+
+
+def _wait_for_entry(connection: amqp.Connection, reader: _Reader, deadline: float) -> bool:
+    while not reader.count and (left := deadline - time.monotonic()) > 0:
+        try:
+            connection.drain_events(timeout=left)
+        except TimeoutError:
+            break
+    return reader.count > 0

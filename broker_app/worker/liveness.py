@@ -1,0 +1,108 @@
+"""A sign of life that does not lie: when a worker's loop last turned, and when it last heard from the broker.
+
+A worker that hangs answers nobody, and one that answers need not consume. So each node writes, once a second and
+from within its loop, what it knows for certain into a small file beside its pid file. Who reads it asks nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUFFIX = ".alive"
+
+STUCK_SECONDS = 15.0
+"""A loop that has not turned for so long hangs, or runs a task of a solo pool."""
+
+_OWNER_ONLY = 0o600
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What a node wrote last.
+
+    Attributes:
+        pid: Of its main process.
+        turned_seconds: How long ago its loop turned.
+        heard_seconds: How long ago the broker sent anything on the connection that tasks come by, heartbeats
+            included; None if it has not.
+        queues: What it consumes, as on the broker: those whose consumers the broker has not cancelled.
+    """
+
+    pid: int
+    turned_seconds: float
+    heard_seconds: float | None
+    queues: tuple[str, ...]
+
+    @classmethod
+    def read(cls, file: Path) -> Self | None:
+        """Return what stands in a file; None if there is none, or it is being written."""
+        try:
+            found: dict[str, Any] = json.loads(file.read_bytes())
+            now, heard_at = time.monotonic(), found["heard_at"]
+            heard_seconds = None if heard_at is None else max(0.0, now - heard_at)
+            return cls(found["pid"], max(0.0, now - found["turned_at"]), heard_seconds, tuple(found["queues"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def is_fresh(self, heartbeat_seconds: float) -> bool:
+        """Return whether the loop turns, and the broker was heard within three heartbeats."""
+        is_heard = self.heard_seconds is not None and self.heard_seconds < 3 * heartbeat_seconds
+        return self.turned_seconds < STUCK_SECONDS and is_heard
+
+
+class Pulse:
+    """Writes the signs of this process.
+
+    The moments are of the system's monotonic clock, which all processes of a host share and nobody sets.
+
+    Args:
+        pid_file: The sign's file stands beside it; without one nothing is written.
+    """
+
+    def __init__(self, pid_file: str | None) -> None:
+        self._file = Path(pid_file).with_suffix(SUFFIX) if pid_file else None
+        self._stream: int | None = None
+        self._longest = 0
+        self._frames: tuple[int, int] | None = None
+        self._heard_at: float | None = None
+
+    def beat(self, connection: Any, queues: Sequence[str]) -> None:
+        """Write that the loop turned now.
+
+        Args:
+            connection: py-amqp's, for its count of what was received (``bytes_recv`` counts frames); None if it
+                is lost.
+            queues: What is consumed.
+        """
+        if self._file is None:
+            return
+        now = time.monotonic()
+        frames = None if connection is None else (id(connection), connection.bytes_recv)
+        if frames is not None and frames != self._frames:
+            self._heard_at, self._frames = now, frames
+        self._write({"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at, "queues": list(queues)})
+
+    def _write(self, sign: dict[str, Any]) -> None:
+        """Write over the last sign, in one call and never shorter: a reader sees one or the other."""
+        data = json.dumps(sign).encode()
+        self._longest = max(self._longest, len(data))
+        try:
+            if self._stream is None and self._file is not None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._stream = os.open(self._file, flags, _OWNER_ONLY)
+            if self._stream is not None:
+                os.pwrite(self._stream, data.ljust(self._longest), 0)
+        except OSError as error:  # a full disk must not stop a worker
+            logger.warning("no sign of life can be written any more: %s: %s", self._file, error.strerror)
+            self._file = None

@@ -1,0 +1,123 @@
+"""A worker's consumers at the broker: how long they may hold a message, and what if they are cancelled."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import AMQPError
+
+from broker_app import topology
+from broker_app.checks import DEFAULT_CONSUMER_TIMEOUT_SECONDS, QUORUM_TIMEOUT_VERSION
+from broker_app.errors import BrokerError
+from queues import QueueType, work_topology
+
+if TYPE_CHECKING:
+    from kombu.messaging import Consumer
+
+    from broker_app.settings import Settings
+
+TIMEOUT_ARGUMENT = "x-consumer-timeout"
+"""Milliseconds, of one consumer on a quorum queue, from 4.3 on (rabbitmq.com/docs/quorum-queues#consumer-timeout).
+An older broker takes the argument and ignores it."""
+
+MARGIN_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class Subscription:
+    """What a worker consumes on one connection.
+
+    Args:
+        settings: The app's.
+        consumer: Celery's task consumer.
+        prefetch: Messages reserved for each slot of the worker.
+    """
+
+    def __init__(self, settings: Settings, consumer: Consumer, prefetch: int) -> None:
+        self._consumer: Any = consumer
+        self._prefix = settings.prefix
+        table = settings.routing_table()
+        self._specs = {queue.name: table.queue(queue.name) for queue in consumer.queues or ()}
+        self._longest_run_seconds = {
+            spec.broker_name: settings.queues[spec.name].longest_run_seconds for spec in self._specs.values()
+        }
+        self._prefetch = prefetch
+
+    @property
+    def connection(self) -> Any:
+        """py-amqp's connection; None if it is lost."""
+        return self._consumer.channel.connection
+
+    def allow_long_runs(self) -> None:
+        """Ask the broker to leave messages with us for as long as their queue's tasks may take.
+
+        To be called before consuming. Where the broker knows no such wish, its own time-out counts.
+        """
+        if topology.server_version(self.connection) < QUORUM_TIMEOUT_VERSION:
+            return
+        for queue in self._consumer.queues:
+            if self._specs[queue.name].type is QueueType.QUORUM:
+                seconds = holding_seconds(self._longest_run_seconds[queue.name], self._prefetch)
+                arguments = {TIMEOUT_ARGUMENT: int(seconds * 1000)}
+                queue.consumer_arguments = dict(queue.consumer_arguments or {}, **arguments)
+
+    def keep(self) -> None:
+        """Outlive a cancelled consumer: py-amqp would raise, Celery connect anew, and all that runs come again."""
+        callbacks = self._consumer.channel.cancel_callbacks
+
+        def stay(tag: str) -> None:
+            callbacks[tag] = stay  # 4.3 cancels a consumer once for each message that it held too long
+
+        for tag in self._tags().values():
+            callbacks[tag] = stay
+
+    def consumed(self) -> tuple[str, ...]:
+        """Return the queues, as on the broker, that are consumed."""
+        known = self._consumer.channel.callbacks
+        return tuple(queue for queue, tag in self._tags().items() if tag in known)
+
+    def renew(self) -> bool:
+        """Declare and consume again what the broker has cancelled; return whether all is consumed.
+
+        Returns:
+            True also if the connection is lost; False if the broker refused or did not answer: its channel may
+            then be closed.
+        """
+        gone = [queue for queue in self._tags() if queue not in self.consumed()]
+        if not gone or self.connection is None:
+            return True
+        logger.warning("no longer consumed, and consumed again: %s", ", ".join(gone))
+        try:
+            topology.declare(self.connection, work_topology([self._specs[name] for name in gone], self._prefix))
+            for name in gone:
+                self._tags().pop(name)
+            self._consumer.consume()
+        except (BrokerError, AMQPError, OSError) as error:
+            logger.warning("could not be consumed again: %s", topology.words(error))
+            return False
+        self.keep()
+        return True
+
+    def end(self) -> None:
+        """Tell the broker to send no more, and do not wait for its answer."""
+        for tag in self._tags().values():
+            self._consumer.channel.basic_cancel(tag, nowait=True)
+
+    def _tags(self) -> dict[str, str]:
+        """Return the consumers' tags by queue: the task consumer's own, to be changed."""
+        tags: dict[str, str] = self._consumer._active_tags  # noqa: SLF001 - kombu shows them nowhere else
+        return tags
+
+
+def holding_seconds(longest_run_seconds: float, prefetch: int) -> float:
+    """Return how long a worker may hold a message: those before it in its slot, its own run, and a margin.
+
+    At least RabbitMQ's default of 30 minutes: with the defaults that, as 1 * 900 s + 60 s are less.
+
+    Args:
+        longest_run_seconds: Of the queue's tasks.
+        prefetch: Messages reserved for each slot, the running one included.
+    """
+    return max(DEFAULT_CONSUMER_TIMEOUT_SECONDS, prefetch * longest_run_seconds + MARGIN_SECONDS)

@@ -1,0 +1,89 @@
+"""Messages of which no request can be made: they go to the dead letters too, and their results say why."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from broker_app.dead_letters import DeadReason, Death
+from broker_app.errors import TaskFailure, Undecodable, UnknownTask
+
+if TYPE_CHECKING:
+    from kombu.message import Message
+
+    from broker_app.worker.gate import Gate
+
+logger = logging.getLogger(__name__)
+
+
+class Unreadable:
+    """What Celery's consumer calls for such messages. Celery rejects some and acknowledges others away."""
+
+    gate: Gate
+    task_consumer: Any
+    connection_errors: Any
+    event_dispatcher: Any
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """Give up what cannot be decoded; Celery would acknowledge it, and it would be gone."""
+        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it cannot be decoded: {exc}", exc)
+
+    def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Give up a task whose content type is not accepted, or whose eta or expires is none."""
+        del body
+        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it is no valid task: {exc}", exc)
+        signals.task_rejected.send(sender=self, message=message, exc=exc)
+
+    def on_unknown_message(self, body: Any, message: Message) -> None:
+        """Give up what is no task message."""
+        del body
+        words = "it is no task message: the headers task and id are missing"
+        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, words)
+        signals.task_rejected.send(sender=self, message=message, exc=None)
+
+    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Give up a task that this worker does not know."""
+        del body
+        name, identity = message.headers.get("task"), message.headers.get("id")
+        self._give_up(message, DeadReason.UNKNOWN_TASK, UnknownTask, "the worker has no task of that name")
+        signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=identity)
+
+    def on_close(self) -> None:
+        """Drop what waits in this worker, as Celery does with its own; the broker has it again."""
+        super().on_close()  # type: ignore[misc] # Celery's consumer comes behind this class
+        self.gate.clear()
+
+    def shutdown(self) -> None:
+        """Close the connection for dead letters after the last task has ended."""
+        super().shutdown()  # type: ignore[misc]
+        self.gate.close()
+
+    def _queue_of(self, message: Message) -> str | None:
+        """Return the broker's name of the queue that a message was taken from."""
+        tag = message.delivery_info.get("consumer_tag")
+        tags = self.task_consumer._active_tags if self.task_consumer else {}  # noqa: SLF001 - kombu tells them nowhere else
+        return next((queue for queue, known in tags.items() if known == tag), None)
+
+    def _give_up(
+        self,
+        message: Message,
+        reason: DeadReason,
+        cls: type[TaskFailure],
+        words: str,
+        cause: Exception | None = None,
+    ) -> None:
+        spec = self.gate.spec_of(message)
+        name, identity = message.headers.get("task", "unknown"), message.headers.get("id", "unknown")
+        error = cls(str(name), str(identity), spec.name if spec else "unknown", words)
+        told = "".join(traceback.format_exception(cause)) if cause else ""
+        death = Death(reason, error, told)
+        self.gate.burial.fail(message, death)
+        if spec is not None and self.gate.burial.keep(message, spec, death):
+            message.ack_log_error(logger, self.connection_errors)
+        else:
+            message.reject_log_error(logger, self.connection_errors)
+        if self.event_dispatcher and "id" in message.headers:
+            self.event_dispatcher.send("task-failed", uuid=identity, exception=repr(error))

@@ -1,0 +1,46 @@
+"""Live figures of a queue, as `broker-app advise` watches them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from workers import client, running_worker
+
+from broker_app.cli import main
+from broker_app.tuning.advice import Remedy, Verdict, advise
+from broker_app.tuning.live import watch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUN_SECONDS = 0.2
+SLOTS = 2
+
+
+def test_figures_are_found_from_outside(
+    tmp_path: Path, fresh_vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run time and backlog are found while two slots have work; a queue without workers is unserved."""
+    app = client(tmp_path, fresh_vhost_url)
+    with running_worker(tmp_path, fresh_vhost_url, "-P", "threads", "-c", str(SLOTS), "-Q", "lopri"):
+        calls = [
+            app.signature("workload.note_and_wait", (str(tmp_path / "notes"), RUN_SECONDS), queue="lopri")
+        ] * 100
+        app.publish_many(calls).run()
+
+        watched = watch(app, (), 3.0)
+        monkeypatch.setenv("BROKER_APP_BROKER_URL", fresh_vhost_url)
+        shown = CliRunner().invoke(main, ["advise", "lopri", "--seconds", "1", "--json"])
+
+    default, lopri = map(advise, watched.loads)
+    assert (default.verdict, default.remedy) == (Verdict.UNSERVED, Remedy.START)
+    assert (lopri.load.slots, lopri.load.nodes) == (SLOTS, 1)
+    assert lopri.verdict in {Verdict.SHORT, Verdict.FITS}
+    assert lopri.drain_seconds
+    assert lopri.load.run_seconds == pytest.approx(RUN_SECONDS, rel=0.5)
+    assert lopri.load.growth < 0
+    (queue,) = json.loads(shown.stdout)["queues"]
+    assert (queue["queue"], queue["slots"]) == ("lopri", SLOTS)

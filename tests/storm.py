@@ -1,0 +1,179 @@
+"""A storm: a publisher and a worker at work while something fails, and the account of every message afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import alarms
+from apps import take
+from ledger import Ledger, Worker, kill
+from proxy import TcpProxy
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mortal import MortalBroker
+
+SLOTS = 4
+SECONDS = 90
+"""How long it may take until all is well again; the machine may be busy."""
+
+PUBLISHER = """
+import json, pathlib, time
+from uuid import uuid4
+from shop import app
+
+diary = pathlib.Path("published").open("a", buffering=1)
+
+def note(what, identity):
+    diary.write(json.dumps({"what": what, "id": identity}) + "\\n")
+
+while not pathlib.Path("enough").exists():
+    identity = str(uuid4())
+    note("sending", identity)
+    try:
+        app.send_task("shop.nap", (0.05,), task_id=identity)
+    except Exception as error:
+        note("maybe" if getattr(error, "maybe_taken", True) else "refused", identity)
+    else:
+        note("confirmed", identity)
+    time.sleep(0.1)
+"""
+"""Publishes until it is told that it is enough, and notes before and after each call."""
+
+SETTINGS = """
+prefix = "{prefix}."
+heartbeat_seconds = 4
+[publish]
+timeout_seconds = 5
+connect_timeout_seconds = 2
+[queues.default.fleet]
+drain_seconds = 2
+"""
+
+
+def storm_seconds() -> float:
+    """Return how long a storm shall last: 0, one fault, unless ``TEST_CHAOS_SECONDS`` asks for more."""
+    return float(os.environ.get("TEST_CHAOS_SECONDS", "0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What became of the messages of a storm.
+
+    Attributes:
+        messages: Confirmed ones.
+        faults: How often something failed.
+        lost: Confirmed, and neither run to the end nor in the dead letters.
+        duplicates: Starts beyond the first of a task, but those of messages that say that they may be twice.
+        longest_gap_seconds: Between two ends of tasks.
+    """
+
+    messages: int
+    faults: int
+    lost: int
+    duplicates: int
+    longest_gap_seconds: float
+
+
+@dataclass
+class Storm:
+    """A publisher and a worker, each with a network of its own to one broker.
+
+    Attributes:
+        shop: The project, in whose folder all is written down.
+        broker: The broker, which may be killed.
+        pool: Celery's ``-P`` of the worker.
+        network: Between the worker and the broker.
+        publishers: Between the publisher and the broker.
+    """
+
+    shop: Ledger
+    broker: MortalBroker
+    pool: str
+    network: TcpProxy
+    publishers: TcpProxy
+    faults: int = 0
+    _stack: ExitStack = field(default_factory=ExitStack)
+    worker: Worker | None = None
+
+    @classmethod
+    @contextmanager
+    def over(cls, shop: Ledger, broker: MortalBroker, pool: str) -> Iterator[Self]:
+        """Start both, and return when tasks run."""
+        with TcpProxy.to(shop.url) as network, TcpProxy.to(shop.url) as publishers, ExitStack() as stack:
+            made = cls(shop, broker, pool, network, publishers, _stack=stack)
+            (shop.folder / "publisher.py").write_text(PUBLISHER)
+            made.start_worker()
+            shop.variables["BROKER_APP_BROKER_URL"] = publishers.url(shop.url)
+            with shop.popen("python", "publisher.py") as publisher:
+                try:
+                    made.wait_for_tasks()
+                    yield made
+                finally:
+                    kill(publisher)
+
+    def start_worker(self) -> None:
+        """Start a worker in the place of the last one, ready or not."""
+        self.shop.variables["BROKER_APP_BROKER_URL"] = self.network.url(self.shop.url)
+        self.worker = self._stack.enter_context(
+            self.shop.starting("-P", self.pool, "-c", str(SLOTS), name=f"storm{self.faults}")
+        )
+
+    def control(self, *words: str) -> None:
+        """Run `rabbitmqctl` on the broker's host."""
+        command, environment = alarms._control(urlsplit(self.broker.amqp_url).port or 5672)
+        subprocess.run(
+            [*command, "rabbitmqctl", *words], env=environment, check=True, capture_output=True, timeout=60
+        )
+
+    def wait_for_tasks(self, count: int = 10) -> None:
+        """Wait until tasks that are published from now on run."""
+        before = time.time()
+        wait_until(lambda: len(self.ends(before)) >= count, SECONDS, "tasks to run")
+
+    def ends(self, since: float = 0.0) -> list[float]:
+        """Return when tasks ended, in order."""
+        ended = self.shop.runs("end").values()
+        return sorted(run["at"] for runs in ended for run in runs if run["at"] >= since)
+
+    def account(self) -> Account:
+        """Publish no more, wait until all that was confirmed has an end, and return the account."""
+        (self.shop.folder / "enough").touch()
+        confirmed = self._confirmed()
+        app, dead = self.shop.app(), set()
+
+        def missing() -> set[str]:
+            nonlocal confirmed
+            confirmed = self._confirmed()
+            return confirmed - self.shop.runs("end").keys() - dead
+
+        deadline = time.monotonic() + SECONDS
+        while missing() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if missing():
+            dead |= {message.headers["id"] for message in take(app, f"{app.settings.prefix}default.dead")}
+        ends = self.ends()
+        return Account(
+            messages=len(confirmed),
+            faults=self.faults,
+            lost=len(missing()),
+            duplicates=sum(
+                1 for runs in self.shop.runs("begin").values() for run in runs[1:] if not run["maybe_twice"]
+            ),
+            longest_gap_seconds=max(later - earlier for earlier, later in pairwise(ends)),
+        )
+
+    def _confirmed(self) -> set[str]:
+        lines = (self.shop.folder / "published").read_text().split("\n")[:-1]
+        entries = [json.loads(line) for line in lines]
+        return {entry["id"] for entry in entries if entry["what"] == "confirmed"}
