@@ -1,0 +1,280 @@
+"""`broker-app tune`: pool and slots by measurement."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from broker_app.calls import Call as CheckedCall
+from broker_app.calls import check_call
+from broker_app.cli import exit_codes
+from broker_app.cli.arguments import parse_argument, parse_keyword
+from broker_app.cli.command import Command, app_name, pass_app
+from broker_app.cli.send_file import load_tasks
+from broker_app.demo.interruption import Interruption
+from broker_app.errors import CallError, SettingsError
+from broker_app.tuning import Call, Effort, Limits, Load, Plan, tune
+from broker_app.tuning.chart import draw
+from broker_app.tuning.limits import WORDS
+from broker_app.tuning.load import parse_duration, parse_profile
+from broker_app.tuning.settings_file import apply_fleet
+from broker_app.tuning.worker import is_installed
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+    from broker_app.tuning import Point, Tuning
+    from broker_app.tuning.recommendation import PoolResult
+
+POOLS = ("threads", "gevent", "prefork")
+"""Measured if none is named, as far as they are installed; solo has one slot and nothing to tune."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@click.command(
+    "tune",
+    cls=Command,
+    epilog="\b\nExamples:\n"
+    "  broker-app tune lopri --profile wait=50ms,cpu=2ms,jitter=20%\n"
+    "  broker-app -A shop tune lopri --task shop.tasks.fetch --args '[\"http://127.0.0.1:8000/\"]'\n"
+    "  broker-app tune lopri --profile wait=50ms --pool threads --max-memory 512MiB --max-connections 40\n"
+    "  broker-app tune lopri --profile wait=50ms --max-latency 200ms --svg lopri.svg --apply",
+)
+@click.argument("queue")
+@click.option("--task", metavar="NAME", help="A task of the app, run for real with the arguments below.")
+@click.option("--args", "args_json", metavar="JSON", help="Its positional arguments, as a JSON list.")
+@click.option("-k", "keywords", metavar="NAME=VALUE", multiple=True, help="One keyword argument; repeatable.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="PROFILE",
+    help="A simulated task instead: wait=50ms,cpu=2ms,jitter=20%. Repeated: the tasks take turns.",
+)
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    type=click.Choice(["threads", "gevent", "prefork", "solo"]),
+    help="Repeatable; otherwise threads, gevent and prefork as far as they are installed.",
+)
+@click.option(
+    "--max-concurrency",
+    "bound",
+    type=click.IntRange(1, 10_000),
+    default=64,
+    show_default=True,
+    help="The most slots.",
+)
+@click.option("--max-memory", metavar="SIZE", help="Of one node with all its processes, e.g. 512MiB.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    help="What the tasks call allows: one connection for each slot.",
+)
+@click.option("--max-latency", metavar="TIME", help="p95 from publishing to the end at 80 % load, e.g. 200ms.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.5, 600), default=3.0, show_default=True, help="Length of a round."
+)
+@click.option(
+    "--precision",
+    type=click.FloatRange(0.005, 0.5),
+    default=0.05,
+    show_default=True,
+    help="How far the deciding figures may be uncertain, to each side.",
+)
+@click.option("--results/--no-results", default=None, help="Store results; default: only in the embedded store.")
+@click.option("--svg", "svg", type=click.Path(dir_okay=False, path_type=Path), help="Where the curves are drawn.")
+@click.option("--apply", "is_applied", is_flag=True, help="Write the recommendation into the settings file.")
+@click.option("--json", "is_json", is_flag=True, help="All figures as one JSON object.")
+@pass_app
+def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
+    """Find the pool and the number of slots (-c) for the tasks of QUEUE, by measuring.
+
+    Real workers run the tasks on a private, temporary queue with the settings of QUEUE, which itself is not
+    touched. Exit code 1 if the figures are too noisy to recommend anything.
+    """
+    plan = _plan(app, queue, options)
+    config = _config_file(app) if options["is_applied"] else None
+    svg = options["svg"] or app.settings.state_dir / "tuning" / f"{queue}.svg"
+    if options["svg"] and not svg.parent.is_dir():
+        raise CallError(f"--svg: expected a file in a folder that is there, got {svg}")
+    name = app_name(click.get_current_context())
+    with Interruption() as interruption:
+        tuning = tune(app, plan, app_name=name, say=_say, on_leaving=interruption.hold)
+        if interruption.has_come:
+            raise KeyboardInterrupt
+    svg.write_text(draw(tuning), encoding="utf-8")
+    if options["is_json"]:
+        click.echo(json.dumps(_record(tuning, name)))
+    else:
+        _print(tuning, name)
+    _say(f"curves: {svg}")
+    _finish(tuning, config)
+
+
+def _finish(tuning: Tuning, config: Path | None) -> None:
+    """Apply the recommendation, or say why there is none and exit."""
+    for refusal in tuning.recommendation.refusals:
+        click.echo(f"broker-app: nothing is recommended: {refusal}", err=True)
+    point = tuning.recommendation.point
+    if point is None:
+        sys.exit(exit_codes.FAILED)
+    if config is not None:
+        apply_fleet(config, tuning.plan.queue, point.pool, point.slots)
+        _say(f"written: {config}: queues.{tuning.plan.queue}.fleet; now `broker-app fleet restart`")
+
+
+def _plan(app: BrokerApp, queue: str, options: dict[str, Any]) -> Plan:
+    queue = app.settings.routing_table().queue(queue).name
+    is_embedded = app.settings.result_url is None
+    results = is_embedded if options["results"] is None else options["results"]
+    latency, memory = options["max_latency"], options["max_memory"]
+    return Plan(
+        queue=queue,
+        load=Load(_calls(app, options), keeps_results=results),
+        pools=options["pools"] or tuple(filter(is_installed, POOLS)),
+        bound=options["bound"],
+        limits=Limits(
+            memory_bytes=None if memory is None else _parse_size(memory),
+            connections=options["max_connections"],
+            latency_seconds=None if latency is None else parse_duration(latency, "--max-latency"),
+        ),
+        effort=Effort(round_seconds=options["seconds"], precision=options["precision"]),
+    )
+
+
+def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[Call, ...]:
+    task, profiles = options["task"], options["profiles"]
+    if bool(task) == bool(profiles):
+        raise CallError("expected --task NAME or --profile wait=50ms, one of them; see broker-app tune --help")
+    if profiles:
+        if options["args_json"] or options["keywords"]:
+            raise CallError("--profile: expected no arguments of a task, got some; leave them out")
+        return tuple(map(parse_profile, profiles))
+    args = parse_argument(options["args_json"] or "[]")
+    if not isinstance(args, list):
+        raise CallError(f"--args: expected a JSON list such as '[2, 2]', got {options['args_json']!r}")
+    kwargs = dict(map(parse_keyword, options["keywords"]))
+    check_call(CheckedCall(task, args, kwargs), load_tasks(app))
+    return (Call(task, tuple(args), kwargs),)
+
+
+def _parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise CallError(f"--max-memory: expected a size such as 512MiB or 2GiB, got {text!r}")
+    return int(float(match.group(1)) * _BYTES[match.group(2)])
+
+
+def _config_file(app: BrokerApp) -> Path:
+    file = app.config_file
+    if file is None:
+        raise SettingsError(["--apply: expected a settings file, got none; name one with BROKER_APP_CONFIG"])
+    return file
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+_COLUMNS: tuple[str, ...] = ("pool", "-c", "tasks/s", "±", "run p50", "run p95", "wait p50", "wait p95", "busy")
+_COLUMNS += ("CPU", "memory", "threads", "files", "")
+
+
+def _print(tuning: Tuning, name: str) -> None:
+    rows = [_row(point, result, tuning) for result in tuning.results for point in result.points.values()]
+    lines = [_COLUMNS, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        first, *rest = zip(line, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest[:-1]), line[-1]]
+        click.echo("  ".join(cells).rstrip())
+    click.echo("times in ms; wait at 80 % load, all else at full load; CPU in cores, memory in MiB\n")
+    for result in tuning.results:
+        click.echo(_judgement(result))
+    for note in tuning.recommendation.notes:
+        click.echo(f"note: {note}")
+    if point := tuning.recommendation.point:
+        click.echo(f"\nrecommended: {point.pool} -c {point.slots}, {point.throughput:.4g} tasks a second")
+        click.echo(f"  {_multi_line(tuning, name)}")
+
+
+def _row(point: Point, result: PoolResult, tuning: Tuning) -> tuple[str, ...]:
+    broken = tuning.plan.limits.broken_by(point)
+    mark = "recommended" if point is tuning.recommendation.point else "knee" if point is result.knee else ""
+    return (
+        point.pool,
+        str(point.slots),
+        f"{point.throughput:.4g}",
+        f"{100 * point.error:.0f} %",
+        *(f"{1000 * seconds:.3g}" for seconds in (point.run.p50, point.run.p95)),
+        *(f"{1000 * seconds:.3g}" for seconds in ((point.wait.p50, point.wait.p95) if point.wait else ())),
+        *(() if point.wait else ("-", "-")),
+        f"{100 * point.busy_share:.0f} %",
+        f"{point.usage.cpu_cores:.2f}",
+        f"{point.usage.memory_bytes / 2**20:.0f}",
+        str(point.usage.threads),
+        str(point.usage.descriptors),
+        f"over: {broken}" if broken else mark,
+    )
+
+
+def _judgement(result: PoolResult) -> str:
+    law, sure = result.law, result.confidence
+    fitted = f"{law.rate:.4g} a second for each slot"
+    if sure:
+        fitted += f", contention {_span(sure.contention.low, sure.contention.high)}"
+        fitted += f", coherency {_span(sure.coherency.low, sure.coherency.high)}"
+        fitted += f", knee of the law {sure.knee.low:.0f} to {sure.knee.high:.0f}"
+    return f"{result.pool}: {WORDS[result.ceiling]}\n  law: {fitted}; off by up to {100 * result.misfit:.0f} %"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.2g} to {high:.2g}"
+
+
+def _multi_line(tuning: Tuning, name: str) -> str:
+    point, queue = tuning.recommendation.point, tuning.plan.queue
+    assert point is not None  # noqa: S101 - it is only printed if there is one
+    words = ["celery", "multi", "start", queue, "-A", name, "-Q", queue, "-P", point.pool, "-c", str(point.slots)]
+    return shlex.join(words)
+
+
+def _record(tuning: Tuning, name: str) -> dict[str, Any]:
+    """Return all figures as what JSON knows."""
+    point = tuning.recommendation.point
+    return {
+        "queue": tuning.plan.queue,
+        "load": str(tuning.plan.load),
+        "recommended": None if point is None else {"pool": point.pool, "concurrency": point.slots},
+        "celery_multi": None if point is None else _multi_line(tuning, name),
+        "refusals": tuning.recommendation.refusals,
+        "notes": tuning.recommendation.notes,
+        "pools": [_pool_record(result) for result in tuning.results],
+    }
+
+
+def _pool_record(result: PoolResult) -> dict[str, Any]:
+    points = [
+        asdict(point)
+        | {"throughput": point.throughput, "error": min(point.error, 1e9), "busy_share": point.busy_share}
+        for point in result.points.values()
+    ]
+    return {
+        "pool": result.pool,
+        "knee": result.knee.slots if result.knee else None,
+        "law": asdict(result.law),
+        "confidence": asdict(result.confidence) if result.confidence else None,
+        "misfit": result.misfit,
+        "ceiling": str(result.ceiling),
+        "points": points,
+    }

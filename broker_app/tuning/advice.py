@@ -1,0 +1,173 @@
+"""How many slots a queue needs, from live figures, by Little's law: what is in a system = rate * time spent in it.
+
+Busy slots = starts a second * run time gives the run time; messages that wait = starts a second * waiting time
+gives the wait; and arrivals a second * run time is how many slots have work on average. Nothing here asks anybody.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from broker_app.tuning.limits import BUSY, ONE_CORE
+
+TARGET_SHARE = 0.8
+"""The share of the slots that should be busy on average: the rest is for arrivals that come in bursts."""
+
+FULL_SHARE = 0.9
+"""From this share of the slots on, on average, a queue is short: what waits then grows with every burst."""
+
+IDLE_SHARE = 0.5
+"""A queue is idle if it needs at most this share of its slots."""
+
+GROWTH_SHARE = 0.05
+"""A backlog that grows by more than this share of the arrivals is growing, and not noise."""
+
+
+class Verdict(StrEnum):
+    """How a queue stands."""
+
+    SHORT = "short"
+    """Work comes faster than its slots can do it, or they are nearly all busy."""
+    FITS = "fits"
+    IDLE = "idle"
+    """It needs half of its slots or less, and has no backlog."""
+    UNSERVED = "unserved"
+    """Nobody consumes it."""
+    UNKNOWN = "unknown"
+    """Nothing ran while it was watched, so that nobody knows how long a task takes."""
+
+
+class Remedy(StrEnum):
+    """What helps."""
+
+    NONE = "none"
+    SLOTS = "slots"
+    """A larger -c."""
+    NODE = "node"
+    """Another node on this host: a process is at its one core, and cores are free."""
+    HOST = "host"
+    """Another host: the processor of this one is used up."""
+    FETCHING = "fetching"
+    """More slots would not: those that are there stand idle while messages wait."""
+    FEWER = "fewer"
+    """A smaller -c, or fewer nodes."""
+    START = "start"
+    """`broker-app fleet start`."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """What was seen of a queue for a while; rates are a second, numbers are means.
+
+    Attributes:
+        queue: As producers write it.
+        nodes: Workers that consume it and no other.
+        slots: Of all of them.
+        starts: Tasks that began.
+        busy_slots: Slots at work.
+        waiting: Messages that waited.
+        growth: By how much they became more each second; negative if fewer.
+        cpu_cores: Of the busiest node's main process; None if unknown.
+        host_busy_cores: Of the busiest host; None if unknown.
+        cores: Of that host; None if unknown.
+    """
+
+    queue: str
+    nodes: int
+    slots: int
+    starts: float
+    busy_slots: float
+    waiting: float
+    growth: float
+    cpu_cores: float | None = None
+    host_busy_cores: float | None = None
+    cores: int | None = None
+
+    @property
+    def arrivals(self) -> float:
+        """Messages that came: those that began, and by how many more wait."""
+        return max(0.0, self.starts + self.growth)
+
+    @property
+    def run_seconds(self) -> float | None:
+        """How long a task runs; None if none began."""
+        return self.busy_slots / self.starts if self.starts > 0 else None
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """How long a message waits; None if none began."""
+        return self.waiting / self.starts if self.starts > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What the figures of a queue say.
+
+    Attributes:
+        load: The figures.
+        verdict: How it stands.
+        remedy: What helps.
+        slots_needed: ceil(arrivals * run time / `TARGET_SHARE`), at least 1; None if unknown.
+        drain_seconds: How long what waits now takes with the slots there are; infinite if it grows, None if
+            unknown or nothing waits.
+    """
+
+    load: QueueLoad
+    verdict: Verdict
+    remedy: Remedy
+    slots_needed: int | None
+    drain_seconds: float | None
+
+    @property
+    def slots_per_node(self) -> int | None:
+        """The -c for as many nodes as there are."""
+        return None if self.slots_needed is None else math.ceil(self.slots_needed / max(1, self.load.nodes))
+
+
+def advise(load: QueueLoad) -> Advice:
+    """Return what the figures of a queue say."""
+    needed = _slots_needed(load)
+    verdict = _verdict(load, needed)
+    return Advice(load, verdict, _remedy(load, verdict), needed, _drain_seconds(load))
+
+
+def _slots_needed(load: QueueLoad) -> int | None:
+    if load.run_seconds is None:
+        return None
+    return max(1, math.ceil(load.arrivals * load.run_seconds / TARGET_SHARE - 1e-9))
+
+
+def _verdict(load: QueueLoad, needed: int | None) -> Verdict:
+    if not load.slots:
+        return Verdict.UNSERVED
+    if needed is None:
+        return Verdict.UNKNOWN
+    is_growing = load.waiting > load.slots and load.growth > GROWTH_SHARE * load.arrivals
+    if is_growing or load.busy_slots >= FULL_SHARE * load.slots:
+        return Verdict.SHORT
+    is_idle = needed <= IDLE_SHARE * load.slots and load.waiting <= load.slots
+    return Verdict.IDLE if is_idle else Verdict.FITS
+
+
+def _remedy(load: QueueLoad, verdict: Verdict) -> Remedy:
+    if verdict is Verdict.UNSERVED:
+        return Remedy.START
+    if verdict is Verdict.IDLE:
+        return Remedy.FEWER
+    if verdict is not Verdict.SHORT:
+        return Remedy.NONE
+    if load.cores and load.host_busy_cores is not None and load.host_busy_cores >= BUSY * load.cores:
+        return Remedy.HOST
+    if load.cpu_cores is not None and load.cpu_cores >= ONE_CORE:
+        return Remedy.NODE
+    return Remedy.SLOTS if load.busy_slots >= TARGET_SHARE * load.slots else Remedy.FETCHING
+
+
+def _drain_seconds(load: QueueLoad) -> float | None:
+    """Return backlog / (slots / run time - arrivals)."""
+    if not load.waiting or not load.run_seconds or not load.slots:
+        return None
+    spare = load.slots / load.run_seconds - load.arrivals
+    return load.waiting / spare if spare > 0 else math.inf

@@ -1,0 +1,208 @@
+"""The measured curves as one SVG, made by hand: no plotting library, readable on light and on dark pages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from broker_app.tuning.figures import Point
+    from broker_app.tuning.recommendation import PoolResult
+    from broker_app.tuning.sweep import Tuning
+
+WIDTH, HEIGHT = 900, 630
+_LEFT, _RIGHT = 76, 168
+_TOP, _PANEL, _GAP = 86, 286, 44
+_BOTTOM = 56
+_LATENCY_PANEL = HEIGHT - _TOP - _PANEL - _GAP - _BOTTOM
+_STEPS = 60
+_COLOURS = ("a", "b", "c", "d")
+
+_STYLE = """
+  .page { fill: #ffffff } .text { fill: #24292f } .quiet { fill: #57606a } .grid { stroke: #d8dee4 }
+  .axis { stroke: #57606a } .ideal { stroke: #8c959f }
+  .a { --c: #0969da } .b { --c: #bc4c00 } .c { --c: #1a7f37 } .d { --c: #8250df }
+  @media (prefers-color-scheme: dark) {
+    .page { fill: #0d1117 } .text { fill: #e6edf3 } .quiet { fill: #9198a1 } .grid { stroke: #2a3038 }
+    .axis { stroke: #9198a1 } .ideal { stroke: #6e7681 }
+    .a { --c: #58a6ff } .b { --c: #f0883e } .c { --c: #3fb950 } .d { --c: #bc8cff }
+  }
+  text { font: 13px system-ui, sans-serif } .title { font-size: 17px; font-weight: 600 } .small { font-size: 12px }
+  .line { fill: none; stroke: var(--c); stroke-width: 2.2 } .law { fill: none; stroke: var(--c); stroke-width: 1.4;
+    stroke-dasharray: 2 4 } .dot { fill: var(--c) } .bar { stroke: var(--c); stroke-width: 1.4 }
+  .knee { fill: none; stroke: var(--c); stroke-width: 2 } .name { fill: var(--c); font-weight: 600 }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """A place in the picture, and what its axes show."""
+
+    top: float
+    height: float
+    slots: int
+    highest: float
+
+    def x(self, slots: float) -> float:
+        """Return where a number of slots stands: each doubling is equally far."""
+        span = math.log2(max(2, self.slots))
+        return _LEFT + math.log2(slots) / span * (WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        """Return where a value stands; above the highest it is cut off."""
+        return self.top + self.height * (1 - min(value, self.highest) / self.highest)
+
+
+def draw(tuning: Tuning) -> str:
+    """Return the throughput and the run time over the number of slots, a curve for each pool."""
+    points = [point for result in tuning.results for point in result.points.values()]
+    slots = max(point.slots for point in points)
+    above = _Panel(_TOP, _PANEL, slots, _round_up(max(point.throughput for point in points) * 1.04))
+    longest = _round_up(max(point.run.p95 for point in points) * 1040)
+    below = _Panel(_TOP + _PANEL + _GAP, _LATENCY_PANEL, slots, longest)
+    parts = [
+        *_frame(above, "tasks a second"),
+        *_frame(below, "run time, p50 and p95, ms"),
+        *_slot_labels(below, {point.slots for point in points}),
+        *_ideal(above, tuning.results),
+    ]
+    for colour, result in zip(_cycle(_COLOURS, len(tuning.results)), tuning.results, strict=True):
+        parts += [f'<g class="{colour}">', *_curve(above, result, tuning.recommendation.point)]
+        parts += [*_times(below, result), "</g>"]
+    parts += _names(above, tuning.results)
+    return _page(f"Queue {tuning.plan.queue}: {tuning.plan.load}", _subtitle(tuning), parts)
+
+
+def _page(title: str, subtitle: str, parts: Iterable[str]) -> str:
+    shown = title if len(title) <= 90 else f"{title[:89]}…"  # noqa: PLR2004 - what fits
+    head = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{_STYLE}</style>",
+        f'<rect class="page" width="{WIDTH}" height="{HEIGHT}"/>',
+        _text(_LEFT, 28, shown, "title text"),
+        _text(_LEFT, 50, subtitle, "quiet"),
+    ]
+    return "\n".join([*head, *parts, "</svg>", ""])
+
+
+def _subtitle(tuning: Tuning) -> str:
+    point = tuning.recommendation.point
+    if point is None:
+        return "nothing is recommended: the figures do not carry it"
+    return f"recommended: {point.pool} -c {point.slots}, {point.throughput:,.0f} tasks a second"
+
+
+def _frame(panel: _Panel, label: str) -> list[str]:
+    """Return the grid of a panel with its values, and what they are."""
+    right = WIDTH - _RIGHT
+    parts = [_text(_LEFT, panel.top - 8, label, "quiet")]
+    for value in _ticks(panel.highest):
+        y = panel.y(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(_LEFT - 8, y + 4, f"{value:,g}", "quiet small", anchor="end"))
+    bottom = panel.top + panel.height
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>')
+    return parts
+
+
+def _slot_labels(panel: _Panel, measured: Iterable[int]) -> list[str]:
+    """Return the numbers of slots below the lower panel: doublings, and the last one."""
+    bottom = panel.top + panel.height
+    shown = [number for number in sorted(measured) if number & (number - 1) == 0 or number == panel.slots]
+    parts = [_text(panel.x(number), bottom + 18, str(number), "text small", anchor="middle") for number in shown]
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    return [*parts, _text(middle, bottom + 40, "slots (-c)", "quiet", anchor="middle")]
+
+
+def _ideal(panel: _Panel, results: Sequence[PoolResult]) -> list[str]:
+    """Return what the slots would do without a limit: the best of one slot, times their number."""
+    rate = max(result.points[min(result.points)].throughput / min(result.points) for result in results)
+    ends = _path(panel, lambda slots: rate * slots, min(panel.slots, panel.highest / rate))
+    return [f'<path class="ideal" fill="none" stroke-dasharray="6 5" d="{ends}"/>']
+
+
+def _curve(panel: _Panel, result: PoolResult, recommended: Point | None) -> list[str]:
+    points = list(result.points.values())
+    most = points[-1].slots
+    parts = [f'<path class="law" d="{_path(panel, result.law.throughput, most)}"/>'] if most > 1 else []
+    parts.append(f'<path class="line" d="{_polyline(panel, [(p.slots, p.throughput) for p in points])}"/>')
+    for point in points:
+        x, y = panel.x(point.slots), panel.y(point.throughput)
+        spread = point.throughput * min(point.error, 1.0)
+        low, high = panel.y(max(0.0, point.throughput - spread)), panel.y(point.throughput + spread)
+        parts.append(f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>')
+        if point is recommended:
+            parts.append(f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="8"/>')
+            parts.append(_text(x, y - 14, f"-c {point.slots}", "name", anchor="middle"))
+    return parts
+
+
+def _times(panel: _Panel, result: PoolResult) -> list[str]:
+    """Return the median of the run times as a line, and their p95 as the end of a bar."""
+    points = list(result.points.values())
+    parts = [f'<path class="line" d="{_polyline(panel, [(p.slots, 1000 * p.run.p50) for p in points])}"/>']
+    for point in points:
+        x, low, high = panel.x(point.slots), panel.y(1000 * point.run.p50), panel.y(1000 * point.run.p95)
+        parts.append(f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<line class="bar" x1="{x - 4:.1f}" x2="{x + 4:.1f}" y1="{high:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{low:.1f}" r="2.6"/>')
+    return parts
+
+
+def _names(panel: _Panel, results: Sequence[PoolResult]) -> list[str]:
+    """Return the key at the right."""
+    x, y = WIDTH - _RIGHT + 20, panel.top + 12.0
+    parts = []
+    for colour, result in zip(_cycle(_COLOURS, len(results)), results, strict=True):
+        parts.append(f'<g class="{colour}"><line class="line" x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}"/>')
+        parts.append(f"{_text(x + 30, y, result.pool, 'name')}</g>")
+        y += 22
+    lines = (("law", "fitted law"), ("ideal", "ideal: one slot, times c"))
+    for kind, words in lines:
+        dash = ' stroke-dasharray="6 5"' if kind == "ideal" else ""
+        parts.append(
+            f'<g class="a"><line class="{kind}"{dash} x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}"/>'
+            f"{_text(x + 30, y, words.split(':')[0], 'quiet small')}</g>"
+        )
+        y += 20
+    parts.append(_text(x, y + 4, "bars: 95 % interval;", "quiet small"))
+    parts.append(_text(x, y + 20, "below: up to p95", "quiet small"))
+    return parts
+
+
+def _path(panel: _Panel, function: Callable[[float], float], most: float) -> str:
+    """Return a curve from one slot to ``most``."""
+    steps = (most ** (step / _STEPS) for step in range(_STEPS + 1))
+    return _polyline(panel, [(slots, function(slots)) for slots in steps])
+
+
+def _polyline(panel: _Panel, values: Sequence[tuple[float, float]]) -> str:
+    return "M" + " L".join(f"{panel.x(slots):.1f} {panel.y(value):.1f}" for slots, value in values)
+
+
+def _text(x: float, y: float, words: str, kind: str, *, anchor: str = "start") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _ticks(highest: float) -> list[float]:
+    """Return four to six round values from 0 to the highest."""
+    step = _round_up(highest / 5)
+    return [step * number for number in range(int(highest / step + 1e-9) + 1)]
+
+
+def _round_up(value: float) -> float:
+    """Return the next number of the kind 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(
+        power * digit for digit in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if value <= power * digit * (1 + 1e-9)
+    )
+
+
+def _cycle(values: Sequence[str], count: int) -> list[str]:
+    return [values[number % len(values)] for number in range(count)]

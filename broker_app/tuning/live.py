@@ -1,0 +1,165 @@
+"""Live figures of the queues: what the workers and the broker say for some seconds. Nothing is changed."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from broker_app import topology
+from broker_app.tuning import usage
+from broker_app.tuning.advice import QueueLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import amqp
+
+    from broker_app.app import BrokerApp
+    from broker_app.tuning.usage import Sample
+
+ANSWER_SECONDS = 1.0
+_PAUSE_SECONDS = 0.25
+
+
+@dataclass
+class _Node:
+    """One worker, watched.
+
+    Attributes:
+        queue: The only one that it consumes, on the broker.
+        pid: Of its main process.
+        slots: Its -c.
+        started: Tasks that it began, at the first and the last look.
+        seconds: Processor seconds of its main process, likewise.
+        busy: Slots at work, at each look.
+    """
+
+    queue: str
+    pid: int
+    slots: int
+    started: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    busy: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was seen.
+
+    Attributes:
+        loads: Of each queue, in the order of the settings.
+        missing: What could not be told, in words.
+    """
+
+    loads: tuple[QueueLoad, ...]
+    missing: tuple[str, ...]
+
+
+def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
+    """Return the figures of some queues, or of all, over a while.
+
+    Args:
+        app: Whose broker and workers are asked.
+        queues: As producers write them; none for all.
+        seconds: How long.
+
+    Raises:
+        UnknownQueue: The settings do not declare it.
+        BrokerError: No broker.
+    """
+    table = app.settings.routing_table()
+    names = {table.queue(name).broker_name: name for name in tuple(queues) or app.settings.queues}
+    with topology.connect(app) as connection:
+        nodes, missing = _find_nodes(app, set(names))
+        local = {name: node.pid for name, node in nodes.items() if name.partition("@")[2] == socket.gethostname()}
+        depths: dict[str, list[int]] = {name: [] for name in names}
+        _look(app, nodes)
+        before, begin = _samples(local), time.monotonic()
+        while True:
+            _count(app, connection, nodes, depths)
+            if time.monotonic() - begin >= seconds:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        _look(app, nodes)
+        elapsed, after = time.monotonic() - begin, _samples(local)
+    host = _host_busy(before, after, elapsed)
+    loads = tuple(
+        _load(names[queue], [node for node in nodes.values() if node.queue == queue], depths[queue], elapsed, host)
+        for queue in names
+    )
+    return Watched(loads, tuple(missing))
+
+
+def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, _Node], list[str]]:
+    """Return the workers that consume one of the queues and nothing else, and what that leaves out."""
+    consumed = _ask(app, "active_queues", None)
+    stats = _ask(app, "stats", list(consumed))
+    nodes, missing = {}, []
+    for name, found in consumed.items():
+        of_node = [queue["name"] for queue in found or ()]
+        if not queues & set(of_node):
+            continue
+        if len(of_node) > 1 or name not in stats:
+            missing.append(f"{name} is not counted: it consumes {len(of_node)} queues, or did not answer twice")
+            continue
+        nodes[name] = _Node(of_node[0], stats[name]["pid"], stats[name]["pool"]["max-concurrency"])
+    remote = [name for name in nodes if name.partition("@")[2] != socket.gethostname()]
+    if remote:
+        missing.append(f"how busy the hosts of {', '.join(sorted(remote))} are")
+    return nodes, missing
+
+
+def _ask(app: BrokerApp, question: str, names: list[str] | None) -> dict[str, Any]:
+    if names is not None and not names:
+        return {}
+    limit = {"limit": len(names)} if names else {}
+    replies = app.control.broadcast(question, destination=names, reply=True, timeout=ANSWER_SECONDS, **limit)
+    answers = {name: answer for reply in replies or () for name, answer in reply.items()}
+    return {n: answer for n, answer in answers.items() if not (isinstance(answer, dict) and "error" in answer)}
+
+
+def _look(app: BrokerApp, nodes: Mapping[str, _Node]) -> None:
+    """Note how many tasks each node has begun, and the processor time of its main process."""
+    for name, answer in _ask(app, "stats", list(nodes)).items():
+        nodes[name].started.append(sum(answer["total"].values()))
+        nodes[name].seconds.append(answer["rusage"]["utime"] + answer["rusage"]["stime"])
+
+
+def _count(
+    app: BrokerApp, connection: amqp.Connection, nodes: Mapping[str, _Node], depths: Mapping[str, list[int]]
+) -> None:
+    """Note what waits, and which slots are busy."""
+    for queue, seen in depths.items():
+        seen.append(topology.depth(connection, queue) or 0)
+    for name, answer in _ask(app, "active", list(nodes)).items():
+        nodes[name].busy.append(len(answer))
+
+
+def _samples(local: Mapping[str, int]) -> Sample | None:
+    """Return the counters of this host; None if no watched worker is on it."""
+    return usage.sample(next(iter(local.values()))) if local else None
+
+
+def _host_busy(before: Sample | None, after: Sample | None, elapsed: float) -> float | None:
+    if before is None or after is None:
+        return None
+    return ((after.host_total - before.host_total) - (after.host_idle - before.host_idle)) / elapsed
+
+
+def _load(queue: str, nodes: list[_Node], depths: list[int], elapsed: float, host: float | None) -> QueueLoad:
+    whole = [node for node in nodes if len(node.started) > 1 and node.busy]
+    return QueueLoad(
+        queue=queue,
+        nodes=len(whole),
+        slots=sum(node.slots for node in whole),
+        starts=sum(node.started[-1] - node.started[0] for node in whole) / elapsed,
+        busy_slots=sum(statistics.fmean(node.busy) for node in whole),
+        waiting=statistics.fmean(depths),
+        growth=(depths[-1] - depths[0]) / elapsed,
+        cpu_cores=max(((node.seconds[-1] - node.seconds[0]) / elapsed for node in whole), default=None),
+        host_busy_cores=host,
+        cores=usage.cores(),
+    )

@@ -1,0 +1,115 @@
+"""What the tuned worker is given to do: a task of the app with its arguments, or a simulated one."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from broker_app.errors import CallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from celery.canvas import Signature
+
+    from broker_app.app import BrokerApp
+
+SIMULATED_TASK = "broker_app.tuning.simulate"
+
+MAX_PROFILE_SECONDS = 60.0
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a task: its name and arguments, JSON values."""
+
+    task: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        if self.task == SIMULATED_TASK:
+            wait, cpu, jitter = self.args
+            return f"waiting {1000 * wait:g} ms, computing {1000 * cpu:g} ms, ±{100 * jitter:g} %"
+        words = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in (self.kwargs or {}).items())]
+        return f"{self.task}({', '.join(words)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is published: calls that take turns.
+
+    Attributes:
+        calls: At least one.
+        keeps_results: Whether the workers store results.
+    """
+
+    calls: tuple[Call, ...]
+    keeps_results: bool = True
+
+    def signatures(self, app: BrokerApp, queue: str) -> Iterator[Signature]:
+        """Yield calls for a queue without end."""
+        for call in itertools.cycle(self.calls):
+            options: dict[str, Any] = {"queue": queue} | ({} if self.keeps_results else {"ignore_result": True})
+            yield app.signature(call.task, args=call.args, kwargs=call.kwargs or {}).set(**options)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.calls))
+
+
+def parse_profile(text: str) -> Call:
+    """Return the call of a simulated task: ``wait=50ms,cpu=2ms,jitter=20%``.
+
+    ``wait`` sleeps, as I/O does; ``cpu`` computes in Python, holding the interpreter; ``jitter`` draws both anew
+    for each task, up to that share longer or shorter. What is left out is 0.
+
+    Raises:
+        CallError: Another key, a value without a unit, nothing to do, or more than a minute.
+    """
+    words = dict(word.partition("=")[::2] for word in text.split(","))
+    if unknown := words.keys() - {"wait", "cpu", "jitter"}:
+        raise CallError(f"--profile: expected wait, cpu and jitter, got {min(unknown)!r} in {text!r}")
+    wait, cpu = (parse_duration(words.get(name, "0s"), f"--profile: {name}") for name in ("wait", "cpu"))
+    if not 0 < wait + cpu <= MAX_PROFILE_SECONDS:
+        raise CallError(
+            f"--profile: expected wait and cpu of up to {MAX_PROFILE_SECONDS:g} s in all, got {text!r}"
+        )
+    return Call(SIMULATED_TASK, (wait, cpu, _share(words.get("jitter", "0"))))
+
+
+def parse_duration(text: str, where: str) -> float:
+    """Return the seconds of ``50ms``, ``2s`` or ``300us``.
+
+    Raises:
+        CallError: It is none.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise CallError(f"{where}: expected a time such as 50ms or 2s, got {text!r}")
+    return float(match.group(1)) * _UNITS[match.group(2)]
+
+
+def simulate(wait_seconds: float, cpu_seconds: float, jitter: float) -> None:
+    """Wait without the processor, then use it, each up to ``jitter`` (a share, 0..1) longer or shorter."""
+    drawn = 1 + jitter * random.uniform(-1, 1)  # noqa: S311 - a load, no secret
+    if wait_seconds:
+        time.sleep(wait_seconds * drawn)
+    end = time.thread_time() + cpu_seconds * drawn
+    while time.thread_time() < end:
+        sum(range(100))
+
+
+def _share(text: str) -> float:
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match.group(1)) / (100 if match.group(2) else 1) if match else -1.0
+    if not 0 <= share <= 1:
+        raise CallError(f"--profile: jitter: expected a share such as 20% or 0.2, got {text!r}")
+    return share

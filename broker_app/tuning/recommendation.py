@@ -1,0 +1,141 @@
+"""Which pool and how many slots, from what was measured, and whether the figures carry that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app.tuning.law import Confidence, Law, confidence, fit_law, misfit
+from broker_app.tuning.limits import Ceiling, Limits, ceiling
+from broker_app.tuning.search import knee_of, undecided
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from broker_app.tuning.figures import Point
+
+MIN_POINTS_OF_A_LAW = 4
+"""Three parameters and one to spare: through fewer points there is always a curve, and it says nothing."""
+
+CORNER = 0.08
+"""A fit that misses a point by more than this is told to be a bad description."""
+
+ALIKE = 0.05
+"""Pools whose knees are this near to one another are alike; then the one with the least memory is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolResult:
+    """One pool, measured to its end.
+
+    Attributes:
+        pool: Celery's ``-P``.
+        points: By slots, in rising order.
+        knee: The fewest slots with 95 % of the best throughput within the limits; None if no point keeps them.
+        best: The point of the best throughput, limits or not.
+        law: The curve, fitted to all points.
+        confidence: Of the law; None for too few points.
+        misfit: The largest relative distance of a point from the curve.
+        ceiling: What limits it.
+    """
+
+    pool: str
+    points: Mapping[int, Point]
+    knee: Point | None
+    best: Point
+    law: Law
+    confidence: Confidence | None
+    misfit: float
+    ceiling: Ceiling
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to write into the settings, or why nothing is recommended.
+
+    Attributes:
+        result: The pool that was chosen; None if there is nothing to recommend.
+        refusals: Why nothing is recommended; empty if something is.
+        notes: What should be known beside it.
+    """
+
+    result: PoolResult | None
+    refusals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def point(self) -> Point | None:
+        """The pool and its slots."""
+        return self.result.knee if self.result else None
+
+
+def judge_pool(points: Mapping[int, Point], limits: Limits, bound: int) -> PoolResult:
+    """Return what the points of one pool, at least one, say."""
+    ordered = dict(sorted(points.items()))
+    curve = fit_law({slots: point.throughput for slots, point in ordered.items()})
+    rounds = {slots: point.throughputs for slots, point in ordered.items()}
+    return PoolResult(
+        pool=next(iter(ordered.values())).pool,
+        points=ordered,
+        knee=knee_of(ordered, limits),
+        best=max(ordered.values(), key=lambda point: point.throughput),
+        law=curve,
+        confidence=confidence(rounds, bound) if len(ordered) >= MIN_POINTS_OF_A_LAW else None,
+        misfit=misfit(curve, {slots: point.throughput for slots, point in ordered.items()}),
+        ceiling=ceiling(ordered),
+    )
+
+
+def recommend(results: Sequence[PoolResult], limits: Limits, precision: float) -> Recommendation:
+    """Return the pool and the slots to take.
+
+    Of the pools whose knees are within `ALIKE` of the fastest the one with the least memory. Refused if no point
+    keeps the limits, or if the figures that decide are noise.
+
+    Args:
+        results: Of each pool.
+        limits: They are kept.
+        precision: The widest interval of a figure that decides, to each side, as a share.
+    """
+    candidates = [(result, result.knee) for result in results if result.knee is not None]
+    if not candidates:
+        return Recommendation(None, ("no number of slots keeps the limits, not even the least that was tried",))
+    fastest = max(knee.throughput for _, knee in candidates)
+    chosen, _ = min(
+        ((result, knee) for result, knee in candidates if knee.throughput >= (1 - ALIKE) * fastest),
+        key=lambda pair: pair[1].usage.memory_bytes,
+    )
+    if refusals := _noise(chosen, limits, precision):
+        return Recommendation(None, refusals)
+    return Recommendation(chosen, notes=tuple(_notes(chosen, limits)))
+
+
+def _noise(result: PoolResult, limits: Limits, precision: float) -> tuple[str, ...]:
+    """Return which figures are too uncertain to decide."""
+    return tuple(
+        f"{result.pool} -c {point.slots}: the throughput is known to ±{_percent(point.error)} after "
+        f"{len(point.throughputs)} rounds, ±{_percent(precision)} are needed: the machine is not quiet, or the "
+        f"task's time varies too much; free the machine, or use longer rounds"
+        for point in undecided(result.points, limits, precision)
+    )
+
+
+def _notes(result: PoolResult, limits: Limits) -> list[str]:
+    notes = []
+    if broken := limits.broken_by(result.best):
+        notes.append(
+            f"without the limit of {broken} -c {result.best.slots} gave {result.best.throughput:.0f} a second"
+        )
+    if result.misfit > CORNER:
+        notes.append(
+            f"the law misses a point by {_percent(result.misfit)}: the curve has a corner, such as a hard limit; "
+            f"the knee is taken from the measured points"
+        )
+    if result.ceiling is Ceiling.BOUND and not broken and max(result.points) != limits.connections:
+        notes.append(f"it may have more to give beyond -c {max(result.points)}: raise --max-concurrency")
+    return notes
+
+
+def _percent(share: float) -> str:
+    return "∞" if math.isinf(share) else f"{100 * share:.0f} %"
