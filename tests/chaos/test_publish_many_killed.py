@@ -65,7 +65,7 @@ PATIENCE = 60
 
 SETTLED_SECONDS = 3.0
 """A quorum queue whose node was killed right after its declaration came back empty once (4.3.6); none that was older
-did. The likely cause: the node notes only every half second which queue a log belongs to (rabbitmq/ra)."""
+did. Likely the node notes only every half second which queue a log belongs to (rabbitmq/ra)."""
 
 
 @dataclass
