@@ -64,8 +64,8 @@ while True:
 PATIENCE = 60
 
 SETTLED_SECONDS = 3.0
-"""A quorum queue whose node was killed right after its declaration came back empty once (4.3.6); none that was older
-did. Likely the node notes only every half second which queue a log belongs to (rabbitmq/ra)."""
+"""A quorum queue whose node was killed right after its declaration came back empty once (4.3.6); none that was
+older did. Likely the node notes only every half second which queue a log belongs to (rabbitmq/ra)."""
 
 
 @dataclass
