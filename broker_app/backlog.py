@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker_app import lanes, topology
 from broker_app.errors import BrokerError
-from broker_app.management import Management
+from broker_app.management import management_of
 from queues import InvalidDelay, Lane, Names
 from queues.delay import UNITS, parse_lane
 
@@ -84,9 +84,7 @@ def count_lanes(app: BrokerApp) -> dict[Lane, Counts]:
         BrokerError: The management API does not answer, or not to this user.
     """
     prefix = app.settings.prefix
-    url = app.connection_for_write().as_uri(include_password=True)
-    place = app.settings.management_url
-    found = Management(url, place.get_secret_value() if place else None).queue_counts(f"{prefix}delay.")
+    found = management_of(app).queue_counts(f"{prefix}delay.")
     counts = {}
     for name, count in found.items():
         with suppress(InvalidDelay):  # a queue that only begins like a lane, or stands under another app's prefix

@@ -8,15 +8,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
-from kombu.utils.url import parse_url
 
 from broker_app import topology
 from broker_app.errors import BrokerError, NotOnBroker
-from broker_app.management import Management
+from broker_app.management import management_of
 from broker_app.rights import listed, missing_rights
 from broker_app.standing import standings
-from queues import QueueType, Topology, lane_topology, missing_features, work_topology
-from queues.delay import parse_lane
+from queues import QueueType, missing_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
+    from broker_app.management import Management
     from broker_app.rights import Missing
     from broker_app.settings import QueueSettings, Settings
     from broker_app.standing import Standing
@@ -99,12 +98,12 @@ def _judge(app: BrokerApp, connection: amqp.Connection) -> Iterator[Finding]:
     for text in missing_features(settings.specs(), version):
         where, _, rest = text.partition(": ")
         yield Finding(Level.ERROR, where, rest)
-    wanted = _wanted(settings)
+    wanted = topology.wanted(settings)
     found = list(standings(connection, wanted))
     yield from _judge_standings(found)
     if product == "RabbitMQ":  # the questions rest on the order in which it judges a request
         yield from _judge_rights(settings, list(missing_rights(app, connection, wanted, found)))
-    yield from _judge_timeouts(settings, version, _management(app, connection))
+    yield from _judge_timeouts(settings, version, management_of(app, connection))
 
 
 def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
@@ -115,18 +114,6 @@ def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
     if version[:2] < OLDEST_VERSION:
         return Finding(Level.ERROR, "version", f"expected RabbitMQ {oldest} or later, got {shown}; upgrade it")
     return Finding(Level.OK, "version", f"RabbitMQ {shown}")
-
-
-def _wanted(settings: Settings) -> Topology:
-    """Return what `broker-app topology declare` makes."""
-    work = work_topology(settings.specs(), settings.prefix)
-    lanes = lane_topology(map(parse_lane, settings.common_lanes), settings.prefix)
-    return Topology(
-        exchanges=work.exchanges,
-        queues=work.queues + lanes.queues,
-        exchange_bindings=work.exchange_bindings,
-        queue_bindings=work.queue_bindings + lanes.queue_bindings,
-    )
 
 
 def _judge_standings(found: Sequence[Standing]) -> Iterator[Finding]:
@@ -200,15 +187,6 @@ def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None)
         f"lower longest_run_seconds or prefetch, or raise the time-out"
     )
     return Finding(Level.ERROR if is_known else Level.WARNING, f"queues.{name}", text)
-
-
-def _management(app: BrokerApp, connection: amqp.Connection) -> Management:
-    """Return the API of the broker that was reached, which may be one of several for fail-over."""
-    kombu = app.connection_for_write()
-    urls = [str(url) for url in kombu.alt] or [kombu.as_uri(include_password=True)]
-    reached = [url for url in urls if connection.host.startswith(f"{parse_url(url)['hostname']}:")]
-    place = app.settings.management_url
-    return Management((reached or urls)[0], place.get_secret_value() if place else None)
 
 
 def _is_writable(folder: Path) -> bool:

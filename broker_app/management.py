@@ -198,11 +198,12 @@ class Management:
             raise BrokerError(f"management API {self.url}: no answer ({reason})") from error
 
 
-def management_of(app: BrokerApp, connection: amqp.Connection) -> Management:
-    """Return the API of the broker that was reached, which may be one of several for fail-over."""
+def management_of(app: BrokerApp, connection: amqp.Connection | None = None) -> Management:
+    """Return the API of the broker that was reached, of several for fail-over; of the first without a connection."""
     kombu = app.connection_for_write()
     urls = [str(url) for url in kombu.alt] or [kombu.as_uri(include_password=True)]
-    reached = [url for url in urls if connection.host.startswith(f"{parse_url(url)['hostname']}:")]
+    host = connection.host if connection else ""
+    reached = [url for url in urls if host.startswith(f"{parse_url(url)['hostname']}:")]
     place = app.settings.management_url
     tls = app.settings.tls
     context = ssl.create_default_context(cafile=str(tls.ca_certificates)) if tls.ca_certificates else None

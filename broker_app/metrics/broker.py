@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from broker_app import topology
 from broker_app.backlog import Backlog
 from broker_app.errors import BrokerError
-from broker_app.management import Management
+from broker_app.management import management_of
 from broker_app.metrics.oldest import Entries
 from queues import InvalidDelay, Lane, Names
 from queues.delay import parse_lane
@@ -93,18 +93,13 @@ class BrokerReader:
         """Look; a broker that does not answer is an answer too."""
         started = time.monotonic()
         try:
-            numbers = self._from_management(self._management().queue_numbers(), started)
+            numbers = self._from_management(management_of(self._app).queue_numbers(), started)
         except BrokerError as error:
             numbers = self._from_amqp(str(error), started)
         if numbers.problem != self._told:
             self._told = numbers.problem
             logger.warning("broker: %s", numbers.problem or "it answers again")
         return numbers
-
-    def _management(self) -> Management:
-        place = self._app.settings.management_url
-        url = self._app.connection_for_write().as_uri(include_password=True)
-        return Management(url, place.get_secret_value() if place else None)
 
     def _from_management(self, items: list[dict[str, Any]], started: float) -> BrokerNumbers:
         found = {str(item.get("name")): item for item in items}

@@ -68,7 +68,15 @@ class TunedWorker:
 
     def feed_at_random(self, rate: float, seconds: float) -> None:
         """Publish at random moments, ``rate`` a second in the mean, for some seconds (a Poisson process)."""
-        self._publish(self._at_random(rate, seconds))
+        dice = random.Random(self.slots)  # noqa: S311 - arrivals, no secret
+        begin = time.monotonic()
+        due = dice.expovariate(rate)
+        while due < seconds:
+            self.pause(max(0.0, begin + due - time.monotonic()))
+            count = 0
+            while due <= time.monotonic() - begin:
+                count, due = count + 1, due + dice.expovariate(rate)
+            self.feed(count)  # each time to its end: a bulk may hold back what it is given slowly
 
     def _publish(self, signatures: Iterator[Signature]) -> None:
         with self._place.app.publish_many(signatures) as publishing:
@@ -76,16 +84,6 @@ class TunedWorker:
         if totals.refused or totals.unknown:
             raise TuningError(f"the broker did not take {totals.refused + totals.unknown} messages")
         self.published += totals.accepted
-
-    def _at_random(self, rate: float, seconds: float) -> Iterator[Signature]:
-        """Yield each message when it is due; what went out before is not held up."""
-        dice = random.Random(self.slots)  # noqa: S311 - arrivals, no secret
-        begin = time.monotonic()
-        due = dice.expovariate(rate)
-        while due < seconds:
-            self.pause(max(0.0, begin + due - time.monotonic()))
-            yield next(self._signatures)
-            due += dice.expovariate(rate)
 
     def discard(self) -> None:
         """Throw away what waits, and wait for what runs."""

@@ -49,7 +49,7 @@ def app(make_app: AppMaker) -> BrokerApp:
         ({"limit": 2}, ["a", "b"]),
         ({"tasks": ("other.*",), "limit": 1}, ["c"]),
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_the_filters_choose(app: BrokerApp, filters: dict[str, Any], expected: list[str]) -> None:
     """Each filter lets through what it says, together they let through what all do; the rest stays in order."""
