@@ -40,6 +40,7 @@ NAMES = (
     "broker_cost",
     "lane_cost",
     "metrics_cost",
+    "tuning",
     "first_task",
 )
 """Each is a module of this package with a function ``run(bench) -> Report``; run in this order."""

@@ -199,7 +199,7 @@ class Management:
 
 
 def management_of(app: BrokerApp, connection: amqp.Connection | None = None) -> Management:
-    """Return the API of the broker that was reached, of several for fail-over; of the first without a connection."""
+    """Return the API of the broker that was reached, of several for fail-over; of the first if none was yet."""
     kombu = app.connection_for_write()
     urls = [str(url) for url in kombu.alt] or [kombu.as_uri(include_password=True)]
     host = connection.host if connection else ""
