@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -9,6 +10,9 @@ import alarms
 import pytest
 from apps import USER_PASSWORD, AppMaker, app_maker
 from brokers import vhost_of
+
+from broker_app.embedded.node_config import find_server
+from broker_app.errors import BrokerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +24,17 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
     from broker_app.embedded import FoundBroker
+
+
+@pytest.fixture(scope="session")
+def private_server() -> Path:
+    """Return RabbitMQ's start script on this machine. Without one its tests are skipped, but not in CI."""
+    try:
+        return find_server(os.environ.get("PATH", ""))
+    except BrokerNotFound as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture

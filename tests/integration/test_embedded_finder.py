@@ -78,6 +78,7 @@ def test_given_brokers_fail_over(vhost_url: str, tmp_path: Path) -> None:
         assert found.version == ask_version(vhost_url)
 
 
+@pytest.mark.usefixtures("private_server")
 def test_closed_by_another_process(tmp_path: Path) -> None:
     """A broker that somebody else has ended meanwhile is closed without an error."""
     with find_broker(tmp_path, ways=[Way.INSTALLED]) as found:
@@ -88,6 +89,7 @@ def test_closed_by_another_process(tmp_path: Path) -> None:
     found.close()
 
 
+@pytest.mark.usefixtures("private_server")
 def test_private_node_ends_with_the_block(tmp_path: Path) -> None:
     """A node that was started for a block is gone after it, with its data and its password."""
     with find_broker(tmp_path, ways=[Way.INSTALLED]) as found:
@@ -98,6 +100,7 @@ def test_private_node_ends_with_the_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("private_server")
 def test_crashed_run_is_cleared_away(tmp_path: Path) -> None:
     """The node of a run that was killed is ended by the next run, which says so in a line."""
     find_elsewhere(tmp_path, "crash")
@@ -110,6 +113,7 @@ def test_crashed_run_is_cleared_away(tmp_path: Path) -> None:
     assert node.processes() == []
 
 
+@pytest.mark.usefixtures("private_server")
 def test_kept_broker_outlives_its_run(tmp_path: Path) -> None:
     """A kept broker goes on after its run, is found by the next one, and ends when that one closes it."""
     find_elsewhere(tmp_path, "keep")

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from broker_app.embedded.node_config import NodePorts
     from broker_app.embedded.process import Process
 
+pytestmark = pytest.mark.usefixtures("private_server")
+
 QUEUE = "durable"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
+def node(private_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
     """Return a node that runs; a test that ends it starts it again. Its folder's name has a space."""
+    del private_server
     with PrivateNode(tmp_path_factory.mktemp("a node") / "folder") as node:
         yield node
         node.kill()  # quicker than in order
