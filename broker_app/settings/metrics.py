@@ -1,0 +1,40 @@
+"""The settings of what is counted and shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+
+from broker_app.settings.base import FROZEN, Positive
+
+
+class MetricsSettings(BaseModel):
+    """What is counted, and how the server of the metrics answers."""
+
+    model_config = FROZEN
+
+    enabled: bool = Field(default=True, description="Whether producers and workers count what they do.")
+    max_tasks: int = Field(
+        200, ge=1, le=2_000, description="Names of tasks that each process tells apart; the others are `other`."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address that `metrics serve` listens on.")
+    port: int = Field(9480, ge=0, le=65_535, description="Its port; 0 takes any that is free.")
+    username: str | None = Field(None, description="Whom it answers (HTTP basic); None is everybody.")
+    password: SecretStr | None = Field(None, description="That user's password.")
+    certificate: Path | None = Field(None, description="PEM file of its certificate chain; None is plain HTTP.")
+    certificate_key: Path | None = Field(None, description="PEM file of its key; None is that of the certificate.")
+    broker_cache_seconds: Positive = Field(
+        5.0, description="How long what was read from the broker is shown before it is read again."
+    )
+    broker_timeout_seconds: Positive = Field(
+        2.0, description="How long an answer waits for the broker; then it shows the last figures and their age."
+    )
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> MetricsSettings:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password must be set both, or neither")
+        if self.certificate_key is not None and self.certificate is None:
+            raise ValueError("certificate_key needs a certificate beside it")
+        return self

@@ -1,0 +1,196 @@
+"""The settings: one frozen model of all that can be set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from broker_app.settings.base import Positive
+from broker_app.settings.clients import FetchSettings, PublishSettings, TlsSettings
+from broker_app.settings.faults import ENV_PREFIX
+from broker_app.settings.fleet import FleetSettings
+from broker_app.settings.metrics import MetricsSettings
+from broker_app.settings.names import bad_names, bad_references, check_login
+from broker_app.settings.queue import QueueSettings
+from queues import QueueSpec, RoutingTable
+from queues.delay import parse_lane
+
+BROKER_SCHEMES = ("amqp://", "amqps://")
+
+MIN_HEARTBEAT_SECONDS = 4
+"""A worker that starts listens for others until one second is silent (Celery's mingle), and the broker sends a
+heartbeat every half of this time: at 2 s it listens until the broker gives it up."""
+
+
+def default_queues() -> dict[str, QueueSettings]:
+    """Return the queues of a file that declares none."""
+    return {
+        "default": QueueSettings(),
+        "lopri": QueueSettings(fleet=FleetSettings(concurrency=32)),
+    }
+
+
+def _default_state_dir() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "broker-app"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Frozen: after start-up settings travel as arguments."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        validate_default=True,
+    )
+
+    broker_url: SecretStr = Field(
+        SecretStr("amqp://guest:guest@127.0.0.1:5672//"),
+        description="amqp:// or amqps://; several for fail-over, split by ';'.",
+    )
+    broker_url_file: Path | None = Field(
+        None, description="File that holds the broker_url, which it wins over: a secret that is mounted."
+    )
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+    management_url: SecretStr | None = Field(
+        None, description="RabbitMQ's management API; None is port 15672 on the broker's host."
+    )
+    result_url: SecretStr | None = Field(
+        None, description="Celery result backend; None is SQLite (WAL) in state_dir."
+    )
+    state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        description="Folder of pid files, logs and results; made on first use, by its owner only.",
+    )
+    prefix: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$", description="Put before every name on a shared broker.")
+    default_queue: str = Field("default", description="Where a task goes that names no queue.")
+    result_expires_seconds: Positive = Field(86_400.0, description="How long a result is kept.")
+    heartbeat_seconds: float = Field(
+        10.0,
+        ge=MIN_HEARTBEAT_SECONDS,
+        le=600,
+        allow_inf_nan=False,
+        description="AMQP heartbeat in seconds; a dead peer is noticed within three times this time.",
+    )
+    publish: PublishSettings = Field(default_factory=PublishSettings)
+    fetch: FetchSettings = Field(default_factory=FetchSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    common_lanes: tuple[str, ...] = Field(
+        ("1s", "5s", "10s", "30s", "1m", "3m", "5m", "10m", "1h"),
+        description="Delay lanes that `topology declare` makes ahead of time; others come when needed.",
+    )
+    task_routes: dict[str, str] = Field(
+        default_factory=dict, description="Queue by task name or pattern (reports.*)."
+    )
+    queues: dict[str, QueueSettings] = Field(
+        default_factory=default_queues,
+        description="By name. A file that declares queues declares all of them.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, which `load_settings` hands in as arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_broker_url(cls, content: dict[str, Any]) -> dict[str, Any]:
+        file = content.get("broker_url_file")
+        if not isinstance(file, str | Path) or not str(file):
+            return content
+        try:
+            return content | {"broker_url": Path(file).expanduser().read_text(encoding="utf-8").strip()}
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise ValueError(f"broker_url_file: expected a file that can be read, got {file}: {reason}") from error
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, url: SecretStr) -> SecretStr:
+        parts = [part.strip() for part in url.get_secret_value().split(";")]
+        if not all(part.startswith(BROKER_SCHEMES) for part in parts):
+            raise ValueError("must start with amqp:// or amqps://, e.g. amqp://user:password@host:5672/vhost")
+        if len({part.partition(":")[0] for part in parts}) > 1:
+            raise ValueError("must be amqps:// for all of its hosts, or for none: one way to verify serves all")
+        check_login(url)
+        return url
+
+    @field_validator("result_url")
+    @classmethod
+    def _check_result_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and "://" not in url.get_secret_value():
+            raise ValueError("must be a URL, e.g. redis://host:6379/0, or left out for SQLite in state_dir")
+        if url is not None:
+            check_login(url)
+        return url
+
+    @field_validator("queues")
+    @classmethod
+    def _check_some_queue(cls, queues: dict[str, QueueSettings]) -> dict[str, QueueSettings]:
+        if not queues:
+            raise ValueError("must declare at least one queue, e.g. [queues.default]")
+        return queues
+
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _check_state_dir(cls, folder: object) -> object:
+        if folder == "":
+            raise ValueError("must be a folder, or left out for ~/.local/state/broker-app; got an empty text")
+        return folder
+
+    @field_validator("state_dir")
+    @classmethod
+    def _make_absolute(cls, folder: Path) -> Path:
+        try:
+            return folder.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError(f"must be a folder whose home is known, got {folder}: {error}") from error
+
+    @field_validator("common_lanes")
+    @classmethod
+    def _check_lanes(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            parse_lane(word)
+        return words
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Settings:
+        problems = bad_names(self.queues, self.prefix)
+        problems += bad_references(self.queues, self.default_queue, self.task_routes)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def specs(self) -> tuple[QueueSpec, ...]:
+        """Return the queues as `queues` knows them, in their order."""
+        return tuple(
+            QueueSpec(
+                name=name,
+                prefix=self.prefix,
+                type=queue.type,
+                has_priorities=queue.priorities,
+                dead_letters=queue.dead_letters,
+                delivery_limit=queue.delivery_limit,
+                retry=queue.backoff(),
+            )
+            for name, queue in self.queues.items()
+        )
+
+    def routing_table(self) -> RoutingTable:
+        """Return where tasks go."""
+        queues = {spec.name: spec for spec in self.specs()}
+        return RoutingTable(queues=queues, default=self.default_queue, patterns=self.task_routes)

@@ -1,0 +1,56 @@
+"""Whether the names and URLs in the settings can be meant: queues, routes, logins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from queues.errors import InvalidQueueName, nearest
+from queues.spec import check_queue_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from pydantic import SecretStr
+
+
+def check_login(url: SecretStr) -> None:
+    """Refuse a URL whose password would be taken for a host's port or a path, and be shown as such."""
+    for part in url.get_secret_value().split(";"):
+        split = urlsplit(part.strip())
+        try:
+            is_misread = "@" in split.path + split.query + split.fragment or ("," not in part and split.port == 0)
+        except ValueError:
+            is_misread = True
+        if is_misread:
+            raise ValueError(
+                "must have a port of 1..65535, and special characters of user and password in the form %2F"
+            )
+
+
+def bad_names(names: Collection[str], prefix: str) -> list[str]:
+    """Return what is wrong with the names of the queues, a line each."""
+    problems = [
+        f"queues.{name}: is queue {name.removeprefix(prefix)!r} with its prefix, {prefix!r}; rename one of them"
+        for name in names
+        if prefix and name.startswith(prefix) and name.removeprefix(prefix) in names
+    ]
+    for name in names:
+        try:
+            check_queue_name(name, prefix)
+        except InvalidQueueName as error:
+            problems.append(f"queues.{name}: {error}")
+    return problems
+
+
+def bad_references(queues: Iterable[str], default_queue: str, task_routes: Mapping[str, str]) -> list[str]:
+    """Return a line for each place that names a queue which is not declared."""
+    names = list(queues)
+    references = {"default_queue": default_queue} | {
+        f"task_routes.{pattern!r}": queue for pattern, queue in task_routes.items()
+    }
+    return [
+        f"{where}: must be one of the declared queues ({', '.join(names)}), got {queue!r}{nearest(queue, names)}"
+        for where, queue in references.items()
+        if queue not in names
+    ]
