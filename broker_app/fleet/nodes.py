@@ -18,7 +18,7 @@ from queues.spec import AMQP_SHORT_STRING_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker_app.settings import Settings
+    from broker_app.settings import FleetSettings, Settings
 
 _NUMBER_SIGN = "+"
 _NUMBER_BYTES = len("+1000")
@@ -56,17 +56,25 @@ class Fleet:
         queue: As producers write it.
         broker_queue: Its name on the broker, with the prefix.
         nodes: In the order of their numbers; empty if the settings want none.
-        pool: Celery's ``-P``.
-        concurrency: Slots of each node.
         prefetch: Messages reserved ahead for each slot.
+        settings: All else that the settings say of the workers.
     """
 
     queue: str
     broker_queue: str
     nodes: tuple[Node, ...]
-    pool: str
-    concurrency: int
     prefetch: int
+    settings: FleetSettings
+
+    @property
+    def pool(self) -> str:
+        """Celery's ``-P``."""
+        return self.settings.pool
+
+    @property
+    def concurrency(self) -> int:
+        """Slots of each node."""
+        return self.settings.concurrency
 
 
 def wanted_fleets(settings: Settings, queues: Iterable[str] = ()) -> tuple[Fleet, ...]:
@@ -89,9 +97,8 @@ def wanted_fleets(settings: Settings, queues: Iterable[str] = ()) -> tuple[Fleet
                 queue=name,
                 broker_queue=table.queue(name).broker_name,
                 nodes=tuple(Node(name, stem, host) for stem in stems[: queue.fleet.nodes]),
-                pool=queue.fleet.pool,
-                concurrency=queue.fleet.concurrency,
                 prefetch=queue.prefetch,
+                settings=queue.fleet,
             )
         )
     return tuple(fleets)

@@ -174,7 +174,8 @@ def _launch_all(
 
     def run(fleet: Fleet) -> Launch:
         timeout_seconds = LAUNCH_SECONDS_PER_NODE * len(fleet.nodes)
-        return launch(start_command(fleet, app_name, state), environment, timeout_seconds)
+        own = {**environment, **fleet.settings.environment}
+        return launch(start_command(fleet, app_name, state), own, timeout_seconds)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         futures = {fleet.queue: pool.submit(run, fleet) for fleet in fleets}

@@ -139,7 +139,8 @@ def _source(location: tuple[int | str, ...], file: str) -> str:
 def _shown(item: Any) -> str:
     """Return ``, got 900`` for plain values of known settings that hold no secret."""
     value = item.get("input")
-    if item["type"] in {"value_error", "extra_forbidden"} or any("url" in str(part) for part in item["loc"]):
+    is_secret = any("url" in str(part) or part == "environment" for part in item["loc"])
+    if item["type"] in {"value_error", "extra_forbidden"} or is_secret:
         return ""
     return f", got {value!r}" if isinstance(value, (str, int, float, bool)) else ""
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from broker_app.settings.base import FROZEN
+from broker_app.settings.faults import ENV_PREFIX
 
 DEFAULT_DRAIN_SECONDS = 25.0
 """With the few seconds that a process takes to end it fits into the 30 s that Kubernetes waits before it kills."""
+
+LOWEST_NICE = 19
+"""The kernel's own bound (setpriority(2)); below 0 is for root alone, and not for workers."""
+
+_YEAR_SECONDS = 365 * 86_400
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class FleetSettings(BaseModel):
@@ -22,6 +30,33 @@ class FleetSettings(BaseModel):
     concurrency: int = Field(
         8, ge=1, le=10_000, description="Celery's -c: tasks at once in each node; solo knows only 1."
     )
+    time_limit_seconds: float | None = Field(
+        None, gt=0, le=_YEAR_SECONDS, description="Celery's --time-limit: when a task is ended; not with solo."
+    )
+    soft_time_limit_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=_YEAR_SECONDS,
+        description="Celery's --soft-time-limit: when SoftTimeLimitExceeded is raised in a task; below the other.",
+    )
+    max_tasks_per_child: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Tasks after which a process of a prefork pool is replaced."
+    )
+    max_memory_per_child_mb: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Memory, in MiB, beyond which a process of a prefork pool is replaced after its task.",
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Variables for the workers; their values are never shown."
+    )
+    nice: int = Field(
+        0,
+        ge=0,
+        le=LOWEST_NICE,
+        description="nice(1) of the worker processes: processor time that they leave to others.",
+    )
     drain_seconds: float = Field(
         DEFAULT_DRAIN_SECONDS,
         ge=0,
@@ -31,7 +66,37 @@ class FleetSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _check_solo(self) -> FleetSettings:
+    def _check_pool(self) -> FleetSettings:
         if self.pool == "solo" and self.concurrency != 1:
             raise ValueError(f'concurrency must be 1 with pool = "solo", got {self.concurrency}')
+        if self.pool == "solo":
+            self._refuse(("time_limit_seconds", "soft_time_limit_seconds"), "prefork, threads or gevent")
+        if self.pool != "prefork":
+            self._refuse(("max_tasks_per_child", "max_memory_per_child_mb"), "prefork")
         return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> FleetSettings:
+        soft, hard = self.soft_time_limit_seconds, self.time_limit_seconds
+        if soft is not None and hard is not None and soft >= hard:
+            raise ValueError(
+                f"soft_time_limit_seconds must be below time_limit_seconds ({hard:g}), got {soft:g}; "
+                f"leave a task the time to clean up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_environment(self) -> FleetSettings:
+        for name, value in self.environment.items():
+            if not _VARIABLE.fullmatch(name) or "\0" in value:
+                raise ValueError(f"environment must hold names such as MY_PROXY, got {name!r}; correct it")
+            if name.startswith(ENV_PREFIX):
+                raise ValueError(
+                    f"environment must not hold {name}: the commands would not see it; set it where they run"
+                )
+        return self
+
+    def _refuse(self, names: tuple[str, ...], pools: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ValueError(f'{name} needs pool = {pools}, got pool = "{self.pool}"; delete one of them')

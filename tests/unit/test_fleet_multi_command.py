@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker_app.fleet.multi import child_environment, launch, start_command
 from broker_app.fleet.nodes import Fleet, Node
 from broker_app.fleet.state import FleetState
+from broker_app.settings import FleetSettings
 
 if TYPE_CHECKING:
     import pytest
 
-FLEET = Fleet(
-    "lopri", "shop.lopri", (Node("lopri", "shop.lopri", "h"),), pool="threads", concurrency=7, prefetch=2
+NODES = (Node("lopri", "shop.lopri", "h"),)
+FLEET = Fleet("lopri", "shop.lopri", NODES, prefetch=2, settings=FleetSettings(concurrency=7))
+PREFORK = FleetSettings(
+    pool="prefork",
+    time_limit_seconds=90,
+    soft_time_limit_seconds=80.5,
+    max_tasks_per_child=100,
+    max_memory_per_child_mb=300,
+    nice=5,
 )
 
 
@@ -33,6 +42,19 @@ def test_the_command_holds_all_that_the_settings_say(monkeypatch: pytest.MonkeyP
         "--prefetch-multiplier=2",
         "--pidfile=/s/run/shop/%n.pid",
         "--logfile=/s/log/shop/%n%I.log",
+    } <= set(command)
+
+
+def test_limits_and_recycling_are_options_of_celery_in_its_own_units() -> None:
+    """Seconds are seconds, MiB are celery's KiB, and a nice level is that of the whole command."""
+    command = start_command(replace(FLEET, settings=PREFORK), "shop", FleetState(Path("/s"), "shop"))
+
+    assert command[:3] == ["nice", "-n", "5"]
+    assert {
+        "--time-limit=90",
+        "--soft-time-limit=80.5",
+        "--max-tasks-per-child=100",
+        "--max-memory-per-child=307200",
     } <= set(command)
 
 

@@ -244,6 +244,17 @@ def test_no_fault_is_told_twice(write: Callable[[str], Path]) -> None:
         ("[queues.default]\ndelivery_limit = -1", "queues.default.delivery_limit"),
         ("[queues.default.fleet]\npool = 'eventlet'", "queues.default.fleet.pool"),
         ("[queues.default.fleet]\npool = 'solo'\nconcurrency = 2", "queues.default.fleet"),
+        ("[queues.default.fleet]\ntime_limit_seconds = 0", "queues.default.fleet.time_limit_seconds"),
+        (
+            "[queues.default.fleet]\ntime_limit_seconds = 5\nsoft_time_limit_seconds = 5",
+            "queues.default.fleet",
+        ),
+        ("[queues.default.fleet]\npool='solo'\nconcurrency=1\ntime_limit_seconds = 5", "queues.default.fleet"),
+        ("[queues.default.fleet]\nmax_tasks_per_child = 5", "queues.default.fleet"),
+        ("[queues.default.fleet]\npool='gevent'\nmax_memory_per_child_mb = 5", "queues.default.fleet"),
+        ("[queues.default.fleet]\nenvironment = {'A B' = 'c'}", "queues.default.fleet"),
+        ("[queues.default.fleet]\nenvironment = {BROKER_APP_PREFIX = 'c'}", "queues.default.fleet"),
+        ("[queues.default.fleet]\nnice = 20", "queues.default.fleet.nice"),
         ("[queues.default]\n[queues.'amq.a']", "queues.amq.a"),
         ("[queues.default]\n[queues.'a.dead']", "queues.a.dead"),
         ("[queues.default]\n[queues.'a.*']", "queues.a.*"),
@@ -259,6 +270,13 @@ def test_a_bad_value_is_refused_at_its_place(write: Callable[[str], Path], text:
     problem = next(problem for problem in _problems(file) if f"{file}: {place}: " in problem)
     assert "\n" not in problem
     assert len(problem) > len(f"{file}: {place}: ") + 10
+
+
+def test_the_value_of_a_variable_for_workers_is_not_shown(write: Callable[[str], Path]) -> None:
+    """It may be a secret, also where a number stands in the place of a text."""
+    (problem,) = _problems(write("[queues.default.fleet]\nenvironment = {API_KEY = 987654321}\n"))
+    assert "queues.default.fleet.environment.API_KEY" in problem
+    assert "987654321" not in problem
 
 
 def test_a_queue_that_stands_twice_is_refused(write: Callable[[str], Path]) -> None:
