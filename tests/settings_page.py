@@ -35,8 +35,8 @@ the file only; its settings can be changed from the environment: `BROKER_APP_QUE
 _QUEUES = """
 ## Queues
 
-A file that declares queues declares all of them. Without any there are `default` and `lopri`, the latter with
-`concurrency = 32`.
+A file that declares queues declares all of them. Without any there are `default`, with
+`wait_objective_seconds = 5.0`, and `lopri`, with `wait_objective_seconds = 600.0` and `concurrency = 32`.
 """
 
 _TYPES = {

@@ -18,11 +18,16 @@ from broker_app.errors import MetricsError
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
 
+_OUTPUT = click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it there, whole or not at all."
+)
+
 
 @click.group(
     cls=Group,
     epilog="\b\nExamples:\n  broker-app metrics serve\n  broker-app metrics show\n"
-    "  broker-app metrics targets --output /etc/prometheus/targets/broker-app.json",
+    "  broker-app metrics targets --output /etc/prometheus/targets/broker-app.json\n"
+    "  broker-app metrics rules --output /etc/prometheus/rules/broker-app.yml",
 )
 def metrics() -> None:
     """Serve to Prometheus what producers, workers and the broker tell; one server for each host."""
@@ -80,9 +85,7 @@ def show(app: BrokerApp) -> None:
     "  broker-app metrics targets worker1 worker2"
 )
 @click.argument("hosts", nargs=-1, metavar="[HOST]...")
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it there, whole or not at all."
-)
+@_OUTPUT
 @pass_app
 def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None:
     """Print the hosts' servers as Prometheus' file discovery reads them.
@@ -96,7 +99,27 @@ def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None
     found = servers.targets(settings, hosts)
     if not hosts:
         found = servers.found_targets(settings, BrokerReader(app).read().hosts)
-    text = json.dumps(found, indent=1) + "\n"
+    _put(json.dumps(found, indent=1) + "\n", output)
+
+
+@metrics.command(
+    epilog="\b\nExamples:\n  broker-app metrics rules --output /etc/prometheus/rules/broker-app.yml\n"
+    "  broker-app -A shop metrics rules --job shop --runbooks https://wiki.example.com/alerts\n"
+    "  broker-app metrics rules | promtool check rules"
+)
+@_OUTPUT
+@click.option("--job", help="Name of Prometheus' scrape configuration instead of broker-app.")
+@click.option("--runbooks", help="Address of the runbooks instead of docs/alerts.md; #<alert> is put behind it.")
+@pass_app
+def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | None) -> None:
+    """Print Prometheus' recording and alerting rules, made from the settings' queues and objectives."""
+    from broker_app.metrics.rules import JOB, RUNBOOKS, rules_text  # noqa: PLC0415
+
+    _put(rules_text(app.settings, job or JOB, runbooks or RUNBOOKS), output)
+
+
+def _put(text: str, output: Path | None) -> None:
+    """Print a text, or put it into a file as a whole."""
     if output is None:
         click.echo(text, nl=False)
         return

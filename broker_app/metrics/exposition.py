@@ -49,13 +49,14 @@ def _lines(series: Series, values: Sequence[float]) -> Iterable[str]:
 def _histogram(name: str, labels: str, bounds: Sequence[float], values: Sequence[float]) -> Iterator[str]:
     head = f"{name}_bucket{{{labels}," if labels else f"{name}_bucket{{"
     counts = list(accumulate(values[:-1]))
-    for bound, count in zip((*map(_bound, bounds), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(bound_label, bounds), "+Inf"), counts, strict=True):
         yield f'{head}le="{bound}"}} {_number(count)}'
     yield f"{name}_count{{{labels}}} {_number(counts[-1])}"
     yield f"{name}_sum{{{labels}}} {values[-1]!r}"
 
 
-def _bound(bound: float) -> str:
+def bound_label(bound: float) -> str:
+    """Return a bucket's bound as its label `le` has it."""
     return repr(float(bound))
 
 

@@ -29,8 +29,8 @@ heartbeat every half of this time: at 2 s it listens until the broker gives it u
 def default_queues() -> dict[str, QueueSettings]:
     """Return the queues of a file that declares none."""
     return {
-        "default": QueueSettings(),
-        "lopri": QueueSettings(fleet=FleetSettings(concurrency=32)),
+        "default": QueueSettings(wait_objective_seconds=5.0),
+        "lopri": QueueSettings(wait_objective_seconds=600.0, fleet=FleetSettings(concurrency=32)),
     }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from bisect import bisect_left
 
+from pydantic import BaseModel, Field, field_validator
+
+from broker_app.metrics.catalogue import BOUNDS_SECONDS
 from broker_app.settings.base import FROZEN, Positive
 from broker_app.settings.fleet import FleetSettings
 from queues import Backoff, DeadLetters, QueueType
@@ -42,8 +45,26 @@ class QueueSettings(BaseModel):
         900.0, description="The longest run of a task here; below the broker's consumer time-out."
     )
     dead_letters: DeadLetters = Field(DeadLetters.KEEP, description="keep in <queue>.dead, or discard.")
+    wait_objective_seconds: float | None = Field(
+        None,
+        description="What a task should not wait longer for its start, past its wished delay; one of the bounds "
+        "of the metrics' buckets (docs/metrics.md). None is no objective.",
+    )
+    wait_objective_percent: float = Field(
+        99.0, ge=50, le=99.99, allow_inf_nan=False, description="Of the tasks; the others may wait longer."
+    )
     retry: RetrySettings = Field(default_factory=RetrySettings, description="How its failed tasks are retried.")
     fleet: FleetSettings = Field(default_factory=FleetSettings, description="Its workers.")
+
+    @field_validator("wait_objective_seconds")
+    @classmethod
+    def _check_bound(cls, seconds: float | None) -> float | None:
+        """Take only what the histograms can tell exactly: how many waited longer than one of their bounds."""
+        if seconds is not None and seconds not in BOUNDS_SECONDS:
+            place = bisect_left(BOUNDS_SECONDS, seconds)
+            near = " or ".join(f"{bound:g}" for bound in BOUNDS_SECONDS[max(0, place - 1) : place + 1])
+            raise ValueError(f"must be a bound of the metrics' buckets, the nearest are {near}; got {seconds:g}")
+        return seconds
 
     def backoff(self) -> Backoff:
         """Return the retries as `queues` knows them."""

@@ -125,6 +125,28 @@ def test_the_file_is_found_by_argument_then_variable_then_place(
     assert load_settings("argument.toml").prefix == "argument."
 
 
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("wait_objective_seconds = 7", "must be a bound of the metrics' buckets, the nearest are 5 or 10; got 7"),
+        ("wait_objective_seconds = 0", "the nearest are 0.001; got 0"),
+        ("wait_objective_seconds = 86400", "the nearest are 3600; got 86400"),
+        ("wait_objective_percent = 100", "wait_objective_percent: Input should be less than or equal to 99.99"),
+    ],
+)
+def test_an_objective_that_cannot_be_counted(write: Callable[[str], Path], objective: str, expected: str) -> None:
+    """A wait between two buckets, and an objective that no task may miss, are refused with what is possible."""
+    (problem,) = _problems(write(f"[queues.default]\n{objective}\n"))
+    assert expected in problem
+
+
+def test_a_queue_without_an_objective_has_none(write: Callable[[str], Path]) -> None:
+    """A declared queue has an objective only if its table says so."""
+    settings = load_settings(write("[queues.default]\n[queues.urgent]\nwait_objective_seconds = 0.5\n"))
+    assert settings.queues["default"].wait_objective_seconds is None
+    assert settings.queues["urgent"].wait_objective_seconds == 0.5
+
+
 def test_a_byte_order_mark_is_passed_over(write: Callable[[bytes], Path]) -> None:
     """Editors on Windows write one."""
     assert load_settings(write(b"\xef\xbb\xbfprefix = 'a.'\n")).prefix == "a."
@@ -175,7 +197,7 @@ def test_every_field_says_what_it_does_and_in_what_unit(name: str, field: Any) -
     assert field.description
     assert field.description.endswith(".")
     if field.annotation is float:
-        assert name.endswith(("_seconds", ".factor"))
+        assert name.endswith(("_seconds", "_percent", ".factor"))
     if field.annotation is int:
         assert name.endswith("_bytes") or any(
             thing in field.description
