@@ -91,8 +91,7 @@ def take(app: BrokerApp, queue: str) -> list[Message]:
         return found
 
 
-def delete(app: BrokerApp, *queues: str) -> None:
-    """Delete queues with what is in them."""
+def delete(app: BrokerApp, *queues: str) -> int:
+    """Delete queues with what is in them, and return how many messages that was."""
     with app.connection_for_write() as connection:
-        for queue in queues:
-            connection.default_channel.queue_delete(queue)
+        return sum(connection.default_channel.queue_delete(queue) for queue in queues)

@@ -146,8 +146,8 @@ class Storm:
         ended = self.shop.runs("end").values()
         return sorted(run["at"] for runs in ended for run in runs if run["at"] >= since)
 
-    def account(self) -> Account:
-        """Publish no more, wait until all that was confirmed has an end, and return the account."""
+    def account(self, *, without: int = 0) -> Account:
+        """Publish no more, wait until all that was confirmed, but for so many, has an end; return the account."""
         (self.shop.folder / "enough").touch()
         confirmed = self._confirmed()
         app, dead = self.shop.app(), set()
@@ -158,7 +158,7 @@ class Storm:
             return confirmed - self.shop.runs("end").keys() - dead
 
         deadline = time.monotonic() + SECONDS
-        while missing() and time.monotonic() < deadline:
+        while len(missing()) > without and time.monotonic() < deadline:
             time.sleep(0.2)
         if missing():
             dead |= {message.headers["id"] for message in take(app, f"{app.settings.prefix}default.dead")}

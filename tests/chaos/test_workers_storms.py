@@ -118,7 +118,7 @@ def raise_memory_alarm(storm: Storm) -> None:
 
 def raise_disk_alarm(storm: Storm) -> None:
     """Let the broker stop reading from who publishes, for want of disk."""
-    storm.control("set_disk_free_limit", "900TB")
+    storm.control("set_disk_free_limit", "900000GB")
     time.sleep(OUT_SECONDS)
     storm.control("set_disk_free_limit", "50MB")
 
@@ -176,9 +176,9 @@ def test_a_deleted_queue_loses_what_was_in_it_and_no_more(
     with Storm.over(stormy_shop, stormy_broker, "threads") as storm:
         app = stormy_shop.app()
         storm.faults += 1
-        delete(app, f"{app.settings.prefix}default")
+        waiting = delete(app, f"{app.settings.prefix}default")
         storm.wait_for_tasks()
-        account = storm.account()
+        account = storm.account(without=waiting + SLOTS)
         book(account)
-        assert account.lost <= 2 * SLOTS  # all that waited: the worker keeps up with the publisher
+        assert account.lost <= waiting + SLOTS  # some may come between its count and its end
         assert account.duplicates <= 2 * SLOTS
