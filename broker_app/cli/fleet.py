@@ -157,8 +157,9 @@ def restart(
 def status(app: BrokerApp, queues: tuple[str, ...], answer_seconds: float, *, is_json: bool) -> None:
     """Show the nodes and what they do.
 
-    Exit code 0 if all that are wanted run and consume their queue, else 1. What a node consumes, and when it
-    last heard from the broker, it writes down itself once a second: a node that hangs is seen.
+    Exit code 0 if all that are wanted run and consume their queue, 4 if the broker cannot be asked, else 1. What
+    a node consumes, and when it last heard from the broker, it writes down itself once a second: a node that
+    hangs is seen.
     """
     found = fleet_status(app, queues, answer_seconds=answer_seconds)
     rows = [_row(node) for node in found.nodes]
@@ -168,6 +169,7 @@ def status(app: BrokerApp, queues: tuple[str, ...], answer_seconds: float, *, is
         _print_table(rows)
     if found.broker_problem:
         click.echo(f"broker-app: nobody could be asked: {found.broker_problem}", err=True)
+        sys.exit(exit_codes.BROKER)
     sys.exit(exit_codes.OK if found.is_complete else exit_codes.FAILED)
 
 

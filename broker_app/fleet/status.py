@@ -85,8 +85,8 @@ class FleetStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every wanted node runs and consumes its queue."""
-        return all(
+        """Whether every wanted node runs and consumes its queue, and the broker could be asked."""
+        return not self.broker_problem and all(
             status.is_consuming and status.state is NodeState.RUNNING for status in self.nodes if status.is_wanted
         )
 
