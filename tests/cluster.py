@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import socket
-import subprocess
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brokers import Management
+from containers import docker
 from waiting import wait_until
 
 from broker_app.embedded.readiness import wait_for_version
@@ -22,7 +22,6 @@ CONF = Path(__file__).parents[1] / "compose" / "cluster" / "cluster.conf"
 NODES = (1, 2, 3)
 
 _START_SECONDS = 150.0
-_COMMAND_SECONDS = 90
 _USER = "cluster"
 
 
@@ -56,7 +55,7 @@ class Cluster:
 
     def run(self) -> None:
         """Start all, and return when they are one."""
-        _docker("network", "create", self.name)
+        docker("network", "create", self.name)
         for node in NODES:
             amqp, api = self._ports[node]
             options = ["--network", self.name, "--hostname", f"rabbit-{node}", "--network-alias", f"rabbit-{node}"]
@@ -64,7 +63,7 @@ class Cluster:
             options += ["-v", f"{CONF}:/etc/rabbitmq/conf.d/20-cluster.conf:ro", "--ulimit", "nofile=16384:16384"]
             options += ["-e", f"RABBITMQ_DEFAULT_USER={_USER}", "-e", f"RABBITMQ_DEFAULT_PASS={self.password}"]
             options += ["-e", f"RABBITMQ_ERLANG_COOKIE={self.name}"]
-            _docker("run", "--detach", "--name", self._container(node), *options, self.image)
+            docker("run", "--detach", "--name", self._container(node), *options, self.image)
         wait_until(lambda: self.running() == len(NODES), _START_SECONDS, "three nodes to be one broker")
 
     def running(self) -> int:
@@ -91,24 +90,24 @@ class Cluster:
 
     def kill(self, node: int) -> None:
         """End a node with SIGKILL."""
-        _docker("kill", self._container(node))
+        docker("kill", self._container(node))
 
     def stop(self, node: int) -> None:
         """End a node in order, as for an upgrade."""
-        _docker("stop", "--time", "60", self._container(node))
+        docker("stop", "--time", "60", self._container(node))
 
     def start(self, node: int) -> None:
         """Start a node that was ended, and return when all run."""
-        _docker("start", self._container(node))
+        docker("start", self._container(node))
         wait_for_version(self.url_of(node), _START_SECONDS, lambda: None)
         wait_until(lambda: self.running() == len(NODES), _START_SECONDS, "the node to be back")
 
     def remove(self) -> None:
         """Remove all of it."""
         with ExitStack() as stack:
-            stack.callback(_docker, "network", "rm", self.name)
+            stack.callback(docker, "network", "rm", self.name)
             for node in NODES:
-                stack.callback(_docker, "rm", "--force", "--volumes", self._container(node))
+                stack.callback(docker, "rm", "--force", "--volumes", self._container(node))
 
     def _container(self, node: int) -> str:
         return f"{self.name}-{node}"
@@ -128,14 +127,3 @@ def running_cluster(image: str) -> Iterator[Cluster]:
 def _two_ports() -> tuple[int, int]:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         return one.getsockname()[1], two.getsockname()[1]
-
-
-def _docker(*words: str) -> str:
-    done = subprocess.run(
-        ["docker", *words],  # noqa: S607 - from the PATH, as testcontainers
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_COMMAND_SECONDS,
-    )
-    return done.stdout.strip()

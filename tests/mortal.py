@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 import shutil
 import socket
-import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
+
+from containers import docker
 
 from broker_app.embedded.private_node import PrivateNode
 from broker_app.embedded.readiness import wait_for_version
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from broker_app.embedded import FoundBroker
 
 _START_SECONDS = 60.0
-_COMMAND_SECONDS = 60
 
 
 class MortalBroker(Protocol):
@@ -50,7 +50,7 @@ def mortal_broker(broker: FoundBroker, folder: Path) -> Iterator[MortalBroker]:
         container.run()
         yield container
     finally:
-        _docker("rm", "--force", "--volumes", container.name)
+        docker("rm", "--force", "--volumes", container.name)
 
 
 class _Container:
@@ -75,29 +75,18 @@ class _Container:
             "--ulimit",
             "nofile=16384:16384",
         )
-        _docker("run", "--detach", *place, *user, self._image)
+        docker("run", "--detach", *place, *user, self._image)
         wait_for_version(self.amqp_url, _START_SECONDS, lambda: None)
 
     def kill(self) -> None:
-        _docker("kill", self.name)
+        docker("kill", self.name)
 
     def start(self) -> None:
-        _docker("start", self.name)
+        docker("start", self.name)
         wait_for_version(self.amqp_url, _START_SECONDS, lambda: None)
 
 
 def _image_of(port: int) -> str | None:
     if not shutil.which("docker"):
         return None
-    return _docker("ps", "--filter", f"publish={port}", "--format", "{{.Image}}") or None
-
-
-def _docker(*words: str) -> str:
-    done = subprocess.run(
-        ["docker", *words],  # noqa: S607 - from the PATH, as testcontainers
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_COMMAND_SECONDS,
-    )
-    return done.stdout.strip()
+    return docker("ps", "--filter", f"publish={port}", "--format", "{{.Image}}") or None

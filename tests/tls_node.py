@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trustme
+from containers import docker
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ class TlsNode:
         _write(self.folder / "node.pem", b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         _write(self.folder / "node.key", issued.private_key_pem.bytes())
         if self._is_running():
-            _docker("exec", self.container, "rabbitmqctl", "eval", "ssl:clear_pem_cache().")
+            docker("exec", self.container, "rabbitmqctl", "eval", "ssl:clear_pem_cache().")
 
     def close_connections(self) -> None:
         """Close all connections, as an operator would."""
-        _docker("exec", self.container, "rabbitmqctl", "close_all_connections", "test")
+        docker("exec", self.container, "rabbitmqctl", "close_all_connections", "test")
 
     def _is_running(self) -> bool:
-        return bool(_docker("ps", "--quiet", "--filter", f"name={self.container}"))
+        return bool(docker("ps", "--quiet", "--filter", f"name={self.container}"))
 
 
 @contextmanager
@@ -92,19 +93,17 @@ def tls_node(folder: Path, image: str) -> Iterator[TlsNode]:
     user = ("-e", f"RABBITMQ_DEFAULT_USER={USER}", "-e", f"RABBITMQ_DEFAULT_PASS={PASSWORD}")
     place = ("--name", node.container, "--publish", f"{HOST}:{port}:5671", "--ulimit", "nofile=16384:16384")
     try:
-        _docker("run", "--detach", *place, *mounts, *user, image)
+        docker("run", "--detach", *place, *mounts, *user, image)
         wait_until(lambda: _is_listening(node), _START_SECONDS, "the node to listen")
         yield node
     finally:
-        _docker("rm", "--force", "--volumes", node.container)
+        docker("rm", "--force", "--volumes", node.container)
 
 
 def image_of(amqp_url: str) -> str:
     """Return the image of the container that serves a URL, else the product's own."""
     port = amqp_url.rpartition("@")[2].partition("/")[0].rpartition(":")[2]
-    found = (
-        _docker("ps", "--filter", f"publish={port}", "--format", "{{.Image}}") if shutil.which("docker") else ""
-    )
+    found = docker("ps", "--filter", f"publish={port}", "--format", "{{.Image}}") if shutil.which("docker") else ""
     return found or "rabbitmq:4-management"
 
 
@@ -133,14 +132,3 @@ def _is_listening(node: TlsNode) -> bool:
 def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     file.chmod(0o644)
-
-
-def _docker(*words: str) -> str:
-    done = subprocess.run(
-        ["docker", *words],  # noqa: S607 - from the PATH, as testcontainers
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_COMMAND_SECONDS,
-    )
-    return done.stdout.strip()
