@@ -41,7 +41,7 @@ def metrics() -> None:
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port instead of metrics.port; 0 takes a free one.")
 @pass_app
 def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
-    """Answer on /metrics, /live, /ready and /targets until Ctrl-C or SIGTERM.
+    """Answer on /metrics, /live, /ready, /targets, and with a page for people on /, until Ctrl-C or SIGTERM.
 
     A broker that is down is a metric, broker_app_broker_up 0, and no error.
     """
@@ -49,6 +49,7 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
     from broker_app.metrics.collector import Collector  # noqa: PLC0415 - the help comes without all of it
     from broker_app.metrics.routes import routes  # noqa: PLC0415
     from broker_app.metrics.server import MetricsServer  # noqa: PLC0415
+    from broker_app.status_page import StatusPage  # noqa: PLC0415
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     chosen = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -56,10 +57,12 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
     collector = Collector(app, version())
     server = MetricsServer(settings)
     settings = settings.model_copy(update={"port": server.port})
+    page = StatusPage(app, collector, settings, version())
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.close).start())
     click.echo(f"metrics on {server.url}/metrics")
     try:
-        server.serve(routes(collector, settings))
+        with page.sampling():
+            server.serve(routes(collector, settings, page))
     finally:
         collector.close()
 

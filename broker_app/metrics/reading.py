@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ class _Known:
 
 
 class Reader:
-    """Reads the files of a folder, again and again.
+    """Reads the files of a folder, again and again. For several threads at once: one reads, the others wait.
 
     Args:
         folder: It need not be there.
@@ -82,9 +83,14 @@ class Reader:
         self._folder = folder
         self._known: dict[Path, _Known] = {}
         self._warned: set[Path] = set()
+        self._lock = threading.Lock()  # what is known of a file must not be learnt twice
 
     def read(self) -> Reading:
         """Return what is counted now. A file that cannot be read is counted, told once, and passed over."""
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Reading:
         reading = Reading()
         paths = self._paths(reading)
         for path in paths:

@@ -12,9 +12,10 @@ from broker_app.metrics.targets import found_targets
 if TYPE_CHECKING:
     from broker_app.metrics.collector import Collector
     from broker_app.settings import MetricsSettings
+    from broker_app.status_page import StatusPage
 
 
-def routes(collector: Collector, settings: MetricsSettings) -> dict[str, Route]:
+def routes(collector: Collector, settings: MetricsSettings, page: StatusPage) -> dict[str, Route]:
     """Return what is answered, by path."""
 
     def metrics(_: Request) -> Response:
@@ -34,4 +35,5 @@ def routes(collector: Collector, settings: MetricsSettings) -> dict[str, Route]:
         "/live": Route(lambda _: Response("live\n"), is_open=True),
         "/ready": Route(ready, is_open=True),
         "/targets": Route(discovery),
+        **page.routes(),
     }

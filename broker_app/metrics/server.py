@@ -49,6 +49,7 @@ class Request:
         query: The last value of each name.
         headers: Their names in lower case.
         body: At most `MAX_BODY_BYTES`.
+        client: Its address.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
             return Response("the body is too long\n", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         headers = {name.lower(): value for name, value in self.headers.items()}
         try:
-            return route.answer(Request(method, place.path, dict(parse_qsl(place.query)), headers, body))
+            query, client = dict(parse_qsl(place.query)), str(self.client_address[0])
+            return route.answer(Request(method, place.path, query, headers, body, client))
         except Exception:
             logger.exception("%s %s", method, place.path)
             return Response("it failed; the log says why\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from broker_app.settings.base import FROZEN, Positive
+
+MIN_TOKEN_CHARACTERS = 16
 
 
 class MetricsSettings(BaseModel):
@@ -30,6 +32,23 @@ class MetricsSettings(BaseModel):
     broker_timeout_seconds: Positive = Field(
         2.0, description="How long an answer waits for the broker; then it shows the last figures and their age."
     )
+
+    actions_token: SecretStr | None = Field(
+        None,
+        description="What lets one act on the status page; at least 16 characters. None: the page only shows.",
+    )
+    page_hosts: tuple[str, ...] = Field(
+        (), description="Further names by which browsers open the status page, if there is no password."
+    )
+
+    @field_validator("actions_token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        """Refuse a token that can be guessed, or that no header can carry."""
+        text = None if token is None else token.get_secret_value()
+        if text is not None and (len(text) < MIN_TOKEN_CHARACTERS or not (text.isascii() and text.isprintable())):
+            raise ValueError(f"must have at least {MIN_TOKEN_CHARACTERS} characters, all of them ASCII")
+        return token
 
     @model_validator(mode="after")
     def _check_pairs(self) -> MetricsSettings:

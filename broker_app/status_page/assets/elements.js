@@ -1,0 +1,64 @@
+// Makes elements. Text goes in as text: no function here, or anywhere on this page, reads markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Return an element. `facts`: class, data (object), and properties such as title, type, hidden, onclick. */
+export function element(tag, facts = {}, ...children) {
+  const made = document.createElement(tag);
+  const { class: name, data, ...properties } = facts;
+  if (name) made.className = name;
+  Object.assign(made.dataset, data ?? {});
+  Object.assign(made, properties);
+  made.append(...children);
+  return made;
+}
+
+/** Return an element of a drawing, with its attributes. */
+export function shape(tag, attributes = {}, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/** Write a text, only if it is another one: a person may be selecting it. */
+export function write(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+/** Return a button that does something once, and is out of use meanwhile. */
+export function button(text, action, name = "") {
+  const made = element("button", { type: "button", class: name }, text);
+  made.addEventListener("click", async () => {
+    made.disabled = true;
+    try {
+      await action();
+    } finally {
+      made.disabled = false;
+    }
+  });
+  return made;
+}
+
+/** Return a button that asks again before it does something that cannot be undone. */
+export function carefulButton(text, question, action) {
+  const SECONDS_TO_THINK = 5;
+  let isAsked = false;
+  const made = button(text, async () => {
+    if (isAsked) {
+      rest();
+      await action();
+      return;
+    }
+    isAsked = true;
+    made.textContent = question;
+    made.classList.add("asked");
+    setTimeout(rest, SECONDS_TO_THINK * 1000);
+  }, "danger");
+  function rest() {
+    isAsked = false;
+    made.textContent = text;
+    made.classList.remove("asked");
+  }
+  return made;
+}

@@ -1,0 +1,65 @@
+// Numbers as a person reads them. What is not known is a dash.
+
+import { element } from "./elements.js";
+
+export const UNKNOWN = "–";
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export function count(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  return value < 1e6 ? whole.format(value) : short.format(value);
+}
+
+/** A second's number as a minute's: tasks are counted in minutes here. */
+export function perMinute(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  const minute = value * 60;
+  if (minute === 0) return "0/min";
+  return minute < 10 ? `${minute.toFixed(1)}/min` : `${count(minute)}/min`;
+}
+
+export function time(seconds) {
+  return clock.format(new Date(seconds * 1000));
+}
+
+/** Return the parts of a span as pairs of number and unit, at most two of them: 3 min 20 s. */
+function parts(seconds) {
+  if (seconds === 0) return [["0", "s"]];
+  if (seconds < 0.9995) return [[whole.format(seconds * 1000), "ms"]];
+  if (seconds < 9.95) return [[String(Number(seconds.toFixed(1))), "s"]];
+  if (seconds < 59.5) return [[whole.format(seconds), "s"]];
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = units.findIndex(([, size]) => Math.round(seconds) >= size);
+  const [name, size] = units[first];
+  const number = Math.floor(Math.round(seconds) / size);
+  const [lessName, lessSize] = units[first + 1];
+  const rest = Math.floor((Math.round(seconds) % size) / lessSize);
+  const found = [[whole.format(number), name]];
+  if (rest && number < 10) found.push([String(rest), lessName]);
+  return found;
+}
+
+export function span(seconds) {
+  if (seconds === null || seconds === undefined) return UNKNOWN;
+  return parts(seconds).map((pair) => pair.join("\u00a0")).join(" ");
+}
+
+export function ago(seconds) {
+  return seconds < 2 ? "just now" : `${span(seconds)} ago`;
+}
+
+/** Write a span large, with its units small. */
+export function writeSpan(target, seconds) {
+  const text = span(seconds);
+  if (target.dataset.text === text) return;
+  target.dataset.text = text;
+  if (seconds === null || seconds === undefined) {
+    target.replaceChildren(text);
+    return;
+  }
+  const pieces = parts(seconds).flatMap(([number, unit]) => [number, element("small", {}, unit)]);
+  target.replaceChildren(...pieces);
+}

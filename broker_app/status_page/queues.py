@@ -1,0 +1,213 @@
+"""One queue as the page knows it, and what is to be said of it: how it stands, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+CLOSE_SHARE = 0.7
+"""From this share of the objective on a wait is close to it."""
+
+FAILING_SHARE = 0.01
+"""Of the tasks; that fewer fail is told and no warning."""
+
+MAX_NAMED = 3
+"""Queues that the summary names."""
+
+_MINUTES_FROM, _HOURS_FROM = 90, 5_400
+
+
+class Level(StrEnum):
+    """How much it matters; the page has a colour for each."""
+
+    GOOD = "good"
+    QUIET = "quiet"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What was promised.
+
+    Attributes:
+        seconds: How long a task waits at most.
+        percent: For how many of a hundred that holds.
+    """
+
+    seconds: float
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The workers of a queue on this host.
+
+    Attributes:
+        wanted: Nodes that the settings want.
+        up: Nodes that are up.
+        slots: Tasks that they run at once.
+        busy: Tasks that they run now.
+    """
+
+    wanted: int = 0
+    up: int = 0
+    slots: int = 0
+    busy: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue now; None is what is not known.
+
+    Attributes:
+        name: By the settings.
+        objective: None if there is none.
+        wait: The longer of two: how long its first message has waited, and how long the objective's share of the
+            tasks waited that started in the last minute. In seconds; 0 if nothing waits and nothing started.
+        within_percent: How many of a hundred tasks of the last quarter of an hour waited no longer than that.
+        is_missing: Whether the broker, asked, has no such queue.
+        is_paused: Whether it was paused.
+        ready: Messages that wait.
+        running: Messages that workers hold, on all hosts.
+        dead: Messages in its dead letters.
+        consumers: Workers that take from it, on all hosts.
+        growth: By how many messages a second ``ready`` has risen, in the last minutes.
+        finished: Messages that ended in the last quarter of an hour, on this host.
+        failed: Those of them that failed for good.
+        fleet: Its workers here.
+    """
+
+    name: str
+    objective: Objective | None = None
+    wait: float | None = None
+    within_percent: float | None = None
+    is_missing: bool = False
+    is_paused: bool = False
+    ready: int | None = None
+    running: int | None = None
+    dead: int | None = None
+    consumers: int | None = None
+    growth: float | None = None
+    finished: int = 0
+    failed: int = 0
+    fleet: Fleet = Fleet()
+
+
+def verdict(queue: Queue) -> tuple[Level, str]:
+    """Return in one or two words how a queue stands."""
+    cases = (
+        (queue.is_missing, Level.BAD, "missing"),
+        (queue.is_paused, Level.WARN, "paused"),
+        (_is_over(queue, 1.0), Level.BAD, "late"),
+        (_is_left(queue), Level.BAD, "stuck"),
+        (queue.wait is None, Level.QUIET, "unknown"),
+        (_is_over(queue, CLOSE_SHARE), Level.WARN, "close"),
+        (_is_short(queue), Level.WARN, "short of workers"),
+        (_was_late(queue), Level.WARN, "was late"),
+        (queue.objective is not None, Level.GOOD, "on time"),
+    )
+    return next(((level, word) for holds, level, word in cases if holds), (Level.QUIET, "no objective"))
+
+
+def reasons(queue: Queue) -> list[tuple[Level, str]]:
+    """Return why it stands so, and what else somebody would want to know: a sentence each."""
+    fleet, objective = queue.fleet, queue.objective
+    cases = (
+        (queue.is_missing, Level.BAD, "It is not on the broker; run `broker-app topology declare`."),
+        (queue.is_paused, Level.WARN, "It is paused: its workers take nothing until it is resumed."),
+        (_is_left(queue), Level.BAD, "No worker takes from it, on any host."),
+        (_is_short(queue), Level.WARN, f"{fleet.up} of {fleet.wanted} workers of this host are up."),
+        (_is_full(queue), Level.WARN, f"{_all(fleet.slots)} busy."),
+        (True, Level.QUIET, _movement(queue)),
+        (_was_late(queue), Level.WARN, _kept(queue, objective)),
+        (queue.failed > 0, _failing(queue), f"{queue.failed:,} of {queue.finished:,} tasks failed in 15 minutes."),
+    )
+    return [(level, text) for holds, level, text in cases if holds and text]
+
+
+def summary(queues: list[Queue], problem: str) -> tuple[Level, str]:
+    """Return the whole state in one sentence.
+
+    Args:
+        queues: All of them.
+        problem: Why the broker does not answer; empty if it does.
+    """
+    found = {level: [queue.name for queue in queues if verdict(queue)[0] is level] for level in Level}
+    if problem:
+        return Level.BAD, "The broker does not answer"
+    if found[Level.BAD]:
+        words = [f"{queue.name} is {verdict(queue)[1]}" for queue in queues if queue.name in found[Level.BAD]]
+        return Level.BAD, _joined(words)
+    if found[Level.WARN]:
+        words = [_worded(queue) for queue in queues if queue.name in found[Level.WARN]]
+        return Level.WARN, _joined(words)
+    if found[Level.GOOD]:
+        return Level.GOOD, "Every queue is on time" if not found[
+            Level.QUIET
+        ] else "Every queue with an objective is on time"
+    return Level.QUIET, "No queue has an objective"
+
+
+def _worded(queue: Queue) -> str:
+    word = verdict(queue)[1]
+    if word == "close":
+        return f"{queue.name} is close to its objective"
+    return f"{queue.name} {word}" if word == "was late" else f"{queue.name} is {word}"
+
+
+def _joined(words: list[str]) -> str:
+    more = len(words) - MAX_NAMED
+    return ", ".join(words[:MAX_NAMED]) + (f", and {more} more" if more > 0 else "")
+
+
+def _is_over(queue: Queue, share: float) -> bool:
+    objective, wait = queue.objective, queue.wait
+    return objective is not None and wait is not None and wait > objective.seconds * share
+
+
+def _is_left(queue: Queue) -> bool:
+    return queue.consumers == 0 and bool(queue.ready)
+
+
+def _is_short(queue: Queue) -> bool:
+    return queue.fleet.up < queue.fleet.wanted
+
+
+def _is_full(queue: Queue) -> bool:
+    return 0 < queue.fleet.slots <= queue.fleet.busy and bool(queue.ready)
+
+
+def _was_late(queue: Queue) -> bool:
+    within = queue.within_percent
+    return queue.objective is not None and within is not None and within < queue.objective.percent
+
+
+def _failing(queue: Queue) -> Level:
+    return Level.WARN if queue.failed > queue.finished * FAILING_SHARE else Level.QUIET
+
+
+def _all(slots: int) -> str:
+    return "The only slot of this host is" if slots == 1 else f"All {slots:,} slots of this host are"
+
+
+def _kept(queue: Queue, objective: Objective | None) -> str:
+    if objective is None or queue.within_percent is None:
+        return ""
+    return f"{queue.within_percent:.4g} % were in time in 15 minutes; {objective.percent:g} % is wanted."
+
+
+def _movement(queue: Queue) -> str:
+    """Say whether what waits grows, or when it will be gone."""
+    if not queue.ready or queue.growth is None:
+        return ""
+    per_minute = queue.growth * 60.0
+    if per_minute >= 1:
+        return f"It grows by {per_minute:,.0f} a minute."
+    return f"It is empty in about {_span(queue.ready / -queue.growth)}." if per_minute <= -1 else ""
+
+
+def _span(seconds: float) -> str:
+    if seconds < _MINUTES_FROM:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < _HOURS_FROM else f"{seconds / 3_600:,.0f} h"
