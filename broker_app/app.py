@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from celery import Celery
 from celery.utils.time import maybe_make_aware
 
 from broker_app.bulk import publish_many
+from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
-from broker_app.errors import InvalidDelay
+from broker_app.errors import CallError, InvalidDelay
 from broker_app.metrics import tracing
 from broker_app.metrics.process import ProcessMetrics
 from broker_app.settings import config_path, load_settings
@@ -136,9 +137,12 @@ class BrokerApp(Celery):
 
         Raises:
             RoutingError: An unknown queue, a priority or a delay that cannot be; nothing was sent.
+            CallError: A ``task_id`` that is no text; nothing was sent.
             PublishError: The broker did not take it; also kombu's OperationalError.
         """
         with self.metrics.routing(name):
+            _check_id(options.get("task_id"))
+            _check_expires(options.get("expires"))
             delay, due = self._delay(countdown, eta)
             if due is not None:
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
@@ -192,6 +196,29 @@ def _check_eta(eta: datetime | str) -> datetime:
     if not isinstance(moment, datetime):
         raise InvalidDelay(f"an eta must be a datetime, or text in the form of ISO 8601, got {eta!r}")
     return moment
+
+
+def _check_id(task_id: object) -> None:
+    if task_id is not None and not isinstance(task_id, str):
+        raise CallError(f"task_id must be a text, got {shortened(repr(task_id))}")
+
+
+def _check_expires(expires: object) -> None:
+    """Refuse what Celery would fail on with an error that does not say what was wrong."""
+    if expires is None or isinstance(expires, datetime):
+        return
+    try:
+        if isinstance(expires, str):
+            datetime.fromisoformat(expires)
+            return
+        if isinstance(expires, Real) and not isinstance(expires, bool):
+            datetime.now(UTC) + timedelta(seconds=float(expires))
+            return
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidDelay(
+        f"expires must be a number of seconds, a datetime, or text in the form of ISO 8601, got {expires!r}"
+    )
 
 
 _NOW = Delay((), 0.0)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from itertools import chain, repeat
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
@@ -16,7 +18,15 @@ from celery import signals
 from broker_app import lanes, topology
 from broker_app.confirms import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
 from broker_app.connections import bounded, discard, open_connection
-from broker_app.errors import BrokerError, BrokerUnreachable, NoRoute, PublishRefused, PublishTimeout, QueueFull
+from broker_app.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    InvalidDelay,
+    NoRoute,
+    PublishRefused,
+    PublishTimeout,
+    QueueFull,
+)
 from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer
 from queues import Names, RoutingTable, work_topology
 
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.messaging import Producer
 
+    from broker_app.errors import PublishError
     from broker_app.outgoing import Outgoing
 
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
@@ -61,7 +72,9 @@ class Publisher:
             PublishError: The broker did not take it; the class says why and whether it may have.
         """
         retry = options.pop("retry", None) is not False
-        timeout = options.pop("confirm_timeout", None) or options.pop("timeout", None) or self._timeout_seconds
+        waits = [options.pop(option, None) for option in ("confirm_timeout", "timeout")]
+        waits = [check_seconds("confirm_timeout", seconds) for seconds in waits if seconds is not None]
+        timeout = waits[0] if waits else self._timeout_seconds
         keep = options.pop("broker_app_keep", None)
         outgoing = self._packer.pack(name, message, options)
         if keep is not None:  # `publish_many` sends it
@@ -143,7 +156,7 @@ class Publisher:
             raise
         except (amqp_errors.AMQPError, BrokerError, struct.error) as error:
             discard(connection)
-            raise outgoing.refused(PublishRefused, topology.words(error)) from error
+            raise refusal(outgoing, error) from error
 
     def _is_routed(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> bool:
         """Publish; False if there is no exchange or no queue for it."""
@@ -186,3 +199,22 @@ class Publisher:
         except BrokerError as error:
             missing = f"queue {outgoing.spec.broker_name!r}, or its binding or exchange,"
             raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
+
+
+def refusal(outgoing: Outgoing, error: Exception) -> PublishError:
+    """Return why a message was not published: the broker's words, or what AMQP cannot carry."""
+    if isinstance(error, struct.error):  # py-amqp packs lengths, and says no more than that one was too large
+        return outgoing.refused(PublishRefused, f"AMQP cannot carry it: {error} (names have at most 255 bytes)")
+    return outgoing.refused(PublishRefused, topology.words(error))
+
+
+def check_seconds(name: str, seconds: object) -> float:
+    """Return a time-out that a caller gave.
+
+    Raises:
+        InvalidDelay: It is no number above 0, or not finite.
+    """
+    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    if not is_number or not 0 < float(seconds) < math.inf:  # type: ignore[arg-type]  # it is a number
+        raise InvalidDelay(f"{name} must be a number of seconds above 0, got {seconds!r}")
+    return float(seconds)  # type: ignore[arg-type]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import amqp
 from celery import signals
 from celery.canvas import Signature
 from celery.utils import uuid
@@ -19,7 +21,10 @@ from broker_app.bulk.calls import Call, CallKinds
 from broker_app.bulk.item import Item
 from broker_app.bulk.mould import Mould, float_value, text_value
 from broker_app.bulk.shown import shown
+from broker_app.calls import shortened
+from broker_app.errors import CallError
 from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER, Packer
+from broker_app.publisher import refusal
 from queues import Delay
 
 if TYPE_CHECKING:
@@ -38,6 +43,9 @@ _JSON = JSONEncoder().encode
 """What kombu's serializer ``json`` does, without what it does around it; compared before it is relied on."""
 
 _NOW = Delay((), 0.0)
+
+_SERIALISED = ("task", "args", "kwargs", "options")
+"""What each signature has (docs.celeryq.dev, canvas)."""
 
 
 class Drafter:
@@ -73,7 +81,7 @@ class Drafter:
             given: A signature, or one that was serialised.
         """
         try:
-            signature = given if isinstance(given, Signature) else Signature.from_dict(given, app=self._app)
+            signature = _signature(given, self._app)
             call = self._kinds.call(signature)
         except Exception as error:  # noqa: BLE001 - the caller is told, item by item
             return _refused(number, given, error)
@@ -114,10 +122,16 @@ class Drafter:
             spec=outgoing.spec,
             delay=outgoing.delay,
             address=(outgoing.task_id, outgoing.exchange, outgoing.routing_key),
-            sent=frames.encode(outgoing, *self._channel),
+            sent=self._encoded(outgoing),
             channel=self._channel,
             told=message if is_told else None,
         )
+
+    def _encoded(self, outgoing: Outgoing) -> bytes:
+        try:
+            return frames.encode(outgoing, *self._channel)
+        except (amqp.FrameSyntaxError, struct.error) as error:
+            raise refusal(outgoing, error) from error
 
     def _cast(self, number: int, call: Call, mould: Mould) -> Item:
         """Make the message from its mould."""
@@ -164,6 +178,16 @@ class Drafter:
         moment = maybe_make_aware(self._app.now() + timedelta(seconds=seconds), tz=self._app.timezone)
         text: str = moment.isoformat()
         return text
+
+
+def _signature(given: Any, app: BrokerApp) -> Signature:
+    if isinstance(given, Signature):
+        return given
+    if not isinstance(given, dict):
+        raise CallError(f"expected a signature such as add.s(2, 2), got {shortened(repr(given))}")
+    if missing := [key for key in _SERIALISED if key not in given]:
+        raise CallError(f"expected a whole serialised signature, got one without {', '.join(missing)}")
+    return Signature.from_dict(given, app=app)
 
 
 def _somebody_listens() -> bool:

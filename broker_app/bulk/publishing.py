@@ -14,6 +14,7 @@ from celery.canvas import Signature
 from broker_app.bulk.drafts import Drafter
 from broker_app.bulk.line import WINDOW_ITEMS, Line
 from broker_app.errors import BrokerUnreachable, CallError, PublishTimeout
+from broker_app.publisher import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -137,12 +138,17 @@ def publish_many(
         ``signatures`` are handed out, and then it raises `BrokerUnreachable` or `PublishTimeout`: that of the
         first item that was not settled. An exception of ``signatures`` itself is raised at that point too.
 
+    Raises:
+        InvalidDelay: ``timeout_seconds`` is no number above 0.
+
     Example:
         >>> from broker_app.tasks import add
         >>> totals = publish_many(add.s(n, n) for n in range(100_000)).run()  # doctest: +SKIP
         >>> totals.accepted  # doctest: +SKIP
         100000
     """
+    if timeout_seconds is not None:
+        check_seconds("timeout_seconds", timeout_seconds)
     return Publishing(signatures, app, timeout_seconds, keep_going=keep_going)
 
 

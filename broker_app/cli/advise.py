@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker_app.cli.command import Command, pass_app
+from broker_app.cli.command import Command, Number, pass_app
 from broker_app.tuning.advice import Advice, Remedy, Verdict, advise
 from broker_app.tuning.live import watch
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  broker-app advise\n  broker-app advise lopri --seconds 60 --json",
 )
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
-@click.option(
-    "--seconds", type=click.FloatRange(1, 3_600), default=10.0, show_default=True, help="How long is watched."
-)
+@click.option("--seconds", type=Number(1, 3_600), default=10.0, show_default=True, help="How long is watched.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object, for a script.")
 @pass_app
 def advise_command(app: BrokerApp, queues: tuple[str, ...], seconds: float, *, is_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli.command import Command, pass_app
+from broker_app.errors import CallError
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
@@ -23,6 +24,8 @@ def cancel(app: BrokerApp, task_ids: tuple[str, ...], *, as_json: bool) -> None:
     The broker remembers a cancellation for 30 days. A task that runs already is not interrupted. The result's
     state is printed, "cancelled" if no result store tells it.
     """
+    if not all(map(str.strip, task_ids)):
+        raise CallError("TASK_ID: expected the id of a task, got an empty text")
     app.control.revoke(list(task_ids))
     states = zip(task_ids, _states(app, task_ids), strict=True)
     if as_json:

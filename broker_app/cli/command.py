@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from celery.app.utils import find_app as celery_find_app
@@ -26,6 +28,8 @@ from broker_app.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery import Celery
 
     from broker_app.app import BrokerApp
@@ -60,13 +64,43 @@ class CliContext:
     is_verbose: bool
 
 
+class _UsageFault(click.ClickException):
+    """Words that a command does not take, in one line; click would print how it is used in front of it."""
+
+    exit_code = exit_codes.USAGE
+
+    def __init__(self, error: click.UsageError) -> None:
+        path = error.ctx.command_path if error.ctx else "broker-app"
+        super().__init__(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{path} --help`")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it."""
+        click.echo(f"broker-app: {self.message}", file=file, err=file is None)
+
+
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).show is not click.UsageError.show:
+            raise  # a group without a verb: click shows its help
+        raise _UsageFault(error) from error
+
+
 class _OneLineErrors(click.Command):
     """Prints our errors, and Ctrl-C, as one line on stderr and exits with their code."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the command line."""
+        with _usage_in_one_line():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _usage_in_one_line():
+                return super().invoke(ctx)
         except (BrokerAppError, OperationalError) as error:
             if getattr(ctx.obj, "is_verbose", False):
                 raise
@@ -74,6 +108,17 @@ class _OneLineErrors(click.Command):
         except KeyboardInterrupt:
             click.echo("broker-app: interrupted", err=True)
             sys.exit(exit_codes.INTERRUPTED)
+
+
+class Number(click.FloatRange):
+    """A finite number; click's own range lets ``nan`` through, which no comparison refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class Command(_OneLineErrors):

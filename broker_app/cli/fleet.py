@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker_app.cli import exit_codes
-from broker_app.cli.command import Group, app_name, pass_app
+from broker_app.cli.command import Group, Number, app_name, pass_app
 from broker_app.errors import NodesFailed
 from broker_app.fleet import (
     DEFAULT_ANSWER_SECONDS,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
     from broker_app.fleet import NodeStatus
 
-_Seconds = click.FloatRange(min=0, max=86_400)
+_Seconds = Number(min=0, max=86_400)
 
 _queues = click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 _wait = click.option(

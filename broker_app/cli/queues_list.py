@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from broker_app.cli.command import pass_app
+from broker_app.cli.command import Number, pass_app
 from broker_app.errors import BrokerError
 from broker_app.inspection import read_overview
 from queues import Names
@@ -31,9 +31,7 @@ _COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait")
 
 @click.command("list")
 @click.option("--watch", "is_watch", is_flag=True, help="Show it again and again in place, until Ctrl-C.")
-@click.option(
-    "--every", "seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="SECONDS"
-)
+@click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
 @click.option("--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: so many times.")
 @click.option("--no-look", is_flag=True, help="Leave out the oldest wait: no message is taken in hand for it.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts; with --watch one line each time.")

@@ -16,7 +16,7 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from broker_app.calls import Call, check_call, parse_call
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword, parse_keywords
-from broker_app.cli.command import Command, pass_app
+from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.send_file import load_tasks, publish, send_file
 from broker_app.errors import BrokerAppError, CallError
 from broker_app.topology import words
@@ -76,9 +76,7 @@ class _SendCommand(Command):
 @click.option("--expires", type=float, metavar="SECONDS", help="Do not start it after that time.")
 @click.option("--id", help="The task's id; otherwise a new one.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="With --wait: no longer."
-)
+@click.option("--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="With --wait: no longer.")
 @click.option("--unregistered", is_flag=True, help="Allow a task that only the workers know.")
 @click.option("--from", "source", metavar="FILE", help="Send the calls of a file of JSON lines; - is stdin.")
 @click.option("--keep-going", is_flag=True, help="With --from: go on after a bad line.")

@@ -17,7 +17,7 @@ from broker_app import changes, lanes
 from broker_app import permissions as least_rights
 from broker_app import topology as broker_topology
 from broker_app.cli import exit_codes
-from broker_app.cli.command import Group, pass_app
+from broker_app.cli.command import Group, Number, pass_app
 from broker_app.comparison import Kind
 from broker_app.migration import PATIENCE_SECONDS, Waits
 from broker_app.migration import migrate as move_queue
@@ -121,7 +121,7 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Only tell what would be moved.")
 @click.option(
     "--patience",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=PATIENCE_SECONDS,
     show_default=True,
     metavar="SECONDS",

@@ -16,7 +16,7 @@ from broker_app.calls import Call as CheckedCall
 from broker_app.calls import check_call
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword
-from broker_app.cli.command import Command, app_name, pass_app
+from broker_app.cli.command import Command, Number, app_name, pass_app
 from broker_app.cli.send_file import load_tasks
 from broker_app.demo.interruption import Interruption
 from broker_app.errors import CallError, SettingsError
@@ -81,12 +81,10 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     help="What the tasks call allows: one connection for each slot.",
 )
 @click.option("--max-latency", metavar="TIME", help="p95 from publishing to the end at 80 % load, e.g. 200ms.")
-@click.option(
-    "--seconds", type=click.FloatRange(0.5, 600), default=3.0, show_default=True, help="Length of a round."
-)
+@click.option("--seconds", type=Number(0.5, 600), default=3.0, show_default=True, help="Length of a round.")
 @click.option(
     "--precision",
-    type=click.FloatRange(0.005, 0.5),
+    type=Number(0.005, 0.5),
     default=0.05,
     show_default=True,
     help="How far the deciding figures may be uncertain, to each side.",

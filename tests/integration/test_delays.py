@@ -174,10 +174,20 @@ def test_what_is_due_already_is_not_delayed(app: BrokerApp, options: dict[str, A
         {"eta": "tomorrow"},
         {"eta": 5},
         {"countdown": 5, "eta": datetime(2999, 1, 1, tzinfo=UTC)},
+        {"expires": float("nan")},
+        {"expires": float("inf")},
+        {"expires": 10**400},
+        {"expires": "soon"},
+        {"expires": True},
+        {"expires": timedelta(seconds=5)},
+        {"confirm_timeout": 0},
+        {"confirm_timeout": -1},
+        {"confirm_timeout": float("nan")},
+        {"confirm_timeout": "3"},
     ],
     ids=str,
 )
-def test_a_delay_that_cannot_be_publishes_nothing(app: BrokerApp, options: dict[str, Any]) -> None:
+def test_a_time_that_cannot_be_publishes_nothing(app: BrokerApp, options: dict[str, Any]) -> None:
     """One typed error of one line, in the caller, and nothing on the broker."""
     with pytest.raises(InvalidDelay) as caught:
         app.send_task("shop.add", **options)

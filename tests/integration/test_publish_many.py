@@ -19,6 +19,7 @@ from kombu import Exchange
 from broker_app import publish_many
 from broker_app.bulk.line import WINDOW_ITEMS
 from broker_app.errors import (
+    CallError,
     InvalidDelay,
     InvalidPriority,
     NoRoute,
@@ -338,15 +339,31 @@ def test_what_cannot_be_is_told_in_its_place(app: BrokerApp, add: Any) -> None:
         add.s(),
         add.s(object()),
         add.s(1).set(expires=5, countdown=60),
+        add.s(1).set(expires=float("nan")),
+        add.s(1).set(task_id=7),
+        add.s(1).set(task_id="x" * 300),
+        add.s(1).set(headers={"x": object()}),
+        add,
+        "shop.add",
+        {"task": "shop.add"},
     ]
     given = [add.s(0), *(one for fault in bad for one in (fault, add.s(1)))]
     outcomes = outcomes_of(app, given)
     kinds = [type(outcome.error) for outcome in outcomes[1::2]]
     assert kinds[:4] == [UnknownQueue, InvalidPriority, InvalidDelay, TypeError]
-    assert kinds[5] is InvalidDelay
+    assert kinds[5:9] == [InvalidDelay, InvalidDelay, CallError, PublishRefused]
+    assert kinds[9:] == [PublishRefused, CallError, CallError, CallError]
+    assert not any("\n" in str(outcome.error) for outcome in outcomes)
     assert all(outcome.error is not None and not outcome.maybe_taken for outcome in outcomes[1::2])
     assert all(outcome.accepted for outcome in outcomes[::2])
-    assert depth(app, "default") == 7
+    assert depth(app, "default") == 1 + len(bad)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), "3"])
+def test_a_time_out_that_cannot_be_is_said_at_once(app: BrokerApp, add: Any, seconds: Any) -> None:
+    """No signature is read, and the error says what was expected."""
+    with pytest.raises(InvalidDelay, match="timeout_seconds must be a number of seconds above 0"):
+        app.publish_many([add.s(1)], timeout_seconds=seconds)
 
 
 def test_a_full_queue_refuses_each_item(app: BrokerApp) -> None:

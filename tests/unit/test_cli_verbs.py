@@ -5,9 +5,11 @@ from __future__ import annotations
 import tomllib
 
 import click
+import pytest
+from click.testing import CliRunner
 from documents import ROOT
 
-from broker_app.cli import _VERBS, main
+from broker_app.cli import _VERBS, exit_codes, main
 
 
 def test_every_verb_is_a_sub_command_of_celery() -> None:
@@ -15,6 +17,37 @@ def test_every_verb_is_a_sub_command_of_celery() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
     assert project["entry-points"]["celery.commands"] == _VERBS
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("cancel",), "broker-app: Missing argument 'TASK_ID…'; see `broker-app cancel --help`"),
+        (("queus",), "broker-app: No such command 'queus'; see `broker-app --help`"),
+        (("queues", "list", "--evry", "1"), "broker-app: No such option '--evry'. Did you mean '--every'?"),
+        (
+            ("queues", "list", "--every", "nan"),
+            "broker-app: Invalid value for '--every': 'nan' is not a finite number",
+        ),
+        (("queues", "list", "--count", "2"), "broker-app: --count goes with --watch; see `broker-app queues list"),
+        (("topology", "migrate", "lopri", "--patience", "inf"), "broker-app: Invalid value for '--patience'"),
+        (
+            ("-A", "no_such_module", "queues", "list"),
+            "broker-app: -A no_such_module: expected a module with an app",
+        ),
+    ],
+)
+def test_words_that_a_command_does_not_take_are_one_line(words: tuple[str, ...], line: str) -> None:
+    """It says what was wrong and where the help is, on stderr, with the exit code for it."""
+    done = CliRunner().invoke(main, words, prog_name="broker-app")
+    assert (done.exit_code, done.stdout) == (exit_codes.USAGE, "")
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_group_without_a_verb_shows_its_help() -> None:
+    """Who does not know the verbs gets them all."""
+    assert "scheduled" in CliRunner().invoke(main, ["queues"]).output
 
 
 def test_every_verb_loads_and_ends_its_help_with_an_example() -> None:
