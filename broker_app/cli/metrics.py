@@ -121,6 +121,17 @@ def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | 
     _put(rules_text(app.settings, job or JOB, runbooks or RUNBOOKS), output)
 
 
+@metrics.command(
+    epilog="\b\nExamples:\n  broker-app metrics dashboard --output /var/lib/grafana/dashboards/broker-app.json"
+)
+@_OUTPUT
+def dashboard(output: Path | None) -> None:
+    """Print the dashboard for Grafana; it is the same for all settings."""
+    from broker_app.metrics.dashboard import dashboard_text  # noqa: PLC0415
+
+    _put(dashboard_text(), output)
+
+
 def _put(text: str, output: Path | None) -> None:
     """Print a text, or put it into a file as a whole."""
     if output is None:

@@ -246,10 +246,11 @@ def _burning(job: Job, burn: Burn) -> Alert:
 def _new(job: Job, metric: Metric) -> str:
     """Return by how much each series grew of late.
 
-    A series that was not there before began at 0, which ``increase`` does not know; unless its server was not
-    scraped then.
+    A series that was not there before began at 0, which ``increase`` does not know. It is such a one if it is in
+    fewer scrapes than its server answered; all of them are new to a Prometheus that has just begun.
     """
     series = job.of(metric)
-    was_up = f"{job.up()} offset {NEW_WINDOW} == 1"
-    begun = f"({series} unless {series} offset {NEW_WINDOW}) and on (job, instance) ({was_up})"
+    scrapes = f"sum_over_time({job.up()}[{NEW_WINDOW}])"
+    is_late = f"count_over_time({series}[{NEW_WINDOW}]) < on (job, instance) group_left () {scrapes}"
+    begun = f"({series} unless {series} offset {NEW_WINDOW}) and ({is_late})"
     return f"{begun} or increase({series}[{NEW_WINDOW}])"

@@ -159,6 +159,8 @@ SCENARIOS = (
     Scenario("the first dead letter of a new node", DEAD_ARRIVE, {DEAD: "_x55 1x5"}),
     Scenario("a node is forgotten and comes again", (), {DEAD: "5x30 _x10 0x20"}),
     Scenario("Prometheus starts late", (), {DEAD: "_x55 7x5", UP: "_x55 1x5"}),
+    Scenario("a dead letter soon after Prometheus' start", DEAD_ARRIVE, {DEAD: "_x55 1x5", UP: "_x52 1x8"}),
+    Scenario("a file could not be read for a minute", (), {DEAD: "5x52 _ 5x7"}),
     Scenario("a call is refused", REFUSING, {REFUSED: "_x58 1x2"}),
     Scenario("calls were refused half an hour ago", (), {REFUSED: "_x30 1x30"}),
     Scenario("scheduled tasks start 20 s late", one("BrokerAppScheduleLate", DEFAULT), {late("1.0"): "0+50x60"}),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from documents import ROOT
 
 from broker_app.cli import main
 from broker_app.metrics.catalogue import METRICS
+from broker_app.metrics.dashboard import dashboard_text
 from broker_app.metrics.rule import Alert, Recording
 from broker_app.metrics.rules import RUNBOOKS, groups, rules_text
 from broker_app.settings import QueueSettings, Settings, load_settings
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHIPPED = ROOT / "config" / "prometheus" / "rules.yml"
+DASHBOARD = ROOT / "config" / "grafana" / "dashboards" / "broker-app.json"
 
 
 def alerts(settings: Settings | None = None, job: str = "broker-app") -> Iterator[Alert]:
@@ -104,3 +108,42 @@ def test_the_command_writes_a_file_whole_or_not_at_all(tmp_path: Path, monkeypat
     assert said.exit_code == 1
     assert "nowhere/rules.yml: expected a file that can be written" in said.stderr
     assert run(main, ["metrics", "rules"]).stdout == rules_text(Settings())
+
+
+def test_the_shipped_dashboard_is_that_of_the_command() -> None:
+    """config/grafana/dashboards/broker-app.json is what `broker-app metrics dashboard` writes."""
+    assert DASHBOARD.read_text(encoding="utf-8") == dashboard_text(), (
+        f"run `.venv/bin/broker-app metrics dashboard --output {DASHBOARD.relative_to(ROOT)}`"
+    )
+    assert CliRunner().invoke(main, ["metrics", "dashboard"]).stdout == dashboard_text()
+
+
+def test_every_query_of_the_dashboard_reads_what_is_there() -> None:
+    """Each series that a panel or a choice reads is one of ours, or recorded by a rule, with labels it has."""
+    known = {rule.record: {"job", "queue"} for rule in recordings(Settings())}
+    known |= {metric.name: {"job", "instance", *metric.labels} for metric in METRICS.values()}
+    dashboard = json.loads(dashboard_text())
+    exprs = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    exprs += [choice["query"] for choice in dashboard["templating"]["list"] if choice["type"] == "query"]
+    assert len(exprs) > 40
+    for expr in exprs:
+        found = re.findall(r"([\w:]*broker_app[\w:]*)(?:\{([^}]*)\})?", expr)
+        assert found, expr
+        for name, matchers in found:
+            series = re.sub(r"_(bucket|count|sum)$", "", name)
+            assert series in known, expr
+            assert set(re.findall(r"(\w+)=", matchers)) <= known[series], expr
+
+
+def test_the_panels_of_the_dashboard_lie_side_by_side() -> None:
+    """No panel covers another, none reaches beyond the edge, and each has an id of its own."""
+    panels = json.loads(dashboard_text())["panels"]
+    taken: set[tuple[int, int]] = set()
+    for place in (panel["gridPos"] for panel in panels):
+        cells = set(
+            product(range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"]))
+        )
+        assert not cells & taken
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
