@@ -25,7 +25,7 @@ demo: .venv/ready ## run the main job: a flood on lopri, interactive work on def
 	@$(BIN)/broker-app demo
 
 test: .venv/ready ## pass the tests, with a real RabbitMQ
-	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: .venv/ready ## kill and cut for long, and show what was lost (nothing) and doubled
 	@TEST_CHAOS_SECONDS=$(TEST_CHAOS_SECONDS) $(BIN)/pytest -m "cluster or not cluster" tests/chaos $(PYTEST_ARGS)

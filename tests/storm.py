@@ -19,7 +19,7 @@ from proxy import TcpProxy
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mortal import MortalBroker
 
@@ -83,6 +83,17 @@ class Account:
     lost: int
     duplicates: int
     longest_gap_seconds: float
+
+
+def go_through(fault: Callable[[Storm], None], storm: Storm) -> Account:
+    """Let a fault come, again and again for `storm_seconds`, and return the account when all is well again."""
+    until = time.monotonic() + storm_seconds()
+    while True:
+        storm.faults += 1
+        fault(storm)
+        storm.wait_for_tasks()
+        if time.monotonic() >= until:
+            return storm.account()
 
 
 @dataclass
