@@ -30,6 +30,7 @@ NAMES = (
     "publishing",
     "publish_many",
     "replay",
+    "recovery",
     "isolation",
     "delay_publishing",
     "delay_apply_async",

@@ -48,12 +48,16 @@ class Broker:
         origin: Where it comes from, for the reader of a table; no password.
         management: Its management API.
         disk_bytes: Returns what its data take on disk; None if we cannot look there.
+        is_started: Whether it was started for the run.
+        image: What it was started from; None for a private node, or one that ran already.
     """
 
     version: str
     origin: str
     management: Management
     disk_bytes: Callable[[], int] | None
+    is_started: bool = False
+    image: str | None = None
 
 
 @contextmanager
@@ -73,18 +77,20 @@ def open_broker(choice: Choice, folder: Path, announce: Callable[[str], None]) -
     with find_broker(folder, url=choice.url, image=image, announce=announce, ways=ways) as found:
         host = urlsplit(found.url).hostname
         management_url = choice.management_url or found.management_url or f"http://{host}:{MANAGEMENT_PORT}"
-        origin, disk_bytes = _whereabouts(folder, image)
-        yield Broker(found.version, origin, Management(management_url, found.url), disk_bytes)
+        management = Management(management_url, found.url)
+        yield _with_whereabouts(folder, image, found.version, management)
 
 
-def _whereabouts(folder: Path, image: str) -> tuple[str, Callable[[], int] | None]:
-    """Return where the broker of this run comes from, and how to see what it keeps on disk."""
+def _with_whereabouts(folder: Path, image: str, version: str, management: Management) -> Broker:
+    """Return the broker of this run with where it comes from, and how to see what it keeps on disk."""
     homes = BrokerHome.all(folder)
     if not homes:
-        return "a broker that ran already", None
+        return Broker(version, "a broker that ran already", management, None)
     if homes[0].read().in_container:
-        return f"`{image}` in Docker", partial(_container_bytes, homes[0].name)
-    return "a private node", partial(_folder_bytes, homes[0].folder)
+        look = partial(_container_bytes, homes[0].name)
+        return Broker(version, f"`{image}` in Docker", management, look, is_started=True, image=image)
+    look = partial(_folder_bytes, homes[0].folder)
+    return Broker(version, "a private node", management, look, is_started=True)
 
 
 def _container_bytes(name: str) -> int:

@@ -19,6 +19,10 @@ SHORTEST_WAIT_SECONDS = 0.1
 """What an attempt is given when the deadline is there already: a time-out of 0 would mean none, or at once."""
 
 
+LONGEST_PAUSE_SECONDS = 5
+"""Between a worker's attempts to connect, each to all hosts; the first is 1 s, each further one a second more."""
+
+
 class _EachHostByItsName:
     """A connection of kombu's that verifies each of several hosts by its own name.
 
@@ -41,6 +45,12 @@ class _EachHostByItsName:
 
 class BrokerConnection(_EachHostByItsName, Connection):
     """What Celery connects with."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
+        """Connect, as kombu's, which pauses for up to 30 s between attempts: a worker shall be back sooner."""
+        pauses = {"interval_start": 1, "interval_step": 1, "interval_max": LONGEST_PAUSE_SECONDS}
+        connected: Connection = super().ensure_connection(*args, **(pauses | options))  # type: ignore[no-untyped-call]
+        return connected
 
     def Pool(self, limit: int | None = None, **_options: Any) -> ConnectionPool:  # noqa: N802 - kombu's name
         """Return a pool of connections like this one."""

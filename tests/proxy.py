@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import threading
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 _LOOPBACK = "127.0.0.1"
 _CHUNK_BYTES = 65_536
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST instead of FIN (socket(7))
+
+
+class Way(Enum):
+    """A direction of a connection."""
+
+    TO_SERVER = auto()
+    TO_CLIENT = auto()
 
 
 class TcpProxy:
@@ -35,7 +43,7 @@ class TcpProxy:
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._links: list[_Link] = []
-        self._swallows_new = False
+        self._frozen: frozenset[Way] = frozenset()
         self._is_closed = False
         self._acceptor = threading.Thread(target=self._accept, name=f"proxy-{self.port}", daemon=True)
         self._acceptor.start()
@@ -65,21 +73,23 @@ class TcpProxy:
                 link.cut()
             self._links.clear()
 
-    def freeze(self, *, new_too: bool = True) -> None:
+    def freeze(self, *ways: Way, new_too: bool = True) -> None:
         """Make every connection a black hole: nothing passes, and neither end learns that the other has gone.
 
         Args:
+            *ways: Only in these directions; none for both.
             new_too: Whether connections that are made from now on are black holes as well.
         """
         with self._lock:
-            self._swallows_new = new_too
+            frozen = frozenset(ways or Way)
+            self._frozen = frozen if new_too else frozenset()
             for link in self._links:
-                link.freeze()
+                link.freeze(frozen)
 
     def thaw(self) -> None:
         """Let everything pass again, what was held back first."""
         with self._lock:
-            self._swallows_new = False
+            self._frozen = frozenset()
             for link in self._links:
                 link.thaw()
 
@@ -117,7 +127,7 @@ class TcpProxy:
             return
         server.settimeout(None)
         with self._lock:
-            link = _Link(client, server, is_flowing=not self._swallows_new)
+            link = _Link(client, server, self._frozen)
             if self._is_closed:
                 link.cut()
             self._links = [*(old for old in self._links if old.is_open), link]
@@ -126,12 +136,12 @@ class TcpProxy:
 class _Link:
     """One connection: two sockets, and a thread for each direction."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, *, is_flowing: bool) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, frozen: frozenset[Way]) -> None:
         self._client, self._server = client, server
         self._wake, self._waker = socket.socketpair()
-        self._flowing = threading.Event()
-        if is_flowing:
-            self._flowing.set()
+        self._flowing = {way: threading.Event() for way in Way}
+        for way in frozenset(Way) - frozen:
+            self._flowing[way].set()
         self._is_cut = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -140,11 +150,13 @@ class _Link:
     def is_open(self) -> bool:
         return self._thread.is_alive()
 
-    def freeze(self) -> None:
-        self._flowing.clear()
+    def freeze(self, ways: frozenset[Way]) -> None:
+        for way in ways:
+            self._flowing[way].clear()
 
     def thaw(self) -> None:
-        self._flowing.set()
+        for flowing in self._flowing.values():
+            flowing.set()
 
     def cut(self) -> None:
         self._stop()
@@ -152,32 +164,32 @@ class _Link:
 
     def _stop(self) -> None:
         self._is_cut = True
-        self._flowing.set()
+        self.thaw()
         with contextlib.suppress(OSError):
             self._waker.send(b"!")  # not read by anybody: each wait from now on ends at once
 
     def _run(self) -> None:
-        back = threading.Thread(target=self._pump, args=(self._server, self._client), daemon=True)
+        back = threading.Thread(target=self._pump, args=(self._server, self._client, Way.TO_CLIENT), daemon=True)
         back.start()
-        self._pump(self._client, self._server)
+        self._pump(self._client, self._server, Way.TO_SERVER)
         back.join()
         for end in (self._client, self._server):
             _close(end, is_abort=self._is_cut)
         self._wake.close()
         self._waker.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
         """Carry one direction. An end of file or a reset is carried too, but not while it is frozen."""
         try:
             while self._wait(source, select.POLLIN):
                 data = source.recv(_CHUNK_BYTES)
-                self._flowing.wait()
+                self._flowing[way].wait()
                 if not data:
                     return sink.shutdown(socket.SHUT_WR)
                 while data and self._wait(sink, select.POLLOUT):
                     data = data[sink.send(data, socket.MSG_DONTWAIT) :]
         except OSError:
-            self._flowing.wait()
+            self._flowing[way].wait()
             self._stop()
 
     def _wait(self, end: socket.socket, event: int) -> bool:

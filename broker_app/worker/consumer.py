@@ -6,10 +6,12 @@ It is without Celery's native delayed delivery, and quick with green threads.
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AMQPError, ConsumerCancelled
+from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import consumer as celery_consumer
 from celery.worker import loops, state
@@ -39,6 +41,9 @@ _EVENT_DRAIN_SECONDS = 1.0
 
 _LOOK_SECONDS = 1.0
 """How often the worker looks whether the broker still has its consumers."""
+
+_ABOUT_CANCELLING = r"\s*In Celery 5\.1 we introduced an optional breaking change"
+"""Celery says at each lost connection that what runs will run again; here it is held (`Runs`)."""
 
 _TURN_SECONDS = 0.2
 _FAREWELL_SECONDS = 5.0
@@ -81,6 +86,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
     def start(self) -> None:
         """Consume until the worker ends."""
         self._stopping.install()
+        warnings.filterwarnings("ignore", _ABOUT_CANCELLING, CPendingDeprecationWarning)
         super().start()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from proxy import TcpProxy
+from proxy import TcpProxy, Way
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def proxy() -> Iterator[TcpProxy]:
 def connect(proxy: TcpProxy) -> socket.socket:
     """Return a connection that has sent something and got it back."""
     client = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
-    if not proxy._swallows_new:
+    if not proxy._frozen:
         assert ask(client, b"hello") == b"hello"
     return client
 
@@ -95,6 +95,20 @@ def test_freeze_and_thaw(proxy: TcpProxy) -> None:
         assert hears_nothing(client)
         proxy.thaw()
         assert client.recv(1024) == b"later"
+
+
+@pytest.mark.parametrize("way", list(Way))
+def test_freeze_one_way(proxy: TcpProxy, way: Way) -> None:
+    """Frozen in one direction only, a question or its answer is held back until it is thawed."""
+    with connect(proxy) as client:
+        proxy.freeze(way)
+        client.sendall(b"late")
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(4)
+        client.settimeout(5)
+        proxy.thaw()
+        assert client.recv(4) == b"late"
 
 
 def test_freeze_hides_the_end(proxy: TcpProxy) -> None:
