@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.app import amqp as celery_amqp
+from kombu.messaging import Consumer as KombuConsumer
 
 from broker_app import cancellations, streams, topology
 from broker_app.connections import BrokerConnection
@@ -15,11 +16,10 @@ from broker_app.publisher import Publisher
 from queues import work_topology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping
 
     import amqp
     from kombu.entity import Queue
-    from kombu.messaging import Consumer
 
     from broker_app.settings import Settings
     from broker_app.streams import Stream
@@ -35,11 +35,26 @@ class Queues(celery_amqp.Queues):
         raise UnknownQueue(name, [queue.alias or queue.name for queue in self.values()])
 
 
+class PausableConsumer(KombuConsumer):
+    """kombu's consumer, which leaves out the queues that are paused.
+
+    Attributes:
+        paused: Names on the broker.
+    """
+
+    paused: Container[str] = frozenset()
+
+    def _consume_queues(self, no_ack_by_queue: Mapping[str, Any]) -> None:
+        wanted = {name: no_ack for name, no_ack in no_ack_by_queue.items() if name not in self.paused}
+        super()._consume_queues(wanted)  # type: ignore[no-untyped-call]
+
+
 class BrokerAMQP(celery_amqp.AMQP):
     """What Celery asks when it publishes or consumes."""
 
     queues_cls = Queues
     Connection = BrokerConnection
+    Consumer = PausableConsumer
 
     @cached_property
     def followed(self) -> list[Stream]:
@@ -59,7 +74,7 @@ class BrokerAMQP(celery_amqp.AMQP):
     def _create_task_sender(self) -> Callable[..., None]:
         return self.publisher.send
 
-    def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> Consumer:  # noqa: N802
+    def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> KombuConsumer:  # noqa: N802
         """Return the consumer of a worker, after declaring its queues and reading what was cancelled.
 
         Celery's worker calls it once a connection, before the first task is taken, and so do `celery purge` and
@@ -76,7 +91,7 @@ class BrokerAMQP(celery_amqp.AMQP):
         _declare(connection, specs, settings.prefix)
         if "on_decode_error" in options:
             streams.follow(connection, [cancellations.stream(self.app), *self.followed])
-        consumer: Consumer = super().TaskConsumer(channel, queues=wanted, **options)
+        consumer: KombuConsumer = super().TaskConsumer(channel, queues=wanted, **options)
         return consumer
 
 

@@ -8,23 +8,16 @@ many workers start and how often: what fills the bounded stream are cancellation
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
-import amqp
 from celery import states
 from celery.app import control as celery_control
 from celery.worker import state as worker_state
 
 from broker_app import topology
-from broker_app.confirms import Answer, ConfirmChannel, Outcome
-from broker_app.connections import bounded
-from broker_app.errors import BrokerError
-from broker_app.outgoing import PERSISTENT
-from broker_app.streams import Stream
-from queues import Names, work_topology
+from broker_app.streams import Stream, append
+from queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,35 +83,8 @@ def _learn(entry: dict[str, Any]) -> None:
 
 def _write(app: BrokerApp, ids: Sequence[str]) -> None:
     """Append ids to the stream; none at all is an entry too."""
-    name = Names(app.settings.prefix).cancelled
-    deadline = time.monotonic() + app.settings.publish.timeout_seconds
-    entries = [ids[start : start + IDS_PER_ENTRY] for start in range(0, max(1, len(ids)), IDS_PER_ENTRY)]
-    with topology.connect(app) as connection, bounded(connection, deadline):
-        if not topology.has_queue(connection, name):
-            topology.declare(connection, work_topology([], app.settings.prefix))
-        try:
-            answers = _publish(ConfirmChannel.of(connection), name, entries, deadline)
-        except (amqp.AMQPError, OSError) as error:  # a time-out, too, is one
-            raise BrokerError(f"queue {name!r}: {topology.words(error)}; then cancel again") from error
-    for answer in answers:
-        if answer.outcome is not Outcome.CONFIRMED:
-            raise BrokerError(f"queue {name!r}: {answer.reason}; run `broker-app topology declare`, cancel again")
-
-
-def _publish(
-    channel: ConfirmChannel, name: str, entries: Sequence[Sequence[str]], deadline: float
-) -> list[Answer]:
-    channel.wait_until_unblocked(deadline)
-    tags = []
-    for number, entry in enumerate(entries):
-        properties = {
-            "correlation_id": str(number),
-            "content_type": "application/json",
-            "content_encoding": "utf-8",
-            "delivery_mode": PERSISTENT,
-        }
-        tags.append(channel.publish(json.dumps({"ids": list(entry)}).encode(), properties, name, ""))
-    return [channel.wait(tag, deadline) for tag in tags]
+    parts = [ids[start : start + IDS_PER_ENTRY] for start in range(0, max(1, len(ids)), IDS_PER_ENTRY)]
+    append(app, Names(app.settings.prefix).cancelled, [{"ids": list(part)} for part in parts], verb="cancel")
 
 
 def _mark_revoked(app: BrokerApp, ids: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def roles(app: BrokerApp) -> tuple[Role, ...]:
         _deploy(prefix, queues),
         _producer(prefix, queues),
         _worker(app, prefix, queues),
-        Role("monitor", "metrics serve: it reads the management API, and nothing by AMQP", tag="monitoring"),
+        _monitor(prefix),
     )
 
 
@@ -107,14 +107,19 @@ def _producer(prefix: str, queues: str) -> Role:
 def _worker(app: BrokerApp, prefix: str, queues: str) -> Role:
     """Consume; retry, bury and tell of suspects; be controlled by mailboxes that it declares itself."""
     control = "|".join(_control(app))
-    publish = _ours(prefix, rf"tasks(\.(dead|suspects|cancelled))?|delay|{_LANES}|{queues}")
+    publish = _ours(prefix, rf"tasks(\.(dead|suspects|cancelled|paused))?|delay|{_LANES}|{queues}")
     return Role(
         "worker",
         "fleet start, celery worker; and what their tasks publish",
         configure=_pattern(control),
         write=_pattern(publish, control),
-        read=_pattern(_ours(prefix, rf"{queues}|tasks\.(cancelled|suspects)"), control),
+        read=_pattern(_ours(prefix, rf"{queues}|tasks\.(cancelled|suspects|paused)"), control),
     )
+
+
+def _monitor(prefix: str) -> Role:
+    purpose = "metrics serve: it reads the management API, and by AMQP which queues are paused"
+    return Role("monitor", purpose, tag="monitoring", read=_pattern(_ours(prefix, r"tasks\.paused")))
 
 
 def _control(app: BrokerApp) -> Iterator[str]:

@@ -212,7 +212,7 @@ def _refused(connection: amqp.Connection, routes: Iterable[tuple[str, str]]) -> 
 
 def _unreadable(settings: Settings, connection: amqp.Connection) -> list[str]:
     names = Names(settings.prefix)
-    queues = [*(spec.broker_name for spec in settings.specs()), names.cancelled, names.suspects]
+    queues = [*(spec.broker_name for spec in settings.specs()), names.cancelled, names.suspects, names.paused]
     return [f"queue {queue!r}" for queue in queues if not may_consume(connection, queue)]
 
 

@@ -1,4 +1,4 @@
-"""Bounded streams by which workers tell each other, and those to come, what they must know.
+"""Bounded streams by which workers, and operators, tell all workers, and those to come, what they must know.
 
 A worker that connects reads each `Stream` to its end before it takes its first task, and goes on listening on the
 same connection. Reading needs the right to read and no more, and leaves nothing behind, however many workers start
@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from broker_app import topology
+from broker_app.confirms import Answer, ConfirmChannel, Outcome
+from broker_app.connections import bounded
 from broker_app.errors import BrokerError
+from broker_app.outgoing import PERSISTENT
+from queues import work_topology
 from queues.definitions import STREAM_CONSUMER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from broker_app.app import BrokerApp
 
 READ_TIMEOUT_SECONDS = 10.0
 """How long a worker waits for the first entry of a stream that has some."""
@@ -69,6 +75,31 @@ def follow(connection: amqp.Connection, streams: Sequence[Stream]) -> None:
             logger.warning("%s: no entry in %g s, %s", reader.queue, READ_TIMEOUT_SECONDS, reader.stream.unread)
         reader.read_to_end()
         reader.stream.on_read(True)  # noqa: FBT003 - a callable's arguments have no names
+
+
+def append(app: BrokerApp, name: str, entries: Sequence[Mapping[str, Any]], *, verb: str) -> None:
+    """Write entries to the end of a stream, confirmed, on a connection of its own.
+
+    Args:
+        app: The app.
+        name: The stream, as on the broker; it is declared if it is not there.
+        entries: What a `Stream.on_entry` takes.
+        verb: What is to be done again if it fails.
+
+    Raises:
+        BrokerError: The broker did not take them all; it may have taken some.
+    """
+    deadline = time.monotonic() + app.settings.publish.timeout_seconds
+    with topology.connect(app) as connection, bounded(connection, deadline):
+        if not topology.has_queue(connection, name):
+            topology.declare(connection, work_topology([], app.settings.prefix))
+        try:
+            answers = _publish(ConfirmChannel.of(connection), name, entries, deadline)
+        except (amqp.AMQPError, OSError) as error:  # a time-out, too, is one
+            raise BrokerError(f"queue {name!r}: {topology.words(error)}; then {verb} again") from error
+    for answer in answers:
+        if answer.outcome is not Outcome.CONFIRMED:
+            raise BrokerError(f"queue {name!r}: {answer.reason}; run `broker-app topology declare`, {verb} again")
 
 
 class _Reader:
@@ -145,3 +176,19 @@ def _wait_for_entry(connection: amqp.Connection, reader: _Reader, deadline: floa
         except TimeoutError:
             break
     return reader.count > 0
+
+
+def _publish(
+    channel: ConfirmChannel, name: str, entries: Sequence[Mapping[str, Any]], deadline: float
+) -> list[Answer]:
+    channel.wait_until_unblocked(deadline)
+    tags = []
+    for number, entry in enumerate(entries):
+        properties = {
+            "correlation_id": str(number),
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+            "delivery_mode": PERSISTENT,
+        }
+        tags.append(channel.publish(json.dumps(entry).encode(), properties, name, ""))
+    return [channel.wait(tag, deadline) for tag in tags]

@@ -36,6 +36,9 @@ SUSPECTS_MAX_AGE = "7D"
 SUSPECTS_MAX_BYTES = 16_000_000
 """Room for some 60,000 starts of suspected tasks, of about 250 bytes each."""
 
+PAUSED_MAX_BYTES = 16_000_000
+"""Room for some 100,000 pauses and resumptions; it has no age: a pause holds until its queue is resumed."""
+
 STREAM_CONSUMER = {"x-stream-offset": "first"}
 """Arguments of who reads a stream: from its beginning."""
 
@@ -108,6 +111,11 @@ class Names:
         return f"{self.prefix}tasks.suspects"
 
     @property
+    def paused(self) -> str:
+        """Exchange and stream of the queues that were paused and resumed."""
+        return f"{self.prefix}tasks.paused"
+
+    @property
     def prune_lock(self) -> str:
         """An exclusive queue, there while lanes are being removed."""
         return f"{self.prefix}tasks.prune"
@@ -165,8 +173,9 @@ def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
 def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
     """Return all that must exist before a task is published: exchanges, work queues, dead letters, parking."""
     names = Names(prefix)
-    queues = [_keeper(names.unrouted, QueueType.QUORUM), cancelled_stream(prefix), suspects_stream(prefix)]
-    bindings = [Binding(name, "", name) for name in (names.unrouted, names.cancelled, names.suspects)]
+    streams = [cancelled_stream(prefix), suspects_stream(prefix), paused_stream(prefix)]
+    queues = [_keeper(names.unrouted, QueueType.QUORUM), *streams]
+    bindings = [Binding(queue.name, "", queue.name) for queue in queues]
     for spec in specs:
         queues += [_keeper(spec.dead_name, spec.type)] if spec.dead_letters is DeadLetters.KEEP else []
         queues += [work_queue(spec)]
@@ -232,6 +241,11 @@ def suspects_stream(prefix: str) -> Queue:
     return _stream(Names(prefix).suspects, SUSPECTS_MAX_AGE, SUSPECTS_MAX_BYTES)
 
 
+def paused_stream(prefix: str) -> Queue:
+    """Return the stream of pauses, which every worker reads from its beginning; what is over its size goes."""
+    return _stream(Names(prefix).paused, None, PAUSED_MAX_BYTES)
+
+
 def missing_features(specs: Iterable[QueueSpec], broker_version: tuple[int, ...]) -> list[str]:
     """Return one sentence for each thing that a spec asks for and this broker cannot do.
 
@@ -255,6 +269,7 @@ def _exchanges(names: Names) -> list[Exchange]:
         Exchange(names.unrouted, type="fanout"),
         Exchange(names.cancelled, type="fanout"),
         Exchange(names.suspects, type="fanout"),
+        Exchange(names.paused, type="fanout"),
         Exchange(names.tasks, type="topic"),
         Exchange(names.dead, type="topic"),
         Exchange(names.delay, type="topic"),
@@ -286,15 +301,15 @@ def _keeper(name: str, queue_type: QueueType) -> Queue:
     return Queue(name, queue_arguments={"x-queue-type": str(queue_type), **limit})
 
 
-def _stream(name: str, max_age: str, max_bytes: int) -> Queue:
+def _stream(name: str, max_age: str | None, max_bytes: int) -> Queue:
     """Return a bounded stream: reading consumes nothing, its oldest segment goes (rabbitmq.com/docs/streams)."""
     return Queue(
         name,
         queue_arguments={
             "x-queue-type": "stream",
-            "x-max-age": max_age,
             "x-max-length-bytes": max_bytes,
             "x-stream-max-segment-size-bytes": max_bytes // 16,
+            **({} if max_age is None else {"x-max-age": max_age}),
         },
         consumer_arguments=STREAM_CONSUMER,
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from broker_app.inspection import Overview, Row
 
 _UNKNOWN = "?"
-_COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait")
+_COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait", "paused")
 
 
 @click.command("list")
@@ -104,7 +104,8 @@ def _cells(row: Row) -> list[str]:
     running = _UNKNOWN if row.running is None else f"{row.running:,}"
     empty = _UNKNOWN if row.ready else ""
     wait = empty if row.oldest_wait_seconds is None else shown_age(row.oldest_wait_seconds)
-    return [f"{row.ready:,}", running, f"{row.dead:,}", f"{row.consumers:,}", wait]
+    paused = _UNKNOWN if row.is_paused is None else "paused" if row.is_paused else ""
+    return [f"{row.ready:,}", running, f"{row.dead:,}", f"{row.consumers:,}", wait, paused]
 
 
 def _summary(app: BrokerApp, overview: Overview) -> str:

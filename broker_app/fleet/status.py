@@ -55,6 +55,7 @@ class NodeStatus:
         pool: As it answered, else as the settings want it; None if they do not.
         slots: Tasks at once; likewise.
         is_consuming: Whether it consumes its queue: by its sign of life, which a node that hangs does not give.
+        is_paused: Whether it does not because its queue is paused.
         heard_seconds: How long ago it heard from the broker, heartbeats included; None if it gave no sign.
         log: Its log file, which need not be there.
     """
@@ -67,6 +68,7 @@ class NodeStatus:
     pool: str | None
     slots: int | None
     is_consuming: bool
+    is_paused: bool
     heard_seconds: float | None
     log: Path
 
@@ -85,9 +87,11 @@ class FleetStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every wanted node runs and consumes its queue, and the broker could be asked."""
+        """Whether all wanted nodes run and consume their queues, or are paused, and the broker could be asked."""
         return not self.broker_problem and all(
-            status.is_consuming and status.state is NodeState.RUNNING for status in self.nodes if status.is_wanted
+            (status.is_consuming or status.is_paused) and status.state is NodeState.RUNNING
+            for status in self.nodes
+            if status.is_wanted
         )
 
 
@@ -153,16 +157,18 @@ class _Look:
         if sign is not None and sign.pid not in pids:
             sign = None
         known = answer or fleet
+        is_paused = self._is_paused(fleet, sign)
         is_consuming = self._is_consuming(fleet, answer, sign)
         return NodeStatus(
             node=node,
             is_wanted=fleet is not None,
-            state=self._node_state(node, workers, is_up=answer is not None or is_consuming),
+            state=self._node_state(node, workers, is_up=answer is not None or is_consuming or is_paused),
             pid=workers[0].pid if workers else None,
             answer=answer,
             pool=known.pool if known else None,
             slots=answer.slots if answer else fleet.concurrency if fleet else None,
             is_consuming=is_consuming,
+            is_paused=is_paused,
             heard_seconds=sign.heard_seconds if sign else None,
             log=self.state.log_file(node.stem),
         )
@@ -172,6 +178,9 @@ class _Look:
             is_fresh = sign.is_fresh(self.heartbeat_seconds)
             return is_fresh and bool(sign.queues if fleet is None else fleet.broker_queue in sign.queues)
         return answer is not None and (fleet is None or fleet.broker_queue in answer.queues)
+
+    def _is_paused(self, fleet: Fleet | None, sign: Sign | None) -> bool:
+        return fleet is not None and sign is not None and fleet.broker_queue in sign.paused
 
     def _node_state(self, node: Node, workers: tuple[Process, ...], *, is_up: bool) -> NodeState:
         if not workers:

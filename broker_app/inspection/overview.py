@@ -14,6 +14,7 @@ from broker_app.inspection.head import Heads
 from broker_app.inspection.link import open_link
 from broker_app.inspection.verbs import COUNTED_LOOKS_BEFORE
 from broker_app.management import management_of
+from broker_app.pauses import paused_queues
 from queues import DeadLetters, Names, QueueType
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Row:
         running: Messages that a worker holds, as the broker last counted them; None if it does not tell.
         dead: Its dead letters.
         consumers: Workers that take from it.
+        is_paused: Whether an operator has paused it; None if it is not known.
         oldest_wait_seconds: For how long the next message could have run: the oldest, or with priorities the most
             urgent. None if there is none, or nobody may look.
     """
@@ -47,6 +49,7 @@ class Row:
     running: int | None = None
     dead: int = 0
     consumers: int = 0
+    is_paused: bool | None = False
     oldest_wait_seconds: float | None = None
 
 
@@ -78,12 +81,14 @@ def read_overview(app: BrokerApp, *, may_look: bool) -> Overview:
     Raises:
         BrokerError: The broker cannot be reached.
     """
-    prefix, specs, missing = app.settings.prefix, app.settings.specs(), []
+    prefix, specs = app.settings.prefix, app.settings.specs()
+    missing: list[str] = []
     with topology.connect(app) as connection:
         states = {spec.name: topology.state(connection, spec.broker_name) for spec in specs}
         dead = {spec.name: _dead(connection, spec) for spec in specs}
         unrouted = topology.depth(connection, Names(prefix).unrouted) or 0
         version, api = topology.server_version(connection), management_of(app, connection)
+    paused = _paused(app, missing)
     try:
         counts = api.queue_counts(prefix)
     except BrokerError:
@@ -101,11 +106,20 @@ def read_overview(app: BrokerApp, *, may_look: bool) -> Overview:
             running=counts[spec.broker_name].running if spec.broker_name in counts else None,
             dead=dead[spec.name],
             consumers=state.consumers if state else 0,
+            is_paused=None if paused is None else spec.name in paused,
             oldest_wait_seconds=waits.get(spec.name),
         )
         for spec in specs
     }
     return Overview(rows, read_backlog(app).total, unrouted, tuple(missing))
+
+
+def _paused(app: BrokerApp, missing: list[str]) -> frozenset[str] | None:
+    try:
+        return paused_queues(app)
+    except BrokerError as error:
+        missing.append(f"which queues are paused: {error}")
+        return None
 
 
 def _ready(state: topology.QueueState | None) -> int:

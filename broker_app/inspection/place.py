@@ -82,7 +82,7 @@ def _check_foreign(name: str) -> None:
             f"queue {name!r}: expected a queue of tasks, got a delay lane; `broker-app queues scheduled` shows "
             f"what waits there, `broker-app cancel` cancels it"
         )
-    if name in {"tasks.cancelled", "tasks.suspects", "tasks.prune", "tasks.migrate"}:
+    if name in {"tasks.cancelled", "tasks.suspects", "tasks.paused", "tasks.prune", "tasks.migrate"}:
         raise SelectionError(
             f"queue {name!r}: expected a queue of tasks, got one that broker-app needs for itself"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import defaultdict
@@ -16,6 +17,7 @@ from broker_app.backlog import Backlog
 from broker_app.errors import BrokerError
 from broker_app.management import management_of
 from broker_app.metrics.oldest import Entries
+from broker_app.pauses import paused_queues
 from queues import InvalidDelay, Lane, Names
 from queues.delay import parse_lane
 
@@ -60,6 +62,7 @@ class BrokerNumbers:
         queues: By the settings' names; only those that are there.
         backlog: What waits in the lanes; None if it was not told.
         parked: Messages due for a queue that is gone; None if there is no such place.
+        paused: The queues that are paused; None if it was not told.
         hosts: Where workers have a mailbox for remote control: their hosts' names.
         seconds: How long the look took.
         problem: Why it, or the management API, did not answer; empty if both did.
@@ -70,6 +73,7 @@ class BrokerNumbers:
     queues: Mapping[str, QueueNumbers] = field(default_factory=dict)
     backlog: Backlog | None = None
     parked: int | None = None
+    paused: frozenset[str] | None = None
     hosts: frozenset[str] = frozenset()
     seconds: float = 0.0
     problem: str = ""
@@ -96,10 +100,19 @@ class BrokerReader:
             numbers = self._from_management(management_of(self._app).queue_numbers(), started)
         except BrokerError as error:
             numbers = self._from_amqp(str(error), started)
+        if numbers.is_up:
+            numbers = dataclasses.replace(numbers, paused=self._paused())
         if numbers.problem != self._told:
             self._told = numbers.problem
             logger.warning("broker: %s", numbers.problem or "it answers again")
         return numbers
+
+    def _paused(self) -> frozenset[str] | None:
+        try:
+            return paused_queues(self._app)
+        except (BrokerError, OperationalError, OSError) as error:
+            logger.debug("which queues are paused is not known: %s", error)
+            return None
 
     def _from_management(self, items: list[dict[str, Any]], started: float) -> BrokerNumbers:
         found = {str(item.get("name")): item for item in items}

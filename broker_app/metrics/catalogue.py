@@ -195,6 +195,7 @@ BY_PRIORITY = _of_broker(
 OLDEST_WAIT = _of_broker(
     "queue_oldest_wait_seconds", "queue", "How long the message at the head of the queue has waited; an estimate."
 )
+PAUSED = _of_broker("queue_paused", "queue", "1 if the queue is paused: no worker consumes it on purpose.")
 DEAD = _of_broker("queue_dead_messages", "queue", "Messages in the queue's dead letters.")
 SCHEDULED = _of_broker(
     "scheduled_messages", "due", "Messages in the delay lanes, by when they are due for certain; not cumulative."

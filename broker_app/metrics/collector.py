@@ -146,6 +146,7 @@ def _of(broker: BrokerNumbers, age: float) -> Iterator[tuple[Series, list[float]
             catalogue.DEAD: queue.dead,
             catalogue.UNACKNOWLEDGED: queue.unacknowledged,
             catalogue.OLDEST_WAIT: queue.oldest_wait,
+            catalogue.PAUSED: None if broker.paused is None else name in broker.paused,
         }
         for metric, value in known.items():
             if value is not None:

@@ -17,6 +17,7 @@ from celery.worker import consumer as celery_consumer
 from celery.worker import loops, state
 
 from broker_app.connections import discard
+from broker_app.pauses import Pauses
 from broker_app.worker.gate import Gate
 from broker_app.worker.liveness import Pulse
 from broker_app.worker.recovery import Runs
@@ -73,13 +74,14 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         self.app.conf.broker_connection_timeout = connect_seconds
         self.gate = Gate(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
         self._to_pool, self.on_task_request = self.on_task_request, self._admit
-        self.app.amqp.followed[:] = [self.gate.suspects.stream]
+        self._pauses = Pauses(self.app, lambda: self.call_soon(self._apply_pauses))
+        self.app.amqp.followed[:] = [self.gate.suspects.stream, self._pauses.stream]
         if self.loop is loops.synloop and self._is_green:
             self.loop = self._green_loop
         self._celerys_loop, self.loop = self.loop, self._prepared_loop
         self._runs = Runs(self.call_soon_ack, self.connection_errors)
         self._stopping = Stopping(self.controller, drain_seconds(self.app))
-        self._subscription: Subscription | None = None
+        self._subscription = None
         self._pulse = Pulse(self.controller.pidfile)
         self._look: Any = None
 
@@ -110,7 +112,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         def on_task_received(message: Message) -> None:
             if self._runs.adopt(message):
                 return
-            if self._stopping.is_begun:
+            if self._stopping.is_begun or (self._subscription is not None and self._subscription.is_late(message)):
                 give_back(message)
             else:
                 take(message)
@@ -120,6 +122,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
     def on_close(self) -> None:
         """Forget what the lost connection has taken with it; what runs is remembered."""
         super().on_close()
+        self._pauses.begin_anew()
         self._runs.forget_unstarted(self.pool, is_flushed=True)
 
     def on_ready(self) -> None:
@@ -143,9 +146,13 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         super().stop()
 
     def _admit(self, request: Request) -> None:
-        """Hand a task on to the pool. Its timer may do so after the worker was told to end: then it goes back."""
-        if self._stopping.is_begun:
+        """Hand a task on to the pool. Its timer may do so after the worker was told to end: then it goes back.
+
+        So it does if its queue was paused meanwhile.
+        """
+        if self._stopping.is_begun or self._is_paused(request):
             give_back(request.message)
+            state.task_ready(request)
             return
         self._runs.add(request)
         self.gate.admit(request)
@@ -175,7 +182,25 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         """Run Celery's loop, with a task consumer that is ours."""
         self._subscription = Subscription(self.app.settings, self.task_consumer, self.prefetch_multiplier)
         self._subscription.allow_long_runs()
+        self._subscription.pause(self._pauses.broker_queues)
         self._celerys_loop(*args)
+
+    def _apply_pauses(self) -> None:
+        """Follow a pause or a resumption; what was not begun of a paused queue goes back."""
+        if self._subscription is None or self._subscription.connection is None or self._stopping.is_begun:
+            return
+        self._subscription.pause(self._pauses.broker_queues)
+        unstarted = self._runs.withdraw(self.pool, self._is_paused)
+        self.gate.withdraw([run.request for run in unstarted])
+        for run in unstarted:
+            for message in run.deliveries:
+                give_back(message)
+            state.task_ready(run.request)
+        self._look_round()
+
+    def _is_paused(self, request: Request) -> bool:
+        spec = request.spec or self.gate.spec_of(request.message)
+        return spec is not None and spec.name in self._pauses.queues
 
     def _look_round(self) -> None:
         """Tell who looks that the loop turns, and consume again what the broker has cancelled.
@@ -185,7 +210,8 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         if self._subscription is None:
             return
         is_ending = self._stopping.is_begun
-        self._pulse.beat(self._subscription.connection, () if is_ending else self._subscription.consumed())
+        consumed, paused = ((), ()) if is_ending else (self._subscription.consumed(), self._subscription.paused)
+        self._pulse.beat(self._subscription.connection, consumed, paused)
         if is_ending or self._subscription.renew():
             return
         if self.hub:

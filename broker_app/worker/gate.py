@@ -19,7 +19,7 @@ from broker_app.worker.suspects import Suspects
 from broker_app.worker.task import QUEUE_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from kombu.message import Message
 
@@ -77,6 +77,12 @@ class Gate:
         if _is_stopping():
             self._quarantine.clear()
         self._quarantine.release(request)
+
+    def withdraw(self, requests: Collection[Request]) -> None:
+        """Forget requests that go back to their queue unstarted, while the worker goes on."""
+        for request in requests:
+            self.suspects.excuse(request.message.headers)
+        self._quarantine.withdraw(requests)
 
     def clear(self) -> None:
         """Forget who waits: the broker has them again. The connection is lost, or the worker was told to end."""

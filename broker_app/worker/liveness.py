@@ -37,12 +37,14 @@ class Sign:
         heard_seconds: How long ago the broker sent anything on the connection that tasks come by, heartbeats
             included; None if it has not.
         queues: What it consumes, as on the broker: those whose consumers the broker has not cancelled.
+        paused: What it does not consume because an operator has paused it.
     """
 
     pid: int
     turned_seconds: float
     heard_seconds: float | None
     queues: tuple[str, ...]
+    paused: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
@@ -51,7 +53,9 @@ class Sign:
             found: dict[str, Any] = json.loads(file.read_bytes())
             now, heard_at = time.monotonic(), found["heard_at"]
             heard_seconds = None if heard_at is None else max(0.0, now - heard_at)
-            return cls(found["pid"], max(0.0, now - found["turned_at"]), heard_seconds, tuple(found["queues"]))
+            turned_seconds = max(0.0, now - found["turned_at"])
+            queues, paused = tuple(found["queues"]), tuple(found.get("paused", ()))
+            return cls(found["pid"], turned_seconds, heard_seconds, queues, paused)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -77,13 +81,14 @@ class Pulse:
         self._frames: tuple[int, int] | None = None
         self._heard_at: float | None = None
 
-    def beat(self, connection: Any, queues: Sequence[str]) -> None:
+    def beat(self, connection: Any, queues: Sequence[str], paused: Sequence[str] = ()) -> None:
         """Write that the loop turned now.
 
         Args:
             connection: py-amqp's, for its count of what was received (``bytes_recv`` counts frames); None if it
                 is lost.
             queues: What is consumed.
+            paused: What is not, on purpose.
         """
         if self._file is None:
             return
@@ -91,7 +96,8 @@ class Pulse:
         frames = None if connection is None else (id(connection), connection.bytes_recv)
         if frames is not None and frames != self._frames:
             self._heard_at, self._frames = now, frames
-        self._write({"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at, "queues": list(queues)})
+        sign = {"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at}
+        self._write(sign | {"queues": list(queues), "paused": list(paused)})
 
     def _write(self, sign: dict[str, Any]) -> None:
         """Write over the last sign, in one call and never shorter: a reader sees one or the other."""

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 ALONE_FROM_STARTS = 2
 """After so many starts in each of which the worker was lost, a task has no other suspect beside it."""
@@ -58,6 +58,15 @@ class Quarantine(Generic[Task]):
         """Note that a task has ended, however; and look who is next. Any task may be named."""
         with self._lock:
             if self._alone is not task:
+                return
+            self._alone = None
+        self._admit_next()
+
+    def withdraw(self, tasks: Collection[Task]) -> None:
+        """Forget tasks that are no longer to be started here, and look who is next."""
+        with self._lock:
+            self._waiting = deque(task for task in self._waiting if task not in tasks)
+            if self._alone not in tasks:
                 return
             self._alone = None
         self._admit_next()

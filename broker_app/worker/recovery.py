@@ -23,8 +23,9 @@ from broker_app.outgoing import PUBLISHED_AT_HEADER
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from celery.worker.request import Request
     from kombu.message import Message
+
+    from broker_app.worker.request import Request
 
 MAX_ENDED = 10_000
 """Ended runs that are remembered, the oldest go first; each takes some 300 bytes."""
@@ -133,6 +134,26 @@ class Runs:
         for identity in gone:
             del self._open[identity]
         return tuple(gone.values())
+
+    def withdraw(self, pool: Any, is_unwanted: Callable[[Any], bool]) -> tuple[Run, ...]:
+        """Take back from the pool what it has not begun and is no longer wanted here; the others keep their turn.
+
+        Args:
+            pool: Celery's.
+            is_unwanted: Says it of a request.
+
+        Returns:
+            What is forgotten.
+        """
+        gone = tuple(
+            run
+            for run in self.all()
+            if run.end is None and is_unwanted(run.request) and not _is_in(pool, run.request)
+            if run.request.withdraw()
+        )
+        for run in gone:
+            del self._open[_identity(run.request.message.headers)]
+        return gone
 
     def _on_reject(self, run: Run, log: Any, errors: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         self._on_end(run, log, errors, end=End.REQUEUE if requeue else End.REJECT)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import signals
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.worker import request as celery_request
 from celery.worker.state import task_ready
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from queues import QueueSpec
 
 logger = logging.getLogger(__name__)
+
+_BEGINNING = threading.Lock()
 
 _NO_DEATH = (Ignore, Retry, Reject, Terminated, MemoryError, SystemExit, KeyboardInterrupt)
 """After these Celery acknowledges, requeues or reports something else; for `Reject` see `Request.on_failure`."""
@@ -44,10 +47,34 @@ class Request(Counted, celery_request.Request):
     gate: Gate | None = None
     spec: QueueSpec | None = None
     _death: Death | None = None
+    _is_begun = False
+    _is_withdrawn = False
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
         self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
+
+    def withdraw(self) -> bool:
+        """Keep it from being started, wherever in the worker it waits; return False if it has begun."""
+        with _BEGINNING:
+            self._is_withdrawn = not self._is_begun
+        return self._is_withdrawn
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Begin, in the thread or greenlet that runs it; with processes, hear that it has begun.
+
+        Raises:
+            TaskRevokedError: It was withdrawn; the pool drops it.
+        """
+        with _BEGINNING:
+            self.check_wanted()
+            self._is_begun = True
+        super().on_accepted(pid, time_accepted)
+
+    def check_wanted(self) -> None:
+        """Raise TaskRevokedError if it was withdrawn: Celery then frees its slot."""
+        if self._is_withdrawn:
+            raise TaskRevokedError(f"{self.humaninfo()} went back to its queue")
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """Handle what a task raised, as Celery's; what that rejects for good goes to the dead letters."""

@@ -1,4 +1,4 @@
-"""A worker's consumers at the broker: how long they may hold a message, and what if they are cancelled."""
+"""A worker's consumers at the broker: how long they may hold a message, and what if one is cancelled or paused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from broker_app.errors import BrokerError
 from queues import QueueType, work_topology
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from kombu.message import Message
     from kombu.messaging import Consumer
 
     from broker_app.settings import Settings
@@ -44,6 +47,7 @@ class Subscription:
             spec.broker_name: settings.queues[spec.name].longest_run_seconds for spec in self._specs.values()
         }
         self._prefetch = prefetch
+        self._ended: dict[str, str] = {}  # queues by the tags of the consumers that a pause has ended
 
     @property
     def connection(self) -> Any:
@@ -62,6 +66,34 @@ class Subscription:
                 seconds = holding_seconds(self._longest_run_seconds[queue.name], self._prefetch)
                 arguments = {TIMEOUT_ARGUMENT: int(seconds * 1000)}
                 queue.consumer_arguments = dict(queue.consumer_arguments or {}, **arguments)
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """The queues, as on the broker, that are not consumed on purpose."""
+        return tuple(name for name in self._consumer._queues if name in self._consumer.paused)  # noqa: SLF001
+
+    def pause(self, paused: AbstractSet[str]) -> None:
+        """Consume no more from some queues, without waiting for the broker's answer; `renew` consumes from others.
+
+        Args:
+            paused: All paused queues, by their names on the broker.
+        """
+        before, self._consumer.paused = self._consumer.paused, paused
+        for name in self.paused:
+            if name not in before:
+                logger.info("paused: %s is not consumed until it is resumed", name)
+            if tag := self._tags().pop(name, None):
+                self._ended[tag] = name
+                self._consumer.channel.basic_cancel(tag, nowait=True)
+
+    def is_late(self, message: Message) -> bool:
+        """Return whether a message was on its way when its queue was paused."""
+        return message.delivery_info.get("consumer_tag") in self._ended
+
+    def queue_of(self, message: Message) -> str | None:
+        """Return the broker's name of the queue that a message was taken from."""
+        tag = message.delivery_info.get("consumer_tag", "")
+        return self._ended.get(tag) or next((queue for queue, known in self._tags().items() if known == tag), None)
 
     def keep(self) -> None:
         """Outlive a cancelled consumer: py-amqp would raise, Celery connect anew, and all that runs come again."""
@@ -85,14 +117,16 @@ class Subscription:
             True also if the connection is lost; False if the broker refused or did not answer: its channel may
             then be closed.
         """
-        gone = [queue for queue in self._tags() if queue not in self.consumed()]
+        known = {*self.consumed(), *self.paused}
+        gone = [queue.name for queue in self._consumer.queues if queue.name not in known]
         if not gone or self.connection is None:
             return True
-        logger.warning("no longer consumed, and consumed again: %s", ", ".join(gone))
+        self._tell(gone)
+        specs = [self._specs[name] for name in gone if name in self._specs]
         try:
-            topology.declare(self.connection, work_topology([self._specs[name] for name in gone], self._prefix))
+            topology.declare(self.connection, work_topology(specs, self._prefix))
             for name in gone:
-                self._tags().pop(name)
+                self._tags().pop(name, None)
             self._consumer.consume()
         except (BrokerError, AMQPError, OSError) as error:
             logger.warning("could not be consumed again: %s", topology.words(error))
@@ -104,6 +138,12 @@ class Subscription:
         """Tell the broker to send no more, and do not wait for its answer."""
         for tag in self._tags().values():
             self._consumer.channel.basic_cancel(tag, nowait=True)
+
+    def _tell(self, gone: list[str]) -> None:
+        if cancelled := [name for name in gone if name in self._tags()]:
+            logger.warning("no longer consumed, and consumed again: %s", ", ".join(cancelled))
+        if resumed := [name for name in gone if name not in self._tags()]:
+            logger.info("resumed: %s", ", ".join(resumed))
 
     def _tags(self) -> dict[str, str]:
         """Return the consumers' tags by queue: the task consumer's own, to be changed."""

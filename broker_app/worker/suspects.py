@@ -101,6 +101,14 @@ class Suspects:
         with self._lock:
             self._running.pop(key(headers), None)
 
+    def excuse(self, headers: Mapping[str, Any]) -> None:
+        """Note that a task was not started after all, and take back what was written."""
+        with self._lock:
+            entry = self._running.pop(key(headers), None)
+            self._survived += [entry] if entry else []
+        if entry:
+            self.acquit()
+
     def survive(self) -> None:
         """Note that this worker lives, and the broker gives what runs here to others; see `acquit`."""
         with self._lock:

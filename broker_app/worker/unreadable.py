@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.worker.gate import Gate
+    from broker_app.worker.subscription import Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class Unreadable:
     """What Celery's consumer calls for such messages. Celery rejects some and acknowledges others away."""
 
     gate: Gate
-    task_consumer: Any
+    _subscription: Subscription | None
     connection_errors: Any
     event_dispatcher: Any
 
@@ -63,9 +64,7 @@ class Unreadable:
 
     def _queue_of(self, message: Message) -> str | None:
         """Return the broker's name of the queue that a message was taken from."""
-        tag = message.delivery_info.get("consumer_tag")
-        tags = self.task_consumer._active_tags if self.task_consumer else {}  # noqa: SLF001 - kombu tells them nowhere else
-        return next((queue for queue, known in tags.items() if known == tag), None)
+        return self._subscription.queue_of(message) if self._subscription is not None else None
 
     def _give_up(
         self,

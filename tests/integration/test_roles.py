@@ -132,6 +132,7 @@ def test_nobody_has_more(shop: Ledger, urls: dict[str, str], management: Managem
     numbers = BrokerReader(shop.app(f"management_url = {json.dumps(management.url)}")).read()
     assert numbers.has_management
     assert numbers.queues["lopri"].ready == 0
+    assert numbers.paused == frozenset()
     monitor, vhost = Management.of(urls["monitor"], management.url), quote(vhost_of(urls["monitor"]), safe="")
     for path, body in ((f"queues/{vhost}/more", {"durable": True}), ("users/more", {"password": "", "tags": ""})):
         with pytest.raises(HTTPError, match=r"40[13]"):

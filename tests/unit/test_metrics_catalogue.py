@@ -48,6 +48,7 @@ queue_unacknowledged_messages gauge queue
 queue_consumers gauge queue
 queue_priority_messages gauge queue priority
 queue_oldest_wait_seconds gauge queue
+queue_paused gauge queue
 queue_dead_messages gauge queue
 scheduled_messages gauge due
 scheduled_held_up_messages gauge

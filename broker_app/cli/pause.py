@@ -1,0 +1,45 @@
+"""`broker-app pause` and `broker-app resume`: queues that no worker shall consume for a while."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from broker_app.cli.command import Command, pass_app
+from broker_app.pauses import pause_queue, resume_queue
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+
+_queues = click.argument("queues", metavar="QUEUE…", nargs=-1, required=True)
+
+
+@click.command(cls=Command, epilog="\b\nExamples:\n  broker-app pause lopri")
+@_queues
+@pass_app
+def pause(app: BrokerApp, queues: tuple[str, ...]) -> None:
+    """Stop the consumption of queues on all hosts, until they are resumed.
+
+    It holds over restarts of workers, machines and the broker. What runs is finished, what was only reserved goes
+    back, and publishing goes on. Workers that are connected follow within about a second.
+    """
+    for name in _known(app, queues):
+        pause_queue(app, name)
+        click.echo(f"{name}: paused")
+
+
+@click.command(cls=Command, epilog="\b\nExamples:\n  broker-app resume lopri")
+@_queues
+@pass_app
+def resume(app: BrokerApp, queues: tuple[str, ...]) -> None:
+    """Let the workers consume paused queues again."""
+    for name in _known(app, queues):
+        resume_queue(app, name)
+        click.echo(f"{name}: resumed")
+
+
+def _known(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:
+    """Return the queues' names, once each; with an unknown one among them nothing is done."""
+    table = app.settings.routing_table()
+    return list(dict.fromkeys(table.queue(queue).name for queue in queues))
