@@ -31,9 +31,10 @@ def test_every_queue_has_a_worker_service_as_its_fleet_says() -> None:
 
 def test_ports_are_published_on_this_machine_only() -> None:
     """No service is reached from another machine by this file as it stands."""
-    published = re.findall(r'^      - "([^"]*:\d+:\d+|\d+:\d+)"$', COMPOSE + CLUSTER, re.MULTILINE)
+    blocks = re.findall(r"^    ports:\n((?:      - .*\n)+)", COMPOSE + CLUSTER, re.MULTILINE)
+    published = [line.strip(' -"') for block in blocks for line in block.splitlines()]
 
-    assert published
+    assert len(published) > len(blocks) > 0
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
@@ -43,6 +44,36 @@ def test_example_environment_names_every_variable_that_must_be_set() -> None:
     example = (ROOT / "compose" / "example.env").read_text(encoding="utf-8")
 
     assert needed == set(re.findall(r"^(\w+)=\S", example, re.MULTILINE))
+
+
+def test_each_service_is_the_user_that_it_needs() -> None:
+    """Nobody but `deploy` has the administrator's password, and each part of ours connects as its own user."""
+    shared, _, listed = COMPOSE.partition("\nservices:")
+    services = dict(re.findall(r"^  ([\w-]+):.*\n((?:    .*\n|\n)+)", listed, re.MULTILINE))
+    users = {name: re.findall(r"amqp://(\w+):\$\{(\w+)_PASSWORD", text) for name, text in services.items()}
+
+    assert re.findall(r"amqp://(\w+):", shared) == ["worker"]
+    assert {name for name, text in services.items() if "RABBITMQ_PASSWORD" in text} == {"rabbitmq", "deploy"}
+    assert {name: found[0] for name, found in users.items() if found} == {
+        "deploy": ("deploy", "DEPLOY"),
+        "metrics": ("monitor", "MONITOR"),
+        "cli": ("producer", "PRODUCER"),
+    }
+    assert "guest" not in re.sub(r"#.*", "", COMPOSE)
+
+
+def test_prometheus_reads_what_its_rules_are_about() -> None:
+    """The job of the metrics has the name that the rules ask for, and every target is a service of the file."""
+    prometheus = (ROOT / "compose" / "prometheus.yml").read_text(encoding="utf-8")
+    rules = (ROOT / "config" / "prometheus" / "rules.yml").read_text(encoding="utf-8")
+    jobs = dict(
+        re.findall(r"job_name: ([\w-]+).*\n    static_configs:\n      - targets: \[\"(\S+):\d+\"\]", prometheus)
+    )
+
+    assert set(re.findall(r'job=\\?"([\w-]+)\\?"', rules)) == {"broker-app"}
+    assert jobs["broker-app"] == "metrics"
+    for host in set(jobs.values()) - {"127.0.0.1"}:
+        assert f"\n  {host}:\n" in COMPOSE
 
 
 def test_the_cluster_finds_each_of_its_nodes() -> None:
