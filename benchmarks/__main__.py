@@ -43,6 +43,7 @@ NAMES = (
     "metrics_cost",
     "tuning",
     "first_task",
+    "rolling_restart",
 )
 """Each is a module of this package with a function ``run(bench) -> Report``; run in this order."""
 

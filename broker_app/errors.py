@@ -17,6 +17,7 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 ├── BrokerNotFound                 no broker could be found or started
 ├── PrivateNodeError               a private RabbitMQ node did not do what it should
 ├── FleetError                     a fleet did not start or stop as asked
+│   ├── FleetBusy                  another fleet command is at work
 │   └── NodesFailed                nodes are not up; it carries the outcome of each
 ├── MetricsError                   the metrics cannot be served or written as asked
 ├── TuningError                    slots could not be measured
@@ -65,6 +66,7 @@ __all__ = [
     "BrokerUnreachable",
     "CallError",
     "FetchError",
+    "FleetBusy",
     "FleetError",
     "InvalidDelay",
     "InvalidPriority",
@@ -215,6 +217,10 @@ class PrivateNodeError(BrokerAppError):
 
 class FleetError(BrokerAppError):
     """A fleet did not start or stop as asked."""
+
+
+class FleetBusy(FleetError):
+    """Another fleet command is at work on this host."""
 
 
 class NodesFailed(FleetError):

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from waiting import wait_until
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCRIPTS = Path(sys.executable).parent
-COMMAND_SECONDS = 100.0
+COMMAND_SECONDS = 200.0
 
 SETTINGS = """
 [queues.default.fleet]
@@ -53,16 +53,16 @@ class Host:
         """Write the settings file."""
         (self.folder / "broker.toml").write_text(settings)
 
-    def popen(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command and do not wait for it."""
+    def popen(self, *command: str, output: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start a command and do not wait for it; what it prints goes into pipes, or all into a file."""
         return subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.environment,
             text=True,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
         )
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:

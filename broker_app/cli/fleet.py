@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, Number, app_name, pass_app
-from broker_app.errors import NodesFailed
+from broker_app.cli.fleet_report import print_stopped, report
+from broker_app.cli.fleet_service import plan, supervise, systemd
+from broker_app.cli.fleet_status import logs, status
 from broker_app.fleet import (
-    DEFAULT_ANSWER_SECONDS,
     DEFAULT_STOP_SECONDS,
     DEFAULT_WAIT_SECONDS,
-    Start,
-    StartedNode,
-    Stop,
+    Changes,
+    Patience,
     StoppedNode,
-    fleet_status,
     patience_seconds,
+    reload_fleets,
     restart_fleets,
+    scale_fleet,
     start_fleets,
     stop_fleets,
-    unwanted_nodes,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from broker_app.app import BrokerApp
-    from broker_app.fleet import NodeStatus
 
+_MAX_NODES = 1_000
 _Seconds = Number(min=0, max=86_400)
 
 _queues = click.argument("queues", nargs=-1, metavar="[QUEUE]...")
@@ -74,6 +68,10 @@ def fleet() -> None:
     """
 
 
+for _verb in (status, logs, plan, supervise, systemd):
+    fleet.add_command(_verb)
+
+
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet start\n  broker-app fleet start lopri --wait 60")
 @_queues
 @_wait
@@ -84,7 +82,7 @@ def start(app: BrokerApp, queues: tuple[str, ...], wait_seconds: float) -> None:
     Exit code 1 if a node is not up in time; its log's last lines are shown, and the others stay up.
     """
     name = app_name(click.get_current_context())
-    _report_start(app, queues, lambda: start_fleets(app, queues, app_name=name, wait_seconds=wait_seconds))
+    report(app, queues, lambda: Changes(start_fleets(app, queues, app_name=name, wait_seconds=wait_seconds)))
 
 
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet stop\n  broker-app fleet stop lopri")
@@ -125,173 +123,85 @@ def restart(
     *,
     is_kill_allowed: bool,
 ) -> None:
-    """Stop the nodes, then start what the settings want."""
-    name = app_name(click.get_current_context())
-    _report_start(
-        app,
-        queues,
-        lambda: restart_fleets(
-            app,
-            queues,
-            app_name=name,
-            stop_seconds=patience_seconds(app, queues) if end_seconds is None else end_seconds,
-            wait_seconds=wait_seconds,
-            is_kill_allowed=is_kill_allowed,
-        ),
-    )
+    """Replace the nodes, one of a queue at a time.
 
-
-@fleet.command(epilog="\b\nExamples:\n  broker-app fleet status\n  broker-app fleet status lopri --json")
-@_queues
-@click.option(
-    "--timeout",
-    "answer_seconds",
-    type=_Seconds,
-    default=DEFAULT_ANSWER_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for a node that is silent.",
-)
-@click.option("--json", "is_json", is_flag=True, help="One JSON object, for a script.")
-@pass_app
-def status(app: BrokerApp, queues: tuple[str, ...], answer_seconds: float, *, is_json: bool) -> None:
-    """Show the nodes and what they do.
-
-    Exit code 0 if all that are wanted run and consume their queue, 4 if the broker cannot be asked, else 1. What
-    a node consumes, and when it last heard from the broker, it writes down itself once a second: a node that
-    hangs is seen.
+    The next one ends when the last one consumes again, so a queue of two nodes or more is always served. If a new
+    node does not come up, its queue's other nodes stay as they are, and the exit code is 1.
     """
-    found = fleet_status(app, queues, answer_seconds=answer_seconds)
-    rows = [_row(node) for node in found.nodes]
-    if is_json:
-        click.echo(json.dumps({"is_complete": found.is_complete, "nodes": rows}))
-    else:
-        _print_table(rows)
-    if found.broker_problem:
-        click.echo(f"broker-app: nobody could be asked: {found.broker_problem}", err=True)
-        sys.exit(exit_codes.BROKER)
-    sys.exit(exit_codes.OK if found.is_complete else exit_codes.FAILED)
+    name = app_name(click.get_current_context())
+    patience = _patience(app, queues, end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
+    report(app, queues, lambda: restart_fleets(app, queues, app_name=name, patience=patience))
 
 
-def _report_start(app: BrokerApp, queues: Iterable[str], run: Callable[[], tuple[StartedNode, ...]]) -> None:
-    """Print each node's outcome and what the settings leave out; the log of a node that is not up, to stderr."""
-    try:
-        outcomes = run()
-    except NodesFailed as error:
-        outcomes = error.outcomes
-    except KeyboardInterrupt:
-        click.echo("broker-app: interrupted; what was started runs on: see `broker-app fleet status`", err=True)
-        sys.exit(exit_codes.INTERRUPTED)
-    for outcome in outcomes:
-        _print_started(outcome)
-    _print_notes(app, queues)
-    if any(outcome.outcome is Start.FAILED for outcome in outcomes):
-        sys.exit(exit_codes.FAILED)
+@fleet.command("reload", epilog="\b\nExamples:\n  broker-app fleet reload\n  broker-app fleet reload lopri")
+@_queues
+@_timeout
+@_kill
+@_wait
+@pass_app
+def reload_(
+    app: BrokerApp,
+    queues: tuple[str, ...],
+    end_seconds: float | None,
+    wait_seconds: float,
+    *,
+    is_kill_allowed: bool,
+) -> None:
+    """Take up changed settings: restart only the nodes that they change.
+
+    Missing nodes are started, surplus ones stopped, changed ones restarted one of a queue at a time; a queue that
+    was scaled goes back to what the settings say. A new version of broker-app, or another virtual
+    environment, is a change too.
+    """
+    name = app_name(click.get_current_context())
+    patience = _patience(app, queues, end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
+    report(app, queues, lambda: reload_fleets(app, queues, app_name=name, patience=patience))
 
 
-def _print_started(outcome: StartedNode) -> None:
-    node = outcome.node
-    if outcome.outcome is not Start.FAILED:
-        click.echo(
-            f"{node.name}: {outcome.outcome}, pid {outcome.pid}, consumes {node.queue} with {outcome.slots} slots"
-        )
-        return
-    process = f" (pid {outcome.pid} is left running)" if outcome.pid else ""
-    click.echo(f"broker-app: {node.name} is not up: {outcome.reason}{process}", err=True)
-    for line in outcome.log_lines:
-        click.echo(f"  {line}", err=True)
-    click.echo(f"  (log: {outcome.log})", err=True)
+@fleet.command(epilog="\b\nExamples:\n  broker-app fleet scale lopri 3\n  broker-app fleet scale lopri --reset")
+@click.argument("queue")
+@click.argument("nodes", type=click.IntRange(0, _MAX_NODES), required=False)
+@click.option("--reset", "is_reset", is_flag=True, help="Go back to the number in the settings.")
+@_timeout
+@_kill
+@_wait
+@pass_app
+def scale(  # noqa: PLR0913 - click hands over each option
+    app: BrokerApp,
+    queue: str,
+    nodes: int | None,
+    end_seconds: float | None,
+    wait_seconds: float,
+    *,
+    is_reset: bool,
+    is_kill_allowed: bool,
+) -> None:
+    """Run so many NODES of a queue on this host, whatever the settings say.
+
+    It lasts, also over a restart of the machine, until the queue is scaled again, --reset, or `fleet reload`.
+    """
+    if (nodes is None) != is_reset:
+        raise click.UsageError("expected a number of nodes, or --reset")
+    name = app_name(click.get_current_context())
+    patience = _patience(app, (queue,), end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
+    report(app, (queue,), lambda: scale_fleet(app, queue, nodes, app_name=name, patience=patience))
 
 
-def _print_notes(app: BrokerApp, queues: Iterable[str]) -> None:
-    """Say which queues have no fleet, and which nodes run on though nobody wants them."""
-    table = app.settings.routing_table()
-    names = {table.queue(queue).name for queue in queues} or set(app.settings.queues)
-    for name, queue in app.settings.queues.items():
-        if name in names and not queue.fleet.nodes:
-            click.echo(f"{name}: no node wanted (queues.{name}.fleet.nodes = 0)")
-    for node in unwanted_nodes(app):
-        verb = "restart" if node.queue in app.settings.queues else "stop"
-        click.echo(
-            f"broker-app: {node.name} runs, but the settings no longer want it; "
-            f"end it with `broker-app fleet {verb} {node.queue}`",
-            err=True,
-        )
+def _patience(
+    app: BrokerApp,
+    queues: tuple[str, ...],
+    end_seconds: float | None,
+    wait_seconds: float,
+    *,
+    is_kill_allowed: bool,
+) -> Patience:
+    stop_seconds = patience_seconds(app, queues) if end_seconds is None else end_seconds
+    return Patience(stop_seconds, wait_seconds, is_kill_allowed)
 
 
 def _print_stopped(outcomes: Iterable[StoppedNode]) -> None:
     outcomes = tuple(outcomes)
     for outcome in outcomes:
-        process = f", pid {outcome.pid}" if outcome.outcome is not Stop.WAS_DEAD else "; its pid file is removed"
-        click.echo(f"{outcome.node.name}: {outcome.outcome}{process}")
+        print_stopped(outcome)
     if not outcomes:
         click.echo("no node runs")
-
-
-def _row(status: NodeStatus) -> dict[str, Any]:
-    """Return a node as it stands in JSON; the table shows the same."""
-    answer = status.answer
-    return {
-        "queue": status.node.queue,
-        "node": status.node.name,
-        "pid": status.pid,
-        "state": str(status.state),
-        "is_wanted": status.is_wanted,
-        "is_answering": answer is not None,
-        "is_consuming": status.is_consuming,
-        "is_paused": status.is_paused,
-        "heard_seconds": None if status.heard_seconds is None else round(status.heard_seconds, 1),
-        "pool": status.pool,
-        "slots": status.slots,
-        "active": answer.active if answer else None,
-        "log": str(status.log),
-    }
-
-
-_COLUMNS = {
-    "queue": "queue",
-    "node": "node",
-    "pid": "pid",
-    "state": "state",
-    "is_wanted": "wanted",
-    "is_answering": "answers",
-    "is_consuming": "consumes",
-    "is_paused": "paused",
-    "heard_seconds": "heard",
-    "pool": "pool",
-    "slots": "slots",
-    "active": "active",
-}
-"""The logs' folder stands below the table: paths would not fit into its lines."""
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    """Print a table with lines on a terminal, and columns of plain text otherwise; then where the logs are."""
-    cells = [[_cell(_ago(row) if key == "heard_seconds" else row[key]) for key in _COLUMNS] for row in rows]
-    if sys.stdout.isatty():
-        table = Table(*_COLUMNS.values())
-        for line in cells:
-            table.add_row(*line)
-        Console().print(table)
-    else:
-        _print_columns(cells)
-    for folder in sorted({str(Path(row["log"]).parent) for row in rows}):
-        click.echo(f"logs: {folder}")
-
-
-def _print_columns(cells: list[list[str]]) -> None:
-    lines = [list(_COLUMNS.values()), *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _ago(row: dict[str, Any]) -> str | None:
-    seconds = row["heard_seconds"]
-    return None if seconds is None else f"{seconds:.0f} s ago"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value is None else str(value)

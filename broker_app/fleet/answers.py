@@ -32,6 +32,7 @@ class Answer:
         pool: Celery's ``-P``.
         slots: Tasks that it can run at once.
         active: Tasks that it runs now; None if it was not asked, or did not say in time.
+        begun: Tasks that it has begun since its start.
     """
 
     pid: int
@@ -39,6 +40,7 @@ class Answer:
     pool: str
     slots: int
     active: int | None
+    begun: int
 
 
 def ask_workers(
@@ -67,6 +69,7 @@ def ask_workers(
             pool=_pool_name(stats[name]["pool"]["implementation"]),
             slots=stats[name]["pool"]["max-concurrency"],
             active=len(active[name]) if name in active else None,
+            begun=sum(stats[name]["total"].values()),
         )
         for name in queues
     }

@@ -26,7 +26,9 @@ _CELERY_MULTI = "from celery.bin.multi import main; main()"
 """`celery multi` itself: by way of ``python -m celery`` all of Celery's commands and their plug-ins would be
 imported first (1.9 s of processor time instead of 0.3 s, for each queue)."""
 
-_PATH_VARIABLES = (CONFIG_VARIABLE, f"{ENV_PREFIX}STATE_DIR")
+PATH_VARIABLES = (CONFIG_VARIABLE, f"{ENV_PREFIX}STATE_DIR")
+"""Variables that hold a path, which workers need absolute."""
+
 _KIB_PER_MIB = 1024
 
 
@@ -44,7 +46,7 @@ class Launch:
 
 
 def start_command(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
-    """Return the `celery multi` command that starts a fleet's nodes.
+    """Return the `celery multi` command that starts a fleet's nodes, as it is run.
 
     No broker URL stands in it, as every user of the host may read command lines; the workers find it where
     this process did: in the settings file or the environment.
@@ -54,9 +56,29 @@ def start_command(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
         app_name: As Celery's ``-A``.
         state: Where the pid and log files are.
     """
+    return [*_nice(fleet), sys.executable, "-c", _CELERY_MULTI, *_arguments(fleet, app_name, state)]
+
+
+def pasted_line(fleet: Fleet, app_name: str, state: FleetState) -> str:
+    """Return the same command for a shell, as one would write it oneself.
+
+    The shell must be in this process's current folder and have its ``BROKER_APP_…`` variables; the paths among
+    them stand in the line.
+    """
+    celery = Path(sys.executable).with_name("celery")
+    program = [str(celery)] if celery.exists() else [sys.executable, "-m", "celery"]
+    paths = [f"{name}={value}" for name in PATH_VARIABLES if (value := child_environment().get(name))]
+    words = [*_nice(fleet), *program, "multi", *_arguments(fleet, app_name, state)]
+    return shlex.join([*(["env", *paths] if paths else []), *words])
+
+
+def _nice(fleet: Fleet) -> list[str]:
+    return ["nice", "-n", str(fleet.settings.nice)] if fleet.settings.nice else []
+
+
+def _arguments(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
     return [
-        *(("nice", "-n", str(fleet.settings.nice)) if fleet.settings.nice else ()),
-        *(sys.executable, "-c", _CELERY_MULTI, "start"),
+        "start",
         *(node.name for node in fleet.nodes),
         *("-A", shlex.quote(app_name)),
         f"--queues={fleet.queue}",
@@ -78,7 +100,7 @@ def child_environment(overrides: Mapping[str, str] | None = None) -> dict[str, s
         overrides: Variables that win, e.g. ``BROKER_APP_BROKER_URL`` of a private broker.
     """
     environment = dict(os.environ) | dict(overrides or {})
-    for variable in _PATH_VARIABLES:
+    for variable in PATH_VARIABLES:
         if environment.get(variable):
             environment[variable] = str(Path(environment[variable]).expanduser().absolute())
     if _needs_quotes(sys.executable):  # `_path_options` can then name only the file

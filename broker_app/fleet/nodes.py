@@ -16,7 +16,7 @@ from broker_app.errors import FleetError
 from queues.spec import AMQP_SHORT_STRING_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from broker_app.settings import FleetSettings, Settings
 
@@ -77,8 +77,15 @@ class Fleet:
         return self.settings.concurrency
 
 
-def wanted_fleets(settings: Settings, queues: Iterable[str] = ()) -> tuple[Fleet, ...]:
+def wanted_fleets(
+    settings: Settings, queues: Iterable[str] = (), scaled: Mapping[str, int] | None = None
+) -> tuple[Fleet, ...]:
     """Return the fleets of some queues, or of all, in the order of the settings.
+
+    Args:
+        settings: Which queues there are, and their workers.
+        queues: As producers write them; none for all.
+        scaled: Numbers of nodes by queue that win over the settings'.
 
     Raises:
         UnknownQueue: The settings do not declare one of ``queues``.
@@ -90,13 +97,14 @@ def wanted_fleets(settings: Settings, queues: Iterable[str] = ()) -> tuple[Fleet
     for name, queue in settings.queues.items():
         if name not in names:
             continue
-        stem = _first_stem(settings.prefix, name, host)
-        stems = [stem, *(f"{stem}{_NUMBER_SIGN}{number}" for number in range(2, queue.fleet.nodes + 1))]
+        count = (scaled or {}).get(name, queue.fleet.nodes)
+        stem = first_stem(settings.prefix, name, host)
+        stems = [stem, *(f"{stem}{_NUMBER_SIGN}{number}" for number in range(2, count + 1))]
         fleets.append(
             Fleet(
                 queue=name,
                 broker_queue=table.queue(name).broker_name,
-                nodes=tuple(Node(name, stem, host) for stem in stems[: queue.fleet.nodes]),
+                nodes=tuple(Node(name, stem, host) for stem in stems[:count]),
                 prefetch=queue.prefetch,
                 settings=queue.fleet,
             )
@@ -107,7 +115,7 @@ def wanted_fleets(settings: Settings, queues: Iterable[str] = ()) -> tuple[Fleet
 def node_of(settings: Settings, stem: str) -> Node:
     """Return the node that a pid file belongs to, also if the settings no longer want it or its queue."""
     host = socket.gethostname()
-    first = {_first_stem(settings.prefix, name, host): name for name in settings.queues}
+    first = {first_stem(settings.prefix, name, host): name for name in settings.queues}
     head, _, number = stem.rpartition(_NUMBER_SIGN)
     queue = first.get(stem) or (first.get(head) if number.isdigit() else None)
     if queue is None:
@@ -115,7 +123,7 @@ def node_of(settings: Settings, stem: str) -> Node:
     return Node(queue, stem, host)
 
 
-def _first_stem(prefix: str, queue: str, host: str) -> str:
+def first_stem(prefix: str, queue: str, host: str) -> str:
     """Return a queue's node name before the host: its name on the broker, cut if it would not fit.
 
     A worker's control queue is called ``<stem>@<host>.<prefix>celery.pidbox``. `celery multi` would take a

@@ -58,11 +58,20 @@ def find_workers(run: Path) -> dict[str, tuple[Process, ...]]:
     """
     wanted = re.compile(rf"--pidfile={re.escape(str(run))}/([^/\0]+?)\.pid(?=[\0\s)]|$)")
     found: dict[str, list[Process]] = defaultdict(list)
-    for process in _processes():
+    for process in all_processes():
         match = wanted.search(process.command)
         if match and "%" not in match.group(1) and _is_in_our_namespace(process.pid):
             found[match.group(1)].append(process)
     return {stem: _without_children(processes) for stem, processes in found.items()}
+
+
+def all_processes() -> Iterator[Process]:
+    """Yield the processes of this host, as far as this user sees them.
+
+    Raises:
+        FleetError: This system shows none: there is neither /proc nor a `ps`.
+    """
+    return _from_proc() if (_PROC / "self" / "cmdline").exists() else _from_ps()
 
 
 def terminate(pid: int) -> None:
@@ -99,10 +108,6 @@ def kill(pid: int) -> None:
 def _without_children(processes: list[Process]) -> tuple[Process, ...]:
     pids = {process.pid for process in processes}
     return tuple(process for process in processes if process.parent not in pids)
-
-
-def _processes() -> Iterator[Process]:
-    return _from_proc() if (_PROC / "self" / "cmdline").exists() else _from_ps()
 
 
 def _from_proc() -> Iterator[Process]:

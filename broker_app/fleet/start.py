@@ -8,68 +8,30 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
-
-from kombu.exceptions import OperationalError
 
 from broker_app import topology
 from broker_app.errors import FleetError, NodesFailed
-from broker_app.fleet.answers import Answer, ask_workers, is_name_taken
+from broker_app.fleet.answers import ask_workers, is_name_taken
 from broker_app.fleet.multi import LAUNCH_SECONDS_PER_NODE, Launch, child_environment, launch, start_command
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
+from broker_app.fleet.record import record_of
 from broker_app.fleet.state import FleetState
+from broker_app.fleet.watch import ASK_SECONDS, Start, StartedNode, Watch
+from broker_app.fleet.wishes import Wishes
 from queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from broker_app.app import BrokerApp
-    from broker_app.fleet.processes import Process
+    from broker_app.fleet.record import Record
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_SECONDS = 30.0
-LOG_LINES = 10
-"""Shown of the log of a node that did not come up."""
-
-_ASK_SECONDS = 1.0
-_POLL_SECONDS = 0.2
-
-
-class Start(StrEnum):
-    """What became of a node that is wanted."""
-
-    STARTED = "started"
-    ALREADY_RUNNING = "already running"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class StartedNode:
-    """The outcome of one node.
-
-    Attributes:
-        node: Which.
-        outcome: What became of it.
-        log: Its log file, which need not be there.
-        pid: Of its main process; None if there is none.
-        slots: Tasks that it runs at once; None if it is not up.
-        reason: Why it failed, else empty.
-        log_lines: The last lines that it wrote since it was started, if it failed.
-    """
-
-    node: Node
-    outcome: Start
-    log: Path
-    pid: int | None = None
-    slots: int | None = None
-    reason: str = ""
-    log_lines: tuple[str, ...] = ()
 
 
 def start_fleets(
@@ -103,19 +65,101 @@ def start_fleets(
         BrokerError: No broker answers, or it refuses the queues.
         NodesFailed: At least one node is not up; it carries the outcome of each.
     """
-    fleets = wanted_fleets(app.settings, queues)
-    state = FleetState.of(app)
+    queues, state = tuple(queues), FleetState.of(app)
+    wanted_fleets(app.settings, queues)  # an unknown queue is refused before a folder is made
     with state.lock():
-        running = state.workers()
-        missing = _missing(fleets, running)
-        check_ready(app, fleets, [node for fleet in missing for node in fleet.nodes])
-        _forget_dead(state, missing)
-        watch = _Watch(app, state, fleets, running)
-        watch.launched(_launch_all(missing, app_name or app.main, state, child_environment(environment)))
-        outcomes = watch.wait(wait_seconds)
+        wishes = resume(app, state, queues)
+        starter = Starter(app, state, app_name or app.main, wait_seconds, child_environment(environment))
+        outcomes = starter.start(wanted_fleets(app.settings, queues, wishes.scaled))
+    return check_up(outcomes)
+
+
+def resume(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> Wishes:
+    """Forget that queues were stopped by an operator, and return what else was asked for; within the lock."""
+    wishes = Wishes.read(state.run)
+    started = wishes.start(fleet.queue for fleet in wanted_fleets(app.settings, queues))
+    if started != wishes:
+        started.write(state.run)
+    return started
+
+
+def check_up(outcomes: Iterable[StartedNode]) -> tuple[StartedNode, ...]:
+    """Return the outcomes if all nodes are up.
+
+    Raises:
+        NodesFailed: At least one is not.
+    """
+    outcomes = tuple(outcomes)
     if any(outcome.outcome is Start.FAILED for outcome in outcomes):
         raise NodesFailed(outcomes)
     return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Starts nodes that do not run, within the lock.
+
+    Attributes:
+        app: Its broker must be the one that the workers find.
+        state: Where their files are.
+        app_name: What they get as ``-A``.
+        wait_seconds: How long each may take to answer and consume.
+        environment: Of the workers, before what the settings add.
+    """
+
+    app: BrokerApp
+    state: FleetState
+    app_name: str
+    wait_seconds: float
+    environment: Mapping[str, str]
+
+    def start(self, fleets: Iterable[Fleet]) -> tuple[StartedNode, ...]:
+        """Start what is missing of these fleets, and return one outcome for each of their nodes, in their order.
+
+        Raises:
+            BrokerAppError: Nothing was started: those of `check_ready`, or the disk is full.
+        """
+        fleets = tuple(fleet for fleet in fleets if fleet.nodes)
+        if not fleets:
+            return ()
+        running = self.state.workers()
+        missing = _missing(fleets, running)
+        check_ready(self.app, fleets, [node for fleet in missing for node in fleet.nodes])
+        if missing:
+            self.state.check_space()
+        self._prepare(missing)
+        watch = Watch(self.app, self.state, fleets, running)
+        watch.launched(self._launch_all(missing))
+        return watch.wait(self.wait_seconds)
+
+    def record(self, fleet: Fleet) -> Record:
+        """Return what a fleet's nodes would be started with now."""
+        command = start_command(replace(fleet, nodes=()), self.app_name, self.state)
+        return record_of(fleet, self.app.settings, command)
+
+    def _prepare(self, missing: Iterable[Fleet]) -> None:
+        """Remove what dead nodes have left, and write down what the new ones are started with.
+
+        Celery would take a new process with the number in an old pid file for the worker.
+        """
+        for fleet in missing:
+            for node in fleet.nodes:
+                if node.stem in self.state.recorded():
+                    logger.warning("%s had ended without removing its pid file", node.name)
+                self.state.forget(node.stem)
+                self.record(fleet).write(self.state.record_file(node.stem))
+
+    def _launch_all(self, fleets: Iterable[Fleet]) -> dict[str, Launch]:
+        """Run one `celery multi` for each fleet, side by side, and return what came of it by queue."""
+
+        def run(fleet: Fleet) -> Launch:
+            command = start_command(fleet, self.app_name, self.state)
+            environment = {**self.environment, **fleet.settings.environment}
+            return launch(command, environment, LAUNCH_SECONDS_PER_NODE * len(fleet.nodes))
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            futures = {fleet.queue: pool.submit(run, fleet) for fleet in fleets}
+        return {queue: future.result() for queue, future in futures.items()}
 
 
 def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) -> None:
@@ -143,7 +187,7 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
             connection, work_topology([table.queue(fleet.queue) for fleet in fleets], settings.prefix)
         )
         taken = [node.name for node in nodes if is_name_taken(app, connection, node.name)]
-    for name, answer in ask_workers(app, taken, timeout_seconds=_ASK_SECONDS).items():
+    for name, answer in ask_workers(app, taken, timeout_seconds=ASK_SECONDS).items():
         raise FleetError(
             f"node {name}: a worker of this name (pid {answer.pid}) already answers on this broker and is not in "
             f"{FleetState.of(app).run}; stop it where it was started, or set another prefix"
@@ -156,115 +200,3 @@ def _missing(fleets: Iterable[Fleet], running: Mapping[str, object]) -> list[Fle
         replace(fleet, nodes=tuple(node for node in fleet.nodes if node.stem not in running)) for fleet in fleets
     ]
     return [fleet for fleet in rest if fleet.nodes]
-
-
-def _forget_dead(state: FleetState, missing: Iterable[Fleet]) -> None:
-    """Remove pid files whose process is gone: celery would take a new process of that number for the worker."""
-    for fleet in missing:
-        for node in fleet.nodes:
-            if node.stem in state.recorded():
-                logger.warning("%s had ended without removing its pid file", node.name)
-            state.forget(node.stem)
-
-
-def _launch_all(
-    fleets: Iterable[Fleet], app_name: str, state: FleetState, environment: Mapping[str, str]
-) -> dict[str, Launch]:
-    """Run one `celery multi` for each fleet, side by side, and return what came of it by queue."""
-
-    def run(fleet: Fleet) -> Launch:
-        timeout_seconds = LAUNCH_SECONDS_PER_NODE * len(fleet.nodes)
-        own = {**environment, **fleet.settings.environment}
-        return launch(start_command(fleet, app_name, state), own, timeout_seconds)
-
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        futures = {fleet.queue: pool.submit(run, fleet) for fleet in fleets}
-    return {queue: future.result() for queue, future in futures.items()}
-
-
-class _Watch:
-    """Follows the wanted nodes until each is up or has failed."""
-
-    def __init__(
-        self,
-        app: BrokerApp,
-        state: FleetState,
-        fleets: tuple[Fleet, ...],
-        running: Mapping[str, tuple[Process, ...]],
-    ) -> None:
-        self._app = app
-        self._state = state
-        self._fleets = {node: fleet for fleet in fleets for node in fleet.nodes}
-        self._were_running = frozenset(running)
-        self._log_start_bytes = {node: state.log_bytes(node.stem) for node in self._fleets}
-        self._done: dict[Node, StartedNode] = {}
-
-    def launched(self, launches: Mapping[str, Launch]) -> None:
-        """Take note of the launches: who did not even detach, and who is ending and was left alone."""
-        running = self._state.workers()
-        for node, fleet in self._fleets.items():
-            first = next(iter(running.get(node.stem, ())), None)
-            launch = launches.get(fleet.queue)
-            if first is None and launch is not None and not launch.is_ok:
-                self._fail(node, None, "it could not be started", launch.lines)
-            elif first is not None and self._state.is_stopping(node.stem, first.pid):
-                self._fail(node, first.pid, "it was told to stop and finishes its tasks; use `fleet restart`")
-
-    def wait(self, seconds: float) -> tuple[StartedNode, ...]:
-        """Return the outcomes, in the order of the settings, when all are known or the time is over."""
-        deadline = time.monotonic() + seconds
-        answers = self._look()
-        while self._pending() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-            answers = self._look()
-        running = self._state.workers()
-        for node in self._pending():
-            pid = running[node.stem][0].pid if node.stem in running else None
-            self._fail(node, pid, self._complaint(node, answers.get(node), seconds))
-        return tuple(self._done[node] for node in self._fleets)
-
-    def _pending(self) -> list[Node]:
-        return [node for node in self._fleets if node not in self._done]
-
-    def _look(self) -> dict[Node, Answer]:
-        """Settle the nodes that have ended or are up; return what the others answered."""
-        running = self._state.workers()
-        for node in self._pending():
-            if node.stem not in running:
-                self._fail(node, None, "it ended while it started")
-        names = {running[node.stem][0].node_name or node.name: node for node in self._pending()}
-        answers = {names[name]: answer for name, answer in self._ask(list(names)).items()}
-        for node, answer in answers.items():
-            pids = {process.pid for process in running[node.stem]}
-            if answer.pid in pids and self._fleets[node].broker_queue in answer.queues:
-                self._succeed(node, answer.pid, answer.slots)
-        for node in self._pending():
-            if node.stem in self._were_running and self._fleets[node].pool == "solo":
-                # it is silent while it runs a task, and that may take long
-                self._succeed(node, running[node.stem][0].pid, self._fleets[node].concurrency)
-        return answers
-
-    def _ask(self, names: list[str]) -> dict[str, Answer]:
-        try:
-            return ask_workers(self._app, names, timeout_seconds=_ASK_SECONDS)
-        except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
-            logger.warning("the broker could not be asked about the workers: %s", topology.words(error))
-            return {}
-
-    def _succeed(self, node: Node, pid: int, slots: int) -> None:
-        outcome = Start.ALREADY_RUNNING if node.stem in self._were_running else Start.STARTED
-        self._done[node] = StartedNode(node, outcome, self._state.log_file(node.stem), pid, slots)
-
-    def _fail(self, node: Node, pid: int | None, reason: str, lines: tuple[str, ...] = ()) -> None:
-        start_bytes = self._log_start_bytes[node]
-        shown = lines[-LOG_LINES:] or self._state.log_tail(node.stem, start_bytes, LOG_LINES)
-        log = self._state.log_file(node.stem)
-        self._done[node] = StartedNode(node, Start.FAILED, log, pid, reason=reason, log_lines=shown)
-
-    def _complaint(self, node: Node, answer: Answer | None, seconds: float) -> str:
-        if answer is None:
-            return f"it did not answer within {seconds:g} s"
-        queue = self._fleets[node].broker_queue
-        if queue not in answer.queues:
-            return f"it consumes {', '.join(answer.queues) or 'nothing'}, not {queue}"
-        return f"another worker (pid {answer.pid}) answers by its name"

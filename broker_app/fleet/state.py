@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import stat
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from broker_app.errors import FleetError
+from broker_app.errors import FleetBusy, FleetError
 from broker_app.fleet.processes import Process, find_workers
 from broker_app.worker.liveness import SUFFIX
 
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
 _OWNER_ONLY = 0o700
 _LOCK = "fleet.lock"
+_SUPERVISOR = ", a supervisor"
+_SUPERVISOR_SECONDS = 180.0
+_SIGN_SECONDS = 2.0
+_POLL_SECONDS = 0.2
 _TAIL_BYTES = 64 * 1024
+_PROBE = ".space"
+_PROBE_BYTES = 16 * 1024
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,10 @@ class FleetState:
         """Return where a node writes its signs of life."""
         return self.pid_file(stem).with_suffix(SUFFIX)
 
+    def record_file(self, stem: str) -> Path:
+        """Return where stands what a node was started with."""
+        return self.run / f"{stem}.json"
+
     def exists(self) -> bool:
         """Return whether a fleet was ever started here.
 
@@ -91,25 +104,74 @@ class FleetState:
             raise FleetError(_unusable(self.run, error)) from error
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, is_supervisor: bool = False) -> Iterator[None]:
         """Make the folders, for their owner only, and keep other `broker-app fleet` commands away.
 
+        A supervisor at work, which starts a node anew, is waited for.
+
+        Args:
+            is_supervisor: Whether a supervisor takes it: operators' commands then wait for it.
+
         Raises:
-            FleetError: A folder cannot be written, or another command is at work.
+            FleetBusy: Another command is at work.
+            FleetError: A folder cannot be written.
         """
         self._make_folders()
-        with self._open_lock() as file:
+        with self._open(self.run / _LOCK) as file:
+            started = time.monotonic()
+            while (holder := _taken(file)) is not None:
+                if is_supervisor or time.monotonic() >= started + _patience_seconds(holder):
+                    raise FleetBusy(
+                        f"{self.run}: another fleet command (pid {holder}) is at work; wait for it to end"
+                    )
+                time.sleep(_POLL_SECONDS)
+            _sign(file, f"{os.getpid()}{_SUPERVISOR if is_supervisor else ''}")
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it if this process dies
-            except BlockingIOError as error:
-                file.seek(0)
+                yield
+            finally:
+                _sign(file, "")  # the next holder must not be taken for this one before it has signed
+
+    @contextmanager
+    def supervision(self, stem: str) -> Iterator[None]:
+        """Keep other supervisors away from a queue's nodes.
+
+        Args:
+            stem: Of the queue's first node.
+
+        Raises:
+            FleetError: Another supervisor has them.
+        """
+        self._make_folders()
+        with self._open(self.run / f"{stem}.supervised") as file:
+            if (holder := _taken(file)) is not None:
                 raise FleetError(
-                    f"{self.run}: another fleet command (pid {file.read().strip()}) is at work; wait for it to end"
-                ) from error
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+                    f"{stem}: expected no other supervisor of this fleet, pid {holder} is one; end that first"
+                )
+            _sign(file, str(os.getpid()))
             yield
+
+    def is_supervised(self, stem: str) -> bool:
+        """Return whether a supervisor watches a queue's nodes."""
+        try:
+            with (self.run / f"{stem}.supervised").open() as file:
+                return _taken(file) is not None
+        except OSError:
+            return False
+
+    def check_space(self) -> None:
+        """Refuse a full disk: a worker that cannot write its pid file ends without a word.
+
+        Raises:
+            FleetError: A file of a few KiB cannot be written.
+        """
+        for folder in (self.run, self.log):
+            probe = folder / _PROBE
+            try:
+                probe.write_bytes(bytes(_PROBE_BYTES))
+            except OSError as error:
+                raise FleetError(_unusable(folder, error)) from error
+            finally:
+                probe.unlink(missing_ok=True)
 
     def workers(self) -> dict[str, tuple[Process, ...]]:
         """Return the workers that run, by stem, the one that the pid file names first."""
@@ -147,11 +209,15 @@ class FleetState:
         self.pid_file(stem).unlink(missing_ok=True)
         self.sign_file(stem).unlink(missing_ok=True)
         self._stopping_file(stem).unlink(missing_ok=True)
+        self.record_file(stem).unlink(missing_ok=True)
 
     def mark_stopping(self, stem: str, pid: int) -> None:
         """Remember that a worker was told to end: it no longer answers, and may run on for a while."""
-        with self._stopping_file(stem).open("a") as file:
-            file.write(f"{pid}\n")
+        try:
+            with self._stopping_file(stem).open("a") as file:
+                file.write(f"{pid}\n")
+        except OSError as error:  # a full disk must not keep workers from ending
+            logger.warning("%s cannot be written: %s", self._stopping_file(stem), error.strerror)
 
     def is_stopping(self, stem: str, pid: int) -> bool:
         """Return whether this worker was told to end."""
@@ -190,14 +256,40 @@ class FleetState:
         if not os.access(self.log, os.W_OK | os.X_OK):
             raise FleetError(_unusable(self.log, PermissionError(0, "it is not writable")))
 
-    def _open_lock(self) -> IO[str]:
+    def _open(self, file: Path) -> IO[str]:
         try:
-            return (self.run / _LOCK).open("a+")
+            return file.open("a+")
         except OSError as error:
             raise FleetError(_unusable(self.run, error)) from error
 
     def _stopping_file(self, stem: str) -> Path:
         return self.run / f"{stem}.stopping"
+
+
+def _taken(file: IO[str]) -> str | None:
+    """Lock a file, and return None; or who has it, as it signed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it if this process dies
+    except BlockingIOError:
+        file.seek(0)
+        return file.read().strip()
+    return None
+
+
+def _patience_seconds(holder: str) -> float:
+    """Return how long to wait for who has the lock: for a supervisor, and for one that is just signing."""
+    if holder.endswith(_SUPERVISOR):
+        return _SUPERVISOR_SECONDS
+    return 0.0 if holder else _SIGN_SECONDS
+
+
+def _sign(file: IO[str], words: str) -> None:
+    """Write who holds a lock; on a full disk the lock alone must do, so that workers can still be stopped."""
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"{words}\n".encode() if words else b"")  # unbuffered: closing writes nothing more
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", file.name, error.strerror)
 
 
 def _unusable(folder: Path, error: OSError) -> str:

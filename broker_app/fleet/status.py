@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,11 @@ from broker_app import topology
 from broker_app.errors import BrokerError
 from broker_app.fleet.answers import Answer, ask_workers
 from broker_app.fleet.nodes import Fleet, Node, node_of, wanted_fleets
+from broker_app.fleet.record import Record, boot_id, installed_version
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import check_queues, known_nodes
+from broker_app.fleet.usage import memory_bytes
+from broker_app.fleet.wishes import Wishes
 from broker_app.worker.liveness import Sign
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ class NodeStatus:
         is_paused: Whether it does not because its queue is paused.
         heard_seconds: How long ago it heard from the broker, heartbeats included; None if it gave no sign.
         log: Its log file, which need not be there.
+        memory_bytes: Of its process and its pool's; None if it is not known.
+        uptime_seconds: Since it started; None if it does not run.
+        version: Of broker-app when it was started; None if it was not started here.
+        note: What an operator should know of it; mostly empty.
     """
 
     node: Node
@@ -71,6 +78,17 @@ class NodeStatus:
     is_paused: bool
     heard_seconds: float | None
     log: Path
+    memory_bytes: int | None
+    uptime_seconds: float | None
+    version: str | None
+    note: str
+
+    @property
+    def done(self) -> int | None:
+        """Tasks that it has finished since its start; None if it did not say."""
+        if self.answer is None or self.answer.active is None:
+            return None
+        return max(0, self.answer.begun - self.answer.active)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +98,14 @@ class FleetStatus:
     Attributes:
         nodes: Those of the settings in their order, then those that run or died without being wanted.
         broker_problem: Why nobody could be asked; empty if the broker answers.
+        scaled: The number of nodes in the settings, and the one that an operator asked for, by queue.
+        resting: Queues that an operator stopped.
     """
 
     nodes: tuple[NodeStatus, ...]
     broker_problem: str
+    scaled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    resting: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -111,7 +133,8 @@ def fleet_status(
     """
     state = FleetState.of(app)
     names = check_queues(app, state, queues)
-    wanted = {node: fleet for fleet in wanted_fleets(app.settings) for node in fleet.nodes}
+    wishes = Wishes.read(state.run)
+    wanted = {node: fleet for fleet in wanted_fleets(app.settings, (), wishes.scaled) for node in fleet.nodes}
     nodes = [
         node for node in dict.fromkeys([*wanted, *known_nodes(app, state)]) if not names or node.queue in names
     ]
@@ -119,14 +142,25 @@ def fleet_status(
     asked = {running[node.stem][0].node_name or node.name: node for node in nodes if node.stem in running}
     answers, problem = _ask(app, list(asked), answer_seconds)
     by_node = {asked[name]: answer for name, answer in answers.items()}
-    look = _Look(state, running, app.settings.heartbeat_seconds)
-    return FleetStatus(tuple(look.status(node, wanted.get(node), by_node.get(node)) for node in nodes), problem)
+    memory = memory_bytes(workers[0].pid for workers in running.values())
+    look = _Look(state, running, memory, app.settings.heartbeat_seconds)
+    declared = {
+        name: queue.fleet.nodes for name, queue in app.settings.queues.items() if not names or name in names
+    }
+    return FleetStatus(
+        tuple(look.status(node, wanted.get(node), by_node.get(node)) for node in nodes),
+        problem,
+        {name: (count, wishes.scaled[name]) for name, count in declared.items() if name in wishes.scaled},
+        tuple(name for name in declared if name in wishes.stopped),
+    )
 
 
 def unwanted_nodes(app: BrokerApp) -> tuple[Node, ...]:
     """Return the nodes that run though the settings do not want them: fewer nodes, or a queue that is gone."""
-    wanted = {node for fleet in wanted_fleets(app.settings) for node in fleet.nodes}
-    running = FleetState.of(app).workers()
+    state = FleetState.of(app)
+    fleets = wanted_fleets(app.settings, (), Wishes.read(state.run).scaled)
+    wanted = {node for fleet in fleets for node in fleet.nodes}
+    running = state.workers()
     return tuple(node for stem in sorted(running) if (node := node_of(app.settings, stem)) not in wanted)
 
 
@@ -146,6 +180,7 @@ class _Look:
 
     state: FleetState
     running: Mapping[str, tuple[Process, ...]]
+    memory: Mapping[int, int]
     heartbeat_seconds: float
 
     def status(self, node: Node, fleet: Fleet | None, answer: Answer | None) -> NodeStatus:
@@ -159,11 +194,12 @@ class _Look:
         known = answer or fleet
         is_paused = self._is_paused(fleet, sign)
         is_consuming = self._is_consuming(fleet, answer, sign)
+        record, pid = Record.read(self.state.record_file(node.stem)), workers[0].pid if workers else None
         return NodeStatus(
             node=node,
             is_wanted=fleet is not None,
             state=self._node_state(node, workers, is_up=answer is not None or is_consuming or is_paused),
-            pid=workers[0].pid if workers else None,
+            pid=pid,
             answer=answer,
             pool=known.pool if known else None,
             slots=answer.slots if answer else fleet.concurrency if fleet else None,
@@ -171,7 +207,20 @@ class _Look:
             is_paused=is_paused,
             heard_seconds=sign.heard_seconds if sign else None,
             log=self.state.log_file(node.stem),
+            memory_bytes=self.memory.get(pid) if pid else None,
+            uptime_seconds=self.state.seconds_since_start(node.stem) if pid else None,
+            version=record.version if record and pid else None,
+            note=self._note(node, pid, record),
         )
+
+    def _note(self, node: Node, pid: int | None, record: Record | None) -> str:
+        if record is None:
+            return ""
+        if pid is None and node.stem in self.state.recorded() and record.boot != boot_id():
+            return "the machine was restarted since it was started"
+        if pid is not None and record.version != installed_version():
+            return f"it runs {record.version}, {installed_version()} is installed: `broker-app fleet reload`"
+        return ""
 
     def _is_consuming(self, fleet: Fleet | None, answer: Answer | None, sign: Sign | None) -> bool:
         if sign is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError, UnknownQueue
-from broker_app.fleet.nodes import Node, node_of, wanted_fleets
+from broker_app.fleet.nodes import Node, node_of
 from broker_app.fleet.processes import kill, terminate
-from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, StartedNode, check_ready, start_fleets
 from broker_app.fleet.state import FleetState
+from broker_app.fleet.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from broker_app.app import BrokerApp
     from broker_app.fleet.processes import Process
@@ -28,6 +29,9 @@ STOP_GRACE_SECONDS = 15.0
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 10.0
 """A killed process is gone at once, unless the system is stuck in an input or output of it."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Stop(StrEnum):
@@ -60,14 +64,18 @@ def stop_fleets(
     *,
     wait_seconds: float | None = DEFAULT_STOP_SECONDS,
     is_kill_allowed: bool = False,
+    is_supervisor: bool = False,
 ) -> tuple[StoppedNode, ...]:
     """Tell nodes to finish their tasks and end; also those that the settings no longer want.
+
+    A supervisor does not start them again until somebody asks for it.
 
     Args:
         app: Whose settings count. No broker is needed.
         queues: As producers write them, also some that are gone from the settings; none for all.
         wait_seconds: How long to wait for their end; None returns at once.
         is_kill_allowed: Whether to kill what still runs then; its tasks go back to their queue.
+        is_supervisor: Whether a supervisor ends, and nobody wants its nodes to rest.
 
     Returns:
         One outcome for each node that ran or had left a pid file; empty if there was none.
@@ -78,16 +86,18 @@ def stop_fleets(
             after ``wait_seconds``; the text names them and their pids.
     """
     state = FleetState.of(app)
-    with state.lock() if state.exists() else nullcontext():
-        is_meant = _selection(app, state, tuple(queues))
-        stopper = _Stopper(app, state, is_meant)
+    with state.lock(is_supervisor=is_supervisor) if state.exists() else nullcontext():
+        names = check_queues(app, state, tuple(queues))
+        if state.exists() and not is_supervisor:
+            _let_rest(state, names or app.settings.queues)
+        stopper = Stopper(app, state, lambda node: not names or node.queue in names)
         if wait_seconds is None:
             stopper.tell()
-        elif not stopper.wait(wait_seconds) and is_kill_allowed:
-            stopper.kill()
+        else:
+            stopper.end(wait_seconds, is_kill_allowed=is_kill_allowed)
         outcomes = stopper.outcomes()
     if wait_seconds is not None:
-        _check_gone(outcomes, wait_seconds)
+        check_gone(outcomes, wait_seconds)
     return outcomes
 
 
@@ -103,38 +113,6 @@ def patience_seconds(app: BrokerApp, queues: Iterable[str] = ()) -> float:
         queue.fleet.drain_seconds for name, queue in app.settings.queues.items() if not names or name in names
     ]
     return max(DEFAULT_STOP_SECONDS, *(seconds + STOP_GRACE_SECONDS for seconds in drains))
-
-
-def restart_fleets(  # noqa: PLR0913 - what start and stop take, together
-    app: BrokerApp,
-    queues: Iterable[str] = (),
-    *,
-    app_name: str | None = None,
-    stop_seconds: float = DEFAULT_STOP_SECONDS,
-    wait_seconds: float = DEFAULT_WAIT_SECONDS,
-    is_kill_allowed: bool = False,
-    environment: Mapping[str, str] | None = None,
-) -> tuple[StartedNode, ...]:
-    """Stop nodes, wait for their end, and start what the settings want.
-
-    What would keep the new nodes from coming up is refused while the old ones still run.
-
-    Args:
-        app: As `start_fleets`.
-        queues: As producers write them; none for all.
-        app_name: As `start_fleets`.
-        stop_seconds: How long the old nodes may take to finish their tasks.
-        wait_seconds: How long the new ones may take to answer.
-        is_kill_allowed: As `stop_fleets`.
-        environment: As `start_fleets`.
-
-    Raises:
-        BrokerAppError: Those of `start_fleets` and `stop_fleets`. If an old node does not end, none is started.
-    """
-    queues = tuple(queues)
-    check_ready(app, wanted_fleets(app.settings, queues), ())
-    stop_fleets(app, queues, wait_seconds=stop_seconds, is_kill_allowed=is_kill_allowed)
-    return start_fleets(app, queues, app_name=app_name, wait_seconds=wait_seconds, environment=environment)
 
 
 def known_nodes(app: BrokerApp, state: FleetState) -> tuple[Node, ...]:
@@ -162,12 +140,15 @@ def check_queues(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> fr
     return frozenset(names)
 
 
-def _selection(app: BrokerApp, state: FleetState, queues: tuple[str, ...]) -> Callable[[Node], bool]:
-    names = check_queues(app, state, queues)
-    return lambda node: not names or node.queue in names
+def _let_rest(state: FleetState, queues: Iterable[str]) -> None:
+    """Write down for supervisors that these queues shall rest; a full disk must not keep nodes from ending."""
+    try:
+        Wishes.read(state.run).stop(queues).write(state.run)
+    except FleetError as error:
+        logger.warning("a supervisor may start the nodes again: %s", error)
 
 
-class _Stopper:
+class Stopper:
     """Tells nodes to end and follows them; one that appears meanwhile (it was still starting) is told too."""
 
     def __init__(self, app: BrokerApp, state: FleetState, is_meant: Callable[[Node], bool]) -> None:
@@ -197,6 +178,14 @@ class _Stopper:
         for node in self._outcomes.keys() - running.keys():
             self._gone(node, Stop.STOPPED)
         return list(running)
+
+    def end(self, seconds: float, *, is_kill_allowed: bool) -> bool:
+        """Tell all to end, and return whether they are gone within this time, or killed then."""
+        is_gone = self.wait(seconds)
+        if not is_gone and is_kill_allowed:
+            self.kill()
+            is_gone = not self._running()
+        return is_gone
 
     def wait(self, seconds: float) -> bool:
         """Return whether all are gone within this time."""
@@ -232,7 +221,12 @@ class _Stopper:
         self._state.forget(node.stem)
 
 
-def _check_gone(outcomes: Iterable[StoppedNode], wait_seconds: float) -> None:
+def check_gone(outcomes: Iterable[StoppedNode], wait_seconds: float) -> None:
+    """Refuse nodes that still run.
+
+    Raises:
+        FleetError: With their names and pids.
+    """
     left = [outcome for outcome in outcomes if outcome.outcome is Stop.STOPPING]
     if left:
         named = ", ".join(f"{outcome.node.name} (pid {outcome.pid})" for outcome in left)

@@ -205,6 +205,13 @@ PARKED = _of_broker("parked_messages", "", "Messages that were due for a queue t
 
 NODES_WANTED = _of_host("fleet_nodes_wanted", "queue", "Nodes that the settings want on this host.")
 NODES_UP = _of_host("fleet_nodes_up", "queue", "Nodes of the queue on this host that are up.")
+RESTARTS = _metric(
+    "fleet_restarts_total",
+    Kind.COUNTER,
+    "queue",
+    Source.HOST,
+    "Nodes that had died and that `fleet supervise` started again.",
+)
 SPOOLED = _of_host("spool_messages", "", "Tasks in the local spool.")
 BUILD_INFO = _of_host("build_info", "version celery python", "1; the versions are its labels.")
 FILES = _of_host("metrics_files", "state", "Files of processes that were read, or could not be.")

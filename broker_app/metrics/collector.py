@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import celery
 
-from broker_app.errors import SpoolError
+from broker_app.errors import FleetError, SpoolError
 from broker_app.fleet.nodes import wanted_fleets
+from broker_app.fleet.state import FleetState
+from broker_app.fleet.wishes import Wishes
 from broker_app.metrics import catalogue
 from broker_app.metrics.broker import BrokerNumbers, BrokerReader
 from broker_app.metrics.process import folder_of
@@ -20,7 +22,7 @@ from broker_app.metrics.watch import BrokerWatch
 from broker_app.spool.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from broker_app.app import BrokerApp
     from broker_app.metrics.catalogue import Metric
@@ -99,9 +101,16 @@ class Collector:
             logger.warning("%s", error)
         labels = (self._version, celery.__version__, platform.python_version())
         yield from _one(catalogue.BUILD_INFO, 1, *labels)
-        for fleet in wanted_fleets(self._app.settings):
+        for fleet in wanted_fleets(self._app.settings, (), self._scaled()):
             yield from _one(catalogue.NODES_WANTED, len(fleet.nodes), fleet.queue)
             yield from _one(catalogue.NODES_UP, _up(numbers, fleet.queue), fleet.queue)
+
+    def _scaled(self) -> Mapping[str, int]:
+        try:
+            return Wishes.read(FleetState.of(self._app).run).scaled
+        except FleetError as error:
+            logger.warning("%s", error)
+            return {}
 
 
 def _one(metric: Metric, value: float, *labels: str) -> Iterator[tuple[Series, list[float]]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 SHOP = 'from broker_app import BrokerApp\napp = BrokerApp("shop", set_as_current=False)\n'
+VERBS = ["start", "stop", "stopwait", "restart", "reload", "status", "plan", "logs", "supervise"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def fleet(project: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["-A", f"shop_{project.name}", "fleet", *arguments])
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "stopwait", "restart", "status"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_queue_is_refused_with_the_nearest_name(project: Path, verb: str) -> None:
     """Every verb refuses a queue that nobody knows, and does nothing for the others that were named."""
     done = fleet(project, verb, "default", "loprio")
@@ -43,7 +44,7 @@ def test_an_unknown_queue_is_refused_with_the_nearest_name(project: Path, verb: 
     assert not list(project.glob("state/run/*/*.pid"))
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "stopwait", "restart", "status"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_bad_settings_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """Every verb refuses settings that are wrong, with their exit code, and makes no folder."""
     monkeypatch.setenv("BROKER_APP_QUEUES__LOPRI__FLEET__NODES", "-1")

@@ -93,9 +93,9 @@ def test_signals_to_who_is_gone_are_no_error() -> None:
 
 
 def _children(pid: int) -> list[int]:
-    return [process.pid for process in processes._processes() if process.parent == pid]
+    return [process.pid for process in processes.all_processes() if process.parent == pid]
 
 
 def _has_ended(pid: int) -> bool:
     """Return whether a process is gone, or only waits for somebody to take note of its end."""
-    return not any(process.pid == pid and process.command for process in processes._processes())
+    return not any(process.pid == pid and process.command for process in processes.all_processes())

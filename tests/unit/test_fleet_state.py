@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker_app import BrokerApp
-from broker_app.errors import FleetError
+from broker_app.errors import FleetBusy, FleetError
 from broker_app.fleet.state import FleetState
 
 if TYPE_CHECKING:
@@ -96,3 +99,55 @@ def test_the_log_tail_is_of_this_start(state: FleetState) -> None:
         file.write("one\n\ntwo\nthree\n")
     assert state.log_tail("lopri", before, 2) == ("two", "three")
     assert state.log_tail("lopri", before, 9) == ("one", "two", "three")
+
+
+def test_a_supervisor_at_work_is_waited_for(state: FleetState) -> None:
+    """An operator's command begins when the supervisor has started its node; a supervisor itself does not wait."""
+    began, is_over = threading.Event(), threading.Event()
+
+    def supervise() -> None:
+        with state.lock(is_supervisor=True):
+            began.set()
+            is_over.wait(20)
+
+    thread = threading.Thread(target=supervise)
+    thread.start()
+    began.wait(20)
+    with pytest.raises(FleetBusy), state.lock(is_supervisor=True):
+        pass
+    threading.Timer(0.3, is_over.set).start()
+    with state.lock():
+        assert is_over.is_set()
+    thread.join()
+
+
+def test_a_queue_has_one_supervisor(state: FleetState) -> None:
+    """A second one is refused with the first one's pid; other queues are free."""
+    with (
+        state.supervision("lopri"),
+        state.supervision("default"),
+        pytest.raises(FleetError, match=rf"no other supervisor of this fleet, pid {os.getpid()} is one; end that"),
+        state.supervision("lopri"),
+    ):
+        pass
+
+
+def test_a_full_disk_is_refused_and_does_not_keep_nodes_from_ending(tmp_path: Path) -> None:
+    """A file that cannot grow is one line before anything starts; the lock and the marks do without."""
+    code = """
+import pathlib, resource, sys
+from broker_app.errors import FleetError
+from broker_app.fleet.state import FleetState
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+state = FleetState(pathlib.Path(sys.argv[1]), "shop")
+with state.lock():
+    state.mark_stopping("lopri", 1)
+    try:
+        state.check_space()
+    except FleetError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert "expected a folder that this user may write, got: File too large" in line

@@ -1,0 +1,79 @@
+"""What the verbs of `broker-app fleet` print of what became of the nodes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from broker_app.cli import exit_codes
+from broker_app.errors import NodesFailed
+from broker_app.fleet import Changes, Start, Stop, unwanted_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from broker_app.app import BrokerApp
+    from broker_app.fleet import StartedNode, StoppedNode
+
+
+def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], Changes]) -> None:
+    """Run something, print each node's outcome, and what the settings leave out; exit with 1 if a node is not up.
+
+    The log of a node that is not up goes to stderr.
+    """
+    try:
+        changes = run()
+    except NodesFailed as error:
+        changes = Changes(error.outcomes)
+    except KeyboardInterrupt:
+        click.echo("broker-app: interrupted; what was started runs on: see `broker-app fleet status`", err=True)
+        sys.exit(exit_codes.INTERRUPTED)
+    for queue in changes.unscaled:
+        click.echo(f"{queue}: no longer scaled; the settings say {app.settings.queues[queue].fleet.nodes}")
+    for outcome in changes.started:
+        print_started(outcome)
+    for stopped in changes.stopped:
+        print_stopped(stopped)
+    for queue in changes.resting:
+        click.echo(f"{queue}: stopped by an operator, left alone; `broker-app fleet start {queue}` starts it")
+    _print_notes(app, queues)
+    if any(outcome.outcome is Start.FAILED for outcome in changes.started):
+        sys.exit(exit_codes.FAILED)
+
+
+def print_started(outcome: StartedNode) -> None:
+    """Print the outcome of a node that was to be started."""
+    node = outcome.node
+    if outcome.outcome is not Start.FAILED:
+        click.echo(
+            f"{node.name}: {outcome.outcome}, pid {outcome.pid}, consumes {node.queue} with {outcome.slots} slots"
+        )
+        return
+    process = f" (pid {outcome.pid} is left running)" if outcome.pid else ""
+    click.echo(f"broker-app: {node.name} is not up: {outcome.reason}{process}", err=True)
+    for line in outcome.log_lines:
+        click.echo(f"  {line}", err=True)
+    click.echo(f"  (log: {outcome.log})", err=True)
+
+
+def print_stopped(outcome: StoppedNode) -> None:
+    """Print the outcome of a node that was to end."""
+    process = f", pid {outcome.pid}" if outcome.outcome is not Stop.WAS_DEAD else "; its pid file is removed"
+    click.echo(f"{outcome.node.name}: {outcome.outcome}{process}")
+
+
+def _print_notes(app: BrokerApp, queues: Iterable[str]) -> None:
+    """Say which queues have no fleet, and which nodes run on though nobody wants them."""
+    names = {queue.removeprefix(app.settings.prefix) for queue in queues}
+    for name, queue in app.settings.queues.items():
+        if (not names or name in names) and not queue.fleet.nodes:
+            click.echo(f"{name}: no node wanted (queues.{name}.fleet.nodes = 0)")
+    for node in unwanted_nodes(app):
+        verb = "reload" if node.queue in app.settings.queues else "stop"
+        click.echo(
+            f"broker-app: {node.name} runs, but the settings no longer want it; "
+            f"end it with `broker-app fleet {verb} {node.queue}`",
+            err=True,
+        )

@@ -1,0 +1,106 @@
+"""`broker-app fleet plan`, `supervise` and `systemd`: other ways to run the same nodes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from broker_app.cli.command import app_name, pass_app
+from broker_app.fleet.plan import exports, folder_line, inherited_variables, plan_fleets
+from broker_app.fleet.supervisor import RESUMED_OPTION, Supervisor
+from broker_app.fleet.systemd import units, write_units
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+    from broker_app.fleet import Plan
+
+
+@click.command(
+    epilog="\b\nExamples:\n  broker-app fleet plan\n  broker-app fleet plan lopri --json\n"
+    '  eval "$(broker-app fleet plan lopri --variables)"'
+)
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option(
+    "--variables", "is_variables", is_flag=True, help="Show the queues' environment instead, values too."
+)
+@click.option("--json", "is_json", is_flag=True, help="For a script.")
+@pass_app
+def plan(app: BrokerApp, queues: tuple[str, ...], *, is_variables: bool, is_json: bool) -> None:
+    """Show the `celery multi` command of each queue, to be pasted into a shell.
+
+    No secret is in it: the shell must have the variables that are named. Nothing is started.
+    """
+    if is_variables:
+        click.echo("\n".join(exports(app, queues)))
+        return
+    plans = plan_fleets(app, queues, app_name=app_name(click.get_current_context()))
+    if is_json:
+        found = [{"queue": p.queue, "nodes": p.nodes, "command": p.line, "variables": p.variables} for p in plans]
+        click.echo(json.dumps({"folder": str(Path.cwd()), "environment": inherited_variables(), "fleets": found}))
+        return
+    if inherited := inherited_variables():
+        click.echo(f"# the shell must have, as this one does: {', '.join(inherited)}")
+    for one in plans:
+        click.echo(f"# {one.queue}: {', '.join(one.nodes)}")
+        click.echo(_pasted(one))
+
+
+@click.command(epilog="\b\nExamples:\n  broker-app fleet supervise\n  broker-app -A shop fleet supervise lopri")
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option(RESUMED_OPTION, "is_resumed", is_flag=True, hidden=True)
+@pass_app
+def supervise(app: BrokerApp, queues: tuple[str, ...], *, is_resumed: bool) -> None:
+    """Start the nodes, and start again those that die, until SIGTERM or Ctrl-C.
+
+    For a terminal, a container or systemd. A node that died is started again after 1 s, then after 2, 4, 8 … 60 s;
+    one that lived for a minute begins anew. SIGHUP does what `fleet reload` does. At the end the nodes
+    finish their tasks; exit code 1 if one had to be killed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    name = app_name(click.get_current_context())
+    sys.exit(Supervisor(app, queues, app_name=name, is_resumed=is_resumed).run())
+
+
+@click.command(
+    epilog="\b\nExamples:\n  broker-app fleet systemd\n"
+    "  broker-app -A shop fleet systemd --output /etc/systemd/system --secrets /etc/shop/secrets.env"
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Write the files into this folder."
+)
+@click.option(
+    "--secrets",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The EnvironmentFile, with BROKER_APP_BROKER_URL.  [default: /etc/<app>/secrets.env]",
+)
+@click.option("--user", "is_for_user", is_flag=True, help="For `systemctl --user`.")
+@pass_app
+def systemd(app: BrokerApp, output: Path | None, secrets: Path | None, *, is_for_user: bool) -> None:
+    """Make systemd's units: a service for each queue, and a target for all.
+
+    They run `fleet supervise` in the current folder, as this user, with this interpreter.
+    """
+    name = app_name(click.get_current_context())
+    file = secrets or Path("/etc") / name.partition(":")[0] / "secrets.env"
+    made = units(app, app_name=name, secrets=file, is_for_user=is_for_user)
+    if output is None:
+        click.echo("\n".join(f"# ---- {unit.name}\n{unit.text}" for unit in made), nl=False)
+        return
+    for path in write_units(made, output):
+        click.echo(str(path))
+    target = made[-1].name
+    scope = " --user" if is_for_user else ""
+    click.echo(f"then: systemctl{scope} daemon-reload && systemctl{scope} enable --now {target}", err=True)
+
+
+def _pasted(one: Plan) -> str:
+    """Return a line in a shell of its own, so that the folder and the variables of the caller's stay."""
+    given = app_name(click.get_current_context())
+    program = Path(sys.executable).with_name("broker-app")
+    variables = f'eval "$({program} -A {given} fleet plan {one.queue} --variables)" && ' if one.variables else ""
+    return f"({folder_line()} && {variables}{one.line})"

@@ -1,0 +1,251 @@
+"""`broker-app fleet status` and `logs`: what the nodes do, and what they wrote."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from broker_app.cli import exit_codes
+from broker_app.cli.command import Number, pass_app
+from broker_app.cli.queues_list import shown_age
+from broker_app.fleet import DEFAULT_ANSWER_SECONDS, FleetStatus, fleet_status
+from broker_app.fleet.logs import LogReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker_app.app import BrokerApp
+    from broker_app.fleet import NodeStatus
+
+_DEFAULT_LINES = 20
+_MAX_LINES = 1_000_000
+_FOLLOW_SECONDS = 0.3
+_BYTES_PER_MIB = 1024 * 1024
+
+
+@click.command(
+    epilog="\b\nExamples:\n  broker-app fleet status\n  broker-app fleet status lopri --json\n"
+    "  broker-app fleet status --watch"
+)
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option(
+    "--timeout",
+    "answer_seconds",
+    type=Number(min=0, max=86_400),
+    default=DEFAULT_ANSWER_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a node that is silent.",
+)
+@click.option(
+    "--json", "is_json", is_flag=True, help="One JSON object, for a script; with --watch a line each time."
+)
+@click.option("--watch", "is_watch", is_flag=True, help="Show it again and again in place, until Ctrl-C.")
+@click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
+@click.option("--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: so many times.")
+@pass_app
+def status(  # noqa: PLR0913 - click hands over each option
+    app: BrokerApp,
+    queues: tuple[str, ...],
+    answer_seconds: float,
+    seconds: float,
+    rounds: int | None,
+    *,
+    is_json: bool,
+    is_watch: bool,
+) -> None:
+    """Show the nodes and what they do.
+
+    Exit code 0 if all that are wanted run and consume their queue, 4 if the broker cannot be asked, else 1. What
+    a node consumes, and when it last heard from the broker, it writes down itself once a second: a node that
+    hangs is seen.
+    """
+    if rounds is not None and not is_watch:
+        raise click.UsageError("--count goes with --watch")
+    found = fleet_status(app, queues, answer_seconds=answer_seconds)
+    if is_watch and not is_json:
+        found = _watch(app, queues, answer_seconds, seconds, rounds)
+    else:
+        _print(found, is_json=is_json)
+        for _ in _rounds(rounds, seconds) if is_watch else ():
+            found = fleet_status(app, queues, answer_seconds=answer_seconds)
+            _print(found, is_json=is_json)
+    if found.broker_problem:
+        sys.exit(exit_codes.BROKER)
+    sys.exit(exit_codes.OK if found.is_complete else exit_codes.FAILED)
+
+
+@click.command(epilog="\b\nExamples:\n  broker-app fleet logs lopri -n 100\n  broker-app fleet logs lopri -f")
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, _MAX_LINES),
+    default=_DEFAULT_LINES,
+    show_default=True,
+    help="Of each node's log.",
+)
+@click.option("-f", "--follow", "is_followed", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@pass_app
+def logs(app: BrokerApp, queues: tuple[str, ...], lines: int, *, is_followed: bool) -> None:
+    """Show the last lines of the nodes' logs, those of a prefork pool's processes too.
+
+    With more than one log each line begins with the log's name. A log that is rotated is followed on.
+    """
+    reader = LogReader.of(app, queues)
+    for line in reader.tail(lines):
+        click.echo(line)
+    while is_followed:
+        for line in reader.news():
+            click.echo(line)
+        time.sleep(_FOLLOW_SECONDS)
+
+
+def _watch(
+    app: BrokerApp, queues: tuple[str, ...], answer_seconds: float, seconds: float, rounds: int | None
+) -> FleetStatus:
+    found = fleet_status(app, queues, answer_seconds=answer_seconds)
+    with Live(console=Console(), auto_refresh=False) as live:
+        live.update(_shown(found), refresh=True)
+        for _ in _rounds(rounds, seconds):
+            found = fleet_status(app, queues, answer_seconds=answer_seconds)
+            live.update(_shown(found), refresh=True)
+    return found
+
+
+def _rounds(rounds: int | None, seconds: float) -> Iterator[int]:
+    """Yield for each further round, after its pause."""
+    done = 1
+    while rounds is None or done < rounds:
+        time.sleep(seconds)
+        yield done
+        done += 1
+
+
+def _print(found: FleetStatus, *, is_json: bool) -> None:
+    rows = [_row(node) for node in found.nodes]
+    if is_json:
+        scaled = {queue: {"from": before, "to": now} for queue, (before, now) in found.scaled.items()}
+        whole = {"is_complete": found.is_complete, "broker_problem": found.broker_problem, "scaled": scaled}
+        click.echo(json.dumps(whole | {"stopped": list(found.resting), "nodes": rows}))
+    else:
+        _print_table(rows)
+        for line in _notes(found):
+            click.echo(line)
+    if found.broker_problem:
+        click.echo(f"broker-app: nobody could be asked: {found.broker_problem}", err=True)
+
+
+def _row(status: NodeStatus) -> dict[str, Any]:
+    """Return a node as it stands in JSON; the table shows the same."""
+    answer = status.answer
+    return {
+        "queue": status.node.queue,
+        "node": status.node.name,
+        "pid": status.pid,
+        "state": str(status.state),
+        "is_wanted": status.is_wanted,
+        "is_answering": answer is not None,
+        "is_consuming": status.is_consuming,
+        "is_paused": status.is_paused,
+        "heard_seconds": _rounded(status.heard_seconds),
+        "pool": status.pool,
+        "slots": status.slots,
+        "active": answer.active if answer else None,
+        "done": status.done,
+        "memory_bytes": status.memory_bytes,
+        "uptime_seconds": _rounded(status.uptime_seconds),
+        "version": status.version,
+        "note": status.note,
+        "log": str(status.log),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+_COLUMNS = (
+    "queue",
+    "node",
+    "pid",
+    "state",
+    "consumes",
+    "heard",
+    "pool",
+    "busy",
+    "done",
+    "memory",
+    "up",
+    "version",
+)
+"""The logs' folder stands below the table: paths would not fit into its lines."""
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    busy = None if row["slots"] is None else f"{_cell(row['active'])}/{row['slots']}"
+    memory = None if row["memory_bytes"] is None else f"{row['memory_bytes'] / _BYTES_PER_MIB:,.0f} MiB"
+    state = row["state"] if row["is_wanted"] else f"{row['state']}, not wanted"
+    heard = None if row["heard_seconds"] is None else f"{row['heard_seconds']:.0f} s ago"
+    consumes = "paused" if row["is_paused"] else row["is_consuming"]
+    up = None if row["uptime_seconds"] is None else shown_age(row["uptime_seconds"])
+    cells = (
+        *(row["queue"], row["node"], row["pid"], state, consumes, heard, row["pool"], busy),
+        *(row["done"], memory, up, row["version"]),
+    )
+    return [_cell(cell) for cell in cells]
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """Print a table with lines on a terminal, and columns of plain text otherwise; then where the logs are."""
+    cells = [_cells(row) for row in rows]
+    if sys.stdout.isatty():
+        Console().print(_table(cells))
+    else:
+        _print_columns(cells)
+    for folder in sorted({str(Path(row["log"]).parent) for row in rows}):
+        click.echo(f"logs: {folder}")
+
+
+def _table(cells: list[list[str]]) -> Table:
+    table = Table(*_COLUMNS)
+    for line in cells:
+        table.add_row(*line)
+    return table
+
+
+def _print_columns(cells: list[list[str]]) -> None:
+    lines = [list(_COLUMNS), *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _shown(found: FleetStatus) -> Group:
+    problem = f"nobody could be asked: {found.broker_problem}" if found.broker_problem else ""
+    texts = [*_notes(found), problem, time.strftime("%H:%M:%S")]
+    table = _table([_cells(_row(node)) for node in found.nodes])
+    return Group(table, *(Text(text) for text in texts if text))
+
+
+def _notes(found: FleetStatus) -> list[str]:
+    return [
+        *(f"{queue}: scaled from {before} to {now}" for queue, (before, now) in found.scaled.items()),
+        *(f"{queue}: stopped by an operator" for queue in found.resting),
+        *(f"{node.node.name}: {node.note}" for node in found.nodes if node.note),
+    ]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

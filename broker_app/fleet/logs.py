@@ -1,0 +1,128 @@
+"""The logs of a queue's nodes: their last lines, and what is written to them now."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from broker_app.errors import FleetError
+from broker_app.fleet.nodes import wanted_fleets
+from broker_app.fleet.state import FleetState
+from broker_app.fleet.stop import check_queues, known_nodes
+from broker_app.fleet.wishes import Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from broker_app.app import BrokerApp
+
+_CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far a log was read."""
+
+    inode: int
+    offset: int
+    rest: bytes = b""
+
+
+@dataclass(slots=True)
+class LogReader:
+    """Reads the logs of some nodes, again and again.
+
+    Attributes:
+        folder: Where they are.
+        stems: Of the nodes.
+    """
+
+    folder: Path
+    stems: tuple[str, ...]
+    _places: dict[Path, _Place] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, app: BrokerApp, queues: Iterable[str]) -> Self:
+        """Return the reader of some queues' nodes, or of all: those that are wanted, run, or have left a pid file.
+
+        Raises:
+            UnknownQueue: The settings do not declare it, and no node of it runs.
+        """
+        state = FleetState.of(app)
+        names = check_queues(app, state, queues)
+        fleets = wanted_fleets(app.settings, (), Wishes.read(state.run).scaled)
+        wanted = [node for fleet in fleets for node in fleet.nodes]
+        nodes = dict.fromkeys([*wanted, *known_nodes(app, state)])
+        return cls(state.log, tuple(node.stem for node in nodes if not names or node.queue in names))
+
+    def tail(self, lines: int) -> list[str]:
+        """Return the last lines of each log, in the order of the nodes.
+
+        Raises:
+            FleetError: A log cannot be read, or there is none.
+        """
+        files = self._files()
+        if not files:
+            raise FleetError(
+                f"{self.folder}: expected logs of {', '.join(self.stems)}, there are none; start the fleet"
+            )
+        shown = []
+        for file in files:
+            text, place = _last_lines(file, lines)
+            self._places[file] = place
+            shown += self._named(file, text)
+        return shown
+
+    def news(self) -> list[str]:
+        """Return the whole lines that were written since; a log that is new, or was rotated, from its begin."""
+        shown = []
+        for file in self._files():
+            try:
+                shown += self._named(file, self._read_on(file))
+            except FileNotFoundError:
+                continue  # it is being rotated
+        return shown
+
+    def _files(self) -> list[Path]:
+        """Return the logs that are there: of the main processes, and of a prefork pool's (``lopri-1.log``)."""
+        found = sorted(self.folder.glob("*.log"), key=lambda file: (len(file.stem), file.stem))
+        return [
+            file for stem in self.stems for file in found if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", file.stem)
+        ]
+
+    def _named(self, file: Path, lines: list[str]) -> list[str]:
+        many = len(self._files()) > 1
+        return [f"{file.stem}: {line}" if many else line for line in lines]
+
+    def _read_on(self, file: Path) -> list[str]:
+        status = file.stat()
+        place = self._places.get(file)
+        if place is None or place.inode != status.st_ino or status.st_size < place.offset:
+            place = self._places[file] = _Place(status.st_ino, 0)
+        with file.open("rb") as stream:
+            stream.seek(place.offset)
+            data = stream.read()
+        place.offset += len(data)
+        *whole, place.rest = (place.rest + data).split(b"\n")
+        return [line.decode(errors="replace") for line in whole]
+
+
+def _last_lines(file: Path, lines: int) -> tuple[list[str], _Place]:
+    try:
+        with file.open("rb") as stream:
+            inode, end = file.stat().st_ino, stream.seek(0, 2)
+            start, data = end, b""
+            while start > 0 and data.count(b"\n") <= lines:
+                step = min(_CHUNK_BYTES, start)
+                start -= step
+                stream.seek(start)
+                data = stream.read(step) + data
+    except OSError as error:
+        raise FleetError(f"{file}: expected a log that this user may read, got: {error.strerror}") from error
+    *whole, rest = data.split(b"\n")
+    if rest:
+        whole, rest = [*whole, rest], b""
+    shown = [line.decode(errors="replace") for line in whole[max(0, len(whole) - lines) :]]
+    return shown, _Place(inode, end, rest)

@@ -1,0 +1,290 @@
+"""`fleet supervise`: starts what is wanted, and starts again what died, until it is told to end.
+
+The nodes are detached and live on if the supervisor is killed; the next one finds them. What an operator stopped
+rests, and while another fleet command is at work, nothing is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kombu.exceptions import OperationalError
+
+from broker_app.errors import BrokerAppError, FleetBusy
+from broker_app.fleet.backoff import Backoff
+from broker_app.fleet.multi import child_environment
+from broker_app.fleet.nodes import Fleet, Node, first_stem, wanted_fleets
+from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, resume
+from broker_app.fleet.state import FleetState
+from broker_app.fleet.stop import Stop, patience_seconds, stop_fleets
+from broker_app.fleet.watch import Start, StartedNode
+from broker_app.fleet.wishes import Wishes
+from broker_app.metrics.catalogue import RESTARTS
+from broker_app.metrics.process import folder_of
+from broker_app.metrics.recorder import Recorder
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+
+POLL_SECONDS = 1.0
+RESUMED_OPTION = "--resumed"
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_BUSY_SECONDS = 120.0
+_CHILD_SECONDS = 0.2
+_STEM = "supervisor"
+_CLI = "import sys; from broker_app.cli import main; sys.exit(main())"
+_FATAL_CODES = (2, 3)
+"""What `fleet reload` exits with when the app cannot be loaded, or the settings are wrong."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Told(BaseException):
+    """A signal asks for the end, or for a reload; it passes through what catches a user's exceptions."""
+
+
+@dataclass(slots=True)
+class _Orders:
+    """What signals have asked for.
+
+    A signal breaks off what is under way, as Ctrl-C does: a start may take a minute, and what it started is found
+    again.
+    """
+
+    is_ended: bool = False
+    is_reloaded: bool = False
+    _is_listening: bool = False
+
+    def install(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # they waited while a supervisor replaced itself
+
+    def listen(self) -> None:
+        self._is_listening = True
+        if self.is_ended or self.is_reloaded:
+            raise _Told
+
+    def ignore(self) -> None:
+        self._is_listening = False
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del frame
+        if number == signal.SIGHUP:
+            self.is_reloaded = True
+        else:
+            self.is_ended = True
+        if self._is_listening:
+            self._is_listening = False
+            raise _Told
+
+
+class Supervisor:
+    """Watches the fleets of some queues, or of all.
+
+    Args:
+        app: Whose settings count.
+        queues: As producers write them; none for all, also those that a reload brings.
+        app_name: What the workers get as ``-A``.
+        is_resumed: Whether it took the place of one that was told to reload: queues that rest go on resting.
+
+    Raises:
+        UnknownQueue: The settings do not declare it.
+    """
+
+    def __init__(
+        self, app: BrokerApp, queues: tuple[str, ...] = (), *, app_name: str, is_resumed: bool = False
+    ) -> None:
+        table = app.settings.routing_table()
+        self._app = app
+        self._names = tuple(table.queue(queue).name for queue in queues)
+        self._app_name = app_name
+        self._is_resumed = is_resumed
+        self._state = FleetState.of(app)
+        self._orders = _Orders()
+        self._backoffs: dict[Node, Backoff] = {}
+        self._pids: dict[Node, int] = {}
+        self._recorder = self._make_recorder()
+
+    def run(self) -> int:
+        """Supervise until SIGTERM or SIGINT, then let the nodes finish their tasks and end.
+
+        SIGHUP takes up changed settings, as `fleet reload`, and the code as it is now.
+
+        Returns:
+            The exit code: 0, or 1 if a node had to be killed or still runs.
+
+        Raises:
+            FleetError: Another supervisor watches one of the queues, or the state folder is not usable.
+        """
+        with ExitStack() as stack:
+            self._hold(stack)
+            self._orders.install()
+            while not self._orders.is_ended:
+                with suppress(_Told):
+                    self._turn()
+                if self._orders.is_reloaded and not self._orders.is_ended:
+                    self._reload()
+            return self._drain()
+
+    def _turn(self) -> None:
+        try:
+            self._orders.listen()
+            self._round()
+            time.sleep(POLL_SECONDS)
+        finally:
+            self._orders.ignore()
+
+    def _hold(self, stack: ExitStack) -> None:
+        """Keep others from the queues, and wake those that rest: who starts a supervisor wants its nodes."""
+        host = socket.gethostname()
+        for name in self._names or self._app.settings.queues:
+            stack.enter_context(self._state.supervision(first_stem(self._app.settings.prefix, name, host)))
+            if self._recorder is not None:
+                self._recorder.begin(RESTARTS, (name,))
+        if not self._is_resumed:
+            with self._state.lock():
+                resume(self._app, self._state, self._names)
+        logger.info("supervising %s", ", ".join(self._names or self._app.settings.queues))
+
+    def _round(self) -> None:
+        """Start what is missing and due; while another command is at work nothing is judged."""
+        _reap()
+        if not self._is_work():
+            return
+        try:
+            with self._state.lock(is_supervisor=True):
+                due = self._due()
+                if due:
+                    self._start(due)
+        except FleetBusy:
+            logger.debug("another fleet command is at work")
+
+    def _is_work(self) -> bool:
+        """Look at each wanted node, and return whether one is missing and not known to have to wait."""
+        missing, now = self._missing(), time.monotonic()
+        return any(
+            (wait := self._backoffs.setdefault(node, Backoff()).due_at) is None or wait <= now for node in missing
+        )
+
+    def _missing(self) -> dict[Node, Fleet]:
+        wishes, running, now = Wishes.read(self._state.run), self._state.workers(), time.monotonic()
+        missing = {}
+        for fleet in wanted_fleets(self._app.settings, self._names, wishes.scaled):
+            for node in fleet.nodes:
+                if node.stem in running:
+                    self._backoffs.setdefault(node, Backoff()).ran(now)
+                    self._pids[node] = running[node.stem][0].pid
+                elif fleet.queue not in wishes.stopped:
+                    missing[node] = fleet
+        return missing
+
+    def _due(self) -> dict[Node, Fleet]:
+        """Return the missing nodes that may be started now; those that have just died must wait."""
+        due, now = {}, time.monotonic()
+        for node, fleet in self._missing().items():
+            backoff = self._backoffs.setdefault(node, Backoff())
+            if node in self._pids and backoff.due_at is None:
+                seconds = backoff.died(now)
+                logger.warning(
+                    "%s (pid %d) has died; it is started again in %g s", node.name, self._pids[node], seconds
+                )
+            elif backoff.due_at is None or backoff.due_at <= now:
+                due[node] = fleet
+        return due
+
+    def _start(self, due: dict[Node, Fleet]) -> None:
+        fleets = [replace(fleet, nodes=(node,)) for node, fleet in due.items()]
+        starter = Starter(self._app, self._state, self._app_name, DEFAULT_WAIT_SECONDS, child_environment())
+        try:
+            for outcome in starter.start(_merged(fleets)):
+                self._tell(outcome)
+        except (BrokerAppError, OperationalError) as error:
+            waits = [self._backoffs[node].died(time.monotonic()) for node in due]
+            logger.error("%s; tried again in %g s", " ".join(str(error).split()), min(waits))  # noqa: TRY400
+
+    def _tell(self, outcome: StartedNode) -> None:
+        node, backoff = outcome.node, self._backoffs[outcome.node]
+        if outcome.outcome is Start.FAILED:
+            seconds = backoff.died(time.monotonic())
+            shown = "".join(f"\n  {line}" for line in outcome.log_lines)
+            logger.error(
+                "%s is not up: %s; looked at again in %g s (log: %s)%s",
+                *(node.name, outcome.reason, seconds, outcome.log, shown),
+            )
+            return
+        again = " again" if node in self._pids else ""
+        logger.info("%s: started%s, pid %d, consumes %s", node.name, again, outcome.pid, node.queue)
+        if again and self._recorder is not None:
+            self._recorder.add(RESTARTS, (node.queue,))
+
+    def _reload(self) -> None:
+        """Run `fleet reload`, and then this program anew: settings and code as they are now, the same pid."""
+        self._orders.is_reloaded = False
+        logger.info("reloading")
+        with subprocess.Popen(_reload_command(self._app_name, self._names)) as child:
+            while child.poll() is None:
+                if self._orders.is_ended:
+                    child.send_signal(signal.SIGINT)
+                    child.wait()
+                time.sleep(_CHILD_SECONDS)
+        if child.returncode in _FATAL_CODES:
+            logger.error("the settings or the app are wrong: going on with what was read before")
+        elif not self._orders.is_ended:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            logging.shutdown()
+            words = [word for word in sys.orig_argv[1:] if word != RESUMED_OPTION]
+            os.execv(sys.executable, [sys.executable, *words, RESUMED_OPTION])  # noqa: S606 - no shell is wanted
+
+    def _drain(self) -> int:
+        seconds = patience_seconds(self._app, self._names)
+        logger.info("ending: the nodes have up to %g s to finish their tasks", seconds)
+        give_up = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                outcomes = stop_fleets(
+                    self._app, self._names, wait_seconds=seconds, is_kill_allowed=True, is_supervisor=True
+                )
+            except FleetBusy:
+                if time.monotonic() >= give_up:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            for outcome in outcomes:
+                logger.info("%s: %s", outcome.node.name, outcome.outcome)
+            _reap()
+            return int(any(outcome.outcome is Stop.KILLED for outcome in outcomes))
+
+    def _make_recorder(self) -> Recorder | None:
+        metrics = self._app.settings.metrics
+        return Recorder(folder_of(self._app), _STEM, max_tasks=metrics.max_tasks) if metrics.enabled else None
+
+
+def _merged(fleets: list[Fleet]) -> list[Fleet]:
+    """Return one fleet for each queue, with all of its nodes."""
+    merged: dict[str, Fleet] = {}
+    for fleet in fleets:
+        before = merged.get(fleet.queue)
+        merged[fleet.queue] = replace(fleet, nodes=before.nodes + fleet.nodes) if before else fleet
+    return list(merged.values())
+
+
+def _reload_command(app_name: str, queues: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-c", _CLI, "-A", app_name, "fleet", "reload", *queues]
+
+
+def _reap() -> None:
+    """Take note of the ends of processes that were handed to this one, as to the first of a container."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

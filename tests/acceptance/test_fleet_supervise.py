@@ -1,0 +1,125 @@
+"""`broker-app fleet supervise`: what dies is started again, and nothing that an operator decided is undone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from fleets import SCRIPTS, SETTINGS, Host, host
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SHOP = """
+import pathlib, time
+from broker_app import BrokerApp
+app = BrokerApp("shop")
+
+@app.task
+def hold(name):
+    pathlib.Path(name + ".runs").touch()
+    while not pathlib.Path(name + ".go").exists():
+        time.sleep(0.05)
+    pathlib.Path(name + ".done").touch()
+"""
+UP_SECONDS = 150.0
+
+
+@pytest.fixture
+def machine(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Host]:
+    """Return a host with its own broker and a project whose task runs until it is told to end."""
+    with host(tmp_path / "project", fresh_vhost_url) as made:
+        (made.folder / "shop.py").write_text(SHOP)
+        yield made
+
+
+@contextmanager
+def supervisor(machine: Host, *queues: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a supervisor for the length of a block; its log is ``supervisor.log``."""
+    command = (str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "supervise", *queues)
+    with (machine.folder / "supervisor.log").open("w") as log, machine.popen(*command, output=log) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(machine: Host) -> str:
+    """Return the supervisor's log."""
+    return (machine.folder / "supervisor.log").read_text()
+
+
+def wait_for_node(machine: Host, stem: str, other_than: int = 0) -> int:
+    """Wait until a node consumes whose process is another one, and return its pid."""
+
+    def pid() -> int:
+        node = machine.status(app="shop").get(stem, {})
+        is_new = node.get("is_consuming") and node["pid"] != other_than
+        return int(node["pid"]) if is_new else 0
+
+    return wait_until(pid, UP_SECONDS, f"{stem} to consume")
+
+
+@pytest.mark.timeout(500)
+def test_what_dies_is_started_again_and_what_was_stopped_is_not(machine: Host) -> None:
+    """A killed node comes back, told and counted; a stop holds; a second supervisor is refused; SIGTERM ends."""
+    with supervisor(machine) as process:
+        first = wait_for_node(machine, "lopri")
+        wait_for_node(machine, "default")
+
+        second = machine.fleet("supervise", "lopri", app="shop")
+        assert second.returncode == 1
+        assert f"expected no other supervisor of this fleet, pid {process.pid} is one" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+
+        os.kill(first, signal.SIGKILL)
+        wait_for_node(machine, "lopri", other_than=first)
+        assert f"(pid {first}) has died; it is started again in 1 s" in said(machine)
+        shown = machine.run(str(SCRIPTS / "broker-app"), "-A", "shop", "metrics", "show")
+        assert 'broker_app_fleet_restarts_total{queue="lopri"} 1' in shown.stdout
+        assert 'broker_app_fleet_restarts_total{queue="default"} 0' in shown.stdout
+
+        assert machine.fleet("stopwait", "default", app="shop").returncode == 0
+        os.kill(machine.workers("shop")["lopri"], signal.SIGKILL)
+        wait_until(lambda: said(machine).count("started again, pid") == 2, UP_SECONDS, "the next restart")
+        assert set(machine.workers("shop")) == {"lopri"}
+        assert "default: stopped by an operator" in machine.fleet("status", app="shop").stdout
+
+        process.terminate()
+        assert process.wait(UP_SECONDS) == 0, said(machine)
+    assert not machine.workers("shop")
+
+
+@pytest.mark.timeout(500)
+def test_a_supervisor_takes_up_settings_and_lets_tasks_finish(machine: Host) -> None:
+    """SIGHUP reloads, wrong settings change nothing, and at SIGTERM the running task ends before the node."""
+    with supervisor(machine, "lopri") as process:
+        first = wait_for_node(machine, "lopri")
+        machine.write("[queues.lopri.fleet]\nnodes = -1\n")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "going on with what was read before" in said(machine), UP_SECONDS, "the refusal")
+        assert machine.workers("shop") == {"lopri": first}
+
+        machine.write(SETTINGS + "nodes = 2\n")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: said(machine).count("supervising lopri") == 2, UP_SECONDS, "the reload")
+        assert machine.workers("shop")["lopri"] == first
+        other = wait_for_node(machine, "lopri+2")
+        os.kill(other, signal.SIGKILL)
+        wait_for_node(machine, "lopri+2", other_than=other)
+
+        code = "import shop; shop.hold.apply_async(['one'], queue='lopri')"
+        assert machine.run(str(SCRIPTS / "python"), "-c", code).returncode == 0
+        wait_until((machine.folder / "one.runs").exists, UP_SECONDS, "the task to run")
+        process.terminate()
+        wait_until(lambda: "to finish their tasks" in said(machine), UP_SECONDS, "the supervisor to be told")
+        (machine.folder / "one.go").touch()
+        assert process.wait(UP_SECONDS) == 0, said(machine)
+    assert (machine.folder / "one.done").exists()
+    assert not machine.workers("shop")
