@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -91,6 +96,28 @@ class Browser:
 
         return wait_until(lambda: self._steady(found), SECONDS, f"{selector} with {text!r}")
 
+    def press(self, selector: str, text: str = "") -> None:
+        """Press a button once it can be pressed; one that was made anew meanwhile is looked for again."""
+        wait_until(lambda: self._steady(lambda: self._pressed(selector, text)), SECONDS, f"{selector} to press")
+
+    def press_twice(self, selector: str, text: str, question: str) -> None:
+        """Press a button that asks again; a slow machine may need to be asked more often."""
+
+        def is_done() -> bool:
+            if self._steady(lambda: self._pressed(selector, question)):
+                return True
+            self._steady(lambda: self._pressed(selector, text))
+            return False
+
+        wait_until(is_done, SECONDS, f"{selector}: {question}")
+
+    def _pressed(self, selector: str, text: str) -> bool:
+        for one in self.all(selector):
+            if one.is_displayed() and one.is_enabled() and text in one.text:
+                one.click()
+                return True
+        return False
+
     def text(self, selector: str) -> str:
         """Return what a person reads in the first element of a selector."""
         return self.wait_for(selector).text
@@ -110,11 +137,9 @@ class Browser:
 
     def _steady(self, look: Any) -> Any:
         """Return what a look finds; None if the page changed under it."""
-        from selenium.common.exceptions import StaleElementReferenceException  # noqa: PLC0415
-
         try:
             return look()
-        except StaleElementReferenceException:
+        except (StaleElementReferenceException, ElementNotInteractableException, ElementClickInterceptedException):
             return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,16 +198,21 @@ class Told:
         stories: Of the queues.
         problem: As `snapshot`.
         lanes: As `snapshot`.
+
+    Attributes:
+        paused: The queues that are paused.
     """
 
     def __init__(self, stories: dict[str, Story], problem: str = "", lanes: str = "") -> None:
+        self.paused: frozenset[str] = frozenset()
         self.stories = stories
         self.problem = problem
         self.lanes = lanes
 
     def collect(self) -> Snapshot:
         """Return the state, as of now."""
-        return snapshot(self.stories, time.time(), problem=self.problem, lanes=self.lanes)
+        found = snapshot(self.stories, time.time(), problem=self.problem, lanes=self.lanes)
+        return replace(found, broker=replace(found.broker, paused=self.paused))
 
     def fill(self, page: StatusPage) -> None:
         """Give a page the last quarter of an hour."""

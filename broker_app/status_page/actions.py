@@ -1,4 +1,4 @@
-"""What the page may change, once its token is known: dead letters sent again or removed."""
+"""What the token lets one change: dead letters are sent again or removed, queues paused or resumed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app.errors import SelectionError
 from broker_app.inspection import Order, Selection, discard, replay
+from broker_app.pauses import pause_queue, resume_queue
 from broker_app.status_page.letters import MAX_LETTERS, dead_queues
 from queues.errors import nearest
 
@@ -29,6 +30,13 @@ class Verb(StrEnum):
 
     REPLAY = "replay"
     DISCARD = "discard"
+
+
+class Switch(StrEnum):
+    """What can be done with a queue."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,8 @@ def parse_wish(body: bytes) -> Wish:
     expected = (
         f'expected {{"queue": "…", "ids": ["…"]}} with 1 to {MAX_LETTERS} ids, or "all": true instead of ids'
     )
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise SelectionError(f"{expected}, got no JSON") from error
-    if not isinstance(content, dict) or not isinstance(queue := content.get("queue"), str):
+    content = _object(body)
+    if content is None or not isinstance(queue := content.get("queue"), str):
         raise SelectionError(expected)
     if content.get("all") is True and "ids" not in content:
         return Wish(queue, None)
@@ -74,6 +79,37 @@ def parse_wish(body: bytes) -> Wish:
     if not all(isinstance(one, str) and one for one in ids):
         raise SelectionError(expected)
     return Wish(queue, frozenset(ids))
+
+
+def parse_queue(body: bytes) -> str:
+    """Return the queue that a body names: ``{"queue": "default"}``.
+
+    Raises:
+        SelectionError: It is something else.
+    """
+    content = _object(body)
+    if content is None or list(content) != ["queue"] or not isinstance(content["queue"], str):
+        raise SelectionError('expected {"queue": "…"}')
+    return content["queue"]
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a body; None if it is none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def switch(app: BrokerApp, verb: Switch, queue: str) -> None:
+    """Pause or resume a queue, on all hosts.
+
+    Raises:
+        UnknownQueue: The settings do not declare it.
+        BrokerError: The broker did not take it.
+    """
+    (pause_queue if verb is Switch.PAUSE else resume_queue)(app, queue)
 
 
 def act(app: BrokerApp, verb: Verb, wish: Wish) -> dict[str, Any]:

@@ -42,7 +42,6 @@ class About:
         version: Of broker-app.
         queues: The queues of the settings in their order, each with its objective.
         keeps_dead: Those whose dead letters are kept.
-        paused: Those that are paused; None if that is not known here.
         has_actions: Whether a token was set.
     """
 
@@ -51,7 +50,6 @@ class About:
     version: str
     queues: Mapping[str, Objective | None]
     keeps_dead: frozenset[str] = frozenset()
-    paused: frozenset[str] | None = None
     has_actions: bool = False
 
 
@@ -108,7 +106,7 @@ def document(snapshot: Snapshot, history: Sequence[Sample], about: About) -> dic
         "nodes": [_node(node) for _, node in sorted(host.nodes.items())[:MAX_NODES]],
         "step_seconds": STEP_SECONDS,
         "steps": STEPS,
-        "actions": {"is_enabled": about.has_actions, "can_pause": about.paused is not None},
+        "actions": {"is_enabled": about.has_actions},
     }
 
 
@@ -147,7 +145,7 @@ def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, ab
         wait=_wait(lately, objective),
         within_percent=None if within is None else within * 100,
         is_missing=broker.is_up and numbers is None,
-        is_paused=about.paused is not None and name in about.paused,
+        is_paused=name in (broker.paused or ()),
         ready=numbers.ready if numbers else None,
         running=numbers.unacknowledged if numbers else None,
         dead=numbers.dead if numbers else None,

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from broker_app.errors import BrokerAppError, BrokerError, SelectionError
+from broker_app.errors import BrokerAppError, BrokerError, RoutingError, SelectionError
 from broker_app.metrics.server import Response, Route, as_json
-from broker_app.status_page.actions import Verb, act, parse_wish
+from broker_app.status_page.actions import Switch, Verb, act, parse_queue, parse_wish, switch
 from broker_app.status_page.document import About, document
 from broker_app.status_page.guard import Guard
 from broker_app.status_page.history import History, Sampler
@@ -93,7 +93,7 @@ class StatusPage:
     def routes(self) -> dict[str, Route]:
         """Return what is answered, by path."""
         files = {f"/{name}": Route(_file(name)) for name in FILES if name != "page.html"}
-        actions = {f"/actions/{verb}": Route(self._acting(verb), ("POST",)) for verb in Verb}
+        actions = {f"/actions/{verb}": Route(self._acting(verb), ("POST",)) for verb in (*Verb, *Switch)}
         return {
             "/": Route(_file("page.html")),
             **files,
@@ -125,13 +125,21 @@ class StatusPage:
         """Answer whether a token is right, so that a person learns it before the first action."""
         return self._guard.refuses_actor(request) or _answer({"problem": ""})
 
-    def _acting(self, verb: Verb) -> Callable[[Request], Response]:
+    def _acting(self, verb: Verb | Switch) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             if (refusal := self._guard.refuses_actor(request)) is not None:
                 return refusal
+            if isinstance(verb, Switch):
+                return self._in_turn(lambda: self._switch(verb, request))
             return self._in_turn(lambda: self._act(verb, request))
 
         return answer
+
+    def _switch(self, verb: Switch, request: Request) -> dict[str, Any]:
+        queue = parse_queue(request.body)
+        logger.info("status page: %s asks to %s %.100r", request.client, verb, queue)
+        switch(self._app, verb, queue)
+        return {"problem": ""}
 
     def _act(self, verb: Verb, request: Request) -> dict[str, Any]:
         wish = parse_wish(request.body)
@@ -146,7 +154,7 @@ class StatusPage:
         try:
             with self._alone():
                 return _answer(do())
-        except SelectionError as error:
+        except (RoutingError, SelectionError) as error:
             return _problem(str(error), HTTPStatus.BAD_REQUEST)
         except BrokerAppError as error:
             logger.warning("status page: %s", error)

@@ -115,7 +115,7 @@ def reasons(queue: Queue) -> list[tuple[Level, str]]:
     fleet, objective = queue.fleet, queue.objective
     cases = (
         (queue.is_missing, Level.BAD, "It is not on the broker; run `broker-app topology declare`."),
-        (queue.is_paused, Level.WARN, "It is paused: its workers take nothing until it is resumed."),
+        (queue.is_paused, Level.WARN, "It is paused on all hosts: its workers take nothing until it is resumed."),
         (_is_left(queue), Level.BAD, "No worker takes from it, on any host."),
         (_is_short(queue), Level.WARN, f"{fleet.up} of {fleet.wanted} workers of this host are up."),
         (_is_full(queue), Level.WARN, f"{_all(fleet.slots)} busy."),

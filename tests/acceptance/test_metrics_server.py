@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from brokers import Management
+    from served import Served
 
 SECONDS = 60.0
 
@@ -37,6 +38,17 @@ def machine(tmp_path: Path, fresh_vhost_url: str, management: Management) -> Ite
 def metrics(machine: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``broker-app metrics`` to its end."""
     return machine.run(str(SCRIPTS / "broker-app"), "-A", "shop", "metrics", *arguments)
+
+
+def check_page(served: Served) -> None:
+    """Look at what the page is given of the host in the test below."""
+    told = {queue["name"]: queue for queue in json.loads(served.get("/status.json"))["queues"]}
+    assert [told["lopri"][key] for key in ("dead", "word", "ready")] == [2, "no objective", 0]
+    assert told["lopri"]["fleet"] == {"wanted": 1, "up": 1, "slots": 3, "busy": 0}
+    letters = json.loads(served.get("/dead-letters.json?queue=lopri"))["letters"]
+    assert {letter["exception"] for letter in letters} == {"ValueError: -1", "ValueError: -2"}
+    assert all("in pack" in letter["traceback"] for letter in letters)
+    assert '<script type="module"' in served.get("/")
 
 
 @pytest.mark.timeout(300)
@@ -60,6 +72,8 @@ def test_a_host_with_its_fleets(machine: Host) -> None:
         wait_until(lambda: served.value("scheduled_messages", due="1 hour") == 1, SECONDS, "the scheduled task")
         assert served.value("broker_up") == served.value("broker_management_up") == 1
         assert (served.get("/live"), json.loads(served.get("/ready"))["broker"]) == ("live\n", True)
+
+        check_page(served)
 
         os.kill(machine.workers("shop")["lopri"], signal.SIGKILL)
         wait_until(lambda: served.value("fleet_nodes_up", queue="lopri") == 0, SECONDS, "the dead node")

@@ -17,6 +17,8 @@ from page_states import STATES, Told, full, quiet
 from pydantic import SecretStr
 from waiting import wait_until
 
+from broker_app.pauses import paused_queues
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -57,7 +59,7 @@ def look(browser: Browser, server: PageServer, selector: str = "#queues article"
 
 def open_letters(browser: Browser, queue: str) -> None:
     """Open the dead letters of a queue, and all of them."""
-    browser.wait_for(f'[data-queue="{queue}"] button.dead').click()
+    browser.press(f'[data-queue="{queue}"] button.dead')
     browser.wait_for("#letters details")
     browser.run("document.querySelectorAll('#letters details').forEach((one) => { one.open = true; })")
 
@@ -65,11 +67,11 @@ def open_letters(browser: Browser, queue: str) -> None:
 def unlock(browser: Browser, token: str) -> None:
     """Give the page a token."""
     if not browser.all("#key[open]"):
-        browser.wait_for("#unlock").click()
+        browser.press("#unlock")
     field = browser.wait_for("#key input")
     field.clear()
     field.send_keys(token)
-    browser.wait_for("#key button[type=submit]").click()
+    browser.press("#key button[type=submit]")
 
 
 def bury_raw(app: BrokerApp, body: bytes, **headers: str) -> None:
@@ -189,7 +191,7 @@ def test_looking_consumes_nothing(browser: Browser, served: PageServer) -> None:
     assert "ValueError: no such order" in shown
     assert "Traceback …" in shown
     assert [identity in shown for identity in ids[:11]] == [True] * 10 + [False]
-    browser.wait_for("#letters .tools button", "Show 50").click()
+    browser.press("#letters .tools button", "Show 50")
     wait_until(lambda: len(browser.all("#letters details")) == 50, SECONDS, "fifty letters")
     assert [message.headers["id"] for message in take(served.app, "default.dead")] == ids
 
@@ -203,7 +205,7 @@ def test_without_the_token_there_is_nothing_to_press(browser: Browser, served: P
     look(browser, served)
     open_letters(browser, "default")
     assert [one.text for one in browser.all("#letters button") if one.is_displayed()] == ["Close"]
-    browser.wait_for("#letters .close").click()
+    browser.press("#letters .close")
     unlock(browser, "a wrong token, long enough")
     browser.wait_for("#key .said", "the token is wrong")
     unlock(browser, TOKEN)
@@ -219,22 +221,36 @@ def test_replay_and_discard(browser: Browser, served: PageServer) -> None:
     unlock(browser, TOKEN)
     wait_until(lambda: not browser.all("#key[open]"), SECONDS, "the dialog to close")
     open_letters(browser, "default")
-    browser.wait_for("#letters details:nth-of-type(1) button", "Replay").click()
+    browser.press("#letters details:nth-of-type(1) button", "Replay")
     browser.wait_for("#letters .said", "1 replayed")
     wait_until(lambda: len(browser.all("#letters details")) == 3, SECONDS, "three letters")
     browser.run("document.querySelector('#letters details').open = true")
-    discard = browser.wait_for("#letters details:nth-of-type(1) button", "Discard")
-    discard.click()
+    browser.press("#letters details:nth-of-type(1) button", "Discard")
     assert depth(served.app, "default.dead") == 3
-    browser.wait_for("#letters details:nth-of-type(1) button", "Discard for good?").click()
+    browser.press_twice("#letters details:nth-of-type(1) button", "Discard", "Discard for good?")
     browser.wait_for("#letters .said", "1 discarded")
-    browser.wait_for("#letters > .tools button", "Replay all").click()
+    browser.press("#letters > .tools button", "Replay all")
     browser.wait_for("#letters .said", "2 replayed")
     browser.wait_for("#letters .empty")
     sent = [message.headers["id"] for message in take(served.app, "default")]
     assert sent == [first, third, fourth]
     assert second not in sent
     assert browser.complaints() == []
+
+
+def test_pause_and_resume(browser: Browser, tmp_path: Path, fresh_vhost_url: str) -> None:
+    """A queue is paused on all hosts after a second press, is shown as paused, and resumed by one."""
+    told = Told(full())
+    with page_server(tmp_path, told, url=fresh_vhost_url, actions_token=SecretStr(TOKEN)) as server:
+        look(browser, server)
+        assert not [one for one in browser.all(".buttons button") if one.is_displayed()]
+        unlock(browser, TOKEN)
+        browser.press_twice('[data-queue="mail"] .buttons button', "Pause", "Pause on all hosts?")
+        wait_until(lambda: paused_queues(server.app) == {"mail"}, SECONDS, "the pause")
+        told.paused = frozenset({"mail"})
+        browser.wait_for('[data-queue="mail"] .word', "paused")
+        browser.press('[data-queue="mail"] .buttons button', "Resume")
+        wait_until(lambda: paused_queues(server.app) == frozenset(), SECONDS, "the end of the pause")
 
 
 def test_a_letter_that_is_gone_is_told(browser: Browser, served: PageServer) -> None:
@@ -244,7 +260,7 @@ def test_a_letter_that_is_gone_is_told(browser: Browser, served: PageServer) -> 
     unlock(browser, TOKEN)
     open_letters(browser, "default")
     take(served.app, "default.dead")
-    browser.wait_for("#letters details button", "Replay").click()
+    browser.press("#letters details button", "Replay")
     browser.wait_for("#letters .said", "it is not there any more")
 
 
@@ -252,7 +268,7 @@ def test_without_a_broker_letters_say_so(browser: Browser, tmp_path: Path) -> No
     """Dead letters that cannot be looked at are a sentence in their place."""
     with page_server(tmp_path, Told(full()), url=NOWHERE) as server:
         look(browser, server)
-        browser.wait_for('[data-queue="default"] button.dead').click()
+        browser.press('[data-queue="default"] button.dead')
         browser.wait_for("#letters .notice", "Not read: ")
 
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from broker_app.errors import SelectionError
 from broker_app.metrics.server import Request
 from broker_app.settings import MetricsSettings
-from broker_app.status_page.actions import Wish, parse_wish
+from broker_app.status_page.actions import Wish, parse_queue, parse_wish
 from broker_app.status_page.guard import TOKEN_HEADER, Guard
 from broker_app.status_page.page import FILES
 
@@ -115,7 +115,7 @@ def test_a_wrong_token_is_refused_and_logged(server: PageServer, caplog: pytest.
     caplog.set_level(logging.WARNING)
     wish = {"queue": "mail", "all": True}
     for headers in ({}, {TOKEN_HEADER: "guessed-guessed"}, {TOKEN_HEADER: "\xff" * 900}, {"X-Actions-Token": ""}):
-        for verb in ("check", "replay", "discard"):
+        for verb in ("check", "replay", "discard", "pause", "resume"):
             status, body, _ = ask(server, f"/actions/{verb}", wish, **headers)
             assert (status, "the token is wrong" in json.loads(body)["problem"]) == (403, True)
     assert "wrong token from 127.0.0.1" in caplog.text
@@ -219,6 +219,23 @@ def test_a_wish_that_cannot_be(body: bytes) -> None:
     """What does not say exactly which letters it means is refused."""
     with pytest.raises(SelectionError, match="expected"):
         parse_wish(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"queue": 1}', b'{"queue": "a", "all": true}', b'["queue"]'], ids=str
+)
+def test_a_queue_that_is_not_named(body: bytes) -> None:
+    """To pause and to resume need a queue, and nothing else."""
+    assert parse_queue(b'{"queue": "a"}') == "a"
+    with pytest.raises(SelectionError, match="expected"):
+        parse_queue(body)
+
+
+def test_a_queue_that_there_is_not_cannot_be_paused(server: PageServer) -> None:
+    """The nearest name that there is comes back, and nothing is asked of the broker."""
+    status, body, _ = ask(server, "/actions/pause", {"queue": "mial"}, **{TOKEN_HEADER: TOKEN})
+    assert status == 400
+    assert "mail" in json.loads(body)["problem"]
 
 
 def test_a_wish_is_bounded() -> None:

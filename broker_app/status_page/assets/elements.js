@@ -41,8 +41,8 @@ export function button(text, action, name = "") {
 }
 
 /** Return a button that asks again before it does something that cannot be undone. */
-export function carefulButton(text, question, action) {
-  const SECONDS_TO_THINK = 5;
+export function carefulButton(text, question, action, name = "danger") {
+  const SECONDS_TO_THINK = 10;
   let isAsked = false;
   const made = button(text, async () => {
     if (isAsked) {
@@ -54,7 +54,7 @@ export function carefulButton(text, question, action) {
     made.textContent = question;
     made.classList.add("asked");
     setTimeout(rest, SECONDS_TO_THINK * 1000);
-  }, "danger");
+  }, name);
   function rest() {
     isAsked = false;
     made.textContent = text;

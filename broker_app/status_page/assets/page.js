@@ -152,6 +152,7 @@ key.querySelector("form").addEventListener("submit", async (event) => {
     key.close();
     byId("unlock").hidden = true;
     refreshLetters();
+    if (last) showQueues(last);
   } catch (error) {
     keepToken("");
     said.dataset.level = "bad";

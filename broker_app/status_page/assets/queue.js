@@ -1,8 +1,9 @@
 // One queue's row: made once, then written anew with each answer, so that what a person points at stays.
 
 import { drawFinished, drawMeter, drawWaits } from "./charts.js";
-import { element, write } from "./elements.js";
+import { button, carefulButton, element, write } from "./elements.js";
 import { UNKNOWN, count, perMinute, span, writeSpan } from "./figures.js";
+import { act, hasToken } from "./server.js";
 
 /** Where the objective stands on the meter of the wait: beyond it there is as much room again. */
 const OBJECTIVE_MARK = 0.5;
@@ -40,12 +41,13 @@ export function makeRow(name, onDead) {
     cell("done", "Finished here, 15 min", parts.finished, parts.rate),
     parts.reasons,
   );
-  return { element: row, buttons: parts.buttons, show: (queue, figures) => show(row, parts, queue, figures) };
+  return { element: row, show: (queue, figures) => show(row, parts, queue, figures) };
 }
 
 function show(row, parts, queue, figures) {
   row.dataset.level = queue.level;
   write(parts.word, queue.word);
+  showSwitch(parts.buttons, queue);
   showWait(parts, queue, figures.steps);
   for (const key of ["ready", "running"]) {
     write(parts[key], count(queue[key]));
@@ -60,6 +62,30 @@ function show(row, parts, queue, figures) {
     parts.reasons.replaceChildren(...reasons);
   }
   parts.reasons.hidden = reasons.length === 0;
+}
+
+/** Offer what the token allows; the button stays the same while the queue does. */
+function showSwitch(place, queue) {
+  const offer = hasToken() ? (queue.is_paused ? "resume" : "pause") : "";
+  if (place.dataset.offer === offer) return;
+  place.dataset.offer = offer;
+  const said = element("span", { class: "said", role: "status" });
+  const run = async (verb) => {
+    said.textContent = "";
+    try {
+      await act(verb, { queue: queue.name });
+      said.dataset.level = "good";
+      said.textContent = "done";
+    } catch (error) {
+      said.dataset.level = "bad";
+      said.textContent = `Not done: ${error.message}`;
+    }
+    document.dispatchEvent(new Event("acted"));
+  };
+  const choice = offer === "pause"
+    ? carefulButton("Pause", "Pause on all hosts?", () => run("pause"), "quiet")
+    : button("Resume", () => run("resume"));
+  place.replaceChildren(...(offer ? [choice, said] : []));
 }
 
 function showWait(parts, queue, steps) {
