@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from broker_app.bulk import Publishing
     from broker_app.settings import Settings
+    from broker_app.worker.limits import Limits
 
 
 class BrokerApp(Celery):
@@ -53,6 +54,9 @@ class BrokerApp(Celery):
     amqp_cls = "broker_app.amqp:BrokerAMQP"
     control_cls = "broker_app.cancellations:Control"
     task_cls = "broker_app.worker.task:Task"
+
+    limits: Limits | None = None
+    """The limits of the tasks that run in this process; None where Celery's own count, and outside of workers."""
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
         self._config_file = config

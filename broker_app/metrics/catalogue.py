@@ -161,6 +161,12 @@ WORKER_START = _of_workers(
 )
 SLOTS = _of_workers("worker_slots", Kind.GAUGE, "queue node", "Tasks that the node runs at once (-c).")
 SLOTS_BUSY = _of_workers("worker_slots_busy", Kind.GAUGE, "queue node", "Tasks that the node runs now.")
+SLOTS_STUCK = _of_workers(
+    "worker_slots_stuck",
+    Kind.GAUGE,
+    "queue node",
+    "Tasks that are over their time limit, have failed, and cannot be interrupted.",
+)
 RESERVED = _of_workers(
     "worker_reserved_tasks", Kind.GAUGE, "queue node", "Tasks in the node that wait for a slot."
 )

@@ -15,6 +15,7 @@ from broker_app.metrics.catalogue import (
     RESERVED,
     SLOTS,
     SLOTS_BUSY,
+    SLOTS_STUCK,
     WORKER_START,
     WORKER_UP,
 )
@@ -70,6 +71,7 @@ class MetricsStep(bootsteps.StartStopStep):
             LAST_CONSUMED_AGE: self._counts.last_received or self._started,
             SLOTS: _slots(consumer.pool),
             SLOTS_BUSY: busy,
+            SLOTS_STUCK: consumer.app.limits.stuck if consumer.app.limits is not None else 0,
             RESERVED: max(0, len(state.reserved_requests) - busy),
             PREFETCHED: len(state.requests),
             PREFETCH_LIMIT: consumer.qos.value if consumer.qos is not None else 0,

@@ -19,6 +19,7 @@ from celery.worker import loops, state
 from broker_app.connections import discard
 from broker_app.pauses import Pauses
 from broker_app.worker.gate import Gate
+from broker_app.worker.limits import limits_of
 from broker_app.worker.liveness import Pulse
 from broker_app.worker.recovery import Runs
 from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
@@ -81,6 +82,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         self._celerys_loop, self.loop = self.loop, self._prepared_loop
         self._runs = Runs(self.call_soon_ack, self.connection_errors)
         self._stopping = Stopping(self.controller, drain_seconds(self.app))
+        self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._stopping.recycle))
         self._subscription = None
         self._pulse = Pulse(self.controller.pidfile)
         self._look: Any = None
@@ -143,6 +145,8 @@ class Consumer(Unreadable, celery_consumer.Consumer):
             self._drain()
             if self.connection:
                 bound_open_broker_sockets(self.connection, _FAREWELL_SECONDS)
+        if self._limits is not None:
+            self._limits.close()
         super().stop()
 
     def _admit(self, request: Request) -> None:
@@ -239,7 +243,8 @@ class Consumer(Unreadable, celery_consumer.Consumer):
             logger.warning("the connection was lost while the worker ended: %r", error)
             self.connection, lost = None, self.connection
             discard(lost)
-        if left := self._unfinished():
+        left = self._unfinished()
+        if left or (self._limits is not None and self._limits.stuck):
             self._stopping.end(self.connection, self.task_consumer and self.task_consumer.channel, map(str, left))
 
     def _unfinished(self) -> set[Request]:

@@ -16,6 +16,7 @@ from celery.worker.state import task_ready
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import Rejected
+from broker_app.metrics.catalogue import Outcome
 from broker_app.metrics.request import Counted
 from broker_app.outgoing import DELAY_HEADER
 from queues.delay import MAX_DELAY_SECONDS, split_delay
@@ -69,6 +70,8 @@ class Request(Counted, celery_request.Request):
         with _BEGINNING:
             self.check_wanted()
             self._is_begun = True
+        if self._app.limits is not None:
+            self._app.limits.accept(self)
         super().on_accepted(pid, time_accepted)
 
     def check_wanted(self) -> None:
@@ -89,6 +92,25 @@ class Request(Counted, celery_request.Request):
         super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
         if self._death and not self.task.acks_late:  # acknowledged when it started
             self._keep(self._death)
+
+    def time_out(self, limit_seconds: float, where: str) -> None:
+        """Give it up because it is over its hard time limit; Celery's own does so for processes.
+
+        Args:
+            limit_seconds: Its limit.
+            where: What it did, as a stack.
+        """
+        error = TimeLimitExceeded(limit_seconds)
+        logger.error("%s: over its time limit of %g s, it was here:\n%s", self.humaninfo(), limit_seconds, where)
+        self._count_end(Outcome.TIMED_OUT)
+        death = Death(DeadReason.TIMED_OUT, error, where)
+        self.give_up(death)
+        if not self.task.acks_late:  # acknowledged when it started
+            self._keep(death)
+        try:
+            self.task.on_failure(error, self.id, self.args, self.kwargs, _info_of(error))
+        except Exception:  # a user's; all else has been done
+            logger.exception("%s: its on_failure failed", self.humaninfo())
 
     def give_up(self, death: Death) -> None:
         """Store FAILURE with a typed error, call the errbacks, fail the chord, put it into the dead letters."""

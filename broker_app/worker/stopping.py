@@ -106,6 +106,12 @@ class Stopping:
             self._deadline = deadline
             _call_natively(left + GRACE_SECONDS, self._exit)
 
+    def recycle(self) -> None:
+        """End by itself, with the exit code of a failure, so that who started it starts it anew."""
+        if self.is_installed and not self.is_begun:
+            self.begin()
+            state.should_stop = EX_FAILURE
+
     def end(self, connection: Any, channel: Any, tasks: Iterable[str]) -> None:
         """End what has not finished, give back its messages, and end this process: it does not return.
 
@@ -114,9 +120,10 @@ class Stopping:
         Args:
             connection: The worker's; None if it is lost, and with it all that it held.
             channel: Where its messages came by.
-            tasks: What has not finished.
+            tasks: What has not finished; none if a thread is left that cannot be ended.
         """
-        logger.warning("not finished in time, back to their queue: %s", ", ".join(tasks))
+        if names := ", ".join(tasks):
+            logger.warning("not finished in time, back to their queue: %s", names)
         _end_processes(self._controller.pool)
         if connection is not None:
             bound_open_broker_sockets(connection, _BROKER_SECONDS)

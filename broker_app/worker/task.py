@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.app import task as celery_task
@@ -44,7 +45,10 @@ class Task(celery_task.Task):
             return super().__call__(*args, **kwargs)
         request._protected = 1  # noqa: SLF001 - what it calls from now on is called directly
         try:
-            return self.run(*args, **kwargs)
+            limits = self.app.limits
+            if limits is None:
+                return self.run(*args, **kwargs)
+            return limits.run(partial(self.run, *args, **kwargs))
         except (Ignore, Reject, Retry):
             raise
         except MemoryError as error:
