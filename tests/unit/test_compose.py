@@ -38,6 +38,14 @@ def test_ports_are_published_on_this_machine_only() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
+def test_every_mounted_file_is_there() -> None:
+    """Docker makes an empty folder of what it cannot find: each mounted path is a file or folder of ours."""
+    mounted = re.findall(r"^      - (?:\$\{\w+:-)?(\.{1,2}/[\w./-]+)\}?:/", COMPOSE, re.MULTILINE)
+
+    assert len(mounted) == len(re.findall(r":ro$", COMPOSE, re.MULTILINE)) > 0
+    assert [path for path in mounted if not (ROOT / "compose" / path).exists()] == []
+
+
 def test_example_environment_names_every_variable_that_must_be_set() -> None:
     """Who copies compose/example.env has all that the file refuses to run without."""
     needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE + CLUSTER))
