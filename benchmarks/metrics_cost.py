@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.apps import make_ours
 from benchmarks.figures import Spread, ratio, shown_spread
-from benchmarks.probe import READY, TASK
+from benchmarks.metrics_worker import SLOTS, MeasuredWorker, cpu_seconds, measured_worker
+from benchmarks.probe import TASK
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
 from benchmarks.topologies import QUEUE
-from benchmarks.waiting import wait_for
-from benchmarks.worker import ROOT, worker_environment
 from broker_app import publish_many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from benchmarks.bench import Bench
-    from benchmarks.record import Record
-    from broker_app import BrokerApp
 
 WITHOUT, WITH, EVENTS = "no metrics", "metrics", "no metrics, Celery's events (-E)"
 GOAL_RATIO = 0.97
-SLOTS = 8
 _WARM_UP_TASKS = 500
 _WAIT_SECONDS = 300.0
-_STOP_SECONDS = 15.0
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A worker that waits for its turn.
-
-    Attributes:
-        app: What publishes to it.
-        pid: Of its one process.
-        record: Where its tasks write.
-    """
-
-    app: BrokerApp
-    pid: int
-    record: Record
+_OFF = {"BROKER_APP_METRICS__ENABLED": "false"}
 
 
 def run(bench: Bench) -> Report:
@@ -58,9 +30,9 @@ def run(bench: Bench) -> Report:
     count, rounds = bench.pick((20_000, 7), (4_000, 3))
     with ExitStack() as stack:
         workers = {
-            WITHOUT: stack.enter_context(_worker(bench, "", {"BROKER_APP_METRICS__ENABLED": "false"})),
-            WITH: stack.enter_context(_worker(bench, "", {})),
-            EVENTS: stack.enter_context(_worker(bench, "-E", {"BROKER_APP_METRICS__ENABLED": "false"})),
+            WITHOUT: stack.enter_context(measured_worker(bench, "ours", settings=_OFF)),
+            WITH: stack.enter_context(measured_worker(bench, "ours")),
+            EVENTS: stack.enter_context(measured_worker(bench, "ours", ("-E",), _OFF)),
         }
         for worker in workers.values():
             _microseconds(worker, "warm", _WARM_UP_TASKS)
@@ -83,44 +55,12 @@ def run(bench: Bench) -> Report:
     )
 
 
-def _microseconds(worker: Contender, label: str, count: int) -> float:
+def _microseconds(worker: MeasuredWorker, label: str, count: int) -> float:
     """Return the processor time of a worker for each task."""
-    before = _cpu_seconds(worker.pid)
-    signatures = (worker.app.signature(TASK, args=(label,), queue=QUEUE) for _ in range(count))
-    accepted = publish_many(signatures, app=worker.app).run().accepted
+    before = cpu_seconds(worker.pid)
+    app = make_ours(worker.url)
+    signatures = (app.signature(TASK, args=(label,), queue=QUEUE) for _ in range(count))
+    accepted = publish_many(signatures, app=app).run().accepted
     assert accepted == count
     worker.record.wait(label, count, _WAIT_SECONDS)
-    return (_cpu_seconds(worker.pid) - before) / count * 1e6
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process (proc(5), fields 14 and 15 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-@contextmanager
-def _worker(bench: Bench, option: str, settings: Mapping[str, str]) -> Iterator[Contender]:
-    """Run a worker on a virtual host of its own for the length of a block."""
-    with (
-        bench.virtual_host() as url,
-        bench.record() as record,
-        tempfile.TemporaryDirectory(dir=bench.folder) as state,
-    ):
-        environment = worker_environment(url, record.path) | {"BROKER_APP_STATE_DIR": state} | settings
-        command = [sys.executable, "-m", "celery", "-A", "benchmarks.apps:ours", "worker", "-l", "WARNING"]
-        command += ["-P", "threads", "-c", str(SLOTS), "-Q", QUEUE, "-n", "cost@localhost", *option.split()]
-        with record.path.with_name("worker.log").open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        try:
-            wait_for(lambda: bool(record.starts(READY)), _WAIT_SECONDS, lambda: "a ready worker")
-            yield Contender(make_ours(url), process.pid, record)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    return (cpu_seconds(worker.pid) - before) / count * 1e6

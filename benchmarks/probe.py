@@ -33,7 +33,7 @@ def probe(self: Any, label: str, due: float | None = None, sleep_seconds: float 
         sleep_seconds: How long its work is to wait.
     """
     started = time.time()
-    _write(label, self.request.get(PUBLISHED_AT_HEADER) if due is None else due, started)
+    write(label, self.request.get(PUBLISHED_AT_HEADER) if due is None else due, started)
     if sleep_seconds:
         time.sleep(sleep_seconds)
 
@@ -57,10 +57,10 @@ def send(app: Celery, *args: Any, **options: Any) -> AsyncResult:
 
 @worker_ready.connect
 def _write_ready(**_: Any) -> None:
-    _write(READY, 0.0, time.time())
+    write(READY, 0.0, time.time())
 
 
-def _write(label: str, since: float, started: float) -> None:
+def write(label: str, since: float, started: float) -> None:
     """Append a line in one system call: other threads and processes append to the same file."""
     os.write(_record(), f"{label} {since!r} {started!r}\n".encode())
 

@@ -51,6 +51,7 @@ with suppress(UnknownQueue):
     shop.pack.apply_async([1], queue="lopry")
 shop.pack.apply_async([1], queue="lopri", countdown=0.5)
 shop.pack.apply_async([1], queue="default")
+shop.app.send_task("<script>\\"\\\\\\n\\x00{}", queue="default")
 """
 
 NEVER_HERE = {"Delivered again a second"}
@@ -93,9 +94,17 @@ def test_rules_and_dashboard_in_prometheus(tmp_path: Path, fresh_vhost_url: str,
             wait_until(lambda: prometheus.value(ended) == 23, SECONDS, "23 tasks")
             check_alerts(prometheus)
             check_dashboard(prometheus)
+            check_labels(prometheus)
             told = rules(prometheus)
             assert {rule["lastError"] for rule in told if "lastError" in rule} == set()
             assert {rule["health"] for rule in told} == {"ok"}
+
+
+def check_labels(prometheus: Prometheus) -> None:
+    """See that a task name made to do harm is a label like any other."""
+    (hostile,) = prometheus.query('broker_app_tasks_published_total{task=~".*script.*"}')
+    assert hostile["metric"]["task"] == '<script>"\\\ufffd\ufffd{}'
+    assert hostile["value"][1] == "1"
 
 
 def check_alerts(prometheus: Prometheus) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 
 import pytest
 from fleets import SCRIPTS, SETTINGS, Host, host
@@ -120,6 +121,20 @@ def test_what_cannot_be_served_is_said_in_one_line(machine: Host) -> None:
     said = metrics(machine, "serve", "--port", "0")
     assert said.returncode == 1
     assert re.fullmatch(r"broker-app: metrics\.certificate: expected PEM files .*\n", said.stderr)
+
+
+def test_a_state_folder_that_cannot_be_read(machine: Host) -> None:
+    """The server answers, is not ready, and its log says which folder it is; the broker's side is told as ever."""
+    machine.state.mkdir(parents=True, exist_ok=True)
+    (machine.state / "metrics").write_text("in the folder's place")
+    with serving(machine) as served:
+        assert served.value("broker_up") == 1
+        with pytest.raises(HTTPError, match="503"):
+            served.get("/ready")
+        assert served.get("/live") == "live\n"
+        served.process.terminate()
+        said = served.process.communicate(timeout=SECONDS)[1]
+    assert f"{machine.state / 'metrics' / 'shop'}: expected a folder that this user may read" in said
 
 
 def test_damaged_files_and_strangers_in_the_folder(machine: Host) -> None:

@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 import amqp
 import pytest
-from apps import depth, take
+from apps import TWO_QUEUES, USER_PASSWORD, depth, take
 from waiting import wait_until
 
 from broker_app import topology
@@ -25,7 +25,7 @@ from queues import work_topology
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from apps import AppMaker
+    from apps import AppMaker, MakeUser
     from brokers import Management
 
     from broker_app import BrokerApp
@@ -107,7 +107,10 @@ def test_queues_lanes_and_what_is_dead(watched: Callable[..., BrokerApp]) -> Non
         channel.basic_consume("shop.lopri", callback=lambda _: None)
         found = when(
             BrokerReader(app),
-            lambda now: now.queues["lopri"].unacknowledged == 2 and now.queues["default"].dead == 1,
+            lambda now: (
+                (now.queues["lopri"].unacknowledged, now.queues["lopri"].consumers) == (2, 1)
+                and now.queues["default"].dead == 1
+            ),
             "counts",
         )
     lopri, default = found.queues["lopri"], found.queues["default"]
@@ -176,6 +179,18 @@ def test_without_the_management_api(watched: Callable[..., BrokerApp], make_app:
     assert (lopri.ready, lopri.consumers, lopri.dead) == (1, 0, 0)
     assert (lopri.unacknowledged, lopri.oldest_wait, found.backlog) == (None, None, None)
     assert depth(app, "lopri") == 1
+
+
+def test_a_management_api_that_refuses_the_user(
+    watched: Callable[..., BrokerApp], make_app: AppMaker, make_user: MakeUser, management: Management
+) -> None:
+    """A user without a tag sees by AMQP what there is to see, and the refusal is told, without the password."""
+    watched().send_task("a", queue="lopri")
+    app = make_app(f'management_url = "{management.url}"\n{TWO_QUEUES}', url=make_user(".*", ".*", ".*"))
+    found = BrokerReader(app).read()
+    assert (found.is_up, found.has_management, found.queues["lopri"].ready) == (True, False, 1)
+    assert "management API" in found.problem
+    assert USER_PASSWORD not in found.problem
 
 
 def test_a_broker_that_is_down_is_a_metric(make_app: AppMaker) -> None:
