@@ -117,7 +117,7 @@ def reasons(queue: Queue) -> list[tuple[Level, str]]:
         (queue.is_missing, Level.BAD, "It is not on the broker; run `broker-app topology declare`."),
         (queue.is_paused, Level.WARN, "It is paused on all hosts: its workers take nothing until it is resumed."),
         (_is_left(queue), Level.BAD, "No worker takes from it, on any host."),
-        (_is_short(queue), Level.WARN, f"{fleet.up} of {fleet.wanted} workers of this host are up."),
+        (_is_short(queue), Level.WARN, _short(fleet)),
         (_is_full(queue), Level.WARN, f"{_all(fleet.slots)} busy."),
         (True, Level.QUIET, _movement(queue)),
         (_was_late(queue), Level.WARN, _kept(queue, objective)),
@@ -181,6 +181,11 @@ def _is_full(queue: Queue) -> bool:
 def _was_late(queue: Queue) -> bool:
     within = queue.within_percent
     return queue.objective is not None and within is not None and within < queue.objective.percent
+
+
+def _short(fleet: Fleet) -> str:
+    up = f"{fleet.up} of {fleet.wanted} workers of this host are up."
+    return up if fleet.up else "No worker of this host is up."
 
 
 def _failing(queue: Queue) -> Level:

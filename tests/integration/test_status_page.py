@@ -130,6 +130,14 @@ def test_it_updates_itself(browser: Browser, tmp_path: Path) -> None:
         assert browser.run("return window.row === document.querySelector('[data-queue=mail]')")
 
 
+def test_it_is_opened_with_a_password(browser: Browser, tmp_path: Path) -> None:
+    """With the user and the password in the address the page is there, and its figures too."""
+    with page_server(tmp_path, Told(full()), username="ops", password=SecretStr("s3cr3t")) as server:
+        look(browser, PageServer(server.url.replace("//", "//ops:s3cr3t@"), server.app, server.page))
+        assert browser.text("h1") == "lopri is late"
+        assert browser.complaints() == []
+
+
 def test_a_server_that_goes_is_told_and_found_again(browser: Browser, tmp_path: Path) -> None:
     """While the page's server is away the page says so and of when its figures are; then it goes on."""
     with page_server(tmp_path / "before", Told(quiet())) as server:

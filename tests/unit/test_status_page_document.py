@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_states import Story, full, quiet, samples, snapshot
+from page_states import Story, Told, full, quiet, samples, snapshot
+from waiting import wait_until
 
 from broker_app.metrics.broker import BrokerNumbers
 from broker_app.metrics.catalogue import BOUNDS_SECONDS, FINISHED
 from broker_app.metrics.reading import Series
 from broker_app.status_page.document import MAX_NODES, About, document
-from broker_app.status_page.history import STEP_SECONDS, STEPS, Counts, History, Sample, sample
+from broker_app.status_page.history import STEP_SECONDS, STEPS, Counts, History, Sample, Sampler, sample
 from broker_app.status_page.queues import Objective
 from broker_app.status_page.waits import quantile, share_within
+
+if TYPE_CHECKING:
+    from broker_app.metrics.collector import Snapshot
 
 NOW = 1_800_000_000.0
 OBJECTIVES = {
@@ -153,6 +157,20 @@ def test_the_history_is_bounded() -> None:
         history.add(Sample(float(number), {}))
     kept = history.samples()
     assert (len(kept), kept[0].at, kept[-1].at) == (STEPS + 1, 999.0 - STEPS, 999.0)
+
+
+def test_the_sampler_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """It samples from its start; a moment that cannot be read is told in the log, and ends nothing."""
+    history = History()
+    with Sampler(Told(full()).collect, history):
+        wait_until(history.samples, 20, "the first sample")
+    assert set(history.samples()[0].queues) == set(OBJECTIVES)
+
+    def fail() -> Snapshot:
+        raise OSError("no room")
+
+    with Sampler(fail, history):
+        wait_until(lambda: "has no sample" in caplog.text, 20, "the words")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_how_a_queue_stands(state: dict[str, Any], level: Level, word: str) -> N
         ({"ready": 3, "consumers": 0}, ["No worker takes from it, on any host."]),
         ({"is_missing": True}, ["It is not on the broker; run `broker-app topology declare`."]),
         ({"fleet": Fleet(3, 1, 8, 2)}, ["1 of 3 workers of this host are up."]),
+        ({"fleet": Fleet(3, 0)}, ["No worker of this host is up."]),
         ({"fleet": Fleet(1, 1, 8, 8), "ready": 1}, ["All 8 slots of this host are busy."]),
         ({"fleet": Fleet(1, 1, 1, 1), "ready": 1}, ["The only slot of this host is busy."]),
         ({"ready": 90, "growth": 2.0}, ["It grows by 120 a minute."]),

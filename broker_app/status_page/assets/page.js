@@ -54,7 +54,7 @@ function showSummary({ summary, queues, app, broker }) {
 function why(queue) {
   const objective = queue.objective?.seconds ?? null;
   const isLate = objective !== null && queue.wait !== null && queue.wait > objective;
-  const first = isLate ? `${queue.name} waits ${span(queue.wait)}; ${span(objective)} is the objective.` : "";
+  const first = isLate ? `The wait is ${span(queue.wait)}; ${span(objective)} is the objective.` : "";
   return [first, ...queue.reasons.map(({ text }) => text)].filter(Boolean).slice(0, 3).join(" ");
 }
 

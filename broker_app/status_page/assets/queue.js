@@ -102,6 +102,7 @@ function showDead(target, queue) {
   write(target, queue.keeps_dead ? count(queue.dead) : UNKNOWN);
   target.disabled = !queue.keeps_dead || !queue.dead;
   target.classList.toggle("none", target.disabled);
+  target.ariaLabel = `${target.textContent} dead letters of ${queue.name}`;
   target.title = queue.keeps_dead ? `Dead letters of ${queue.name}` : "Its dead letters are not kept";
 }
 

@@ -1,6 +1,7 @@
 // Asks this page's server: for the figures again and again, for letters and actions when a person wants them.
 
 const EVERY_SECONDS = 5;
+const UNSEEN_SECONDS = 60;
 const LONGEST_PAUSE_SECONDS = 60;
 const PATIENCE_SECONDS = 15;
 const ACTION_SECONDS = 120;
@@ -17,7 +18,8 @@ export function hasToken() {
 
 /** Return the JSON of an answer; a refusal is an Error with the server's words. */
 async function read(path, options, seconds) {
-  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(seconds * 1000), ...options });
+  const place = new URL(path, location.origin + location.pathname); // without a user and password that it was opened with
+  const answer = await fetch(place, { cache: "no-store", signal: AbortSignal.timeout(seconds * 1000), ...options });
   let content = null;
   try {
     content = await answer.json();
@@ -43,7 +45,8 @@ function withToken() {
 }
 
 /**
- * Ask for the figures every few seconds while the page is seen. After an error the pauses double, up to a minute.
+ * Ask for the figures every few seconds, and every minute, for the title, while the page is not seen. After an error the
+ * pauses double, up to a minute.
  * `onFigures(figures)`; `onError(words, secondsToNext)`. Returns what asks at once.
  */
 export function follow(onFigures, onError) {
@@ -53,7 +56,7 @@ export function follow(onFigures, onError) {
 
   async function ask() {
     clearTimeout(timer);
-    if (document.hidden || isAsking) return;
+    if (isAsking) return;
     isAsking = true;
     let pause = EVERY_SECONDS;
     try {
@@ -66,10 +69,10 @@ export function follow(onFigures, onError) {
       onError(words(error), pause);
     }
     isAsking = false;
-    timer = setTimeout(ask, pause * 1000);
+    timer = setTimeout(ask, (document.hidden ? UNSEEN_SECONDS : pause) * 1000);
   }
 
-  document.addEventListener("visibilitychange", ask);
+  document.addEventListener("visibilitychange", () => document.hidden || ask());
   ask();
   return ask;
 }
