@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli.command import app_name, pass_app
-from broker_app.fleet.plan import exports, folder_line, inherited_variables, plan_fleets
+from broker_app.fleet.plan import exports, inherited_variables, plan_fleets, preparation
 from broker_app.fleet.supervisor import RESUMED_OPTION, Supervisor
 from broker_app.fleet.systemd import units, write_units
 
@@ -41,7 +42,8 @@ def plan(app: BrokerApp, queues: tuple[str, ...], *, is_variables: bool, is_json
     plans = plan_fleets(app, queues, app_name=app_name(click.get_current_context()))
     if is_json:
         found = [{"queue": p.queue, "nodes": p.nodes, "command": p.line, "variables": p.variables} for p in plans]
-        click.echo(json.dumps({"folder": str(Path.cwd()), "environment": inherited_variables(), "fleets": found}))
+        shell = {"preparation": preparation(), "environment": inherited_variables()}
+        click.echo(json.dumps(shell | {"fleets": found}))
         return
     if inherited := inherited_variables():
         click.echo(f"# the shell must have, as this one does: {', '.join(inherited)}")
@@ -101,6 +103,14 @@ def systemd(app: BrokerApp, output: Path | None, secrets: Path | None, *, is_for
 def _pasted(one: Plan) -> str:
     """Return a line in a shell of its own, so that the folder and the variables of the caller's stay."""
     given = app_name(click.get_current_context())
-    program = Path(sys.executable).with_name("broker-app")
-    variables = f'eval "$({program} -A {given} fleet plan {one.queue} --variables)" && ' if one.variables else ""
-    return f"({folder_line()} && {variables}{one.line})"
+    words = [
+        str(Path(sys.executable).with_name("broker-app")),
+        "-A",
+        given,
+        "fleet",
+        "plan",
+        one.queue,
+        "--variables",
+    ]
+    variables = f'eval "$({shlex.join(words)})" && ' if one.variables else ""
+    return f"({preparation()} && {variables}{one.line})"

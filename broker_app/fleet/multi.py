@@ -62,14 +62,11 @@ def start_command(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
 def pasted_line(fleet: Fleet, app_name: str, state: FleetState) -> str:
     """Return the same command for a shell, as one would write it oneself.
 
-    The shell must be in this process's current folder and have its ``BROKER_APP_…`` variables; the paths among
-    them stand in the line.
+    The shell must be in this process's current folder and have its ``BROKER_APP_…`` variables.
     """
     celery = Path(sys.executable).with_name("celery")
     program = [str(celery)] if celery.exists() else [sys.executable, "-m", "celery"]
-    paths = [f"{name}={value}" for name in PATH_VARIABLES if (value := child_environment().get(name))]
-    words = [*_nice(fleet), *program, "multi", *_arguments(fleet, app_name, state)]
-    return shlex.join([*(["env", *paths] if paths else []), *words])
+    return shlex.join([*_nice(fleet), *program, "multi", *_arguments(fleet, app_name, state)])
 
 
 def _nice(fleet: Fleet) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker_app.fleet.multi import PATH_VARIABLES, pasted_line
+from broker_app.fleet.multi import PATH_VARIABLES, child_environment, pasted_line
 from broker_app.fleet.nodes import wanted_fleets
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.wishes import Wishes
@@ -70,12 +70,14 @@ def exports(app: BrokerApp, queues: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
-def folder_line() -> str:
-    """Return the line that goes to the folder from which the workers find the app."""
-    return f"cd {shlex.quote(str(Path.cwd()))}"
+def preparation() -> str:
+    """Return the commands that bring a shell to where workers find the app, the settings and the state folder."""
+    environment = child_environment()
+    paths = [f"export {name}={shlex.quote(environment[name])}" for name in PATH_VARIABLES if environment.get(name)]
+    return " && ".join([f"cd {shlex.quote(str(Path.cwd()))}", *paths])
 
 
 def inherited_variables() -> tuple[str, ...]:
-    """Return the names of what this process's environment tells the workers, less what stands in the lines."""
+    """Return the names of what this process's environment tells the workers, less the paths of `preparation`."""
     names = (name for name in os.environ if name.upper().startswith(ENV_PREFIX))
     return tuple(sorted(name for name in names if name not in PATH_VARIABLES))

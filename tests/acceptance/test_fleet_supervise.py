@@ -123,3 +123,16 @@ def test_a_supervisor_takes_up_settings_and_lets_tasks_finish(machine: Host) -> 
         assert process.wait(UP_SECONDS) == 0, said(machine)
     assert (machine.folder / "one.done").exists()
     assert not machine.workers("shop")
+
+
+def test_a_supervisor_waits_for_a_broker_that_is_away(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, tries again later and later, shows no password, and ends with 0 when it is told."""
+    url = {"BROKER_APP_BROKER_URL": "amqp://u:secret@127.0.0.1:1//"}
+    monkeypatch.setattr(Host, "environment", machine.environment | url)
+    with supervisor(machine, "lopri") as process:
+        wait_until(lambda: "tried again in 2 s" in said(machine), UP_SECONDS, "the second try")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(UP_SECONDS) == 0, said(machine)
+    assert "no AMQP broker answers" in said(machine)
+    assert "secret" not in said(machine)
+    assert not machine.workers("shop")
