@@ -17,6 +17,7 @@ _VERBS = {
     "fleet": "broker_app.cli.fleet:fleet",
     "metrics": "broker_app.cli.metrics:metrics",
     "pause": "broker_app.cli.pause:pause",
+    "probe": "broker_app.cli.probe:probe_group",
     "queues": "broker_app.cli.queues:queues",
     "resume": "broker_app.cli.pause:resume",
     "send": "broker_app.cli.send:send",

@@ -62,7 +62,7 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
     click.echo(f"metrics on {server.url}/metrics")
     try:
         with page.sampling():
-            server.serve(routes(collector, settings, page))
+            server.serve(routes(app, collector, settings, page))
     finally:
         collector.close()
 

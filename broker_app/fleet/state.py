@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import stat
 import time
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from broker_app.errors import FleetBusy, FleetError
 from broker_app.fleet.processes import Process, find_workers
-from broker_app.worker.liveness import SUFFIX
+from broker_app.worker.liveness import SUFFIX, file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +61,7 @@ class FleetState:
             raise FleetError(
                 f"state_dir: expected a path without '%', which celery replaces, got {base}; choose another"
             )
-        return cls(base, re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app"))
+        return cls(base, file_name(app))
 
     @property
     def run(self) -> Path:

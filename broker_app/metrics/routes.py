@@ -5,23 +5,32 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from broker_app.errors import FleetError
 from broker_app.metrics.exposition import CONTENT_TYPE, render
 from broker_app.metrics.server import Request, Response, Route, as_json
 from broker_app.metrics.targets import found_targets
+from broker_app.probes import Probe, probe
 
 if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
     from broker_app.metrics.collector import Collector
     from broker_app.settings import MetricsSettings
     from broker_app.status_page import StatusPage
 
 
-def routes(collector: Collector, settings: MetricsSettings, page: StatusPage) -> dict[str, Route]:
+def routes(app: BrokerApp, collector: Collector, settings: MetricsSettings, page: StatusPage) -> dict[str, Route]:
     """Return what is answered, by path."""
 
     def metrics(_: Request) -> Response:
         return Response(render(collector.collect().numbers), CONTENT_TYPE)
 
-    def ready(_: Request) -> Response:
+    def live(request: Request) -> Response:
+        node = request.query.get("node")
+        return Response("live\n") if node is None else _probed(app, Probe.LIVE, node)
+
+    def ready(request: Request) -> Response:
+        if node := request.query.get("node"):
+            return _probed(app, Probe.READY, node)
         snapshot = collector.collect()
         reading, is_up = snapshot.reading, snapshot.broker.is_up
         found = {"broker": is_up, "files": reading.read, "unreadable": reading.unreadable}
@@ -32,8 +41,18 @@ def routes(collector: Collector, settings: MetricsSettings, page: StatusPage) ->
 
     return {
         "/metrics": Route(metrics),
-        "/live": Route(lambda _: Response("live\n"), is_open=True),
+        "/live": Route(live, is_open=True),
         "/ready": Route(ready, is_open=True),
         "/targets": Route(discovery),
         **page.routes(),
     }
+
+
+def _probed(app: BrokerApp, what: Probe, node: str) -> Response:
+    """Say how a node is; who is not known here is told without the names of those who are."""
+    try:
+        verdict = probe(app, what, node)
+    except FleetError:
+        return Response("no such node gives a sign of life here\n", status=HTTPStatus.NOT_FOUND)
+    status = HTTPStatus.OK if verdict.is_ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(f"{verdict}\n", status=status)

@@ -20,7 +20,7 @@ from broker_app.connections import discard
 from broker_app.pauses import Pauses
 from broker_app.worker.gate import Gate
 from broker_app.worker.limits import limits_of
-from broker_app.worker.liveness import Pulse
+from broker_app.worker.liveness import Pulse, sign_file
 from broker_app.worker.recovery import Runs
 from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
 from broker_app.worker.subscription import Subscription
@@ -84,7 +84,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         self._stopping = Stopping(self.controller, drain_seconds(self.app))
         self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._stopping.recycle))
         self._subscription = None
-        self._pulse = Pulse(self.controller.pidfile)
+        self._pulse = Pulse(sign_file(self.app, self.hostname, self.controller.pidfile))
         self._look: Any = None
 
     def start(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from broker_app.app import BrokerApp
+
 SUFFIX = ".alive"
 
 STUCK_SECONDS = 15.0
 """A loop that has not turned for so long hangs, or runs a task of a solo pool."""
 
 _OWNER_ONLY = 0o600
+_OWNER_ONLY_FOLDER = 0o700
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +52,14 @@ class Sign:
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return what stands in a file; None if there is none, or it is being written."""
+        """Return what stands in a file; None if there is none, it is being written, or the host was restarted."""
         try:
             found: dict[str, Any] = json.loads(file.read_bytes())
             now, heard_at = time.monotonic(), found["heard_at"]
             heard_seconds = None if heard_at is None else max(0.0, now - heard_at)
-            turned_seconds = max(0.0, now - found["turned_at"])
+            turned_seconds = now - found["turned_at"]
+            if turned_seconds < 0:
+                return None  # the clock began anew: it is of before the last boot
             queues, paused = tuple(found["queues"]), tuple(found.get("paused", ()))
             return cls(found["pid"], turned_seconds, heard_seconds, queues, paused)
         except (OSError, ValueError, KeyError, TypeError):
@@ -65,17 +71,40 @@ class Sign:
         return self.turned_seconds < STUCK_SECONDS and is_heard
 
 
+def sign_file(app: BrokerApp, node: str, pid_file: str | None) -> Path:
+    """Return where a worker writes its signs: beside its pid file, else in the state folder, as its fleet would.
+
+    Args:
+        app: The worker's app.
+        node: Its name, with the host.
+        pid_file: What ``--pidfile`` said; None if nothing.
+    """
+    if pid_file:
+        return Path(pid_file).with_suffix(SUFFIX)
+    return run_folder(app) / f"{node.partition('@')[0]}{SUFFIX}"
+
+
+def run_folder(app: BrokerApp) -> Path:
+    """Return the folder of the pid files and signs of an app's fleets; it need not be there."""
+    return app.settings.state_dir / "run" / file_name(app)
+
+
+def file_name(app: BrokerApp) -> str:
+    """Return the app's main name as that of a file."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app")
+
+
 class Pulse:
     """Writes the signs of this process.
 
     The moments are of the system's monotonic clock, which all processes of a host share and nobody sets.
 
     Args:
-        pid_file: The sign's file stands beside it; without one nothing is written.
+        file: Where; its folder is made for the owner only.
     """
 
-    def __init__(self, pid_file: str | None) -> None:
-        self._file = Path(pid_file).with_suffix(SUFFIX) if pid_file else None
+    def __init__(self, file: Path) -> None:
+        self._file: Path | None = file
         self._stream: int | None = None
         self._longest = 0
         self._frames: tuple[int, int] | None = None
@@ -105,6 +134,7 @@ class Pulse:
         self._longest = max(self._longest, len(data))
         try:
             if self._stream is None and self._file is not None:
+                _make_folder(self._file.parent)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
                 self._stream = os.open(self._file, flags, _OWNER_ONLY)
             if self._stream is not None:
@@ -112,3 +142,10 @@ class Pulse:
         except OSError as error:  # a full disk must not stop a worker
             logger.warning("no sign of life can be written any more: %s: %s", self._file, error.strerror)
             self._file = None
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it and those above it, for the owner only."""
+    for one in (*reversed(folder.parents), folder):
+        if not one.exists():
+            one.mkdir(mode=_OWNER_ONLY_FOLDER, exist_ok=True)

@@ -50,6 +50,7 @@ def check_page(served: Served) -> None:
     assert {letter["exception"] for letter in letters} == {"ValueError: -1", "ValueError: -2"}
     assert all("in pack" in letter["traceback"] for letter in letters)
     assert '<script type="module"' in served.get("/")
+    assert served.get("/ready?node=default") == "default: ready, consumes default\n"
 
 
 @pytest.mark.timeout(300)
