@@ -73,6 +73,12 @@ def note(file: str, text: str) -> float:
 
 
 @app.task
+def note_wait(file: str, published: float) -> None:
+    """Append to a file how long ago that moment is."""
+    note(file, repr(time.time() - published))
+
+
+@app.task
 def note_and_wait(file: str, seconds: float) -> None:
     """Append a line to a file, and then wait."""
     note(file, "started")

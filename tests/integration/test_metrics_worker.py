@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from broker_app.metrics.catalogue import Metric
 
 SECONDS = 60.0
+NOTED = 10
+HELD_SECONDS = 1.2
+"""How long tasks wait at least that are sent while their node is away; between two buckets."""
 
 
 class Counted:
@@ -80,19 +84,41 @@ def outcomes(counted: Counted) -> dict[str, float]:
     return {outcome.value: found for outcome in Outcome if (found := counted(catalogue.FINISHED, outcome=outcome))}
 
 
+def note_waits(app: BrokerApp, file: Path) -> None:
+    """Send tasks that write down how long they waited."""
+    for _ in range(NOTED):
+        app.send_task("workload.note_wait", (str(file), time.time()), queue="lopri")
+
+
+def assert_waits(counts: list[float], file: Path) -> None:
+    """Hold a histogram against what the tasks saw, a little later, and what those held back must have waited."""
+    waits = [float(line) for line in file.read_text().splitlines()]
+    counted = list(accumulate(counts))
+    assert counted[-1] == len(waits) == 2 * NOTED
+    for bound, number in zip(BOUNDS_SECONDS, counted, strict=False):
+        assert number >= sum(wait <= bound for wait in waits), f"{bound} s: {counts}, {waits}"
+        assert bound > HELD_SECONDS or number <= NOTED, f"{bound} s: {counts}, {waits}"
+
+
 @pytest.mark.version
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("pool", ["threads", "prefork", "gevent"])
 def test_every_count_is_exact_also_over_a_restart(
     tmp_path: Path, fresh_vhost_url: str, counted: Counted, pool: str
 ) -> None:
-    """On each pool every task counts once under its queue, name and outcome; a restarted node counts on."""
-    app = client(tmp_path, fresh_vhost_url)
+    """On each pool every task counts once under its queue, name, outcome and wait; a restarted node counts on."""
+    app, waits = client(tmp_path, fresh_vhost_url), tmp_path / "waits"
     options = ("-P", pool, "-c", "2", "-Q", "default,lopri")
     for run in (1, 2):
+        if run == 2:
+            note_waits(app, waits)
+            sent = time.time()
+            wait_until(lambda sent=sent: time.time() - sent > HELD_SECONDS, SECONDS, "their wait")
         with running_worker(tmp_path, fresh_vhost_url, *options, name="one"):
-            for number in range(20):
-                app.send_task("workload.add", (1, number), queue=("default", "lopri")[number % 2])
+            if run == 1:
+                note_waits(app, waits)
+            for number in range(10):
+                app.send_task("workload.add", (1, number))
             app.send_task("workload.add", (1, 1), countdown=0.5)
             for _ in range(3):
                 app.send_task("workload.fail", ("no",))
@@ -103,10 +129,16 @@ def test_every_count_is_exact_also_over_a_restart(
             wait_until(lambda wanted=wanted: outcomes(counted) == wanted, SECONDS, f"{wanted}")
     app.close()
 
+    assert_waits(counted.buckets(catalogue.WAITED_SECONDS, queue="lopri"), waits)
+    assert_counts_of_two_runs(counted)
+
+
+def assert_counts_of_two_runs(counted: Counted) -> None:
+    """Compare what is counted with what both runs sent."""
     assert counted(catalogue.RECEIVED) == 2 * 29
     assert counted(catalogue.RECEIVED, task="unknown") == 2
     assert counted(catalogue.REDELIVERED) == 0
-    assert counted(catalogue.FINISHED, queue="lopri", task="workload.add", outcome="succeeded") == 2 * 10
+    assert counted(catalogue.FINISHED, queue="lopri", task="workload.note_wait", outcome="succeeded") == 2 * 10
     assert counted(catalogue.WAITED_SECONDS, queue="default") == 2 * 17
     assert counted(catalogue.WAITED_BROKER_SECONDS) == counted(catalogue.WAITED_PREFETCH_SECONDS) == 2 * 27
     assert counted(catalogue.LATE_SECONDS) == 2 * 3
