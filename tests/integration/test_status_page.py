@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import amqp
@@ -17,6 +18,7 @@ from page_states import STATES, Told, full, quiet
 from pydantic import SecretStr
 from waiting import wait_until
 
+from broker_app.metrics.reading import Reading
 from broker_app.pauses import paused_queues
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker_app import BrokerApp
+    from broker_app.metrics.collector import Snapshot
 
 TOKEN = "correct horse battery"
 NASTY = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
@@ -128,6 +131,27 @@ def test_it_updates_itself(browser: Browser, tmp_path: Path) -> None:
         told.problem, told.stories = "", full()
         browser.wait_for("h1", "lopri is late")
         assert browser.run("return window.row === document.querySelector('[data-queue=mail]')")
+
+
+def test_what_is_missing_is_told(browser: Browser, tmp_path: Path) -> None:
+    """Without the management API, and with files that cannot be read, the page says what is not known, and why."""
+
+    class Partial(Told):
+        """Tells less."""
+
+        def collect(self) -> Snapshot:
+            """Return the state with what is missing."""
+            found = super().collect()
+            broker = replace(found.broker, has_management=False, backlog=None, parked=3, problem=f"401 {NASTY}")
+            return replace(found, broker=broker, reading=Reading(unreadable=2, problem="/x: Permission denied"))
+
+    with page_server(tmp_path, Partial(full())) as server:
+        look(browser, server)
+        told = "\n".join(one.text for one in browser.all("#notices .notice"))
+        for words in (f"401 {NASTY}", "/x: Permission denied", "cannot be read: 2", "that is gone: 3"):
+            assert words in told, words
+        assert browser.text("#scheduled").startswith("Scheduled unknown")
+        assert browser.complaints() == []
 
 
 def test_it_is_opened_with_a_password(browser: Browser, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ export function drawFinished(target, chart, steps) {
   const published = (chart.published ?? []).slice(-steps);
   const highest = Math.max(0, ...finished, ...published);
   const words = highest ? `max ${perMinute(highest)}` : "";
+  target.classList.toggle("idle", !highest);
   const drawing = frame(steps, `Tasks finished in the last 15 minutes, ${words || "none"}`);
   const scale = (HEIGHT - 2) / (highest || 1);
   const first = steps - finished.length;
