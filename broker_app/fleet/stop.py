@@ -112,7 +112,7 @@ def patience_seconds(app: BrokerApp, queues: Iterable[str] = ()) -> float:
     drains = [
         queue.fleet.drain_seconds for name, queue in app.settings.queues.items() if not names or name in names
     ]
-    return max(DEFAULT_STOP_SECONDS, *(seconds + STOP_GRACE_SECONDS for seconds in drains))
+    return max([DEFAULT_STOP_SECONDS, *(seconds + STOP_GRACE_SECONDS for seconds in drains)])
 
 
 def known_nodes(app: BrokerApp, state: FleetState) -> tuple[Node, ...]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from broker_app import BrokerApp
 from broker_app.cli import main
+from broker_app.fleet import patience_seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,3 +90,18 @@ def test_status_without_nodes_needs_no_broker(project: Path) -> None:
     assert [line.split()[3] for line in lines] == ["stopped", "stopped"]
     (node,) = json.loads(parsed.stdout)["nodes"]
     assert (node["queue"], node["state"], node["pid"], node["slots"]) == ("lopri", "stopped", None, 32)
+
+
+def test_patience_is_a_minute_or_what_the_longest_fleet_needs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for running tasks, and a little; for a queue that is gone from the settings the default."""
+    (project / "broker.toml").write_text("[queues.default]\n[queues.lopri.fleet]\ndrain_seconds = 300\n")
+    monkeypatch.setenv("BROKER_APP_CONFIG", "broker.toml")
+    app = BrokerApp("shop", set_as_current=False)
+    assert [patience_seconds(app, queues) for queues in ((), ["lopri"], ["default"], ["old"])] == [
+        315,
+        315,
+        60,
+        60,
+    ]
