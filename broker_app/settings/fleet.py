@@ -57,6 +57,12 @@ class FleetSettings(BaseModel):
         le=LOWEST_NICE,
         description="nice(1) of the worker processes: processor time that they leave to others.",
     )
+    helps: tuple[str, ...] = Field(
+        (), description="Other queues whose overflow its idle workers take; their own workers come first."
+    )
+    helps_slots: int = Field(
+        1, ge=1, le=10_000, description="The most tasks of each of them that a worker runs at once."
+    )
     drain_seconds: float = Field(
         DEFAULT_DRAIN_SECONDS,
         ge=0,
@@ -82,6 +88,16 @@ class FleetSettings(BaseModel):
             raise ValueError(
                 f"soft_time_limit_seconds must be below time_limit_seconds ({hard:g}), got {soft:g}; "
                 f"leave a task the time to clean up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_helps(self) -> FleetSettings:
+        given = len(self.helps) * self.helps_slots
+        if self.helps and given >= self.concurrency:
+            raise ValueError(
+                f"helps_slots for each of {len(self.helps)} queues must leave a slot of concurrency "
+                f"({self.concurrency}), got {self.helps_slots}; lower it"
             )
         return self
 

@@ -14,7 +14,7 @@ from broker_app.settings.clients import FetchSettings, PublishSettings, TlsSetti
 from broker_app.settings.faults import ENV_PREFIX
 from broker_app.settings.fleet import FleetSettings
 from broker_app.settings.metrics import MetricsSettings
-from broker_app.settings.names import bad_names, bad_references, check_login
+from broker_app.settings.names import bad_helps, bad_names, bad_references, check_login
 from broker_app.settings.queue import QueueSettings
 from queues import QueueSpec, RoutingTable
 from queues.delay import parse_lane
@@ -171,6 +171,7 @@ class Settings(BaseSettings):
     def _check_names(self) -> Settings:
         problems = bad_names(self.queues, self.prefix)
         problems += bad_references(self.queues, self.default_queue, self.task_routes)
+        problems += bad_helps({name: queue.fleet.helps for name, queue in self.queues.items()})
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -9,7 +9,7 @@ from queues.errors import InvalidQueueName, nearest
 from queues.spec import check_queue_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from pydantic import SecretStr
 
@@ -53,4 +53,19 @@ def bad_references(queues: Iterable[str], default_queue: str, task_routes: Mappi
         f"{where}: must be one of the declared queues ({', '.join(names)}), got {queue!r}{nearest(queue, names)}"
         for where, queue in references.items()
         if queue not in names
+    ]
+
+
+def bad_helps(helps: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each queue that cannot be helped: not declared, the helper's own, or named twice.
+
+    Args:
+        helps: What the fleet of each queue helps.
+    """
+    return [
+        f"queues.{name}.fleet.helps: must be other declared queues, each once "
+        f"({', '.join(other for other in helps if other != name) or 'there is none'}), got {queue!r}"
+        for name, helped in helps.items()
+        for position, queue in enumerate(helped)
+        if queue not in helps or queue == name or queue in helped[:position]
     ]

@@ -19,12 +19,13 @@ from celery.worker import loops, state
 from broker_app.connections import discard
 from broker_app.pauses import Pauses
 from broker_app.worker.gate import Gate
+from broker_app.worker.helping import helping_of
 from broker_app.worker.limits import limits_of
 from broker_app.worker.liveness import Pulse, sign_file
 from broker_app.worker.recovery import Runs
+from broker_app.worker.selective import Selective
 from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
 from broker_app.worker.subscription import Subscription
-from broker_app.worker.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ _FAREWELL_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Consumer(Unreadable, celery_consumer.Consumer):
+class Consumer(Selective, celery_consumer.Consumer):
     """The consumer blueprint of our workers."""
 
     loop: Any
@@ -84,6 +85,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         self._stopping = Stopping(self.controller, drain_seconds(self.app))
         self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._stopping.recycle))
         self._subscription = None
+        self._helping = helping_of(self.app, self.pool.limit)
         self._pulse = Pulse(sign_file(self.app, self.hostname, self.controller.pidfile))
         self._look: Any = None
 
@@ -114,7 +116,7 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         def on_task_received(message: Message) -> None:
             if self._runs.adopt(message):
                 return
-            if self._stopping.is_begun or (self._subscription is not None and self._subscription.is_late(message)):
+            if self._stopping.is_begun or self._is_late(message):
                 give_back(message)
             else:
                 take(message)
@@ -186,25 +188,8 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         """Run Celery's loop, with a task consumer that is ours."""
         self._subscription = Subscription(self.app.settings, self.task_consumer, self.prefetch_multiplier)
         self._subscription.allow_long_runs()
-        self._subscription.pause(self._pauses.broker_queues)
+        self._begin_to_select()
         self._celerys_loop(*args)
-
-    def _apply_pauses(self) -> None:
-        """Follow a pause or a resumption; what was not begun of a paused queue goes back."""
-        if self._subscription is None or self._subscription.connection is None or self._stopping.is_begun:
-            return
-        self._subscription.pause(self._pauses.broker_queues)
-        unstarted = self._runs.withdraw(self.pool, self._is_paused)
-        self.gate.withdraw([run.request for run in unstarted])
-        for run in unstarted:
-            for message in run.deliveries:
-                give_back(message)
-            state.task_ready(run.request)
-        self._look_round()
-
-    def _is_paused(self, request: Request) -> bool:
-        spec = request.spec or self.gate.spec_of(request.message)
-        return spec is not None and spec.name in self._pauses.queues
 
     def _look_round(self) -> None:
         """Tell who looks that the loop turns, and consume again what the broker has cancelled.
@@ -216,7 +201,10 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         is_ending = self._stopping.is_begun
         consumed, paused = ((), ()) if is_ending else (self._subscription.consumed(), self._subscription.paused)
         self._pulse.beat(self._subscription.connection, consumed, paused)
-        if is_ending or self._subscription.renew():
+        if is_ending:
+            return
+        self._look_for_help()
+        if self._subscription.renew():
             return
         if self.hub:
             raise ConsumerCancelled
@@ -232,20 +220,21 @@ class Consumer(Unreadable, celery_consumer.Consumer):
         try:
             if self.connection and self._subscription is not None:
                 self._subscription.end()
+                self._helping.end()
             for run in self._runs.forget_unstarted(self.pool, is_flushed=False):
                 give_back(run.request.message)
             turn = self._turner()
             while self.connection and self._unfinished() and not self._stopping.is_over:
                 turn()
-            if self.connection and self.task_consumer and not self._unfinished():
-                give_back_all(self.task_consumer.channel)  # a timer, or the gate, may hold some
+            if self.connection and not self._unfinished():
+                give_back_all(self._channels())  # a timer, or the gate, may hold some
         except (AMQPError, *self.connection_errors) as error:
             logger.warning("the connection was lost while the worker ended: %r", error)
             self.connection, lost = None, self.connection
             discard(lost)
         left = self._unfinished()
         if left or (self._limits is not None and self._limits.stuck):
-            self._stopping.end(self.connection, self.task_consumer and self.task_consumer.channel, map(str, left))
+            self._stopping.end(self.connection, self._channels(), map(str, left))
 
     def _unfinished(self) -> set[Request]:
         """Return what runs, or has not told the broker that it ended."""

@@ -112,14 +112,14 @@ class Stopping:
             self.begin()
             state.should_stop = EX_FAILURE
 
-    def end(self, connection: Any, channel: Any, tasks: Iterable[str]) -> None:
+    def end(self, connection: Any, channels: Iterable[Any], tasks: Iterable[str]) -> None:
         """End what has not finished, give back its messages, and end this process: it does not return.
 
         A pool's processes are killed first. A thread cannot be: it runs on for the moment that the rest takes.
 
         Args:
             connection: The worker's; None if it is lost, and with it all that it held.
-            channel: Where its messages came by.
+            channels: Where its messages came by.
             tasks: What has not finished; none if a thread is left that cannot be ended.
         """
         if names := ", ".join(tasks):
@@ -128,7 +128,7 @@ class Stopping:
         if connection is not None:
             bound_open_broker_sockets(connection, _BROKER_SECONDS)
             try:
-                give_back_all(channel)
+                give_back_all(channels)
                 connection.close()
             except (*connection.connection_errors, *connection.channel_errors) as error:
                 logger.warning("the broker did not answer a worker's farewell: %r", error)
@@ -161,9 +161,11 @@ def give_back(message: Message) -> None:
         message._state = "REQUEUED"  # noqa: SLF001 - as its own `requeue`, which rejects, and that counts
 
 
-def give_back_all(channel: Any) -> None:
-    """Put all that a channel holds back into its queues."""
-    channel.send_method(spec.Basic.Nack, _NACK, (0, True, True))
+def give_back_all(channels: Iterable[Any]) -> None:
+    """Put all that some channels hold back into its queues."""
+    for channel in channels:
+        if channel.connection is not None:
+            channel.send_method(spec.Basic.Nack, _NACK, (0, True, True))
 
 
 def _end_processes(pool: Any) -> None:

@@ -36,10 +36,12 @@ class Subscription:
         settings: The app's.
         consumer: Celery's task consumer.
         prefetch: Messages reserved for each slot of the worker.
+        is_helping: Whether the queues are other workers': it consumes them now and then, and says nothing of it.
     """
 
-    def __init__(self, settings: Settings, consumer: Consumer, prefetch: int) -> None:
+    def __init__(self, settings: Settings, consumer: Consumer, prefetch: int, *, is_helping: bool = False) -> None:
         self._consumer: Any = consumer
+        self._level = logging.DEBUG if is_helping else logging.INFO
         self._prefix = settings.prefix
         table = settings.routing_table()
         self._specs = {queue.name: table.queue(queue.name) for queue in consumer.queues or ()}
@@ -53,6 +55,11 @@ class Subscription:
     def connection(self) -> Any:
         """py-amqp's connection; None if it is lost."""
         return self._consumer.channel.connection
+
+    @property
+    def channel(self) -> Any:
+        """Where its messages come by."""
+        return self._consumer.channel
 
     def allow_long_runs(self) -> None:
         """Ask the broker to leave messages with us for as long as their queue's tasks may take.
@@ -81,7 +88,7 @@ class Subscription:
         before, self._consumer.paused = self._consumer.paused, paused
         for name in self.paused:
             if name not in before:
-                logger.info("paused: %s is not consumed until it is resumed", name)
+                logger.log(self._level, "paused: %s is not consumed until it is resumed", name)
             if tag := self._tags().pop(name, None):
                 self._ended[tag] = name
                 self._consumer.channel.basic_cancel(tag, nowait=True)
@@ -143,7 +150,7 @@ class Subscription:
         if cancelled := [name for name in gone if name in self._tags()]:
             logger.warning("no longer consumed, and consumed again: %s", ", ".join(cancelled))
         if resumed := [name for name in gone if name not in self._tags()]:
-            logger.info("resumed: %s", ", ".join(resumed))
+            logger.log(self._level, "resumed: %s", ", ".join(resumed))
 
     def _tags(self) -> dict[str, str]:
         """Return the consumers' tags by queue: the task consumer's own, to be changed."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.worker.gate import Gate
-    from broker_app.worker.subscription import Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,6 @@ class Unreadable:
     """What Celery's consumer calls for such messages. Celery rejects some and acknowledges others away."""
 
     gate: Gate
-    _subscription: Subscription | None
     connection_errors: Any
     event_dispatcher: Any
 
@@ -61,10 +59,6 @@ class Unreadable:
         """Close the connection for dead letters after the last task has ended."""
         super().shutdown()  # type: ignore[misc]
         self.gate.close()
-
-    def _queue_of(self, message: Message) -> str | None:
-        """Return the broker's name of the queue that a message was taken from."""
-        return self._subscription.queue_of(message) if self._subscription is not None else None
 
     def _give_up(
         self,
