@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
+from containers import docker
 from documents import ROOT
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Stack:
         """Start what does not run."""
         self.run("up", "-d", *options, *self.services)
 
+    def health(self, service: str) -> str:
+        """Return what Docker's health check says of a service's container: starting, healthy or unhealthy."""
+        container = self.run("ps", "-q", service).strip()
+        return docker("inspect", "--format", "{{.State.Health.Status}}", container)
+
     def cli(self, *words: str) -> str:
         """Run ``broker-app`` as a producer, in a container of its own."""
         return self.run("run", "--rm", "-T", "cli", "broker-app", *words).strip()
@@ -100,10 +106,10 @@ class Stack:
 
 def compose_command() -> list[str]:
     """Return Docker's plugin, or the command of before that Debian has."""
-    docker = shutil.which("docker")
-    assert docker, "expected Docker"
-    if subprocess.run([docker, "compose", "version"], check=False, capture_output=True).returncode == 0:
-        return [docker, "compose"]
+    engine = shutil.which("docker")
+    assert engine, "expected Docker"
+    if subprocess.run([engine, "compose", "version"], check=False, capture_output=True).returncode == 0:
+        return [engine, "compose"]
     standalone = shutil.which("docker-compose")
     assert standalone, "expected `docker compose` or docker-compose; on Debian: apt-get install docker-compose"
     return [standalone]
@@ -123,7 +129,11 @@ def running_stack(folder: Path, without: tuple[str, ...] = ()) -> Iterator[Stack
     known = Stack(command, ())
     stack = Stack(command, tuple(it for it in known.run("config", "--services").split() if it not in without))
     try:
-        stack.up("--build")
+        try:
+            stack.up("--build")
+        except AssertionError as error:
+            error.add_note(known.run("logs", "--tail", "40"))
+            raise
         yield stack
     finally:
         known.run("down", "--volumes", "--timeout", "10")

@@ -42,6 +42,8 @@ def test_work_goes_through_and_prometheus_sees_it(stack: Stack) -> None:
     for metric in ("worker_up", "fleet_nodes_up", "queue_consumers"):
         expression = f"count(sum by (queue) (broker_app_{metric}) == 1)"
         wait_until(lambda it=expression: stack.value(it) == 2, DEADLINE_SECONDS, expression)
+    for service in ("worker-default", "worker-lopri", "metrics"):
+        wait_until(lambda it=service: stack.health(it) == "healthy", DEADLINE_SECONDS, f"{service} to be healthy")
     assert stack.value("broker_app_broker_management_up") == 1
     assert stack.value('sum(broker_app_metrics_files{state="unreadable"})') == 0
 

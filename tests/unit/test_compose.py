@@ -11,6 +11,7 @@ from documents import ROOT
 from broker_app.settings import load_settings
 
 COMPOSE = (ROOT / "compose" / "docker-compose.yml").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "compose" / "Dockerfile").read_text(encoding="utf-8")
 CLUSTER = (ROOT / "compose" / "cluster.yml").read_text(encoding="utf-8")
 
 
@@ -27,6 +28,7 @@ def test_every_queue_has_a_worker_service_as_its_fleet_says() -> None:
         assert options["-Q"] == name
         assert (options["-P"], options["-c"]) == (fleet.pool, str(fleet.concurrency))
         assert options["-n"] == f"{name}@%h"
+        assert f'"--pidfile", "{options["--pidfile"]}"' in DOCKERFILE, "the probe looks elsewhere"
 
 
 def test_ports_are_published_on_this_machine_only() -> None:
