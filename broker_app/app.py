@@ -16,6 +16,7 @@ from broker_app.bulk import publish_many
 from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
 from broker_app.errors import CallError, InvalidDelay
+from broker_app.forgiving import forgiving
 from broker_app.metrics import tracing
 from broker_app.metrics.process import ProcessMetrics
 from broker_app.settings import config_path, load_settings
@@ -167,6 +168,9 @@ class BrokerApp(Celery):
         if not delay.seconds:
             return _NOW, None
         return delay, now + timedelta(seconds=delay.seconds)
+
+    def _get_backend(self) -> Any:
+        return forgiving(super()._get_backend())
 
     def publish_many(
         self,

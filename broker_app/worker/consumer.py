@@ -18,6 +18,7 @@ from celery.worker import loops, state
 
 from broker_app.connections import discard
 from broker_app.pauses import Pauses
+from broker_app.worker.answering import let_answer
 from broker_app.worker.gate import Gate
 from broker_app.worker.helping import helping_of
 from broker_app.worker.limits import limits_of
@@ -94,6 +95,11 @@ class Consumer(Selective, celery_consumer.Consumer):
         self._stopping.install()
         warnings.filterwarnings("ignore", _ABOUT_CANCELLING, CPendingDeprecationWarning)
         super().start()
+
+    def update_strategies(self) -> None:
+        """Learn the tasks, as Celery's; each of them answers."""
+        super().update_strategies()
+        let_answer(self.app.tasks.values())
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Leave the other connections too, which were lost with this one.
