@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -49,10 +50,16 @@ def _lines(series: Series, values: Sequence[float]) -> Iterable[str]:
 def _histogram(name: str, labels: str, bounds: Sequence[float], values: Sequence[float]) -> Iterator[str]:
     head = f"{name}_bucket{{{labels}," if labels else f"{name}_bucket{{"
     counts = list(accumulate(values[:-1]))
-    for bound, count in zip((*map(bound_label, bounds), "+Inf"), counts, strict=True):
+    for bound, count in zip(_bound_labels(tuple(bounds)), counts, strict=True):
         yield f'{head}le="{bound}"}} {_number(count)}'
     yield f"{name}_count{{{labels}}} {_number(counts[-1])}"
     yield f"{name}_sum{{{labels}}} {values[-1]!r}"
+
+
+@lru_cache(maxsize=16)
+def _bound_labels(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """Return the labels of all buckets; most histograms have the same."""
+    return (*map(bound_label, bounds), "+Inf")
 
 
 def bound_label(bound: float) -> str:

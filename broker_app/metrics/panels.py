@@ -146,7 +146,14 @@ def _queues() -> tuple[Panel, ...]:
             "short",
             (Query(f"max by (queue) ({_queue(catalogue.UNACKNOWLEDGED)})", "{{queue}}"),),
         ),
-        Panel("Consumers", "short", (Query(_recorded(recorded.CONSUMERS), "{{queue}}"),)),
+        Panel(
+            "Consumers",
+            "short",
+            (
+                Query(_recorded(recorded.CONSUMERS), "{{queue}}"),
+                Query(f"{_recorded(recorded.PAUSED)} == 1", "{{queue}} is paused"),
+            ),
+        ),
         Panel(
             "Dead letters",
             "short",

@@ -47,6 +47,9 @@ LATE_QUANTILE = 0.95
 LEAST_TASKS = 1.5
 """That waited too long: one task is no trend."""
 
+DEATHS = 2.5
+"""Nodes that were started again in half an hour."""
+
 NEW_WINDOW = "10m"
 """For how long after the last one a dead letter or a refused task is told."""
 
@@ -63,7 +66,7 @@ def waiting(job: Job) -> tuple[Alert, ...]:
         *(_burning(job, burn) for burn in BURNS),
         Alert(
             "BrokerAppOldestTaskWaits",
-            f"{job.recorded(recorded.OLDEST_WAIT)} > {job.recorded(recorded.OBJECTIVE)}",
+            f"{job.recorded(recorded.OLDEST_WAIT)} > {job.recorded(recorded.OBJECTIVE)} {unpaused(job)}",
             5,
             WARNING,
             f"{_QUEUE}: its oldest task waits longer than the objective",
@@ -72,7 +75,7 @@ def waiting(job: Job) -> tuple[Alert, ...]:
         ),
         Alert(
             "BrokerAppQueueGrowing",
-            f"{drain} > {limit} and deriv({job.recorded(recorded.READY)}[15m]) > 0",
+            f"{drain} > {limit} and deriv({job.recorded(recorded.READY)}[15m]) > 0 {unpaused(job)}",
             5,
             WARNING,
             f"{_QUEUE} grows: {{{{ $value | humanizeDuration }}}} of work wait",
@@ -107,7 +110,7 @@ def workers(job: Job) -> tuple[Alert, ...]:
     return (
         Alert(
             "BrokerAppNoConsumer",
-            f"{job.recorded(recorded.CONSUMERS)} == 0 and {ready} > 0",
+            f"{job.recorded(recorded.CONSUMERS)} == 0 and {ready} > 0 {unpaused(job)}",
             2,
             CRITICAL,
             f"{_QUEUE}: tasks wait and nobody takes them",
@@ -124,6 +127,15 @@ def workers(job: Job) -> tuple[Alert, ...]:
             "logs; `broker-app fleet start` starts those that are missing.",
         ),
         Alert(
+            "BrokerAppNodesDying",
+            f"sum by (job, instance, queue) (increase({job.of(catalogue.RESTARTS)}[30m])) > {DEATHS}",
+            0,
+            WARNING,
+            f"{_QUEUE}: nodes on {{{{ $labels.instance }}}} die again and again",
+            "`fleet supervise` has started nodes that had died {{ $value | humanize }} times in half an hour. "
+            "`broker-app fleet status` shows the end of their logs.",
+        ),
+        Alert(
             "BrokerAppPoolSaturated",
             f"avg_over_time({busy}[15m]) > {BUSY_RATIO} and {ready} > 0",
             5,
@@ -133,6 +145,11 @@ def workers(job: Job) -> tuple[Alert, ...]:
             "help; else more nodes.",
         ),
     )
+
+
+def unpaused(job: Job) -> str:
+    """Return what leaves out the queues that are paused: there nothing is taken on purpose."""
+    return f"unless {job.recorded(recorded.PAUSED)} == 1"
 
 
 def losses(job: Job) -> tuple[Alert, ...]:
@@ -156,6 +173,14 @@ def losses(job: Job) -> tuple[Alert, ...]:
             f"{_QUEUE}: tasks are not published ({{{{ $labels.reason }}}})",
             f"{{{{ $value | humanize }}}} in the last {NEW_WINDOW}; each was an exception in its caller. The "
             "reason says whether the broker, the queue or the caller is at fault.",
+        ),
+        Alert(
+            "BrokerAppPauseForgotten",
+            f"{job.recorded(recorded.PAUSED)} == 1 and {job.recorded(recorded.READY)} > 0",
+            60,
+            WARNING,
+            f"{_QUEUE} has been paused for an hour, and tasks wait",
+            "Nothing of it is taken on any host, on purpose. `broker-app resume {{ $labels.queue }}` ends it.",
         ),
         Alert(
             "BrokerAppUnrouted",

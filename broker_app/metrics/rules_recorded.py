@@ -28,6 +28,7 @@ LATE_SECONDS = 60.0
 
 READY = "queue:broker_app_ready_messages:max"
 OLDEST_WAIT = "queue:broker_app_oldest_wait_seconds:max"
+PAUSED = "queue:broker_app_queue_paused:max"
 CONSUMERS = "queue:broker_app_consumers:max"
 FINISHED_RATE = "queue:broker_app_tasks_finished:rate5m"
 DRAIN = "queue:broker_app_drain_seconds:estimate"
@@ -57,6 +58,7 @@ def of_all_queues(job: Job) -> tuple[Recording, ...]:
         READY: f"max {BY_QUEUE} ({job.of(catalogue.READY)})",
         OLDEST_WAIT: f"max {BY_QUEUE} ({job.of(catalogue.OLDEST_WAIT)})",
         CONSUMERS: f"max {BY_QUEUE} ({job.of(catalogue.CONSUMERS)})",
+        PAUSED: f"max {BY_QUEUE} ({job.of(catalogue.PAUSED)})",
         FINISHED_RATE: f"sum {BY_QUEUE} (rate({job.of(catalogue.FINISHED)}[5m]))",
         # an empty queue is drained; one from which nothing is taken never is: +Inf
         DRAIN: f"({ready} > 0) / ({finished} or {ready} * 0) or {ready} * 0",

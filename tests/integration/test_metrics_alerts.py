@@ -46,6 +46,8 @@ DEAD = f'broker_app_dead_letters_total{{{HOST},queue="default",reason="failed",n
 REFUSED = f'broker_app_tasks_refused_total{{{HOST},queue="other",task="t",reason="routing"}}'
 BROKER_UP = f"broker_app_broker_up{{{HOST}}}"
 MANAGEMENT_UP = f"broker_app_broker_management_up{{{HOST}}}"
+PAUSED = f'broker_app_queue_paused{{{HOST},queue="default"}}'
+RESTARTS = f'broker_app_fleet_restarts_total{{{HOST},queue="default"}}'
 HELD_UP = f"broker_app_scheduled_held_up_messages{{{HOST}}}"
 PARKED = f"broker_app_parked_messages{{{HOST}}}"
 SPOOLED = f"broker_app_spool_messages{{{HOST}}}"
@@ -73,6 +75,8 @@ HEALTHY = {
     DEAD: "5x60",
     BROKER_UP: "1x60",
     MANAGEMENT_UP: "1x60",
+    PAUSED: "0x61",
+    RESTARTS: "2x60",
     HELD_UP: "0x60",
     PARKED: "0x60",
     SPOOLED: "0x60",
@@ -148,6 +152,15 @@ SCENARIOS = (
     Scenario("nobody consumes", NO_CONSUMER, {CONSUMERS: "1x57 0x3"}),
     Scenario("nobody has consumed for a minute", (), {CONSUMERS: "1x58 0x2"}, 59),
     Scenario("nobody consumes, and there is nothing", (), {CONSUMERS: "0x60", READY: "0x60"}),
+    Scenario(
+        "a paused queue",
+        (),
+        {PAUSED: "0x20 1x40", CONSUMERS: "1x20 0x40", READY: "3x20 9+900x40", OLDEST: "60x60"},
+    ),
+    Scenario("a pause is forgotten", one("BrokerAppPauseForgotten", DEFAULT), {PAUSED: "1x61"}),
+    Scenario("a pause, and nothing waits", (), {PAUSED: "1x61", READY: "0x61"}),
+    Scenario("nodes die", one("BrokerAppNodesDying", DEFAULT), {RESTARTS: "2x40 3 4 5 6x17"}),
+    Scenario("a node died", (), {RESTARTS: "2x40 3x20"}),
     Scenario("a node is missing", one("BrokerAppFleetShort", DEFAULT), {NODES_UP: "1x54 0x6"}),
     Scenario("a node was away for 3 minutes", (), {NODES_UP: "1x50 0x3 1x7"}),
     Scenario("a node too many", (), {NODES_UP: "2x60"}),
