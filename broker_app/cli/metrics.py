@@ -59,7 +59,7 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
     settings = settings.model_copy(update={"port": server.port})
     page = StatusPage(app, collector, settings, version())
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.close).start())
-    click.echo(f"metrics on {server.url}/metrics")
+    click.echo(f"metrics on {server.url}/metrics\nstatus page on {server.url}/")
     try:
         with page.sampling():
             server.serve(routes(app, collector, settings, page))
