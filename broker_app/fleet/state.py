@@ -288,7 +288,7 @@ def _sign(file: IO[str], words: str) -> None:
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), f"{words}\n".encode() if words else b"")  # unbuffered: closing writes nothing more
     except OSError as error:
-        logger.warning("%s cannot be written: %s", file.name, error.strerror)
+        logger.debug("%s cannot be written: %s", file.name, error.strerror)
 
 
 def _unusable(folder: Path, error: OSError) -> str:

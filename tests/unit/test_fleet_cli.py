@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from broker_app import BrokerApp
 from broker_app.cli import main
 from broker_app.fleet import patience_seconds
+from broker_app.fleet.wishes import Wishes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,3 +107,56 @@ def test_patience_is_a_minute_or_what_the_longest_fleet_needs(
         60,
         60,
     ]
+
+
+@pytest.mark.parametrize("arguments", [["lopri"], ["lopri", "2", "--reset"], ["lopri", "-1"], ["lopri", "1001"]])
+def test_scale_wants_a_number_or_a_reset(project: Path, arguments: list[str]) -> None:
+    """Neither, both, and numbers that cannot be are refused before anything is done."""
+    done = fleet(project, "scale", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert not (project / "state").exists()
+
+
+def test_a_plan_is_made_without_a_broker(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes nothing; the values of a queue's variables are shown only when they are asked for."""
+    monkeypatch.setenv("BROKER_APP_QUEUES__LOPRI__FLEET__ENVIRONMENT", '{"API_KEY": "it\'s s3cret"}')
+    shown, parsed = fleet(project, "plan"), fleet(project, "plan", "lopri", "--json")
+    asked = fleet(project, "plan", "lopri", "--variables")
+
+    assert not (project / "state").exists()
+    assert "s3cret" not in shown.stdout + parsed.stdout
+    (planned,) = json.loads(parsed.stdout)["fleets"]
+    assert (planned["queue"], planned["variables"]) == ("lopri", ["API_KEY"])
+    assert "--concurrency=32" in planned["command"]
+    assert shlex.split(asked.stdout) == ["export", "API_KEY=it's s3cret"]
+
+
+def test_logs_that_are_not_there_are_one_line(project: Path) -> None:
+    """It says what to do."""
+    done = fleet(project, "logs", "lopri")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "there are none; start the fleet" in done.stderr
+
+
+def test_watching_ends_after_so_many_rounds(project: Path) -> None:
+    """With --json each round is a line; what an operator stopped and scaled is part of it."""
+    Wishes({"lopri": 2}, frozenset({"default"})).write(_made(project / "state" / "run" / "shop"))
+    done = fleet(project, "status", "--watch", "--every", "0.1", "--count", "2", "--json")
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first == second
+    assert first["scaled"] == {"lopri": {"from": 1, "to": 2}}
+    assert first["stopped"] == ["default"]
+    assert len(first["nodes"]) == 3
+
+
+def test_units_are_printed_or_written(project: Path) -> None:
+    """Without a folder they are shown, with one they are files, and what to do next is said."""
+    shown, written = fleet(project, "systemd"), fleet(project, "systemd", "--output", "units")
+    assert "[Service]" in shown.stdout
+    assert len(list((project / "units").iterdir())) == len(written.stdout.splitlines()) == 3
+    assert "systemctl daemon-reload" in written.stderr
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
