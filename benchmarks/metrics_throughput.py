@@ -31,7 +31,7 @@ _WAIT_SECONDS = 300.0
 
 def run(bench: Bench) -> Report:
     """Fill the queue while a worker stands still, and let it drain it; in turn for each."""
-    count, rounds = bench.pick((20_000, 7), (6_000, 5))
+    count, rounds = bench.pick((6_000, 15), (3_000, 7))
     with ExitStack() as stack:
         workers = {
             WITHOUT: stack.enter_context(measured_worker(bench, "ours", settings=_OFF)),

@@ -151,7 +151,7 @@ def _queues() -> tuple[Panel, ...]:
             "short",
             (
                 Query(_recorded(recorded.CONSUMERS), "{{queue}}"),
-                Query(f"{_recorded(recorded.PAUSED)} == 1", "{{queue}} is paused"),
+                Query(_recorded(recorded.PAUSED), "{{queue}} paused"),
             ),
         ),
         Panel(
