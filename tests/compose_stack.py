@@ -25,11 +25,12 @@ RULES = ROOT / "config" / "prometheus" / "rules.yml"
 
 _COMMAND_SECONDS = 240
 _ANSWER_SECONDS = 10
-_IMAGES = {
+_CHOICES = {
     "BROKER_APP_IMAGE": "broker-app:test",
     "RABBITMQ_IMAGE": "rabbitmq:4-management",
     "REDIS_IMAGE": "redis:7",
     "PROMETHEUS_IMAGE": "prom/prometheus:latest",
+    "BUILD_NETWORK": "host",  # a proxy of this machine is reached, and its names are known
 }
 _PORTS = ("RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
 
@@ -147,7 +148,7 @@ def _variables(folder: Path) -> dict[str, str]:
         "PROMETHEUS_CONFIG": _shortened(ROOT / "compose" / "prometheus.yml", folder, r"(_interval): \w+"),
         "PROMETHEUS_RULES": _shortened(RULES, folder, r"(for): \w+"),
     }
-    return passwords | {"RABBITMQ_USER": "boss"} | _IMAGES | dict.fromkeys(_PORTS, "0") | files
+    return passwords | {"RABBITMQ_USER": "boss"} | _CHOICES | dict.fromkeys(_PORTS, "0") | files
 
 
 def _shortened(file: Path, folder: Path, pattern: str) -> str:
