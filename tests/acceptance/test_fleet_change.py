@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from broker_app import BrokerApp
 
 TWO_NODES = SETTINGS + "nodes = 2\n"
+DYING = """
+from celery.signals import celeryd_after_setup
+from celery.utils.log import get_logger
+
+@celeryd_after_setup.connect
+def die(sender, **_kwargs):
+    if file.with_name("is_broken").exists():
+        get_logger("celery").error("the disk of lopri is missing")
+        os._exit(3)
+"""
 DEADLINE_SECONDS = 120.0
 
 
@@ -103,6 +113,24 @@ def test_a_fleet_of_two_is_restarted_without_a_moment_without_a_consumer(project
     ends = book.runs("end")
     assert set(ends) == set(sent)
     assert {len(runs) for runs in ends.values()} == {1}
+
+
+@pytest.mark.timeout(400)
+def test_a_restart_that_goes_wrong_leaves_the_queue_served(project: tuple[Host, Ledger]) -> None:
+    """When a new node does not come up, the nodes behind it stay as they are, and its last words are shown."""
+    machine, _ = project
+    with (machine.folder / "shop.py").open("a") as file:
+        file.write(DYING)
+    machine.start("lopri", app="shop")
+    before = machine.workers("shop")
+    (machine.folder / "is_broken").touch()
+
+    done = machine.fleet("restart", "lopri", app="shop")
+
+    assert done.returncode == 1
+    assert "the disk of lopri is missing" in done.stderr
+    assert machine.workers("shop") == {"lopri+2": before["lopri+2"]}
+    assert machine.status("lopri", app="shop")["lopri+2"]["is_consuming"]
 
 
 @pytest.mark.timeout(400)
