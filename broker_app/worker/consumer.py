@@ -27,6 +27,7 @@ from broker_app.worker.recovery import Runs
 from broker_app.worker.selective import Selective
 from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
 from broker_app.worker.subscription import Subscription
+from broker_app.worker.unreadable import or_given_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class Consumer(Selective, celery_consumer.Consumer):
         # Celery takes the bound away for gevent, whose publishers and workers would wait for a silent broker.
         self.app.conf.broker_connection_timeout = connect_seconds
         self.gate = Gate(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
-        self._to_pool, self.on_task_request = self.on_task_request, self._admit
+        self._to_pool, self.on_task_request = or_given_up(self.on_task_request), self._admit
         self._pauses = Pauses(self.app, lambda: self.call_soon(self._apply_pauses))
         self.app.amqp.followed[:] = [self.gate.suspects.stream, self._pauses.stream]
         if self.loop is loops.synloop and self._is_green:
@@ -125,7 +126,7 @@ class Consumer(Selective, celery_consumer.Consumer):
             if self._stopping.is_begun or self._is_late(message):
                 give_back(message)
             else:
-                take(message)
+                self.take_or_give_up(take, message)
 
         return on_task_received
 

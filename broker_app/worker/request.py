@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import signals
-from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
 from celery.worker import request as celery_request
 from celery.worker.state import task_ready
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import Rejected
@@ -52,7 +53,12 @@ class Request(Counted, celery_request.Request):
     _is_withdrawn = False
 
     def __init__(self, message: Any, **options: Any) -> None:
-        super().__init__(message, **options)
+        try:
+            super().__init__(message, **options)
+        except (InvalidTaskError, ContentDisallowed, DecodeError):
+            raise
+        except Exception as error:  # Celery takes it apart unseen: one odd message would end every worker
+            raise InvalidTaskError(f"it cannot be taken apart: {error!r}") from error
         self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
 
     def withdraw(self) -> bool:

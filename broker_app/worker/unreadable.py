@@ -6,17 +6,43 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import AMQPError
 from celery import signals
+from celery.exceptions import TaskRevokedError
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import TaskFailure, Undecodable, UnknownTask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kombu.message import Message
 
     from broker_app.worker.gate import Gate
+    from broker_app.worker.request import Request
 
 logger = logging.getLogger(__name__)
+
+
+def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
+    """Return what starts a request, or gives it up if that cannot be: its header of time limits is none, say.
+
+    An error here would end this worker, and then every other one that gets the message.
+    """
+
+    def start_it(request: Request) -> None:
+        try:
+            start(request)
+        except (AMQPError, OSError, TaskRevokedError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an odd message may cause
+            queue = request.spec.name if request.spec else "unknown"
+            words = f"it cannot be started: {error!r}"
+            told = "".join(traceback.format_exception(error))
+            death = Death(DeadReason.UNDECODABLE, Undecodable(request.name, str(request.id), queue, words), told)
+            request.give_up(death)
+
+    return start_it
 
 
 class Unreadable:
@@ -25,6 +51,15 @@ class Unreadable:
     gate: Gate
     connection_errors: Any
     event_dispatcher: Any
+
+    def take_or_give_up(self, take: Callable[[Message], None], message: Message) -> None:
+        """Take a message as Celery does, which does not look whether its body has the form of a task's."""
+        try:
+            take(message)
+        except (AMQPError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an odd message may cause
+            self.on_invalid_task(None, message, error)
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Give up what cannot be decoded; Celery would acknowledge it, and it would be gone."""

@@ -195,6 +195,9 @@ def test_a_task_that_the_worker_does_not_know(app: BrokerApp) -> None:
         (b"\xff", "application/json"),
         (b"[[1, 2], {}", "application/json"),
         (b"\x80", "application/x-python-serialize"),
+        (b"[1]", "application/json"),
+        (b"[[1, 2], {}, {}, {}]", "application/json"),
+        (b"7", "application/json"),
     ],
 )
 def test_a_body_that_cannot_be_read(app: BrokerApp, body: bytes, content_type: str) -> None:
@@ -211,11 +214,15 @@ def test_a_body_that_cannot_be_read(app: BrokerApp, body: bytes, content_type: s
     assert message.content_type == content_type
 
 
-def test_an_eta_that_is_none(app: BrokerApp) -> None:
-    """A header that makes a task invalid is told like a body that cannot be read."""
-    result = app.send_task("workload.add", (1, 1), headers={"expires": "soon"})
+@pytest.mark.parametrize(
+    "header", [{"expires": "soon"}, {"eta": "soon"}, {"timelimit": "long"}, {"timelimit": [1]}], ids=str
+)
+def test_a_header_that_is_none(app: BrokerApp, worker: RunningWorker, header: dict[str, Any]) -> None:
+    """One that makes a task invalid is told like a body that cannot be read; it ends no worker."""
+    result = app.send_task("workload.add", (1, 1), headers=header)
     assert isinstance(failure(result), Undecodable)
     assert dead_letter(app).headers["broker_app_dead_reason"] == "undecodable"
+    assert worker.process.poll() is None
 
 
 def test_a_message_that_is_no_task(app: BrokerApp) -> None:
