@@ -254,6 +254,14 @@ def test_errbacks_of_a_dead_task_run(app: BrokerApp, folder: Path, member: str) 
     wait_until(lambda: expected in file.read_text(encoding="utf-8"), SECONDS, "what it was called with")
 
 
+def test_an_errback_that_cannot_be_sent(app: BrokerApp, worker: RunningWorker) -> None:
+    """The failure stands in the dead letters all the same, and its message is not left in the worker."""
+    errback = app.signature("doomed.remember", ("x",), queue="nowhere")
+    app.send_task("workload.fail", ("for good",), link_error=errback)
+    assert dead_letter(app).headers["broker_app_dead_reason"] == "failed"
+    assert worker.process.poll() is None
+
+
 def test_a_queue_that_discards_keeps_nothing(app: BrokerApp, worker: RunningWorker) -> None:
     """With dead_letters = "discard" the message is gone; the log and the result have the reason."""
     result = app.send_task("workload.fail", ("let go",), queue="lopri")
