@@ -45,6 +45,7 @@ NAMES = (
     "metrics_scrape",
     "metrics_memory",
     "metrics_exact",
+    "draining",
     "tuning",
     "first_task",
     "rolling_restart",

@@ -29,7 +29,7 @@ OURS, CELERY, DRAMATIQ = "broker-app", "Celery, `confirm_publish`", "dramatiq, `
 GOAL = 0.9
 
 
-class _QuorumBroker(RabbitmqBroker):
+class QuorumBroker(RabbitmqBroker):
     """dramatiq's broker on the kind of queue that the others use: its own is classic, and cheaper to confirm."""
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def celery_sender(app: Celery) -> Callable[[], Any]:
 
 def dramatiq_sender(stack: ExitStack, url: str) -> Callable[[], Any]:
     """Return what publishes one message by an actor's ``send``."""
-    broker = _QuorumBroker(url=url, confirm_delivery=True)
+    broker = QuorumBroker(url=url, confirm_delivery=True)
     stack.callback(broker.close)
 
     def published(label: str) -> None:

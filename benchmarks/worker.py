@@ -15,7 +15,7 @@ from benchmarks.probe import READY, RECORD_VARIABLE
 from benchmarks.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.record import Record
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _LOG_LINES = 10
+_THREADS = ("-P", "threads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,18 @@ class Worker:
 
 
 @contextmanager
-def running_worker(app: str, url: str, record: Record, queues: str, slots: int) -> Iterator[Worker]:
-    """Start a worker with a thread pool, wait until it is ready, and stop it at the end of the block.
+def running_worker(
+    app: str, url: str, record: Record, queues: str, slots: int | None, options: Sequence[str] = _THREADS
+) -> Iterator[Worker]:
+    """Start a worker, wait until it is ready, and stop it at the end of the block.
 
     Args:
         app: An app of `benchmarks.apps`.
         url: Of the broker.
         record: Where its tasks write; several workers may share one.
         queues: As Celery's ``-Q``.
-        slots: As Celery's ``-c``.
+        slots: As Celery's ``-c``; None for what Celery chooses.
+        options: More of Celery's options.
 
     Raises:
         RuntimeError: It ended while starting; the text ends with its log's last lines.
@@ -61,16 +65,12 @@ def running_worker(app: str, url: str, record: Record, queues: str, slots: int) 
     """
     earlier = len(record.starts(READY))
     log = record.path.with_name(f"{record.path.name}.{app}.{queues}.log")
-    process = _start(app, url, record, log, queues, slots)
+    command = ["celery", "-A", f"benchmarks.apps:{app}", "worker", "-l", "WARNING"]
+    command += ["-Q", queues, "-n", f"{app}.{queues}@localhost", *options]
+    command += [] if slots is None else ["-c", str(slots)]
+    process = _start(command, worker_environment(url, record.path), log)
     try:
-
-        def is_ready() -> bool:
-            if process.poll() is not None:
-                tail = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-                raise RuntimeError(f"worker of {app} ended while it started: {' | '.join(tail)}")
-            return len(record.starts(READY)) > earlier
-
-        wait_for(is_ready, _READY_SECONDS, lambda: f"a ready worker of {app}; its log is {log}")
+        wait_for_ready([process], record, log, earlier + 1)
         yield Worker(process.pid, record)
     finally:
         _stop(process)
@@ -86,14 +86,56 @@ def worker_environment(url: str, record: Path) -> dict[str, str]:
     }
 
 
-def _start(app: str, url: str, record: Record, log: Path, queues: str, slots: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "celery", "-A", f"benchmarks.apps:{app}", "worker", "-l", "WARNING"]
-    command += ["-P", "threads", "-c", str(slots), "-Q", queues, "-n", f"{app}.{queues}@localhost"]
-    with log.open("wb") as output:
+@contextmanager
+def running_commands(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str], record: Record, ready: int
+) -> Iterator[None]:
+    """Start all at once, wait until they are ready, and stop them at the end of the block.
+
+    Args:
+        commands: Modules and their arguments, as behind ``python -m``.
+        environment: Of all.
+        record: Where they write that they are ready.
+        ready: How many times in all they do.
+
+    Raises:
+        RuntimeError, TimeoutError: As `running_worker`.
+    """
+    log = record.path.with_name(f"{record.path.name}.log")
+    processes = [_start(command, environment, log) for command in commands]
+    try:
+        wait_for_ready(processes, record, log, ready)
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            _stop(process)
+
+
+def wait_for_ready(processes: Sequence[subprocess.Popen[bytes]], record: Record, log: Path, ready: int) -> None:
+    """Wait until a record says so often that somebody is ready.
+
+    Raises:
+        RuntimeError: A process ended instead.
+        TimeoutError: It does not in time.
+    """
+
+    def is_ready() -> bool:
+        if any(process.poll() is not None for process in processes):
+            tail = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            raise RuntimeError(f"a worker ended while it started: {' | '.join(tail)}")
+        return len(record.starts(READY)) >= ready
+
+    wait_for(is_ready, _READY_SECONDS, lambda: f"a ready worker; its log is {log}")
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", *command],
             cwd=ROOT,
-            env=worker_environment(url, record.path),
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

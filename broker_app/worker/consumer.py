@@ -19,14 +19,18 @@ from celery.worker import loops, state
 from broker_app.connections import discard
 from broker_app.pauses import Pauses
 from broker_app.worker.answering import let_answer
+from broker_app.worker.decoding import decode_early
 from broker_app.worker.gate import Gate
 from broker_app.worker.helping import helping_of
+from broker_app.worker.intake import Intake
 from broker_app.worker.limits import limits_of
 from broker_app.worker.liveness import Pulse, sign_file
 from broker_app.worker.recovery import Runs
 from broker_app.worker.selective import Selective
+from broker_app.worker.settling import Settlements
 from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
 from broker_app.worker.subscription import Subscription
+from broker_app.worker.threads import lighten
 from broker_app.worker.unreadable import or_given_up
 
 if TYPE_CHECKING:
@@ -76,6 +80,7 @@ class Consumer(Selective, celery_consumer.Consumer):
         super().__init__(*args, **options)
         # Celery takes the bound away for gevent, whose publishers and workers would wait for a silent broker.
         self.app.conf.broker_connection_timeout = connect_seconds
+        lighten(self.pool)
         self.gate = Gate(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
         self._to_pool, self.on_task_request = or_given_up(self.on_task_request), self._admit
         self._pauses = Pauses(self.app, lambda: self.call_soon(self._apply_pauses))
@@ -83,7 +88,8 @@ class Consumer(Selective, celery_consumer.Consumer):
         if self.loop is loops.synloop and self._is_green:
             self.loop = self._green_loop
         self._celerys_loop, self.loop = self.loop, self._prepared_loop
-        self._runs = Runs(self.call_soon_ack, self.connection_errors)
+        self._settlements = Settlements(self.connection_errors, is_alone=bool(self.hub))
+        self._runs = Runs(self.call_soon_ack, self._settlements)
         self._stopping = Stopping(self.controller, drain_seconds(self.app))
         self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._stopping.recycle))
         self._subscription = None
@@ -101,6 +107,14 @@ class Consumer(Selective, celery_consumer.Consumer):
         """Learn the tasks, as Celery's; each of them answers."""
         super().update_strategies()
         let_answer(self.app.tasks.values())
+
+    def connect(self) -> Any:
+        """Connect, as Celery; what arrives is read all at once."""
+        connection = super().connect()
+        if self.hub and Intake.can_read(connection.connection):
+            raw = connection.connection
+            self.hub.add_reader(raw.sock, Intake(raw, self.hub).read)
+        return connection
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Leave the other connections too, which were lost with this one.
@@ -122,11 +136,14 @@ class Consumer(Selective, celery_consumer.Consumer):
 
         def on_task_received(message: Message) -> None:
             if self._runs.adopt(message):
+                self._settlements.hold(message)
                 return
             if self._stopping.is_begun or self._is_late(message):
                 give_back(message)
             else:
+                decode_early(message)
                 self.take_or_give_up(take, message)
+            self._settlements.hold(message)
 
         return on_task_received
 
@@ -167,6 +184,8 @@ class Consumer(Selective, celery_consumer.Consumer):
             give_back(request.message)
             state.task_ready(request)
             return
+        if self.pool.body_can_be_buffer or self._is_green:  # it runs tasks in this process
+            request.hand_on_decoded()
         self._runs.add(request)
         self.gate.admit(request)
 
@@ -204,6 +223,11 @@ class Consumer(Selective, celery_consumer.Consumer):
         If that cannot be, make the loop start over.
         """
         if self._subscription is None:
+            return
+        raw = self._subscription.connection
+        if raw is not None and not raw.connected and not self.hub:
+            # An acknowledgement met the break first, and the loop's next read connects anew, without a consumer.
+            discard(self.connection)
             return
         is_ending = self._stopping.is_begun
         consumed, paused = ((), ()) if is_ending else (self._subscription.consumed(), self._subscription.paused)

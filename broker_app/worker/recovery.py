@@ -11,7 +11,7 @@ Another worker cannot know: a task that runs here and is given to another node r
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.worker.request import Request
+    from broker_app.worker.settling import Settlements
 
 MAX_ENDED = 10_000
 """Ended runs that are remembered, the oldest go first; each takes some 300 bytes."""
@@ -68,12 +69,14 @@ class Runs:
 
     Args:
         call_soon: Calls a function in the worker's loop, where the connection may be written to.
-        connection_errors: What a lost connection raises.
+        settlements: What tells the broker of the ends.
     """
 
-    def __init__(self, call_soon: Callable[..., Any], connection_errors: tuple[type[Exception], ...]) -> None:
+    def __init__(self, call_soon: Callable[..., Any], settlements: Settlements) -> None:
         self._call_soon = call_soon
-        self._errors = connection_errors
+        self._settlements = settlements
+        self._unsettled: deque[Run] = deque()
+        self._is_settling = False
         self._open: dict[_Identity, Run] = {}
         self._ended: OrderedDict[_Identity, End] = OrderedDict()
 
@@ -161,26 +164,43 @@ class Runs:
     def _on_end(self, run: Run, _log: Any, _errors: Any, *, end: End = End.ACK) -> None:
         """Take note at once, in whatever thread: a message that comes again now must find it."""
         run.end = end
-        self._call_soon(self._settle, run, end)
+        self._unsettled.append(run)
+        if not self._is_settling:
+            self._is_settling = True
+            self._call_soon(self._settle)
 
-    def _settle(self, run: Run, end: End) -> None:
-        """End all deliveries that are still ours; the others come again."""
+    def _settle(self) -> None:
+        """End all deliveries of what has ended; those that are no longer ours come again."""
+        self._is_settling = False  # before it looks: what ends from now on calls again
+        acknowledged: list[Message] = []
+        while self._unsettled:
+            run = self._unsettled.popleft()
+            self._close(run)
+            if run.end is End.ACK:
+                acknowledged += run.deliveries
+            elif run.end is not None:
+                self._reject(run.end, run.deliveries)
+        self._settlements.acknowledge(acknowledged)
+
+    def _close(self, run: Run) -> None:
         identity = _identity(run.request.message.headers)
         if self._open.get(identity) is run:
             del self._open[identity]
-        if identity.published_at is not None and end is not End.REQUEUE:
-            self._ended[identity] = end
+        if identity.published_at is not None and run.end is not None and run.end is not End.REQUEUE:
+            self._ended[identity] = run.end
             while len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
-        for message in run.deliveries:
-            if message.channel.connection is not None:
-                self._tell(end, message)
 
     def _tell(self, end: End, message: Message) -> None:
         if end is End.ACK:
-            message.ack_log_error(logger, self._errors)
+            self._settlements.acknowledge([message])
         else:
-            message.reject_log_error(logger, self._errors, requeue=end is End.REQUEUE)
+            self._reject(end, [message])
+
+    def _reject(self, end: End, messages: list[Message]) -> None:
+        for message in messages:
+            if message.channel.connection is not None:
+                self._settlements.reject(message, is_requeued=end is End.REQUEUE)
 
 
 class _Identity(NamedTuple):
@@ -193,7 +213,8 @@ class _Identity(NamedTuple):
 
 
 def _identity(headers: Mapping[str, Any]) -> _Identity:
-    return _Identity(*(headers.get(name) for name in ("id", "task", "retries", PUBLISHED_AT_HEADER)))
+    get = headers.get
+    return _Identity(get("id"), get("task"), get("retries"), get(PUBLISHED_AT_HEADER))
 
 
 def _empty(pool: Any) -> None:

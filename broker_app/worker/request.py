@@ -85,6 +85,10 @@ class Request(Counted, celery_request.Request):
         if self._is_withdrawn:
             raise TaskRevokedError(f"{self.humaninfo()} went back to its queue")
 
+    def hand_on_decoded(self) -> None:
+        """Let the pool have the body as it was decoded here; only for one that runs tasks in this process."""
+        self._body, self._content_type, self._content_encoding = self.message.payload, None, None
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """Handle what a task raised, as Celery's; what that rejects for good goes to the dead letters."""
         error = _error_of(exc_info)
