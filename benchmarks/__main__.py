@@ -46,7 +46,9 @@ NAMES = (
     "metrics_memory",
     "metrics_exact",
     "draining",
+    "io_bound",
     "tuning",
+    "curves",
     "first_task",
     "rolling_restart",
 )

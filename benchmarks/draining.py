@@ -2,148 +2,66 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import amqp
-import dramatiq
-
-from benchmarks.apps import make_careful, make_ours
-from benchmarks.depth import wait_for_depth
 from benchmarks.figures import Spread, ratio, shown_spread
-from benchmarks.pipeline import probes, publish_many
-from benchmarks.probe import READY
-from benchmarks.publishing import QuorumBroker
+from benchmarks.fleets import celery, drain, dramatiq_fleet, ours
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
-from benchmarks.topologies import QUEUE, Route, declare_ours, declare_plain, direct_route
-from benchmarks.worker import running_commands, worker_environment
-from broker_app.outgoing import PERSISTENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from benchmarks.bench import Bench
-    from benchmarks.record import Record
 
 OURS, PLAIN, DRAMATIQ = "broker-app", "Celery, late acks", "dramatiq, 2 processes of 8 threads"
 NODES = 2
 POOLS = {"threads": 8, "prefork": 2}
 """Slots of each node, by pool."""
 
-GOALS = {PLAIN: 1.5, DRAMATIQ: 1.0}
-LABEL = "drained"
-_DRAIN_SECONDS = 300.0
-_SETTLE_SECONDS = 0.5
-"""After the last node is ready, before tasks count."""
+PREFETCHES = {"threads": (1, 2), "prefork": (1,)}
+"""Messages for each slot: what is shipped; and as many as dramatiq takes for each of its threads."""
 
-_TAIL = 0.02
-"""The share of the last tasks that does not count: one node may have none left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One fleet.
-
-    Attributes:
-        commands: Its processes, as behind ``python -m``.
-        ready: How often they say that they are ready.
-        fill: Puts so many tasks into its queue, at a broker's URL.
-    """
-
-    commands: Sequence[Sequence[str]]
-    ready: int
-    fill: Callable[[str, int], None]
+GOAL, GOAL_DRAMATIQ = 1.5, 1.0
 
 
 def run(bench: Bench) -> Report:
     """Fill a quorum queue, start two nodes on it, and take the pace; in turn for each."""
-    count, rounds = bench.pick((30_000, 5), (8_000, 3))
-    contenders = {f"{OURS}, {pool}": _celery("ours", pool, slots) for pool, slots in POOLS.items()}
-    contenders |= {f"{PLAIN}, {pool}": _celery("careful", pool, slots) for pool, slots in POOLS.items()}
-    contenders[DRAMATIQ] = Contender((_DRAMATIQ_COMMAND,), 2, _fill_dramatiq)
-    measures = {name: partial(_pace, bench, one, count) for name, one in contenders.items()}
-    rates = alternate(measures, rounds, bench.say)
-    goals = [
-        Goal(
-            f"{pool}, against plain Celery",
-            ratio(rates[f"{OURS}, {pool}"], rates[f"{PLAIN}, {pool}"]),
-            GOALS[PLAIN],
-        )
-        for pool in POOLS
-    ]
-    goals.append(
-        Goal("threads, against dramatiq", ratio(rates[f"{OURS}, threads"], rates[DRAMATIQ]), GOALS[DRAMATIQ])
+    count, rounds = bench.pick((30_000, 5), (10_000, 1))
+    kinds = [(pool, prefetch) for pool in POOLS for prefetch in PREFETCHES[pool]]
+    fleets = {}
+    for pool, prefetch in kinds:
+        options = ("-P", pool, "-c", str(POOLS[pool]), "--prefetch-multiplier", str(prefetch))
+        fleets[_name(OURS, pool, prefetch)] = ours(NODES, *options)
+        fleets[_name(PLAIN, pool, prefetch)] = celery("careful", NODES, *options)
+    fleets[DRAMATIQ] = dramatiq_fleet("--threads", "8")
+    drains = alternate(
+        {name: partial(drain, bench, one, count) for name, one in fleets.items()}, rounds, bench.say
     )
+    rates = {name: [one.per_second for one in drains[name]] for name in drains}
+    work = {name: [one.cpu_microseconds for one in drains[name]] for name in drains}
+    goals = []
+    for pool, prefetch in kinds:
+        mine, plain = _name(OURS, pool, prefetch), _name(PLAIN, pool, prefetch)
+        goals.append(Goal(f"{mine}, against plain Celery", ratio(rates[mine], rates[plain]), GOAL))
+        goals.append(Goal(f"{mine}, by processor time", ratio(work[plain], work[mine]), GOAL))
+    mine = _name(OURS, "threads", 2)
+    goals.append(Goal(f"{mine}, against dramatiq", ratio(rates[mine], rates[DRAMATIQ]), GOAL_DRAMATIQ))
+    goals.append(Goal(f"{mine}, by processor time", ratio(work[DRAMATIQ], work[mine]), GOAL_DRAMATIQ))
     return Report(
         title=f"no-op tasks off a full quorum queue, two nodes, {count:,} a round, {rounds} rounds",
-        columns=("contender", "tasks a second"),
-        rows=tuple((name, shown_spread(Spread.of(values))) for name, values in rates.items()),
+        columns=("contender", "tasks a second", "CPU for each, µs"),
+        rows=tuple(
+            (name, shown_spread(Spread.of(rates[name])), shown_spread(Spread.of(work[name]))) for name in rates
+        ),
         goals=tuple(goals),
         notes=(
             f"Two nodes each, {' and '.join(f'{pool} -c {slots}' for pool, slots in POOLS.items())}, late acks, "
-            "no results; dramatiq as it comes. Each task writes one line. Counted from when all consume."
+            "no results; dramatiq as it comes, with its prefetch of 2 for each thread. Each task writes one line. "
+            "Counted from when all consume. CPU: of the workers' processes."
         ),
-        samples=rates,
+        samples=rates | {f"{name}: CPU µs": work[name] for name in work},
     )
 
 
-def _celery(app: str, pool: str, slots: int) -> Contender:
-    base = ("celery", "-A", f"benchmarks.apps:{app}", "worker", "-l", "WARNING", "-Q", QUEUE)
-    commands = [(*base, "-P", pool, "-c", str(slots), "-n", f"{app}{number}@localhost") for number in range(NODES)]
-    return Contender(commands, NODES, _fill_ours if app == "ours" else _fill_plain)
-
-
-def _pace(bench: Bench, contender: Contender, count: int) -> float:
-    """Return how many tasks a second began, from when all nodes consumed until almost all had begun."""
-    with ExitStack() as stack:
-        url, record = stack.enter_context(bench.virtual_host()), stack.enter_context(bench.record())
-        contender.fill(url, count)
-        environment = worker_environment(url, record.path) | {URL_VARIABLE: url, "PYTHONPATH": os.curdir}
-        stack.enter_context(running_commands(contender.commands, environment, record, contender.ready))
-        record.wait(LABEL, count, _DRAIN_SECONDS)
-        return _steady(record, count)
-
-
-def _steady(record: Record, count: int) -> float:
-    begun = max(start.started for start in record.starts(READY)) + _SETTLE_SECONDS
-    starts = sorted(start.started for start in record.starts(LABEL))
-    assert len(starts) == count, "a task was doubled"
-    counted = [moment for moment in starts[: int(count * (1 - _TAIL))] if moment >= begun]
-    assert len(counted) > count / 4, (
-        f"too few tasks: {count - len(counted)} of {count} had begun when all consumed"
-    )
-    return (len(counted) - 1) / (counted[-1] - counted[0])
-
-
-def _fill_ours(url: str, count: int) -> None:
-    declare_ours(url)
-    publish_many(url, count, probes(make_ours(url), LABEL), direct_route)
-    wait_for_depth(url, QUEUE, count)
-
-
-def _fill_plain(url: str, count: int) -> None:
-    declare_plain(url)
-    publish_many(url, count, probes(make_careful(url), LABEL), direct_route)
-    wait_for_depth(url, QUEUE, count)
-
-
-URL_VARIABLE = "BENCHMARK_BROKER_URL"
-_DRAMATIQ_COMMAND = ("dramatiq", "benchmarks.dramatiq_side", "--processes", "2", "--threads", "8")
-
-
-def _fill_dramatiq(url: str, count: int) -> None:
-    """Publish what ``started.send(LABEL)`` would: to the default exchange, encoded by dramatiq."""
-    broker = QuorumBroker(url=url, confirm_delivery=True)
-    broker.declare_queue(QUEUE, ensure=True)
-    broker.close()
-
-    def make() -> amqp.Message:
-        message = dramatiq.Message(QUEUE, "started", (LABEL,), {}, {})
-        return amqp.Message(message.encode(), delivery_mode=PERSISTENT, priority=None)
-
-    publish_many(url, count, make, lambda: Route("", QUEUE))
-    wait_for_depth(url, QUEUE, count)
+def _name(who: str, pool: str, prefetch: int) -> str:
+    return f"{who}, {pool}, prefetch {prefetch}"

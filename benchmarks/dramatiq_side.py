@@ -8,11 +8,10 @@ import time
 import dramatiq
 from dramatiq.middleware import Middleware
 
+from benchmarks.fleets import URL_VARIABLE
 from benchmarks.probe import READY, write
 from benchmarks.publishing import QuorumBroker
 from benchmarks.topologies import QUEUE
-
-URL_VARIABLE = "BENCHMARK_BROKER_URL"
 
 
 class _Announcement(Middleware):

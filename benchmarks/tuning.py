@@ -60,7 +60,7 @@ def run(bench: Bench) -> Report:
     """Recommend, sweep, and compare; and find a downstream's limit."""
     bound, effort = bench.pick((256, Effort()), (32, Effort(round_seconds=1.0, precision=0.1)))
     rows, goals, samples = [], [], {}
-    with bench.virtual_host() as url, _settings(url, bench.folder):
+    with bench.virtual_host() as url, settings(url, bench.folder):
         loads = {name: Load((parse_profile(profile),), keeps_results=False) for name, profile in _PROFILES.items()}
         downstream = Load((Call(call_downstream.name),), keeps_results=False)
         for name, load in (loads | {f"{CONNECTIONS} connections": downstream}).items():
@@ -113,7 +113,7 @@ def _compare(bench: Bench, name: str, plan: Plan) -> _Outcome:
 
 
 @contextmanager
-def _settings(url: str, folder: Path) -> Iterator[None]:
+def settings(url: str, folder: Path) -> Iterator[None]:
     """Set the broker and a state folder for this process and its workers."""
     ours = {"BROKER_APP_BROKER_URL": url, "BROKER_APP_STATE_DIR": str(folder / "state")}
     before = {name: value for name, value in os.environ.items() if name.startswith("BROKER_APP_")}

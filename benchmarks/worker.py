@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +89,7 @@ def worker_environment(url: str, record: Path) -> dict[str, str]:
 @contextmanager
 def running_commands(
     commands: Sequence[Sequence[str]], environment: Mapping[str, str], record: Record, ready: int
-) -> Iterator[None]:
+) -> Iterator[list[int]]:
     """Start all at once, wait until they are ready, and stop them at the end of the block.
 
     Args:
@@ -98,6 +98,9 @@ def running_commands(
         record: Where they write that they are ready.
         ready: How many times in all they do.
 
+    Yields:
+        Their sessions, of the processes that they start too; see `session_cpu_seconds`.
+
     Raises:
         RuntimeError, TimeoutError: As `running_worker`.
     """
@@ -105,12 +108,23 @@ def running_commands(
     processes = [_start(command, environment, log) for command in commands]
     try:
         wait_for_ready(processes, record, log, ready)
-        yield
+        yield [process.pid for process in processes]
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             _stop(process)
+
+
+def session_cpu_seconds(sessions: Sequence[int]) -> float:
+    """Return user and system time of all processes of some sessions (proc(5): fields 6, 14 and 15 of stat)."""
+    ticks = 0
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):  # it has just ended
+                fields = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) in sessions else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for_ready(processes: Sequence[subprocess.Popen[bytes]], record: Record, log: Path, ready: int) -> None:

@@ -81,6 +81,9 @@ class BrokerApp(Celery):
 
         Celery shows it to them before our values are in it: they would take another broker and drop results.
         """
+        conf = self._conf
+        if conf is not None and self._is_loaded:  # each call asks several times
+            return conf
         with self._loading:
             return super().conf
 
@@ -92,6 +95,7 @@ class BrokerApp(Celery):
     def _load_config(self) -> Any:
         with self._loading:
             if not self._is_loaded or self._conf is None:  # None: `config_from_object` wants it anew
+                self._is_loaded = False
                 ours = celery_settings(self.settings)
                 self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
                 super()._load_config()

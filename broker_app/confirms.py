@@ -8,6 +8,7 @@ owes an answer is never used again.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import time
@@ -18,6 +19,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import amqp
+from amqp.transport import TCPTransport
+
+from broker_app import frames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +78,11 @@ class ConfirmChannel:
         self._channel.events["basic_return"].add(self._on_return)
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
+        self._news = None
+        if isinstance(connection.transport, TCPTransport):  # TLS has read ahead by itself
+            self._news = select.poll()
+            self._news.register(connection.sock, select.POLLIN)
+            _read_ahead(connection.transport)
         self._can_gather = bool(_MSG_MORE) and not isinstance(connection.sock, ssl.SSLSocket)
         self._is_gathering = False
         self._last_tag = 0
@@ -124,8 +133,15 @@ class ConfirmChannel:
             amqp.AMQPError, OSError: The channel or the connection is closed.
             amqp.FrameSyntaxError, struct.error: A property that AMQP cannot carry; nothing was sent.
         """
-        message = amqp.Message(body, **properties)
-        self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
+        sent = frames.publication(
+            self.number, self.connection.frame_max, (exchange, routing_key), properties, body
+        )
+        if self._has_news():
+            self._read_news()
+        try:
+            self.connection.transport.write(sent)
+        except TimeoutError as error:  # part of it may be written: nothing else can be
+            raise amqp.RecoverableConnectionError("the broker did not read in time") from error
         self._last_tag += 1  # not before: what could not be encoded was not sent, and the broker does not count it
         self._pending[self._last_tag] = (properties["correlation_id"], exchange, routing_key)
         return self._last_tag
@@ -137,7 +153,7 @@ class ConfirmChannel:
         200 ms at most (tcp(7), TCP_CORK): each packet costs the broker a turn.
 
         Args:
-            frames: From `broker_app.bulk.frames`, for this channel's `number`.
+            frames: From `broker_app.frames`, for this channel's `number`.
             address: Matches the message to its tag, should it be returned.
 
         Raises:
@@ -167,9 +183,7 @@ class ConfirmChannel:
             self._is_gathering = False
         while deadline is not None and not self._answers:
             self._drain(deadline)
-        with suppress(ConfirmTimeoutError):
-            while True:
-                self._drain(None)
+        self._read_news()
 
     def take_answers(self) -> dict[int, Answer]:
         """Return what was answered and not waited for, by tag, and forget it."""
@@ -209,13 +223,25 @@ class ConfirmChannel:
         if self._channel.connection is not None and self._channel.is_open:
             self._channel.close()
 
+    def _has_news(self) -> bool:
+        """Return whether the broker has said something: that the connection is closed, or that it blocks."""
+        transport = self.connection.transport
+        return self._news is None or bool(transport._read_buffer) or bool(self._news.poll(0))  # noqa: SLF001
+
+    def _read_news(self) -> None:
+        with suppress(ConfirmTimeoutError):
+            while True:
+                self._drain(None)
+
     def _drain(self, deadline: float | None) -> None:
         """Read one frame; None for the deadline takes only one that is there."""
         left = 0.0 if deadline is None else deadline - time.monotonic()
         if left <= 0 and deadline is not None:
             raise ConfirmTimeoutError("the broker did not answer in time")
+        bound = self.connection.sock.gettimeout()  # see `broker_app.connections.bounded`
+        is_bounded = bound is not None and _MOST_OF * bound <= left <= bound
         try:
-            self.connection.drain_events(timeout=left)
+            self.connection.drain_events(timeout=None if is_bounded else left)
         except TimeoutError as error:
             raise ConfirmTimeoutError("the broker did not answer in time") from error
         except amqp.ChannelError:
@@ -253,8 +279,18 @@ class ConfirmChannel:
         self.is_blocked = False
 
 
+def _read_ahead(transport: TCPTransport) -> None:
+    """Let py-amqp take all that has come into its buffer, where it asks the system three times for each frame."""
+    receive = transport.sock.recv
+    transport._quick_recv = lambda wanted: receive(max(wanted, READ_BYTES))  # noqa: SLF001 - it keeps what is over
+
+
 Address = tuple[str, str, str]
 """What a returned message is known by: its correlation id, the exchange, and the routing key."""
+
+READ_BYTES = 4_096
+_MOST_OF = 0.98
+"""A socket's own bound that is nearly what is left is not set anew: two calls of the system for each answer."""
 
 _MSG_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux has it
 _ATTRIBUTE = "broker_app_confirm_channel"

@@ -126,6 +126,8 @@ class Publisher:
                 time.sleep(pause)
 
     def _connect(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
+        if connection.connected and not ConfirmChannel.is_inherited(connection.connection):
+            return
         try:
             open_connection(connection, self._app.conf.broker_connection_timeout, deadline)
         except connection.recoverable_connection_errors:

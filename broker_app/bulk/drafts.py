@@ -16,7 +16,7 @@ from celery.utils.time import maybe_make_aware
 from kombu import serialization
 from kombu.utils.json import JSONEncoder
 
-from broker_app.bulk import frames
+from broker_app import frames
 from broker_app.bulk.calls import Call, CallKinds
 from broker_app.bulk.item import Item
 from broker_app.bulk.mould import Mould, float_value, text_value

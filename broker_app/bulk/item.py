@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker_app.bulk import frames
+from broker_app import frames
 from broker_app.outgoing import Outgoing
 from queues import Delay
 

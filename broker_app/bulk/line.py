@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
 
-from broker_app import topology
-from broker_app.bulk import frames
+from broker_app import frames, topology
 from broker_app.bulk.ways import Ways
 from broker_app.confirms import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
 from broker_app.connections import discard, open_connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from broker_app.bulk import frames
+from broker_app import frames
 from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:

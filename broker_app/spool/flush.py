@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from amqp.serialization import decode_properties_basic
 
-from broker_app.bulk import frames
+from broker_app import frames
 from broker_app.bulk.item import Item
 from broker_app.bulk.line import Line
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull, RoutingError

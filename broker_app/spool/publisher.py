@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from broker_app.bulk import frames
+from broker_app import frames
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, SpoolError
 from broker_app.publisher import Publisher
 from broker_app.spool.flush import Flusher

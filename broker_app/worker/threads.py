@@ -21,7 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 class Threads(ThreadPoolExecutor):
-    """An executor that does not tell how a call ended."""
+    """An executor that does not tell how a call ended.
+
+    Each of the first calls starts a thread, until there are all: it does not count which are idle.
+
+    Args:
+        slots: The threads.
+    """
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self._idle_semaphore: Any = _NoneIdle()
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Let a thread call a function."""
@@ -29,6 +39,18 @@ class Threads(ThreadPoolExecutor):
         if len(self._threads) < self._max_workers:
             with self._shutdown_lock:
                 self._adjust_thread_count()
+
+
+class _NoneIdle:
+    """In place of an executor's count of idle threads."""
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Return that no thread is idle."""
+        del timeout
+        return False
+
+    def release(self) -> None:
+        """Do not count."""
 
 
 class _Call:

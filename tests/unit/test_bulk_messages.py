@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import string
+import struct
 from typing import Any
 
 import amqp
 import pytest
-from amqp.serialization import decode_properties_basic
+from amqp.serialization import decode_properties_basic, dumps
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_app.bulk import frames
+from broker_app import frames
 from broker_app.bulk.item import Item
 from broker_app.bulk.mould import VARYING, Mould, float_value, text_value
 from broker_app.bulk.shown import shown
@@ -124,3 +125,31 @@ def test_a_root_that_is_another_task_stays() -> None:
     own = dict.fromkeys(VARYING, text_value(None)) | {"id": text_value("2")}
     found = properties_of(Mould(first, SPEC, {}).properties(own, "2"))
     assert found["application_headers"]["root_id"] == "the root"
+
+
+HEADER_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=9)
+    | st.decimals(-100, 100, places=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text(max_size=20), HEADER_VALUES, max_size=6))
+def test_headers_are_encoded_as_py_amqp_does(headers: dict[str, Any]) -> None:
+    """Byte by byte, whatever stands in them."""
+    assert frames.table(headers) == dumps("F", [headers])
+
+
+@pytest.mark.parametrize("headers", [{"a": object()}, {"a": {"b": object()}}, {"x" * 256: 1}, {"a": 2**63}])
+def test_headers_that_cannot_be_said_are_refused_as_py_amqp_does(headers: dict[str, Any]) -> None:
+    """An error of the same kind, before anything is sent."""
+    with pytest.raises((amqp.FrameSyntaxError, struct.error)) as theirs:
+        dumps("F", [headers])
+    with pytest.raises(type(theirs.value)):
+        frames.table(headers)

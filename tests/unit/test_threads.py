@@ -74,3 +74,22 @@ def test_celerys_pool_answers_as_before() -> None:
     solo = SoloPool(limit=1)
     lighten(solo)
     assert not hasattr(solo, "executor")
+
+
+def test_a_thread_that_is_lost_is_replaced() -> None:
+    """When a stuck task keeps its thread, and one more is allowed, the next task gets that one."""
+    threads, begun, end, has_run = Threads(1), threading.Event(), threading.Event(), threading.Event()
+    for _ in range(5):
+        threads.call(int)
+
+    def hold() -> None:
+        begun.set()
+        end.wait(SECONDS)
+
+    threads.call(hold)
+    assert begun.wait(SECONDS)
+    threads._max_workers += 1
+    threads.call(has_run.set)
+    assert has_run.wait(SECONDS)
+    end.set()
+    threads.shutdown()

@@ -28,6 +28,14 @@ _FRAME = Struct(">BHI")
 _CONTENT = Struct(">HHQ")
 _FLAGS = Struct(">H")
 _METHOD = Struct(">HHH")
+_SHORT = Struct("B")
+_LONG = Struct(">I")
+_REAL, _INTEGER, _LARGE_INTEGER = Struct(">cd"), Struct(">ci"), Struct(">cq")
+_LARGE = 2**31 - 1  # py-amqp writes from here on eight bytes
+_COMMON = frozenset({str, type(None), float, bool, int})
+_PROPERTIES = tuple((1 << 15 - at, name, kind) for at, (name, kind) in enumerate(amqp.Message.PROPERTIES))
+MAX_KEYS = 1_000
+_keys: dict[str, bytes] = {}  # the names of headers: the same few go with every message
 _FRAME_BYTES = _FRAME.size + len(END)
 
 
@@ -42,8 +50,15 @@ def encode(outgoing: Outgoing, channel: int, frame_max: int) -> bytes:
     Raises:
         amqp.FrameSyntaxError, struct.error: Something in it cannot be said in AMQP.
     """
-    method = publish_method(channel, outgoing.exchange, outgoing.routing_key)
-    return join(channel, frame_max, method, properties(outgoing.properties), outgoing.body)
+    place = (outgoing.exchange, outgoing.routing_key)
+    return publication(channel, frame_max, place, outgoing.properties, outgoing.body)
+
+
+def publication(
+    channel: int, frame_max: int, place: tuple[str, str], values: Mapping[str, Any], body: bytes
+) -> bytes:
+    """Return the frames of a message for an exchange and a routing key; all else as `encode`."""
+    return join(channel, frame_max, publish_method(channel, *place), properties(values), body)
 
 
 def join(channel: int, frame_max: int, method: bytes, encoded: bytes, body: bytes) -> bytes:
@@ -64,14 +79,30 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 def publish_method(channel: int, exchange: str, routing_key: str) -> bytes:
     """Return the frame of a mandatory ``basic.publish``."""
-    place: bytes = dumps("sso", [exchange, routing_key, MANDATORY])
+    place = _short(exchange) + _short(routing_key) + bytes([MANDATORY])
     return frame(METHOD, channel, _METHOD.pack(*BASIC_PUBLISH, 0) + place)
 
 
 def properties(values: Mapping[str, Any]) -> bytes:
     """Return encoded properties: a bit for each that is there, then their values."""
-    before, headers, after = split_properties(values)
-    return before + table(headers) + after
+    flags, parts = 0, []
+    for bit, name, kind in _PROPERTIES:
+        value = values.get(name)
+        if value is None:
+            continue
+        flags |= bit
+        if kind == "s":
+            parts.append(_short(value))
+        elif kind == "F":
+            parts.append(table(value))
+        else:
+            parts.append(dumps(kind, [value]))
+    return _FLAGS.pack(flags) + b"".join(parts)
+
+
+def _short(value: Any) -> bytes:
+    encoded: bytes = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    return _SHORT.pack(len(encoded)) + encoded
 
 
 def split_properties(values: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any], bytes]:
@@ -90,9 +121,37 @@ def split_properties(values: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any
 
 
 def table(headers: Mapping[str, Any]) -> bytes:
-    """Return an encoded table, its length before it."""
-    encoded: bytes = dumps("F", [headers])
-    return encoded
+    """Return an encoded table, its length before it; values of rare kinds by py-amqp, and their errors."""
+    parts: list[bytes] = []
+    add, keys, length = parts.append, _keys, _LONG.pack
+    for name, value in headers.items():
+        kind = type(value)
+        key = keys.get(name) or _key(name)
+        if key is None or kind not in _COMMON:
+            add(dumps("F", [{name: value}])[_LONG.size :])
+        elif value is None:
+            add(key + b"V")
+        elif kind is str:
+            encoded = value.encode("utf-8", "surrogatepass")
+            add(key + b"S" + length(len(encoded)) + encoded)
+        elif kind is float:
+            add(key + _REAL.pack(b"d", value))
+        elif kind is bool:
+            add(key + (b"t\x01" if value else b"t\x00"))
+        else:
+            add(key + (_INTEGER.pack(b"I", value) if abs(value) < _LARGE else _LARGE_INTEGER.pack(b"L", value)))
+    encoded = b"".join(parts)
+    return _LONG.pack(len(encoded)) + encoded
+
+
+def _key(name: Any) -> bytes | None:
+    """Return an encoded name, and keep it for the next message; None for what is no text."""
+    if type(name) is not str:
+        return None
+    key = _short(name)
+    if len(_keys) < MAX_KEYS:
+        _keys[name] = key
+    return key
 
 
 def decode(frames: bytes) -> tuple[dict[str, Any], bytes]:
