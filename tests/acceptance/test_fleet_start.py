@@ -16,6 +16,8 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.timeout(240)
+
 SHOP = """
 from broker_app import BrokerApp
 app = BrokerApp("shop")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(240)
+
 SHOP = """
 import pathlib, time
 from broker_app import BrokerApp
@@ -170,7 +172,6 @@ def test_status_tells_what_each_node_does(machine: Host) -> None:
     (machine.folder / "five.go").touch()
 
 
-@pytest.mark.timeout(240)
 def test_a_node_that_hangs_is_seen(machine: Host) -> None:
     """A worker whose loop stands still consumes nothing, though its process is there; `status` says so."""
     machine.start("lopri", app="shop")
@@ -188,7 +189,6 @@ def test_a_node_that_hangs_is_seen(machine: Host) -> None:
     wait_until(lambda: machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to consume again")
 
 
-@pytest.mark.timeout(240)
 def test_a_busy_fleet_ends_within_its_drain_seconds(machine: Host) -> None:
     """`stopwait` needs no --kill: at the deadline the nodes give back what runs and end by themselves."""
     machine.write(SETTINGS + "drain_seconds = 2\n")
