@@ -37,7 +37,7 @@ class NodeState(StrEnum):
 
     RUNNING = "running"
     STARTING = "starting"
-    """Its process is there, is younger than half a minute, and does not answer yet."""
+    """Its process is there, is younger than half a minute, and has neither answered nor consumed yet."""
     STOPPING = "stopping"
     """It was told to end and finishes its tasks."""
     DEAD = "dead"
@@ -198,7 +198,7 @@ class _Look:
         return NodeStatus(
             node=node,
             is_wanted=fleet is not None,
-            state=self._node_state(node, workers, is_up=answer is not None or is_consuming or is_paused),
+            state=self._node_state(node, workers, is_up=answer is not None or _was_up(sign)),
             pid=pid,
             answer=answer,
             pool=known.pool if known else None,
@@ -239,3 +239,8 @@ class _Look:
         if not is_up and self.state.seconds_since_start(node.stem) < _YOUNG_SECONDS:
             return NodeState.STARTING
         return NodeState.RUNNING
+
+
+def _was_up(sign: Sign | None) -> bool:
+    """Return whether a node has consumed, or was kept from it by a pause: if it hangs now, it is not starting."""
+    return sign is not None and bool(sign.queues or sign.paused)

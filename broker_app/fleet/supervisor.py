@@ -224,9 +224,9 @@ class Supervisor:
             )
             return
         again = " again" if node in self._pids else ""
-        logger.info("%s: started%s, pid %d, consumes %s", node.name, again, outcome.pid, node.queue)
         if again and self._recorder is not None:
             self._recorder.add(RESTARTS, (node.queue,))
+        logger.info("%s: started%s, pid %d, consumes %s", node.name, again, outcome.pid, node.queue)
 
     def _reload(self) -> None:
         """Run `fleet reload`, and then this program anew: settings and code as they are now, the same pid."""

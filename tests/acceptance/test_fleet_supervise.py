@@ -80,6 +80,7 @@ def test_what_dies_is_started_again_and_what_was_stopped_is_not(machine: Host) -
 
         os.kill(first, signal.SIGKILL)
         wait_for_node(machine, "lopri", other_than=first)
+        wait_until(lambda: "started again, pid" in said(machine), UP_SECONDS, "the restart to be told")
         assert f"(pid {first}) has died; it is started again in 1 s" in said(machine)
         shown = machine.run(str(SCRIPTS / "broker-app"), "-A", "shop", "metrics", "show")
         assert 'broker_app_fleet_restarts_total{queue="lopri"} 1' in shown.stdout
