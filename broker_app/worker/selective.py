@@ -67,14 +67,14 @@ class Selective(Unreadable):
 
     def _is_late(self, message: Message) -> bool:
         """Return whether a message was on its way when its consumer was ended."""
-        return any(one.is_late(message) for one in self._subscriptions())
+        own, helping = self._subscription, self._helping.subscription
+        return (own is not None and own.is_late(message)) or (helping is not None and helping.is_late(message))
 
     def _queue_of(self, message: Message) -> str | None:
         """Return the broker's name of the queue that a message was taken from."""
-        return next((name for one in self._subscriptions() if (name := one.queue_of(message))), None)
-
-    def _subscriptions(self) -> list[Subscription]:
-        return [one for one in (self._subscription, self._helping.subscription) if one is not None]
+        own, helping = self._subscription, self._helping.subscription
+        name = own.queue_of(message) if own is not None else None
+        return name or (helping.queue_of(message) if helping is not None else None)
 
     def _channels(self) -> list[Any]:
         """Return the channels that messages come by."""

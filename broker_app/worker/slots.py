@@ -81,6 +81,7 @@ class ThreadSlots:
                 self._resting.pop().set()
             else:
                 self._executor._max_workers += 1  # noqa: SLF001 - it has no other way
+                self._executor._adjust_thread_count()  # noqa: SLF001 - for what waits in its queue already
 
     def regain(self) -> None:
         """Rest until another thread is stuck."""
