@@ -1,4 +1,4 @@
-"""Which number of slots is measured next: doubling until nothing is gained, then narrowing in on the knee.
+"""Which number of slots is measured next: doubling until nothing is gained, then the top, then the knee.
 
 The law says what to expect; the knee itself is taken from measured points, because a limit such as "20 connections
 downstream" is a corner in the curve that the law rounds off.
@@ -24,6 +24,7 @@ RESOLUTION = 0.1
 """The knee is known when the next smaller measured number is at most this share away."""
 
 _FUTILE_STEPS = 2
+_WHOLE_DOUBLING = 1.9
 
 
 def next_slots(points: Mapping[int, Point], bound: int, limits: Limits) -> int | None:
@@ -34,7 +35,7 @@ def next_slots(points: Mapping[int, Point], bound: int, limits: Limits) -> int |
         bound: The most slots that may be tried.
         limits: A point that breaks one ends the way up.
     """
-    return _upwards(points, bound, limits) or _narrowing(points, limits)
+    return _upwards(points, bound, limits) or _topping(points, limits) or _narrowing(points, limits)
 
 
 def knee_of(points: Mapping[int, Point], limits: Limits) -> Point | None:
@@ -84,6 +85,28 @@ def _upwards(points: Mapping[int, Point], bound: int, limits: Limits) -> int | N
             return None
         slots = min(2 * slots, bound)
     return slots
+
+
+def _topping(points: Mapping[int, Point], limits: Limits) -> int | None:
+    """Return the middle of a doubling beside the best point that may hold the top: both ends may be 5 % below it.
+
+    A curve that still rises at its last point has its top there.
+    """
+    best = best_of(points, limits)
+    if best is None or best.throughput >= GAIN * _second(points, limits):
+        return None
+    beside = [max((n for n in points if n < best.slots), default=None)]
+    beside += [min((n for n in points if n > best.slots), default=None)]
+    for slots in sorted((n for n in beside if n), key=lambda n: -points[n].throughput):
+        low, high = sorted((slots, best.slots))
+        if high >= _WHOLE_DOUBLING * low and _is_apart(low, high) and not limits.broken_by(points[high]):
+            return round(math.sqrt(low * high))
+    return None
+
+
+def _second(points: Mapping[int, Point], limits: Limits) -> float:
+    """Return the second best throughput within the limits, 0 if there is none."""
+    return sorted((0.0, 0.0, *(point.throughput for point in _allowed(points, limits))))[-2]
 
 
 def _narrowing(points: Mapping[int, Point], limits: Limits) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tuned_points import point, points, usage
 
@@ -33,6 +33,7 @@ def search(rule: Callable[[int], Point], bound: int, limits: Limits = NO_LIMITS)
 
 @settings(max_examples=30)
 @given(st.floats(0.0, 0.2), st.floats(0.0, 0.005), st.integers(1, 200))
+@example(0.00390625, 0.001953125, 32)  # its top lies between 16 and 32, which are 5 % below it
 def test_the_search_finds_the_knee_of_any_law(contention: float, coherency: float, bound: int) -> None:
     """The recommendation has 95 % of the best of all numbers of slots, nearly, with few numbers tried."""
     law = Law(20.0, contention, coherency)
@@ -42,7 +43,7 @@ def test_the_search_finds_the_knee_of_any_law(contention: float, coherency: floa
     knee = knee_of(found, NO_LIMITS)
     assert knee is not None
     assert knee.throughput >= 0.9 * max(law.throughput(slots) for slots in range(1, bound + 1))
-    assert len(found) <= 14
+    assert len(found) <= 15
 
 
 @settings(max_examples=30)
