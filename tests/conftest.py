@@ -12,6 +12,7 @@ finds next; a missing broker is a failure. The last lines of a run say which one
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = {name: os.environ.pop(name) for name in names}
     config.stash[_KEY_CHOICES] = chosen if worker is None else worker["choices"]
     config.stash[_KEY_MARK] = RunMark.set()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs behind "&"
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what we start must hear of Ctrl-C
 
 
 @pytest.hookimpl(optionalhook=True)
