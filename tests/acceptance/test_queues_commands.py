@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-DECLARED = "11 exchanges, 7 queues and 9 delay lanes are declared\n"
+DECLARED = "12 exchanges, 8 queues and 9 delay lanes are declared\n"
 
 
 @pytest.fixture
@@ -87,6 +87,7 @@ EMPTY = {
     "dead": 0,
     "consumers": 0,
     "oldest_wait_seconds": None,
+    "is_paused": False,
 }
 
 
