@@ -59,6 +59,8 @@ class Request(Counted, celery_request.Request):
             raise
         except Exception as error:  # Celery takes it apart unseen: one odd message would end every worker
             raise InvalidTaskError(f"it cannot be taken apart: {error!r}") from error
+        if not _are_limits(self.time_limits):  # told here: a pool that meets them has given a slot away for good
+            raise InvalidTaskError(f"its time limits are to be two numbers of seconds, got {self.time_limits!r}")
         self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
 
     def withdraw(self) -> bool:
@@ -190,6 +192,15 @@ class Request(Counted, celery_request.Request):
     def _release(self) -> None:
         if self.gate is not None:
             self.gate.release(self)
+
+
+def _are_limits(limits: object) -> bool:
+    """Return whether they are the hard and the soft time limit in seconds, None for none."""
+    return (
+        isinstance(limits, (list, tuple))
+        and len(limits) == len(celery_request.Request.time_limits)
+        and all(limit is None or isinstance(limit, (int, float)) for limit in limits)
+    )
 
 
 def _error_of(exc_info: Any) -> BaseException:
