@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 from workers import client, running_worker
 
-from broker_app.cli import main
+from broker_app.cli.advise import advise_command
+from broker_app.cli.command import CliContext
 from broker_app.tuning.advice import Remedy, Verdict, advise
 from broker_app.tuning.live import watch
 
@@ -20,9 +21,7 @@ RUN_SECONDS = 0.2
 SLOTS = 2
 
 
-def test_figures_are_found_from_outside(
-    tmp_path: Path, fresh_vhost_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_are_found_from_outside(tmp_path: Path, fresh_vhost_url: str) -> None:
     """Run time and backlog are found while two slots have work; a queue without workers is unserved."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-P", "threads", "-c", str(SLOTS), "-Q", "lopri"):
@@ -32,8 +31,8 @@ def test_figures_are_found_from_outside(
         app.publish_many(calls).run()
 
         watched = watch(app, (), 3.0)
-        monkeypatch.setenv("BROKER_APP_BROKER_URL", fresh_vhost_url)
-        shown = CliRunner().invoke(main, ["advise", "lopri", "--seconds", "1", "--json"])
+        context = CliContext(app=lambda: app, app_name="workload", is_verbose=False)
+        shown = CliRunner().invoke(advise_command, ["lopri", "--seconds", "1", "--json"], obj=context)
 
     default, lopri = map(advise, watched.loads)
     assert (default.verdict, default.remedy) == (Verdict.UNSERVED, Remedy.START)
