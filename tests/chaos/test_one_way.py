@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from proxy import Way
-from storm import SLOTS, Account, Storm, storm_seconds
+from storm import SLOTS, Account, Storm, go_through, storm_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,12 +61,7 @@ def test_nothing_is_lost(
 ) -> None:
     """Each confirmed message ran to its end, only what was in flight ran twice, and the worker lives."""
     with Storm.over(stormy_shop, stormy_broker, pool) as storm:
-        until = time.monotonic() + storm_seconds()
-        while storm.faults == 0 or time.monotonic() < until:
-            storm.faults += 1
-            fault(storm)
-            storm.wait_for_tasks()
-        account = storm.account()
+        account = go_through(fault, storm)
         book(account)
         assert account.lost == 0, account
         assert account.duplicates <= 2 * SLOTS * storm.faults, account

@@ -159,9 +159,9 @@ def test_a_task_that_leaves_by_ignore_or_retry_is_not_dead(app: BrokerApp) -> No
 
 
 def test_a_hard_time_limit_ends_for_good(app: BrokerApp, pool: str) -> None:
-    """It does not run again, as it would with Celery's late acknowledgements; threads have no time limits."""
+    """It does not run again, as it would with Celery's late acknowledgements."""
     if pool != "prefork":
-        pytest.skip("Celery enforces time limits with prefork only")
+        pytest.skip("Celery's own time limits are prefork's; ours for threads are in test_time_limits.py")
     result = app.send_task("doomed.outlast_its_limit")
     assert isinstance(failure(result), TimeLimitExceeded)
     assert dead_letter(app).headers["broker_app_dead_reason"] == "timed_out"
