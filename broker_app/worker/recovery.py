@@ -50,11 +50,13 @@ class Run:
 
     Attributes:
         request: Celery's.
+        identity: What it is known by.
         deliveries: Its messages: the one that it came with, then those with which it came again.
         end: How each of them ends; None as long as the task has not ended.
     """
 
     request: Request
+    identity: _Identity
     deliveries: list[Message]
     end: End | None = None
 
@@ -82,8 +84,8 @@ class Runs:
 
     def add(self, request: Request) -> None:
         """Take note of a task before the pool gets it; its end goes to every delivery of it."""
-        run = Run(request, [request.message])
-        self._open[_identity(request.message.headers)] = run
+        identity = _identity(request.message.headers)
+        self._open[identity] = run = Run(request, identity, [request.message])
         request._on_ack = partial(self._on_end, run)  # noqa: SLF001 - it has no setter
         request.on_reject = partial(self._on_reject, run)
 
@@ -155,7 +157,7 @@ class Runs:
             if run.request.withdraw()
         )
         for run in gone:
-            del self._open[_identity(run.request.message.headers)]
+            del self._open[run.identity]
         return gone
 
     def _on_reject(self, run: Run, log: Any, errors: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
@@ -183,7 +185,7 @@ class Runs:
         self._settlements.acknowledge(acknowledged)
 
     def _close(self, run: Run) -> None:
-        identity = _identity(run.request.message.headers)
+        identity = run.identity
         if self._open.get(identity) is run:
             del self._open[identity]
         if identity.published_at is not None and run.end is not None and run.end is not End.REQUEUE:

@@ -17,6 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import Rejected
+from broker_app.metrics import tracing
 from broker_app.metrics.catalogue import Outcome
 from broker_app.metrics.request import Counted
 from broker_app.outgoing import DELAY_HEADER
@@ -61,7 +62,9 @@ class Request(Counted, celery_request.Request):
             raise InvalidTaskError(f"it cannot be taken apart: {error!r}") from error
         if not _are_limits(self.time_limits):  # told here: a pool that meets them has given a slot away for good
             raise InvalidTaskError(f"its time limits are to be two numbers of seconds, got {self.time_limits!r}")
-        self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
+        if self._eta is not None:
+            self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
+        tracing.expect(self._request_dict)
 
     def withdraw(self) -> bool:
         """Keep it from being started, wherever in the worker it waits; return False if it has begun."""

@@ -59,6 +59,8 @@ class Selective(Unreadable):
             self._give_back_unstarted(self._is_helped)
 
     def _is_paused(self, request: Request) -> bool:
+        if not self._pauses.queues:
+            return False
         spec = request.spec or self.gate.spec_of(request.message)
         return spec is not None and spec.name in self._pauses.queues
 
