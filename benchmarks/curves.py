@@ -31,7 +31,9 @@ FOLDER = ROOT / "docs" / "curves"
 
 def run(bench: Bench) -> Report:
     """Tune for each load, and draw its curves into docs/curves, from a quick look into the run's folder."""
-    bound, effort = bench.pick((128, Effort()), (32, Effort(round_seconds=1.0, max_rounds=3, precision=0.2)))
+    bound, effort = bench.pick(
+        (128, Effort(1.5, 1.5, max_rounds=4, precision=0.15)), (32, Effort(1.0, max_rounds=3, precision=0.2))
+    )
     folder = bench.pick(FOLDER, bench.folder)
     folder.mkdir(exist_ok=True)
     rows = []
@@ -57,7 +59,10 @@ def run(bench: Bench) -> Report:
             "then",
         ),
         rows=tuple(rows),
-        notes="Results are not stored. CPU: cores that the node used at the most slots. The curves: docs/curves.",
+        notes=(
+            "Results are not stored, a prefetch of 2. CPU: cores that the node used at the most slots. "
+            "The curves: docs/curves."
+        ),
     )
 
 

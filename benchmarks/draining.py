@@ -26,7 +26,7 @@ GOAL, GOAL_DRAMATIQ = 1.5, 1.0
 
 def run(bench: Bench) -> Report:
     """Fill a quorum queue, start two nodes on it, and take the pace; in turn for each."""
-    count, rounds = bench.pick((30_000, 5), (10_000, 1))
+    count, rounds = bench.pick((30_000, 3), (10_000, 1))
     kinds = [(pool, prefetch) for pool in POOLS for prefetch in PREFETCHES[pool]]
     fleets = {}
     for pool, prefetch in kinds:

@@ -38,7 +38,7 @@ SECONDS = 15
 
 def run(bench: Bench) -> Report:
     """Fill a quorum queue for each, as long as its slots need; take the pace, in turn."""
-    seconds, rounds = bench.pick((SECONDS, 5), (8, 1))
+    seconds, rounds = bench.pick((SECONDS, 3), (8, 1))
     fleets: dict[str, tuple[Fleet, int]] = {
         TUNED: (ours(NODES, "-P", "threads", "-c", str(SLOTS), *PREFETCH), NODES * SLOTS),
         EVEN: (ours(1, "-P", "threads", "-c", str(EVEN_SLOTS), *PREFETCH), EVEN_SLOTS),

@@ -86,6 +86,15 @@ def note_and_wait(file: str, seconds: float) -> None:
 
 
 @app.task
+def wait_and_compute(wait_seconds: float, cpu_seconds: float) -> None:
+    """Wait, and then use the processor for so long."""
+    time.sleep(wait_seconds)
+    end = time.thread_time() + cpu_seconds
+    while time.thread_time() < end:
+        sum(range(100))
+
+
+@app.task
 def publish_from_worker(x: int, y: int) -> str:
     """Publish a task from within a task, and return its id."""
     return str(add.apply_async((x, y), queue="lopri").id)

@@ -24,6 +24,7 @@ from broker_app.tuning import Call, Effort, Limits, Load, Plan, tune
 from broker_app.tuning.chart import draw
 from broker_app.tuning.limits import WORDS
 from broker_app.tuning.load import parse_duration, parse_profile
+from broker_app.tuning.observed import WATCH_SECONDS, cpu_seconds, observe
 from broker_app.tuning.settings_file import apply_fleet
 from broker_app.tuning.worker import is_installed
 
@@ -46,6 +47,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     "  broker-app tune lopri --profile wait=50ms,cpu=2ms,jitter=20%\n"
     "  broker-app -A shop tune lopri --task shop.tasks.fetch --args '[\"http://127.0.0.1:8000/\"]'\n"
     "  broker-app tune lopri --profile wait=50ms --pool threads --max-memory 512MiB --max-connections 40\n"
+    "  broker-app tune lopri --from-metrics --pool threads\n"
     "  broker-app tune lopri --profile wait=50ms --max-latency 200ms --svg lopri.svg --apply",
 )
 @click.argument("queue")
@@ -58,6 +60,12 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     multiple=True,
     metavar="PROFILE",
     help="A simulated task instead: wait=50ms,cpu=2ms,jitter=20%. Repeated: the tasks take turns.",
+)
+@click.option(
+    "--from-metrics",
+    "is_observed",
+    is_flag=True,
+    help="Simulated tasks like those that the queue's workers on this host run now.",
 )
 @click.option(
     "--pool",
@@ -100,12 +108,13 @@ def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
     Real workers run the tasks on a private, temporary queue with the settings of QUEUE, which itself is not
     touched. Exit code 1 if the figures are too noisy to recommend anything.
     """
-    plan = _plan(app, queue, options)
+    _check_load(options)
     config = _config_file(app) if options["is_applied"] else None
     svg = options["svg"] or app.settings.state_dir / "tuning" / f"{queue}.svg"
     if options["svg"] and not svg.parent.is_dir():
         raise CallError(f"--svg: expected a file in a folder that is there, got {svg}")
     name = app_name(click.get_current_context())
+    plan = _plan(app, queue, name, options)
     with Interruption() as interruption:
         tuning = tune(app, plan, app_name=name, say=_say, on_leaving=interruption.hold)
         if interruption.has_come:
@@ -128,17 +137,33 @@ def _finish(tuning: Tuning, config: Path | None) -> None:
         sys.exit(exit_codes.FAILED)
     if config is not None:
         apply_fleet(config, tuning.plan.queue, point.pool, point.slots)
-        _say(f"written: {config}: queues.{tuning.plan.queue}.fleet; now `broker-app fleet restart`")
+        _say(f"written: {config}: queues.{tuning.plan.queue}.fleet; now `broker-app fleet reload`")
 
 
-def _plan(app: BrokerApp, queue: str, options: dict[str, Any]) -> Plan:
+def _check_load(options: dict[str, Any]) -> None:
+    """Raise if it is not said what to run, or in several ways."""
+    task, profiles, is_observed = options["task"], options["profiles"], options["is_observed"]
+    if [bool(task), bool(profiles), is_observed].count(True) != 1:
+        raise CallError(
+            "expected --task NAME, --profile wait=50ms or --from-metrics, one of them; see broker-app tune --help"
+        )
+    if not task and (options["args_json"] or options["keywords"]):
+        raise CallError("expected no arguments without a --task, got some; leave them out")
+
+
+def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Plan:
     queue = app.settings.routing_table().queue(queue).name
     is_embedded = app.settings.result_url is None
     results = is_embedded if options["results"] is None else options["results"]
     latency, memory = options["max_latency"], options["max_memory"]
     return Plan(
         queue=queue,
-        load=Load(_calls(app, options), keeps_results=results),
+        load=Load(
+            _observed_calls(app, queue, name, keeps_results=results)
+            if options["is_observed"]
+            else _calls(app, options),
+            keeps_results=results,
+        ),
         pools=options["pools"] or tuple(filter(is_installed, POOLS)),
         bound=options["bound"],
         limits=Limits(
@@ -152,11 +177,7 @@ def _plan(app: BrokerApp, queue: str, options: dict[str, Any]) -> Plan:
 
 def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[Call, ...]:
     task, profiles = options["task"], options["profiles"]
-    if bool(task) == bool(profiles):
-        raise CallError("expected --task NAME or --profile wait=50ms, one of them; see broker-app tune --help")
     if profiles:
-        if options["args_json"] or options["keywords"]:
-            raise CallError("--profile: expected no arguments of a task, got some; leave them out")
         return tuple(map(parse_profile, profiles))
     args = parse_argument(options["args_json"] or "[]")
     if not isinstance(args, list):
@@ -164,6 +185,22 @@ def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[Call, ...]:
     kwargs = dict(map(parse_keyword, options["keywords"]))
     check_call(CheckedCall(task, args, kwargs), load_tasks(app))
     return (Call(task, tuple(args), kwargs),)
+
+
+def _observed_calls(app: BrokerApp, queue: str, name: str, *, keeps_results: bool) -> tuple[Call, ...]:
+    """Return calls like the tasks that the live workers run."""
+    _say(f"watching the workers of {queue} for {WATCH_SECONDS:g} s")
+    with Interruption() as interruption:
+        observed = observe(app, queue)
+        _say(str(observed))
+        _say("measuring what a worker uses at this pace for tasks that only wait")
+        computing = cpu_seconds(
+            app, observed, keeps_results=keeps_results, app_name=name, on_leaving=interruption.hold
+        )
+        if interruption.has_come:
+            raise KeyboardInterrupt
+    _say(f"of this a task computes {1000 * computing:.3g} ms itself")
+    return observed.calls(computing)
 
 
 def _parse_size(text: str) -> int:
@@ -233,6 +270,8 @@ def _judgement(result: PoolResult) -> str:
         fitted += f", contention {_span(sure.contention.low, sure.contention.high)}"
         fitted += f", coherency {_span(sure.coherency.low, sure.coherency.high)}"
         fitted += f", knee of the law {sure.knee.low:.0f} to {sure.knee.high:.0f}"
+    if len(result.points) == 1:
+        return f"{result.pool}: one number of slots alone tells neither a limit nor a law"
     return f"{result.pool}: {WORDS[result.ceiling]}\n  law: {fitted}; off by up to {100 * result.misfit:.0f} %"
 
 

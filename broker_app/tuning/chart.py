@@ -20,6 +20,7 @@ _TOP, _PANEL, _GAP = 86, 286, 44
 _BOTTOM = 56
 _LATENCY_PANEL = HEIGHT - _TOP - _PANEL - _GAP - _BOTTOM
 _STEPS = 60
+_LABEL = 48
 _COLOURS = ("a", "b", "c", "d")
 
 _STYLE = """
@@ -78,7 +79,7 @@ def draw(tuning: Tuning) -> str:
 
 
 def _page(title: str, subtitle: str, parts: Iterable[str]) -> str:
-    shown = title if len(title) <= 90 else f"{title[:89]}…"  # noqa: PLR2004 - what fits
+    shown = title if len(title) <= 76 else f"{title[:75]}…"  # noqa: PLR2004 - what fits
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">',
         f"<title>{escape(title)}</title>",
@@ -139,7 +140,12 @@ def _curve(panel: _Panel, result: PoolResult, recommended: Point | None) -> list
         parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>')
         if point is recommended:
             parts.append(f'<circle class="knee" cx="{x:.1f}" cy="{y:.1f}" r="8"/>')
-            parts.append(_text(x, y - 14, f"-c {point.slots}", "name", anchor="middle"))
+            is_at_the_edge = x > WIDTH - _RIGHT - _LABEL / 2
+            parts.append(
+                _text(x + 8, y - 14, f"-c {point.slots}", "name", anchor="end")
+                if is_at_the_edge  # beside it stand the names
+                else _text(x, y - 14, f"-c {point.slots}", "name", anchor="middle")
+            )
     return parts
 
 

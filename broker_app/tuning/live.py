@@ -25,12 +25,13 @@ _PAUSE_SECONDS = 0.25
 
 
 @dataclass
-class _Node:
+class Node:
     """One worker, watched.
 
     Attributes:
         queue: The only one that it consumes, on the broker.
         pid: Of its main process.
+        pool: As Celery's ``-P`` has it.
         slots: Its -c.
         started: Tasks that it began, at the first and the last look.
         seconds: Processor seconds of its main process, likewise.
@@ -39,6 +40,7 @@ class _Node:
 
     queue: str
     pid: int
+    pool: str
     slots: int
     started: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -74,7 +76,7 @@ def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
     names = {table.queue(name).broker_name: name for name in tuple(queues) or app.settings.queues}
     with topology.connect(app) as connection:
         nodes, missing = _find_nodes(app, set(names))
-        local = {name: node.pid for name, node in nodes.items() if name.partition("@")[2] == socket.gethostname()}
+        local = {name: node.pid for name, node in nodes.items() if _is_here(name)}
         depths: dict[str, list[int]] = {name: [] for name in names}
         _look(app, nodes)
         before, begin = _samples(local), time.monotonic()
@@ -93,7 +95,23 @@ def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
     return Watched(loads, tuple(missing))
 
 
-def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, _Node], list[str]]:
+def local_nodes(app: BrokerApp, queue: str) -> list[Node]:
+    """Return the workers of this host that consume a queue and nothing else."""
+    nodes, _ = _find_nodes(app, {app.settings.routing_table().queue(queue).broker_name})
+    return [node for name, node in sorted(nodes.items()) if _is_here(name)]
+
+
+def _is_here(name: str) -> bool:
+    return name.partition("@")[2] == socket.gethostname()
+
+
+def _pool(facts: Mapping[str, Any]) -> str:
+    """Return a pool's name from where its class is: ``celery.concurrency.thread:TaskPool``."""
+    module = str(facts["implementation"]).partition(":")[0].rpartition(".")[2]
+    return "threads" if module == "thread" else module
+
+
+def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, Node], list[str]]:
     """Return the workers that consume one of the queues and nothing else, and what that leaves out."""
     consumed = _ask(app, "active_queues", None)
     stats = _ask(app, "stats", list(consumed))
@@ -105,8 +123,9 @@ def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, _Node], lis
         if len(of_node) > 1 or name not in stats:
             missing.append(f"{name} is not counted: it consumes {len(of_node)} queues, or did not answer twice")
             continue
-        nodes[name] = _Node(of_node[0], stats[name]["pid"], stats[name]["pool"]["max-concurrency"])
-    remote = [name for name in nodes if name.partition("@")[2] != socket.gethostname()]
+        pool = stats[name]["pool"]
+        nodes[name] = Node(of_node[0], stats[name]["pid"], _pool(pool), pool["max-concurrency"])
+    remote = [name for name in nodes if not _is_here(name)]
     if remote:
         missing.append(f"how busy the hosts of {', '.join(sorted(remote))} are")
     return nodes, missing
@@ -121,7 +140,7 @@ def _ask(app: BrokerApp, question: str, names: list[str] | None) -> dict[str, An
     return {n: answer for n, answer in answers.items() if not (isinstance(answer, dict) and "error" in answer)}
 
 
-def _look(app: BrokerApp, nodes: Mapping[str, _Node]) -> None:
+def _look(app: BrokerApp, nodes: Mapping[str, Node]) -> None:
     """Note how many tasks each node has begun, and the processor time of its main process."""
     for name, answer in _ask(app, "stats", list(nodes)).items():
         nodes[name].started.append(sum(answer["total"].values()))
@@ -129,7 +148,7 @@ def _look(app: BrokerApp, nodes: Mapping[str, _Node]) -> None:
 
 
 def _count(
-    app: BrokerApp, connection: amqp.Connection, nodes: Mapping[str, _Node], depths: Mapping[str, list[int]]
+    app: BrokerApp, connection: amqp.Connection, nodes: Mapping[str, Node], depths: Mapping[str, list[int]]
 ) -> None:
     """Note what waits, and which slots are busy."""
     for queue, seen in depths.items():
@@ -149,7 +168,7 @@ def _host_busy(before: Sample | None, after: Sample | None, elapsed: float) -> f
     return ((after.host_total - before.host_total) - (after.host_idle - before.host_idle)) / elapsed
 
 
-def _load(queue: str, nodes: list[_Node], depths: list[int], elapsed: float, host: float | None) -> QueueLoad:
+def _load(queue: str, nodes: list[Node], depths: list[int], elapsed: float, host: float | None) -> QueueLoad:
     whole = [node for node in nodes if len(node.started) > 1 and node.busy]
     return QueueLoad(
         queue=queue,

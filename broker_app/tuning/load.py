@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,10 @@ class Load:
             yield app.signature(call.task, args=call.args, kwargs=call.kwargs or {}).set(**options)
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self.calls))
+        counts = Counter(map(str, self.calls))
+        if len(counts) == len(self.calls):
+            return "; ".join(counts)
+        return "; ".join(f"{count} of {len(self.calls)} {words}" for words, count in counts.items())
 
 
 def parse_profile(text: str) -> Call:

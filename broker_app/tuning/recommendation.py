@@ -111,6 +111,17 @@ def recommend(results: Sequence[PoolResult], limits: Limits, precision: float) -
     return Recommendation(chosen, notes=tuple(_notes(chosen, limits)))
 
 
+def gain_of_prefetch(point: Point, ahead: Point) -> float | None:
+    """Return how much more a larger prefetch does, as a share; None if less than `ALIKE`, or than is certain.
+
+    Args:
+        point: Measured with the queue's prefetch.
+        ahead: With the larger one; pool and slots are the same.
+    """
+    gain = ahead.throughput / point.throughput - 1
+    return gain if gain >= max(ALIKE, point.error + ahead.error) else None
+
+
 def _noise(result: PoolResult, limits: Limits, precision: float) -> tuple[str, ...]:
     """Return which figures are too uncertain to decide."""
     return tuple(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from broker_app.errors import TuningError
 from broker_app.tuning import usage
 from broker_app.tuning.limits import Limits
 from broker_app.tuning.place import private_place
-from broker_app.tuning.recommendation import PoolResult, Recommendation, judge_pool, recommend
+from broker_app.tuning.recommendation import PoolResult, Recommendation, gain_of_prefetch, judge_pool, recommend
 from broker_app.tuning.search import next_slots, undecided
 from broker_app.tuning.trial import Effort, measure
 from broker_app.tuning.worker import check_pool, tuned_worker
@@ -28,6 +28,11 @@ _MEMORY_SHARE = 0.9
 
 _FIRST_BYTES = 100 * 2**20
 """What the first worker, of which nothing is known, may need at least."""
+
+SHORT_SECONDS = 0.1
+"""For tasks that run no longer it is measured what a second message for each slot brings."""
+
+_AHEAD = 2
 
 _MORE_VISITS = 2
 """How often a point that decides is measured again, with another worker at another time, while it is uncertain."""
@@ -98,7 +103,10 @@ def tune(
         check_pool(pool)
     with private_place(app, plan.queue, on_leaving) as place:
         results = tuple(_measure_pool(place, plan, pool, app_name, say) for pool in plan.pools)
-    return Tuning(plan, results, recommend(results, plan.limits, plan.effort.precision))
+        recommendation = recommend(results, plan.limits, plan.effort.precision)
+        if note := _look_ahead(place, plan, recommendation.point, app_name, say):
+            recommendation = replace(recommendation, notes=(*recommendation.notes, note))
+    return Tuning(plan, results, recommendation)
 
 
 def _measure_pool(place: Place, plan: Plan, pool: str, app_name: str, say: Callable[[str], None]) -> PoolResult:
@@ -116,6 +124,29 @@ def _measure_pool(place: Place, plan: Plan, pool: str, app_name: str, say: Calla
     if not points:
         raise TuningError(f"--pool {pool}: there is no memory for a single worker")
     return judge_pool(points, plan.limits, bound)
+
+
+def _look_ahead(
+    place: Place, plan: Plan, point: Point | None, app_name: str, say: Callable[[str], None]
+) -> str | None:
+    """Return what the recommended worker gains by taking its next messages before it is done; None if little.
+
+    With one message for each slot a slot that is free waits for the broker's next one: some milliseconds.
+    """
+    prefetch = place.app.settings.queues[plan.queue].prefetch
+    if point is None or prefetch >= _AHEAD or point.run.p50 > SHORT_SECONDS:
+        return None
+    pool_and_slots = point.pool, point.slots
+    with tuned_worker(place, app_name, plan.queue, plan.load, pool_and_slots, prefetch=_AHEAD) as worker:
+        ahead = measure(worker, point.pool, plan.effort)
+    say(f"with prefetch = {_AHEAD}: {shown_point(ahead)}")
+    gain = gain_of_prefetch(point, ahead)
+    if gain is None:
+        return None
+    return (
+        f"with prefetch = {_AHEAD} in [queues.{plan.queue}] it does {ahead.throughput:.4g} a second, "
+        f"{100 * gain:.0f} % more: a slot need not wait for its next message"
+    )
 
 
 def _uncertain(points: Mapping[int, Point], plan: Plan, visits: Mapping[int, int]) -> int | None:

@@ -131,9 +131,23 @@ def is_installed(pool: str) -> bool:
 
 @contextmanager
 def tuned_worker(
-    place: Place, app_name: str, queue: str, load: Load, pool_and_slots: tuple[str, int]
+    place: Place,
+    app_name: str,
+    queue: str,
+    load: Load,
+    pool_and_slots: tuple[str, int],
+    *,
+    prefetch: int | None = None,
 ) -> Iterator[TunedWorker]:
     """Start a worker on a fresh queue, and end it with the block.
+
+    Args:
+        place: Where.
+        app_name: Celery's ``-A``.
+        queue: As producers write it.
+        load: What it will be fed.
+        pool_and_slots: Celery's ``-P`` and ``-c``.
+        prefetch: Messages for each slot; None for what the queue's settings say.
 
     Raises:
         TuningError: It does not start.
@@ -143,7 +157,7 @@ def tuned_worker(
         topology.delete_queue(connection, place.app.settings.routing_table().queue(queue).broker_name)
         topology.declare(connection, topology.wanted(place.app.settings))
     (place.folder / "record").unlink(missing_ok=True)
-    process = _start(place, app_name, queue, pool, slots)
+    process = _start(place, app_name, queue, _worker_options(place, queue, pool, slots, prefetch))
     try:
         worker = TunedWorker(place, queue, load, slots, process)
         worker.wait_until_ready()
@@ -160,11 +174,15 @@ def log_tail(log: Path) -> str:
     return "it has no log"
 
 
-def _start(place: Place, app_name: str, queue: str, pool: str, slots: int) -> subprocess.Popen[bytes]:
+def _worker_options(place: Place, queue: str, pool: str, slots: int, prefetch: int | None) -> list[str]:
+    held = place.app.settings.queues[queue].prefetch if prefetch is None else prefetch
+    return [f"--pool={pool}", f"--concurrency={slots}", f"--prefetch-multiplier={held}"]
+
+
+def _start(place: Place, app_name: str, queue: str, options: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", BOOTSTRAP, str(place.folder / "record"), "-A", app_name, "worker"]
-    command += [f"--queues={queue}", f"--pool={pool}", f"--concurrency={slots}", "--loglevel=WARNING"]
-    command += [f"--prefetch-multiplier={place.app.settings.queues[queue].prefetch}", "--without-gossip"]
-    command += ["--without-mingle", "-n", f"tune-{place.token}@%h"]
+    command += [f"--queues={queue}", *options, "--loglevel=WARNING", "--without-gossip", "--without-mingle"]
+    command += ["-n", f"tune-{place.token}@%h"]
     with (place.folder / "worker.log").open("wb") as output:
         return subprocess.Popen(
             command,

@@ -97,6 +97,7 @@ def test_tune_finds_draws_and_applies(machine: Host, management: Management) -> 
         assert point["usage"]["threads"] >= point["slots"]
     assert ET.parse(machine.folder / "curves.svg").getroot().tag.endswith("svg")  # noqa: S314 - our own
     assert f"concurrency = {slots}                 # guessed" in (machine.folder / "broker.toml").read_text()
+    assert f"with prefetch = 2: threads -c {slots}: " in done.stderr
     assert on_broker(management, machine) == set()
     assert not places(machine)
 

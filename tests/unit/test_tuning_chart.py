@@ -54,6 +54,14 @@ def test_the_picture_says_what_it_shows() -> None:
     assert "prefers-color-scheme: dark" in text
 
 
+def test_the_recommendation_is_not_written_over_the_names() -> None:
+    """At the right edge, beside which the names stand, its label ends where the curve does."""
+    root = ET.fromstring(draw(tuning(8)))  # noqa: S314 - our own
+
+    (label,) = (text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("-c 8"))
+    assert label.get("text-anchor") == "end"
+
+
 def test_a_tasks_arguments_are_no_markup() -> None:
     """What the user wrote is shown as it is."""
     title = ET.fromstring(draw(tuning(task="shop.pay"))).find(f"{SVG}title")  # noqa: S314 - our own

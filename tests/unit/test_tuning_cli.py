@@ -31,8 +31,11 @@ def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["lopri"], 2, "expected --task NAME or --profile"),
+        (["lopri"], 2, "expected --task NAME, --profile wait=50ms or --from-metrics"),
         (["lopri", "--task", "broker_app.tasks.add", *PROFILE], 2, "one of them"),
+        (["lopri", "--from-metrics", *PROFILE], 2, "one of them"),
+        (["lopri", "--from-metrics", "-k", "a=1"], 2, "expected no arguments"),
+        (["lopri", "--from-metrics"], 4, "no AMQP broker answers there"),
         (["lopri", "--profile", "wait=5"], 2, "a time such as 50ms"),
         (["lopri", *PROFILE, "--args", "[1]"], 2, "expected no arguments"),
         (["lopri", "--task", "broker_app.tasks.ad"], 2, "did you mean 'broker_app.tasks.add'?"),

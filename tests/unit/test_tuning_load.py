@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_app.errors import CallError, TuningError
-from broker_app.tuning.load import parse_duration, parse_profile, simulate
+from broker_app.tuning.load import Load, parse_duration, parse_profile, simulate
 from broker_app.tuning.record import Record, Run, completed
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ def test_a_profile_that_is_none_is_refused(text: str) -> None:
     """No unit, an unknown word, nothing to do, more than a minute, a share above one: one line each."""
     with pytest.raises(CallError, match="--profile"):
         parse_profile(text)
+
+
+def test_a_load_says_how_often_each_call_comes() -> None:
+    """Calls that come several times in a turn are told once, with their share."""
+    rare, often = parse_profile("cpu=5ms"), parse_profile("wait=1ms")
+
+    assert str(Load((rare, often))) == f"{rare}; {often}"
+    assert str(Load((often, rare, often))) == f"2 of 3 {often}; 1 of 3 {rare}"
 
 
 def test_a_duration_needs_a_unit() -> None:

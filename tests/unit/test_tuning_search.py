@@ -11,7 +11,7 @@ from tuned_points import point, points, usage
 
 from broker_app.tuning.law import Law
 from broker_app.tuning.limits import Ceiling, Limits, ceiling
-from broker_app.tuning.recommendation import judge_pool, recommend
+from broker_app.tuning.recommendation import gain_of_prefetch, judge_pool, recommend
 from broker_app.tuning.search import knee_of, next_slots
 
 if TYPE_CHECKING:
@@ -96,6 +96,19 @@ def test_nothing_is_recommended_that_breaks_a_limit() -> None:
 
     assert found.point is None
     assert "keeps the limits" in found.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("throughput", "noise", "gain"),
+    [(104.0, 0.01, None), (112.0, 0.01, 0.12), (112.0, 0.05, None), (90.0, 0.01, None)],
+)
+def test_a_larger_prefetch_is_told_of_if_it_surely_helps(
+    throughput: float, noise: float, gain: float | None
+) -> None:
+    """Less than five per cent, or less than the figures are uncertain, is nothing to tell."""
+    found = gain_of_prefetch(point(8, 100.0, noise=noise), point(8, throughput, noise=noise))
+
+    assert found == (None if gain is None else pytest.approx(gain))
 
 
 def test_of_pools_that_are_alike_the_smaller_one_is_taken() -> None:
