@@ -16,6 +16,7 @@ from celery.app import control as celery_control
 from celery.worker import state as worker_state
 
 from broker_app import topology
+from broker_app.mailbox import Mailbox
 from broker_app.streams import Stream, append
 from queues import Names
 
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 class Control(celery_control.Control):
     """Celery's remote control, whose revokes hold over restarts of the workers."""
+
+    Mailbox = Mailbox
 
     def revoke(self, task_id: str | Sequence[str], *args: Any, **options: Any) -> Any:
         """Cancel tasks: written to the broker, then told to the workers that run now.

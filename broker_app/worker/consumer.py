@@ -10,7 +10,7 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import AMQPError, ConsumerCancelled
+from amqp.exceptions import AMQPError, ConsumerCancelled, ResourceLocked
 from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import consumer as celery_consumer
@@ -122,6 +122,8 @@ class Consumer(Selective, celery_consumer.Consumer):
         Celery would bid them farewell and wait for the answer: on a network that is cut off, for ever.
         """
         super().on_connection_error_after_connected(exc)
+        if isinstance(exc, ResourceLocked) and self._look is not None:  # it has worked: the name was its own
+            self.app.control.mailbox.move()
         events = self.event_dispatcher and self.event_dispatcher.connection
         if events:
             discard(events)

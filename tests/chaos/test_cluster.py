@@ -126,6 +126,20 @@ def test_the_leader_of_the_queue_is_killed(shop: Ledger, cluster: Cluster) -> No
 
 
 @pytest.mark.version
+def test_the_node_of_the_workers_is_killed_after_another_was(shop: Ledger, cluster: Cluster) -> None:
+    """Workers whose node dies come back on one that was away before, which may lock their mailboxes' names."""
+    with busy(shop):
+        cluster.kill(2)
+        go_on(shop)
+        cluster.start(2)
+        cluster.kill(1)  # the first of the URL, to which all are connected
+        go_on(shop)
+        cluster.start(1)
+        go_on(shop)
+    check(shop)
+
+
+@pytest.mark.version
 def test_rolling_restart(shop: Ledger, cluster: Cluster) -> None:
     """Each node is stopped in order and started again, as for an upgrade: publishing and work go on throughout."""
     with busy(shop):
