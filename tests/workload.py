@@ -12,6 +12,7 @@ from celery.signals import worker_ready
 
 from broker_app import BrokerApp, topology
 from broker_app.metrics import tracing
+from broker_app.tuning.load import simulate
 
 app = BrokerApp("workload", set_as_current=False, include=["broker_app.tasks"])
 
@@ -88,10 +89,7 @@ def note_and_wait(file: str, seconds: float) -> None:
 @app.task
 def wait_and_compute(wait_seconds: float, cpu_seconds: float) -> None:
     """Wait, and then use the processor for so long."""
-    time.sleep(wait_seconds)
-    end = time.thread_time() + cpu_seconds
-    while time.thread_time() < end:
-        sum(range(100))
+    simulate(wait_seconds, cpu_seconds, 0.0)
 
 
 @app.task

@@ -66,7 +66,7 @@ def ask_workers(
         name: Answer(
             pid=stats[name]["pid"],
             queues=tuple(queue["name"] for queue in queues[name]),
-            pool=_pool_name(stats[name]["pool"]["implementation"]),
+            pool=pool_name(stats[name]["pool"]["implementation"]),
             slots=stats[name]["pool"]["max-concurrency"],
             active=len(active[name]) if name in active else None,
             begun=sum(stats[name]["total"].values()),
@@ -94,7 +94,7 @@ def _ask(app: BrokerApp, question: str, names: Sequence[str], timeout_seconds: f
     return {n: answer for n, answer in answers.items() if not (isinstance(answer, dict) and "error" in answer)}
 
 
-def _pool_name(implementation: str) -> str:
+def pool_name(implementation: str) -> str:
     """Return ``threads`` for ``celery.concurrency.thread:TaskPool``."""
     module = implementation.partition(":")[0].rpartition(".")[2]
     return _POOLS.get(module, module)

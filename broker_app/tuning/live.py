@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from broker_app import topology
+from broker_app.fleet.answers import pool_name
 from broker_app.tuning import usage
 from broker_app.tuning.advice import QueueLoad
 
@@ -105,12 +106,6 @@ def _is_here(name: str) -> bool:
     return name.partition("@")[2] == socket.gethostname()
 
 
-def _pool(facts: Mapping[str, Any]) -> str:
-    """Return a pool's name from where its class is: ``celery.concurrency.thread:TaskPool``."""
-    module = str(facts["implementation"]).partition(":")[0].rpartition(".")[2]
-    return "threads" if module == "thread" else module
-
-
 def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, Node], list[str]]:
     """Return the workers that consume one of the queues and nothing else, and what that leaves out."""
     consumed = _ask(app, "active_queues", None)
@@ -124,7 +119,9 @@ def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, Node], list
             missing.append(f"{name} is not counted: it consumes {len(of_node)} queues, or did not answer twice")
             continue
         pool = stats[name]["pool"]
-        nodes[name] = Node(of_node[0], stats[name]["pid"], _pool(pool), pool["max-concurrency"])
+        nodes[name] = Node(
+            of_node[0], stats[name]["pid"], pool_name(pool["implementation"]), pool["max-concurrency"]
+        )
     remote = [name for name in nodes if not _is_here(name)]
     if remote:
         missing.append(f"how busy the hosts of {', '.join(sorted(remote))} are")

@@ -20,7 +20,7 @@ from broker_app.metrics.reading import Reader
 from broker_app.tuning.live import local_nodes
 from broker_app.tuning.load import MAX_PROFILE_SECONDS, SIMULATED_TASK, Call, Load
 from broker_app.tuning.place import private_place
-from broker_app.tuning.usage import sample
+from broker_app.tuning.usage import sample, usage_between
 from broker_app.tuning.worker import tuned_worker
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from broker_app.tuning.live import Node
+    from broker_app.tuning.usage import Sample
     from broker_app.tuning.worker import TunedWorker
 
 WATCH_SECONDS = 20.0
@@ -133,7 +134,7 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
             f"--from-metrics: expected workers of {queue!r} alone on this host, got none; `broker-app fleet start`"
         )
     reader = Reader(folder_of(app))
-    ran, used, begin = _count(reader, queue), _cpu_seconds(nodes), time.monotonic()
+    ran, before, begin = _count(reader, queue), _samples(nodes), time.monotonic()
     time.sleep(seconds)
     elapsed, now = time.monotonic() - begin, _count(reader, queue)
     ended = sum(task.count for task in now) - sum(task.count for task in ran)
@@ -146,7 +147,8 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
     longest = max(tasks, key=lambda task: task.seconds)
     if longest.seconds > MAX_PROFILE_SECONDS:
         raise TuningError(f"--from-metrics: expected runs of up to {MAX_PROFILE_SECONDS:g} s, got {longest}")
-    cpu_cores = (_cpu_seconds(nodes) - used) / elapsed
+    after = _samples(nodes)
+    cpu_cores = sum(usage_between(pid, before[pid], after[pid], elapsed).cpu_cores for pid in before)
     node = nodes[0]
     return Observed(queue, elapsed, tasks, len(nodes), node.pool, node.slots, ended / elapsed, cpu_cores)
 
@@ -198,11 +200,11 @@ def _cores_at(worker: TunedWorker, pace: float, seconds: float) -> float:
     before, begin = sample(worker.pid), time.monotonic()
     worker.feed_at_random(pace, seconds)
     after, elapsed = sample(worker.pid), time.monotonic() - begin
-    return (sum(after.seconds.values()) - sum(before.seconds.values())) / elapsed
+    return usage_between(worker.pid, before, after, elapsed).cpu_cores
 
 
-def _cpu_seconds(nodes: Iterable[Node]) -> float:
-    return sum(sum(sample(node.pid).seconds.values()) for node in nodes)
+def _samples(nodes: Iterable[Node]) -> dict[int, Sample]:
+    return {node.pid: sample(node.pid) for node in nodes}
 
 
 def _count(reader: Reader, queue: str) -> list[Ran]:
