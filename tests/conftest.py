@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from brokers import Management, virtual_host
+from celery import _state
+from celery.app import builtins
 from hypothesis import settings as hypothesis_settings
 from leftovers import RunMark
 
@@ -32,6 +34,7 @@ hypothesis_settings.load_profile("tests")
 _UNIT_SECONDS = 30
 _OURS = "BROKER_APP_"
 _CHOICES = ("TEST_RABBITMQ_IMAGE", "TEST_BROKER")
+_BUILT_IN = {shares for shares in _state._on_app_finalizers if shares.__module__ == builtins.__name__}
 _KEY_CHOICES = pytest.StashKey[dict[str, str]]()
 _KEY_MARK = pytest.StashKey[RunMark]()
 _KEY_HOW = pytest.StashKey[str | None]()
@@ -68,6 +71,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "unit" in item.path.parts and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_UNIT_SECONDS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Keep the tasks of earlier tests out of a test's app: Celery shares a task with every later app."""
+    _state._on_app_finalizers = set(_BUILT_IN)
 
 
 @pytest.hookimpl(trylast=True)

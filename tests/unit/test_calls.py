@@ -55,7 +55,7 @@ def read(content: bytes) -> list[tuple[int, Call | str]]:
 
 @pytest.fixture(scope="module")
 def app() -> Celery:
-    """Return an app with tasks of several shapes, and no others."""
+    """Return an app with tasks of several shapes."""
     app = Celery("shop", set_as_current=False)
 
     @app.task(name="shop.tasks.pack")
@@ -75,8 +75,6 @@ def app() -> Celery:
         """Take whatever comes and hand it on."""
 
     app.task(wrapped, name="shop.tasks.wrapped")
-    for name in [name for name in app.tasks if not name.startswith(("shop.", "celery."))]:
-        app.tasks.unregister(name)  # Celery shares with every app what other modules' apps define
     return app
 
 
