@@ -86,7 +86,7 @@ def note_and_wait(file: str, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@app.task
+@app.task(ignore_result=True)
 def wait_and_compute(wait_seconds: float, cpu_seconds: float) -> None:
     """Wait, and then use the processor for so long."""
     simulate(wait_seconds, cpu_seconds, 0.0)

@@ -189,6 +189,7 @@ def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[Call, ...]:
 
 def _observed_calls(app: BrokerApp, queue: str, name: str, *, keeps_results: bool) -> tuple[Call, ...]:
     """Return calls like the tasks that the live workers run."""
+    load_tasks(app)
     _say(f"watching the workers of {queue} for {WATCH_SECONDS:g} s")
     with Interruption() as interruption:
         observed = observe(app, queue)

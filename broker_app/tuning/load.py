@@ -30,11 +30,19 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a task: its name and arguments, JSON values."""
+    """One call of a task: its name and arguments, JSON values.
+
+    Attributes:
+        task: Its name.
+        args: Positional ones.
+        kwargs: Those with a name.
+        ignore_result: Whether its result is not stored, whatever the load's are.
+    """
 
     task: str
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
+    ignore_result: bool = False
 
     def __str__(self) -> str:
         if self.task == SIMULATED_TASK:
@@ -50,7 +58,7 @@ class Load:
 
     Attributes:
         calls: At least one.
-        keeps_results: Whether the workers store results.
+        keeps_results: Whether the workers store results, of the calls that do not ignore them.
     """
 
     calls: tuple[Call, ...]
@@ -59,7 +67,9 @@ class Load:
     def signatures(self, app: BrokerApp, queue: str) -> Iterator[Signature]:
         """Yield calls for a queue without end."""
         for call in itertools.cycle(self.calls):
-            options: dict[str, Any] = {"queue": queue} | ({} if self.keeps_results else {"ignore_result": True})
+            options: dict[str, Any] = {"queue": queue}
+            if call.ignore_result or not self.keeps_results:
+                options["ignore_result"] = True
             yield app.signature(call.task, args=call.args, kwargs=call.kwargs or {}).set(**options)
 
     def __str__(self) -> str:

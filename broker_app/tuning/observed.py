@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from broker_app import topology
@@ -53,12 +53,14 @@ class Ran:
         count: How often it ran.
         seconds: How long in the mean.
         jitter: The half-width of its run times, as a share of the mean, 0..1.
+        ignore_result: Whether its results are not stored.
     """
 
     name: str
     count: int
     seconds: float
     jitter: float
+    ignore_result: bool = False
 
     @classmethod
     def of(cls, name: str, bounds: Sequence[float], numbers: Sequence[float]) -> Ran:
@@ -74,7 +76,8 @@ class Ran:
         return cls(name, count, total / count, min(1.0, math.sqrt(3 * variance) / mean))
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.count} runs of {1000 * self.seconds:.3g} ms ±{100 * self.jitter:.0f} %"
+        words = f"{self.name}: {self.count} runs of {1000 * self.seconds:.3g} ms ±{100 * self.jitter:.0f} %"
+        return f"{words}, results ignored" if self.ignore_result else words
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
     """Watch the workers of a queue on this host for a while; nothing is changed.
 
     Args:
-        app: Whose workers and metrics.
+        app: Whose workers and metrics; of its registered tasks it is known whether they ignore their results.
         queue: As producers write it.
         seconds: How long.
 
@@ -143,7 +146,8 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
             f"--from-metrics: expected {MIN_TASKS} tasks of {queue!r} to end on this host within {seconds:g} s, "
             f"{ended} did; use --profile"
         )
-    tasks = tuple(sorted(now, key=lambda task: task.count * task.seconds, reverse=True)[:MAX_TASKS])
+    longest_first = sorted(now, key=lambda task: task.count * task.seconds, reverse=True)
+    tasks = tuple(replace(task, ignore_result=_ignores(app, task)) for task in longest_first[:MAX_TASKS])
     longest = max(tasks, key=lambda task: task.seconds)
     if longest.seconds > MAX_PROFILE_SECONDS:
         raise TuningError(f"--from-metrics: expected runs of up to {MAX_PROFILE_SECONDS:g} s, got {longest}")
@@ -161,7 +165,7 @@ def cpu_seconds(
     Args:
         app: Whose settings the private worker has.
         observed: The live ones; it is measured for as long as they were watched.
-        keeps_results: Whether the private one stores results.
+        keeps_results: Whether the private one stores results, of the tasks that do not ignore them.
         app_name: Celery's ``-A``.
         on_leaving: Called before the clean-up, which must not be interrupted.
 
@@ -193,7 +197,13 @@ def take_turns(tasks: Sequence[Ran]) -> list[Ran]:
 
 def _call(task: Ran, cpu_seconds: float) -> Call:
     computing = min(cpu_seconds, task.seconds)
-    return Call(SIMULATED_TASK, (task.seconds - computing, computing, task.jitter))
+    args = task.seconds - computing, computing, task.jitter
+    return Call(SIMULATED_TASK, args, ignore_result=task.ignore_result)
+
+
+def _ignores(app: BrokerApp, task: Ran) -> bool:
+    registered = app.tasks.get(task.name)
+    return registered is not None and bool(registered.ignore_result)
 
 
 def _cores_at(worker: TunedWorker, pace: float, seconds: float) -> float:

@@ -26,18 +26,27 @@ def workload(folder: Path, url: str) -> BrokerApp:
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_what_tasks_wait_and_compute_is_told_apart(tmp_path: Path, fresh_vhost_url: str, pool: str) -> None:
-    """Of a task that computes more than it waits both parts are found, whatever the worker itself uses."""
+    """Of a task that computes more than it waits both parts are found, whatever the worker itself uses.
+
+    Whether it ignores its result, which costs the worker less, is the app's word.
+    """
     app = workload(tmp_path, fresh_vhost_url)
+
+    @app.task(name="workload.wait_and_compute", ignore_result=True)
+    def wait_and_compute(wait_seconds: float, cpu_seconds: float) -> None:
+        """What the workers run."""
+
     with running_worker(tmp_path, fresh_vhost_url, "-P", pool, "-c", "1", "-Q", "lopri"):
         call = app.signature("workload.wait_and_compute", (WAIT_SECONDS, CPU_SECONDS), queue="lopri")
         app.publish_many([call] * 600).run()
 
         observed = observe(app, "lopri", WATCHED_SECONDS)
         app.control.purge()
-        computed = cpu_seconds(app, observed, keeps_results=False, app_name="broker_app", on_leaving=lambda: None)
+        computed = cpu_seconds(app, observed, keeps_results=True, app_name="broker_app", on_leaving=lambda: None)
 
     (task,) = observed.tasks
     assert (task.name, observed.pool, observed.slots) == ("workload.wait_and_compute", pool, 1)
+    assert task.ignore_result
     assert task.seconds >= WAIT_SECONDS + CPU_SECONDS
     assert CPU_SECONDS / 2 < computed < CPU_SECONDS * 1.5
     app.close()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_app import BrokerApp
+from broker_app.tuning.load import Load
 from broker_app.tuning.observed import TURNS, Observed, Ran, take_turns
 
 BOUNDS = (0.01, 0.02, 0.05, 0.1)
@@ -55,6 +59,17 @@ def test_turns_are_spread() -> None:
     first, second = ran("a", 500), ran("b", 500)
 
     assert take_turns([first, second]) == [first, second] * (TURNS // 2)
+
+
+def test_a_task_that_ignores_its_result_is_simulated_so() -> None:
+    """What storing costs is not taken for what the task computes."""
+    tasks = (Ran("kept", 1, 0.05, 0.0), Ran("ignored", 1, 0.05, 0.0, ignore_result=True))
+    observed = Observed("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
+
+    load = Load(observed.calls(0.0))
+
+    made = list(islice(load.signatures(BrokerApp("workload", set_as_current=False), "lopri"), 2))
+    assert [call.options.get("ignore_result", False) for call in made] == [False, True]
 
 
 def test_a_task_computes_no_longer_than_it_runs() -> None:
