@@ -17,7 +17,6 @@ from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
 from broker_app.errors import CallError, InvalidDelay
 from broker_app.forgiving import forgiving
-from broker_app.metrics import tracing
 from broker_app.metrics.process import ProcessMetrics
 from broker_app.settings import config_path, load_settings
 from queues import Delay, split_delay
@@ -100,7 +99,6 @@ class BrokerApp(Celery):
                 self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
                 super()._load_config()
                 self._is_loaded = True
-                tracing.install()
             return self._conf
 
     def _replace_defaults(self, ours: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import MutableMapping
+
+    from celery.app.task import Context
 
 FIELDS = ("traceparent", "tracestate")
 """The headers, by the names of w3.org/TR/trace-context."""
@@ -36,25 +38,19 @@ def inject(headers: MutableMapping[str, Any]) -> None:
         _propagator().inject(headers)
 
 
-def install() -> None:
-    """Let the tasks of a pool's processes run within the context that their messages bring."""
-    if is_available():
-        signals.worker_process_init.connect(_listen, weak=False, dispatch_uid=f"{__name__}.listen")
+def enter(request: Context) -> None:
+    """Let a task that begins to run, in this thread or greenlet, do so within the context that its message brings.
 
-
-def expect(headers: Mapping[str, Any]) -> None:
-    """Let tasks of this process run within their context, from the first message on that brings one.
-
-    Not before: two signals for each task are a twentieth of all that a worker does for an empty one.
+    It ends with the task, after what follows it was published: by a signal that is connected once a message brings
+    a context. Two signals for each task are a twentieth of all that a worker does for an empty one.
     """
-    if FIELDS[0] in headers and is_available():
-        _listen()
+    if request.get(FIELDS[0]) is None or not is_available():
+        return
+    from opentelemetry import context  # noqa: PLC0415 - an extra
 
-
-def _listen(**_: Any) -> None:
-    """More than once is once."""
-    signals.task_prerun.connect(_attach, weak=False, dispatch_uid=f"{__name__}.attach")
-    signals.task_postrun.connect(_detach, weak=False, dispatch_uid=f"{__name__}.detach")
+    signals.task_postrun.connect(_leave, weak=False, dispatch_uid=f"{__name__}.leave")  # more than once is once
+    carrier = {name: value for name in FIELDS if isinstance(value := request.get(name), str)}
+    setattr(request, _TOKEN, context.attach(_propagator().extract(carrier)))
 
 
 @cache
@@ -64,15 +60,7 @@ def _propagator() -> Any:
     return tracecontext.TraceContextTextMapPropagator()
 
 
-def _attach(task: Any, **_: Any) -> None:
-    from opentelemetry import context  # noqa: PLC0415
-
-    carrier = {name: value for name in FIELDS if isinstance(value := task.request.get(name), str)}
-    if carrier:
-        setattr(task.request, _TOKEN, context.attach(_propagator().extract(carrier)))
-
-
-def _detach(task: Any, **_: Any) -> None:
+def _leave(task: Any, **_: Any) -> None:
     from opentelemetry import context  # noqa: PLC0415
 
     token = task.request.get(_TOKEN)

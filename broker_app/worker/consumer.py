@@ -19,7 +19,8 @@ from celery.worker import loops, state
 from broker_app.connections import discard
 from broker_app.pauses import Pauses
 from broker_app.worker.answering import let_answer
-from broker_app.worker.decoding import decode_early
+from broker_app.worker.decoding import decode_early, is_small
+from broker_app.worker.first_protocol import translate
 from broker_app.worker.gate import Gate
 from broker_app.worker.helping import helping_of
 from broker_app.worker.intake import Intake
@@ -137,6 +138,7 @@ class Consumer(Selective, celery_consumer.Consumer):
         take = super().create_task_handler(*args, **options)
 
         def on_task_received(message: Message) -> None:
+            translate(message)
             if self._runs.adopt(message):
                 self._settlements.hold(message)
                 return
@@ -186,7 +188,7 @@ class Consumer(Selective, celery_consumer.Consumer):
             give_back(request.message)
             state.task_ready(request)
             return
-        if self.pool.body_can_be_buffer or self._is_green:  # it runs tasks in this process
+        if self.pool.body_can_be_buffer or self._is_green or is_small(request.message):
             request.hand_on_decoded()
         self._runs.add(request)
         self.gate.admit(request)

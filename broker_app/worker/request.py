@@ -17,7 +17,6 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import Rejected
-from broker_app.metrics import tracing
 from broker_app.metrics.catalogue import Outcome
 from broker_app.metrics.request import Counted
 from broker_app.outgoing import DELAY_HEADER
@@ -64,7 +63,6 @@ class Request(Counted, celery_request.Request):
             raise InvalidTaskError(f"its time limits are to be two numbers of seconds, got {self.time_limits!r}")
         if self._eta is not None:
             self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
-        tracing.expect(self._request_dict)
 
     def withdraw(self) -> bool:
         """Keep it from being started, wherever in the worker it waits; return False if it has begun."""
@@ -91,8 +89,9 @@ class Request(Counted, celery_request.Request):
             raise TaskRevokedError(f"{self.humaninfo()} went back to its queue")
 
     def hand_on_decoded(self) -> None:
-        """Let the pool have the body as it was decoded here; only for one that runs tasks in this process."""
-        self._body, self._content_type, self._content_encoding = self.message.payload, None, None
+        """Let the pool have the body as it was decoded here; one that names its arguments is in order already."""
+        if not self._decoded:
+            self._body, self._content_type, self._content_encoding = self.message.payload, None, None
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """Handle what a task raised, as Celery's; what that rejects for good goes to the dead letters."""

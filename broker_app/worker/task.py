@@ -9,6 +9,7 @@ from celery.app import task as celery_task
 from celery.exceptions import Ignore, Reject, Retry
 
 from broker_app.errors import OutOfMemory, RoutingError
+from broker_app.metrics import tracing
 
 if TYPE_CHECKING:
     from celery.app.task import Context
@@ -44,6 +45,7 @@ class Task(celery_task.Task):
         if request is None or request.called_directly or request._protected:  # noqa: SLF001 - as Celery's own
             return super().__call__(*args, **kwargs)
         request._protected = 1  # noqa: SLF001 - what it calls from now on is called directly
+        tracing.enter(request)
         try:
             limits = self.app.limits
             if limits is None:

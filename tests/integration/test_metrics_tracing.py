@@ -37,7 +37,7 @@ def span() -> Iterator[None]:
 @pytest.mark.parametrize("pool", ["threads", "prefork", "gevent"])
 @pytest.mark.usefixtures("span")
 def test_a_task_runs_within_its_callers_trace(tmp_path: Path, fresh_vhost_url: str, pool: str) -> None:
-    """At once, after a delay in the lanes, and among many, a task finds its caller's trace; no later one does."""
+    """At once, delayed, among many, and behind another, a task finds its caller's trace; no later one does."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-P", pool, "-c", "1", "-Q", "default"):
         at_once = app.send_task("workload.traceparent")
@@ -46,6 +46,8 @@ def test_a_task_runs_within_its_callers_trace(tmp_path: Path, fresh_vhost_url: s
         assert at_once.get(timeout=SECONDS) == PARENT
         assert later.get(timeout=SECONDS) == PARENT
         assert app.AsyncResult(one.task_id).get(timeout=SECONDS) == PARENT
+        first, then = app.signature("workload.traceparent"), app.signature("workload.traceparent", immutable=True)
+        assert (first | then).apply_async().get(timeout=SECONDS) == PARENT
         token = context.attach(context.Context())
         outside = app.send_task("workload.traceparent")
         context.detach(token)
