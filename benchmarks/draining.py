@@ -18,8 +18,8 @@ NODES = 2
 POOLS = {"threads": 8, "prefork": 2}
 """Slots of each node, by pool."""
 
-PREFETCHES = {"threads": (1, 2), "prefork": (1,)}
-"""Messages for each slot: what is shipped; and as many as dramatiq takes for each of its threads."""
+PREFETCHES = {"threads": (1, 2, 4), "prefork": (1, 4)}
+"""Messages for each slot: what we ship; as many as dramatiq takes for each of its threads; what Celery ships."""
 
 GOAL, GOAL_DRAMATIQ = 1.5, 1.0
 

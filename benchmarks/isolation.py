@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OURS, PLAIN, CAREFUL = "broker-app, two fleets", "Celery, one worker", "Celery, one worker, late acks, prefetch 1"
 ALONE = "broker-app, two fleets, nothing on `lopri`"
 GOAL = 1.3
-PACE_SECONDS = 0.05
+PACE_SECONDS = 0.02
 _FLOOD_SECONDS = 240.0
 _DRAIN_SECONDS = 60.0
 
