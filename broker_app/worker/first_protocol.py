@@ -28,16 +28,16 @@ def translate(message: Message) -> None:
         return
     try:
         body = message.decode()
+        if not isinstance(body, dict) or not body.get(_TASK) or not body.get(_ID):
+            return
+        args, kwargs = body.get("args") or (), body.get("kwargs") or {}
+        embedded = {name: body.get(name) for name in _EMBEDDED}
+        _, encoding, text = dumps((args, kwargs, embedded), registry.type_to_name[message.content_type])
     except Exception:  # noqa: BLE001 - whatever an odd message may cause; it is given up where it is taken
         return
-    if not isinstance(body, dict) or not body.get(_TASK) or not body.get(_ID):
-        return
-    args, kwargs = body.get("args") or (), body.get("kwargs") or {}
-    embedded = {name: body.get(name) for name in _EMBEDDED}
     message.headers = _headers(body, args, kwargs) | message.headers
-    serializer = registry.type_to_name[message.content_type]
-    _, message.content_encoding, message.body = dumps((args, kwargs, embedded), serializer)
-    message.properties = (message.properties or {}) | {"content_encoding": message.content_encoding}
+    message.properties = (message.properties or {}) | {"content_encoding": encoding}
+    message.body, message.content_encoding = text, encoding
     message._decoded_cache = None  # noqa: SLF001 - of the old body; it has no other way
 
 
