@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.apps import make_careful, make_ours, make_plain
+from benchmarks.depth import purge
 from benchmarks.figures import Spread, percentile, ratio, shown_spread
 from benchmarks.pipeline import probes, publish_many
 from benchmarks.probe import send
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 OURS, PLAIN, CAREFUL = "broker-app, two fleets", "Celery, one worker", "Celery, one worker, late acks, prefetch 1"
 ALONE = "broker-app, two fleets, nothing on `lopri`"
 GOAL = 1.3
-PACE_SECONDS = 0.02
+PACE_SECONDS = 0.05
 _FLOOD_SECONDS = 240.0
 _DRAIN_SECONDS = 60.0
 
@@ -111,7 +112,12 @@ class _Waits(list[float]):
 
 
 def _round(bench: Bench, contender: Set, flood: Flood) -> _Waits:
-    """Start the workers, queue the flood, send at a steady pace until it has started, and return the waits."""
+    """Start the workers, queue the flood, send at a steady pace until it has started, and return the waits.
+
+    What ended with the worker of the round before, and was given back by it, is put away first.
+    """
+    for queue in (QUEUE, OTHER_QUEUE):
+        purge(contender.url, queue)
     with ExitStack() as stack:
         record = stack.enter_context(bench.record())
         for queues, slots in contender.workers.items():

@@ -64,6 +64,8 @@ class Cluster:
             options += ["-e", f"RABBITMQ_DEFAULT_USER={_USER}", "-e", f"RABBITMQ_DEFAULT_PASS={self.password}"]
             options += ["-e", f"RABBITMQ_ERLANG_COOKIE={self.name}"]
             docker("run", "--detach", "--name", self._container(node), *options, self.image)
+        for node in NODES:  # others see it run while it starts: a queue would have no member there
+            wait_for_version(self.url_of(node), _START_SECONDS, lambda: None)
         wait_until(lambda: self.running() == len(NODES), _START_SECONDS, "three nodes to be one broker")
 
     def running(self) -> int:
