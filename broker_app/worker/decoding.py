@@ -30,7 +30,7 @@ def decode_early(message: Message) -> None:
 
 def is_small(message: Message) -> bool:
     """Return whether a message that was decoded may go to another process so: short, and of JSON's own types."""
-    return _is_plain(message) and len(message.body) <= SMALL_CHARACTERS
+    return len(message.body or "") <= SMALL_CHARACTERS and _is_plain(message)  # a long one is not searched again
 
 
 def _is_plain(message: Message) -> bool:
