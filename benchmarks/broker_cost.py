@@ -19,7 +19,7 @@ from benchmarks.topologies import (
     native_level,
     native_route,
 )
-from queues import split_delay
+from broker_app.queues import split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from benchmarks.probe import send
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
 from benchmarks.topologies import QUEUE, declare_native, declare_ours, native_level
-from queues import split_delay
+from broker_app.queues import split_delay
 
 if TYPE_CHECKING:
     from celery import Celery

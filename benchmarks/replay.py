@@ -23,7 +23,7 @@ from benchmarks.topologies import QUEUE, Route, declare_ours
 from broker_app.dead_letters import AT_HEADER, EXCEPTION_HEADER, REASON_HEADER, TRACEBACK_HEADER
 from broker_app.inspection import Order, replay
 from broker_app.outgoing import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
-from queues import Names
+from broker_app.queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

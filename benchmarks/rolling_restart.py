@@ -20,7 +20,7 @@ from benchmarks.rounds import alternate
 from benchmarks.topologies import OTHER_QUEUE, declare_ours, declare_plain
 from benchmarks.waiting import wait_for
 from benchmarks.worker import ROOT, worker_environment
-from queues import QueueSpec
+from broker_app.queues import QueueSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

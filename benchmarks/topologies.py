@@ -15,7 +15,7 @@ from kombu.transport.native_delayed_delivery import (
 )
 
 from broker_app import topology
-from queues import Names, QueueSpec, lane_topology, split_delay, work_topology
+from broker_app.queues import Names, QueueSpec, lane_topology, split_delay, work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

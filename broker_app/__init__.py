@@ -2,5 +2,6 @@
 
 from broker_app.app import BrokerApp, app
 from broker_app.bulk import publish_many
+from broker_app.queues import Backoff
 
-__all__ = ["BrokerApp", "app", "publish_many"]
+__all__ = ["Backoff", "BrokerApp", "app", "publish_many"]

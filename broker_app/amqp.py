@@ -13,7 +13,7 @@ from broker_app import cancellations, streams, topology
 from broker_app.connections import BrokerConnection
 from broker_app.errors import ArgumentsDiffer, BrokerRefused, UnknownQueue
 from broker_app.publisher import Publisher
-from queues import work_topology
+from broker_app.queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import amqp
     from kombu.entity import Queue
 
+    from broker_app.queues import QueueSpec
     from broker_app.settings import Settings
     from broker_app.streams import Stream
-    from queues import QueueSpec
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from broker_app.celery_settings import celery_settings
 from broker_app.errors import CallError, InvalidDelay
 from broker_app.forgiving import forgiving
 from broker_app.metrics.process import ProcessMetrics
+from broker_app.queues import Delay, split_delay
 from broker_app.settings import config_path, load_settings
-from queues import Delay, split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from broker_app import lanes, topology
 from broker_app.errors import BrokerError
 from broker_app.management import management_of
-from queues import InvalidDelay, Lane, Names
-from queues.delay import UNITS, parse_lane
+from broker_app.queues import InvalidDelay, Lane, Names
+from broker_app.queues.delay import UNITS, parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,8 +16,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from broker_app.errors import CallError
-from queues.delay import MAX_DELAY_SECONDS
-from queues.errors import nearest
+from broker_app.queues.delay import MAX_DELAY_SECONDS
+from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -17,8 +17,8 @@ from celery.worker import state as worker_state
 
 from broker_app import topology
 from broker_app.mailbox import Mailbox
+from broker_app.queues import Names
 from broker_app.streams import Stream, append
-from queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

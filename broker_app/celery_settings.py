@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from queues import Names, work_queue
+from broker_app.queues import Names, work_queue
 
 if TYPE_CHECKING:
     from broker_app.settings import Settings, TlsSettings

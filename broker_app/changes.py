@@ -16,8 +16,8 @@ from broker_app import lanes, topology
 from broker_app.comparison import Change, Kind, compare_blind, compare_seen
 from broker_app.errors import BrokerError, CallError, UnknownQueue
 from broker_app.management import management_of
-from queues import Names, Topology
-from queues.delay import parse_lane
+from broker_app.queues import Names, Topology
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     import amqp

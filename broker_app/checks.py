@@ -12,9 +12,9 @@ from amqp import exceptions as amqp_errors
 from broker_app import topology
 from broker_app.errors import BrokerError, NotOnBroker
 from broker_app.management import management_of
+from broker_app.queues import QueueType, missing_features
 from broker_app.rights import listed, missing_rights
 from broker_app.standing import standings
-from queues import QueueType, missing_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

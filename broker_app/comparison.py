@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app import topology
 from broker_app.errors import BrokerLocked, BrokerRefused
+from broker_app.queues import InvalidDelay, Names, Topology
+from broker_app.queues.definitions import Binding
+from broker_app.queues.delay import parse_lane
+from broker_app.queues.holding import Holding, held_target
 from broker_app.standing import standings
-from queues import InvalidDelay, Names, Topology
-from queues.definitions import Binding
-from queues.delay import parse_lane
-from queues.holding import Holding, held_target
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

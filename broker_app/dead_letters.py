@@ -17,12 +17,12 @@ from uuid import uuid4
 from kombu.compression import compress
 
 from broker_app.outgoing import BROKER_HEADERS, PERSISTENT, Outgoing
-from queues import Delay, Names
+from broker_app.queues import Delay, Names
 
 if TYPE_CHECKING:
     from kombu.message import Message
 
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 DEAD_PREFIX = "broker_app_dead_"
 """What every header below begins with. A message that is replayed must not carry them along."""

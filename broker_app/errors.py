@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, ClassVar
 from celery.exceptions import NotRegistered
 from kombu.exceptions import OperationalError
 
-from queues.errors import (
+from broker_app.queues.errors import (
     BrokerAppError,
     InvalidDelay,
     InvalidPriority,

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from broker_app import topology
 from broker_app.errors import BrokerLocked, BrokerRefused
-from queues import Lane, Names, lane_topology, work_topology
-from queues.delay import UNITS
+from broker_app.queues import Lane, Names, lane_topology, work_topology
+from broker_app.queues.delay import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import amqp
 
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 TRUST_SECONDS = 20.0
 """How long a queue that was seen is taken to be there. `broker_app.prune` relies on it: a message that was

@@ -33,9 +33,9 @@ from broker_app.comparison import differences
 from broker_app.errors import BrokerError, BrokerLocked, NotOnBroker
 from broker_app.management import management_of
 from broker_app.mover import Way, move
+from broker_app.queues import QueueType
+from broker_app.queues.holding import Holding, lock_name
 from broker_app.rebinding import Bound, bind, declare, replace, standing, unbind
-from queues import QueueType
-from queues.holding import Holding, lock_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

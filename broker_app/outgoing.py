@@ -14,9 +14,9 @@ from kombu import serialization
 
 from broker_app.errors import InvalidDelay, PublishError, RoutingError
 from broker_app.metrics import tracing
-from queues import Names, QueueSpec, RoutingTable
-from queues.delay import UNITS, Delay, parse_routing_key
-from queues.spec import check_priority
+from broker_app.queues import Names, QueueSpec, RoutingTable
+from broker_app.queues.delay import UNITS, Delay, parse_routing_key
+from broker_app.queues.spec import check_priority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

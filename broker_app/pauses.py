@@ -17,8 +17,8 @@ import amqp
 from broker_app import topology
 from broker_app.connections import bounded
 from broker_app.errors import BrokerError
+from broker_app.queues import Names
 from broker_app.streams import Stream, append, follow
-from queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kombu.utils.url import parse_url
 
-from queues.delay import UNITS
+from broker_app.queues.delay import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 
 from broker_app import backlog, lanes, topology
 from broker_app.errors import BrokerError, BrokerLocked
-from queues import Lane, Names, lane_topology
-from queues.definitions import entry_binding
-from queues.delay import parse_lane
+from broker_app.queues import Lane, Names, lane_topology
+from broker_app.queues.definitions import entry_binding
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -28,7 +28,7 @@ from broker_app.errors import (
     QueueFull,
 )
 from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer
-from queues import Names, RoutingTable, work_topology
+from broker_app.queues import Names, RoutingTable, work_topology
 
 if TYPE_CHECKING:
     from celery import Celery

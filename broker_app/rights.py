@@ -17,16 +17,16 @@ import amqp
 from amqp import exceptions as amqp_errors
 from kombu.entity import Exchange, Queue
 
-from queues import DeadLetters, Names, split_delay
+from broker_app.queues import DeadLetters, Names, split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from broker_app.app import BrokerApp
+    from broker_app.queues import Topology
+    from broker_app.queues.definitions import Binding
     from broker_app.settings import Settings
     from broker_app.standing import Standing
-    from queues import Topology
-    from queues.definitions import Binding
 
     Probe = Callable[[amqp.Channel], Any]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import amqp
 
-    from queues import Topology
+    from broker_app.queues import Topology
 
 
 _IN_WORDS = re.compile(r"^PRECONDITION_FAILED - | for (?:queue|exchange) '.*' in vhost '.*?'")

@@ -20,8 +20,8 @@ from broker_app.confirms import Answer, ConfirmChannel, Outcome
 from broker_app.connections import bounded
 from broker_app.errors import BrokerError
 from broker_app.outgoing import PERSISTENT
-from queues import work_topology
-from queues.definitions import STREAM_CONSUMER
+from broker_app.queues import work_topology
+from broker_app.queues.definitions import STREAM_CONSUMER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

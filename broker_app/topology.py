@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from amqp import exceptions as amqp_errors
 
 from broker_app.errors import ArgumentsDiffer, BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
-from queues import Topology, lane_topology, work_topology
-from queues.delay import parse_lane
+from broker_app.queues import Topology, lane_topology, work_topology
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
+    from broker_app.queues.definitions import Binding
     from broker_app.settings import Settings
-    from queues.definitions import Binding
 
 _REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
     BrokerRefused.code: (

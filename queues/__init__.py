@@ -1,9 +1,16 @@
 """What exists on the broker, as values. No connection is opened here."""
 
-from queues.backoff import Backoff
-from queues.definitions import Names, Topology, lane_topology, missing_features, work_queue, work_topology
-from queues.delay import Delay, Lane, split_delay
-from queues.errors import (
+from broker_app.queues.backoff import Backoff
+from broker_app.queues.definitions import (
+    Names,
+    Topology,
+    lane_topology,
+    missing_features,
+    work_queue,
+    work_topology,
+)
+from broker_app.queues.delay import Delay, Lane, split_delay
+from broker_app.queues.errors import (
     BrokerAppError,
     InvalidDelay,
     InvalidPriority,
@@ -11,8 +18,8 @@ from queues.errors import (
     RoutingError,
     UnknownQueue,
 )
-from queues.routing import RoutingTable
-from queues.spec import DeadLetters, QueueSpec, QueueType
+from broker_app.queues.routing import RoutingTable
+from broker_app.queues.spec import DeadLetters, QueueSpec, QueueType
 
 __all__ = [
     "Backoff",

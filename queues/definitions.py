@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.entity import Exchange, Queue
 
-from queues.delay import UNITS, Lane, due_pattern
-from queues.spec import MAX_PRIORITY, DeadLetters, QueueSpec, QueueType
+from broker_app.queues.delay import UNITS, Lane, due_pattern
+from broker_app.queues.spec import MAX_PRIORITY, DeadLetters, QueueSpec, QueueType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

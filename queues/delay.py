@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from queues.errors import InvalidDelay
+from broker_app.queues.errors import InvalidDelay
 
 
 class Unit(NamedTuple):

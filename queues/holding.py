@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from kombu.entity import Exchange, Queue
 
-from queues.definitions import LOOKS, Names
-from queues.spec import QueueType
+from broker_app.queues.definitions import LOOKS, Names
+from broker_app.queues.spec import QueueType
 
 _HEAD = "tasks.moving."
 """No queue of the settings begins so. With the longest name of one and ``.dead`` it fits AMQP's 255 bytes."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from queues.errors import UnknownQueue
+from broker_app.queues.errors import UnknownQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from queues.spec import QueueSpec
+    from broker_app.queues.spec import QueueSpec
 
 
 @dataclass(frozen=True, slots=True)

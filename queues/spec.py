@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from queues.backoff import Backoff
-from queues.errors import InvalidPriority, InvalidQueueName
+from broker_app.queues.backoff import Backoff
+from broker_app.queues.errors import InvalidPriority, InvalidQueueName
 
 AMQP_SHORT_STRING_BYTES = 255
 """AMQP 0-9-1, section 4.2.5.3: names and routing keys are short strings of at most 255 bytes."""

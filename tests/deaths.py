@@ -21,7 +21,7 @@ from broker_app.dead_letters import (
 )
 from broker_app.inspection import Order, Selection
 from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER
-from queues import work_topology
+from broker_app.queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

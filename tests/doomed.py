@@ -10,7 +10,7 @@ from typing import Any
 from celery.exceptions import Ignore, Reject
 from workload import app, note
 
-from queues import Backoff
+from broker_app.queues import Backoff
 
 
 @app.task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from broker_app import changes, topology
 from broker_app.migration import Waits
 from broker_app.outgoing import MAYBE_TWICE_HEADER
-from queues.holding import Holding
+from broker_app.queues.holding import Holding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ from broker_app.metrics.broker import BrokerNumbers, QueueNumbers
 from broker_app.metrics.catalogue import BOUNDS_SECONDS
 from broker_app.metrics.collector import Snapshot
 from broker_app.metrics.reading import Numbers, Reading, Series
+from broker_app.queues.delay import parse_lane
 from broker_app.status_page.history import STEP_SECONDS, STEPS, Counts, Sample
-from queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

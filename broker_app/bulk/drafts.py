@@ -25,7 +25,7 @@ from broker_app.calls import shortened
 from broker_app.errors import CallError
 from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER, Packer
 from broker_app.publisher import refusal
-from queues import Delay
+from broker_app.queues import Delay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app import frames
 from broker_app.outgoing import Outgoing
-from queues import Delay
+from broker_app.queues import Delay
 
 if TYPE_CHECKING:
     from broker_app.confirms import Address
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from broker_app.outgoing import Outgoing
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 VARYING = ("id", "root_id", "eta", "expires", "argsrepr", "kwargsrepr", PUBLISHED_AT_HEADER, DELAY_HEADER)
 """The headers that differ from call to call."""

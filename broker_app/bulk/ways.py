@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app import lanes
 from broker_app.errors import BrokerError, NoRoute
-from queues import Names
+from broker_app.queues import Names
 
 if TYPE_CHECKING:
     from broker_app.bulk.item import Item

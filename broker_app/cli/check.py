@@ -16,8 +16,8 @@ from broker_app.checks import Finding, Level, judge_broker, judge_settings
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command, pass_app
 from broker_app.errors import SettingsError
+from broker_app.queues import DeadLetters
 from broker_app.settings import ENV_PREFIX
-from queues import DeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ from rich.text import Text
 from broker_app.cli.command import Number, pass_app
 from broker_app.errors import BrokerError
 from broker_app.inspection import read_overview
-from queues import Names
+from broker_app.queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

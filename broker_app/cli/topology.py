@@ -22,8 +22,8 @@ from broker_app.comparison import Kind
 from broker_app.migration import PATIENCE_SECONDS, Waits
 from broker_app.migration import migrate as move_queue
 from broker_app.prune import prune as remove_unused_lanes
-from queues import work_topology
-from queues.delay import parse_lane
+from broker_app.queues import work_topology
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

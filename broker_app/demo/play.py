@@ -11,7 +11,7 @@ from broker_app import topology
 from broker_app.demo import display
 from broker_app.demo.load import Person, send_flood
 from broker_app.errors import BrokerAppError
-from queues import DeadLetters
+from broker_app.queues import DeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

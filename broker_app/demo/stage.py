@@ -19,8 +19,8 @@ from broker_app.errors import BrokerAppError, BrokerLocked, NodesFailed
 from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
 from broker_app.fleet.state import FleetState
-from queues import Names, work_topology
-from queues.delay import parse_lane
+from broker_app.queues import Names, work_topology
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
-from queues.spec import AMQP_SHORT_STRING_BYTES
+from broker_app.queues.spec import AMQP_SHORT_STRING_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -21,7 +21,7 @@ from broker_app.fleet.record import record_of
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.watch import ASK_SECONDS, Start, StartedNode, Watch
 from broker_app.fleet.wishes import Wishes
-from queues import work_topology
+from broker_app.queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

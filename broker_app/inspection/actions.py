@@ -16,7 +16,7 @@ from broker_app.outgoing import (
     PERSISTENT,
     PUBLISHED_AT_HEADER,
 )
-from queues import Names
+from broker_app.queues import Names
 
 if TYPE_CHECKING:
     import pika

@@ -15,14 +15,14 @@ from broker_app.inspection.link import open_link
 from broker_app.inspection.verbs import COUNTED_LOOKS_BEFORE
 from broker_app.management import management_of
 from broker_app.pauses import paused_queues
-from queues import DeadLetters, Names, QueueType
+from broker_app.queues import DeadLetters, Names, QueueType
 
 if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
     from broker_app.management import Management
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 DEFAULT_LIMIT_SINCE = (4, 0)
 """From this version on a quorum queue drops a message after 20 counted deliveries by default; before, it needs a

@@ -10,8 +10,8 @@ from broker_app.inspection.link import open_link
 from broker_app.inspection.reading import Reading
 from broker_app.inspection.selection import Selection
 from broker_app.inspection.transfer import Job, NoWay, Outcome, Route, transfer
-from queues import InvalidDelay, Names, UnknownQueue
-from queues.delay import parse_routing_key
+from broker_app.queues import InvalidDelay, Names, UnknownQueue
+from broker_app.queues.delay import parse_routing_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
     from broker_app.inspection.letter import Letter
     from broker_app.inspection.reading import Delivery
-    from queues import RoutingTable
+    from broker_app.queues import RoutingTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker_app.errors import SelectionError
-from queues import DeadLetters, Names, QueueSpec
-from queues.errors import nearest
+from broker_app.queues import DeadLetters, Names, QueueSpec
+from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

@@ -18,7 +18,7 @@ from broker_app.inspection.results import result_store
 from broker_app.inspection.selection import Selection
 from broker_app.inspection.transfer import Job, Outcome, transfer
 from broker_app.inspection.transfer import discard as discard_from
-from queues import Names
+from broker_app.queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

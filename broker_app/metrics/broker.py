@@ -18,8 +18,8 @@ from broker_app.errors import BrokerError
 from broker_app.management import management_of
 from broker_app.metrics.oldest import Entries
 from broker_app.pauses import paused_queues
-from queues import InvalidDelay, Lane, Names
-from queues.delay import parse_lane
+from broker_app.queues import InvalidDelay, Lane, Names
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

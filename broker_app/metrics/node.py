@@ -20,14 +20,14 @@ from broker_app.metrics.catalogue import (
 )
 from broker_app.metrics.recorder import OTHER
 from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER
-from queues.delay import MAX_DELAY_SECONDS, parse_routing_key
-from queues.errors import InvalidDelay
+from broker_app.queues.delay import MAX_DELAY_SECONDS, parse_routing_key
+from broker_app.queues.errors import InvalidDelay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker_app.metrics.recorder import Recorder
-    from queues import RoutingTable
+    from broker_app.queues import RoutingTable
 
 UNKNOWN = "unknown"
 """The task label of what no worker can name."""

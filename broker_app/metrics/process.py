@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker_app.bulk.item import Item
     from broker_app.dead_letters import Death
     from broker_app.outgoing import Outgoing
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 PRODUCER_STEM = "producer"
 NODE_STEM = "node"

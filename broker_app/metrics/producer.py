@@ -17,7 +17,7 @@ from broker_app.metrics.recorder import OTHER
 
 if TYPE_CHECKING:
     from broker_app.metrics.recorder import Recorder
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 _REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
     (NoRoute, Refusal.NO_ROUTE),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from queues.errors import nearest
+from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

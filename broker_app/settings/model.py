@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from broker_app.queues import QueueSpec, RoutingTable
+from broker_app.queues.delay import parse_lane
 from broker_app.settings.base import Positive
 from broker_app.settings.clients import FetchSettings, PublishSettings, TlsSettings
 from broker_app.settings.faults import ENV_PREFIX
@@ -16,8 +18,6 @@ from broker_app.settings.fleet import FleetSettings
 from broker_app.settings.metrics import MetricsSettings
 from broker_app.settings.names import bad_helps, bad_names, bad_references, check_login
 from broker_app.settings.queue import QueueSettings
-from queues import QueueSpec, RoutingTable
-from queues.delay import parse_lane
 
 BROKER_SCHEMES = ("amqp://", "amqps://")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from queues.errors import InvalidQueueName, nearest
-from queues.spec import check_queue_name
+from broker_app.queues.errors import InvalidQueueName, nearest
+from broker_app.queues.spec import check_queue_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -18,7 +18,7 @@ from broker_app.bulk.item import Item
 from broker_app.bulk.line import Line
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull, RoutingError
 from broker_app.outgoing import MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER, Outgoing, Packer
-from queues import Delay, split_delay
+from broker_app.queues import Delay, split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

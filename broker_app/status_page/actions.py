@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from broker_app.errors import SelectionError
 from broker_app.inspection import Order, Selection, discard, replay
 from broker_app.pauses import pause_queue, resume_queue
+from broker_app.queues.errors import nearest
 from broker_app.status_page.letters import MAX_LETTERS, dead_queues
-from queues.errors import nearest
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

@@ -23,9 +23,9 @@ from broker_app.embedded.process import kill_all, marked
 from broker_app.errors import BrokerError, TuningError
 from broker_app.fleet.multi import child_environment
 from broker_app.management import management_of
+from broker_app.queues.delay import UNITS, Lane
+from broker_app.queues.spec import check_queue_name
 from broker_app.settings import CONFIG_VARIABLE, ENV_PREFIX
-from queues.delay import UNITS, Lane
-from queues.spec import check_queue_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

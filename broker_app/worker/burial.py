@@ -9,15 +9,15 @@ from celery.app.task import Context
 
 from broker_app.dead_letters import dead_letter
 from broker_app.errors import PublishError
-from queues import DeadLetters
+from broker_app.queues import DeadLetters
 
 if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.app import BrokerApp
     from broker_app.dead_letters import Death
+    from broker_app.queues import QueueSpec
     from broker_app.worker.courier import Courier
-    from queues import QueueSpec
 
 logger = logging.getLogger(__name__)
 

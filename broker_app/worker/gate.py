@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.app import BrokerApp
+    from broker_app.queues import QueueSpec
     from broker_app.worker.request import Request
-    from queues import QueueSpec
 
 
 class Gate:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app import topology
 from broker_app.errors import BrokerError
+from broker_app.queues import work_queue, work_topology
 from broker_app.worker.subscription import Subscription
-from queues import work_queue, work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.app import BrokerApp
-    from queues import QueueSpec
+    from broker_app.queues import QueueSpec
 
 HELPER_PRIORITY = -10
 """``x-priority`` of a helping consumer; without the argument it is 0."""

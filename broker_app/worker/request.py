@@ -20,13 +20,13 @@ from broker_app.errors import Rejected
 from broker_app.metrics.catalogue import Outcome
 from broker_app.metrics.request import Counted
 from broker_app.outgoing import DELAY_HEADER
-from queues.delay import MAX_DELAY_SECONDS, split_delay
+from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from broker_app.queues import QueueSpec
     from broker_app.worker.gate import Gate
-    from queues import QueueSpec
 
 logger = logging.getLogger(__name__)
 

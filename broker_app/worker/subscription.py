@@ -10,7 +10,7 @@ from amqp.exceptions import AMQPError
 from broker_app import topology
 from broker_app.checks import DEFAULT_CONSUMER_TIMEOUT_SECONDS, QUORUM_TIMEOUT_VERSION
 from broker_app.errors import BrokerError
-from queues import QueueType, work_topology
+from broker_app.queues import QueueType, work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet

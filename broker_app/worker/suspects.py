@@ -21,8 +21,8 @@ from uuid import uuid4
 
 from broker_app.errors import BrokerError, PublishError
 from broker_app.outgoing import PERSISTENT, PUBLISHED_AT_HEADER, Outgoing
+from broker_app.queues import Delay, Names
 from broker_app.streams import Stream
-from queues import Delay, Names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from broker_app.metrics import tracing
 if TYPE_CHECKING:
     from celery.app.task import Context
 
-    from queues import Backoff, QueueSpec
+    from broker_app.queues import Backoff, QueueSpec
 
 QUEUE_KEY = "queue"
 """Where a worker notes in a request's ``delivery_info`` which queue it came from, by the settings' name."""

@@ -12,7 +12,7 @@ from ledger import Ledger, kill, ledger
 from waiting import wait_until
 
 from broker_app import changes, topology
-from queues.holding import Holding
+from broker_app.queues.holding import Holding
 
 if TYPE_CHECKING:
     import subprocess

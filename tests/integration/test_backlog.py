@@ -12,7 +12,7 @@ from waiting import wait_until
 from broker_app import backlog
 from broker_app.backlog import read_backlog
 from broker_app.errors import BrokerError
-from queues.delay import due_pattern, parse_lane
+from broker_app.queues.delay import due_pattern, parse_lane
 
 if TYPE_CHECKING:
     from apps import AppMaker, MakeUser

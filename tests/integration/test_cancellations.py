@@ -14,7 +14,7 @@ from proxy import TcpProxy
 from waiting import wait_until
 
 from broker_app.errors import BrokerError
-from queues.definitions import CANCELLED_MAX_BYTES, STREAM_CONSUMER
+from broker_app.queues.definitions import CANCELLED_MAX_BYTES, STREAM_CONSUMER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from broker_app.checks import Finding, Level, judge_broker
 from broker_app.cli import exit_codes
 from broker_app.cli.check import check
 from broker_app.cli.command import CliContext
-from queues import Names, work_topology
+from broker_app.queues import Names, work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

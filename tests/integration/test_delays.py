@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from broker_app.errors import InvalidDelay
 from broker_app.outgoing import DELAY_HEADER
-from queues.delay import MAX_DELAY_DAYS, MAX_DELAY_SECONDS, parse_routing_key, split_delay
+from broker_app.queues.delay import MAX_DELAY_DAYS, MAX_DELAY_SECONDS, parse_routing_key, split_delay
 
 if TYPE_CHECKING:
     from apps import AppMaker

@@ -14,7 +14,7 @@ from waiting import wait_until
 
 from broker_app import lanes, topology
 from broker_app.errors import BrokerLocked, BrokerRefused, NoRoute
-from queues import Lane, Names, QueueSpec, split_delay, work_topology
+from broker_app.queues import Lane, Names, QueueSpec, split_delay, work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,8 +19,8 @@ from broker_app.metrics import catalogue
 from broker_app.metrics.broker import BrokerReader
 from broker_app.metrics.collector import Collector
 from broker_app.metrics.reading import Series
+from broker_app.queues import work_topology
 from broker_app.settings import load_settings
-from queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

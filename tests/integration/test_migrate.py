@@ -27,7 +27,7 @@ from broker_app import topology
 from broker_app.errors import BrokerError, BrokerLocked, CallError, NotOnBroker, UnknownQueue
 from broker_app.migration import Migrated, migrate
 from broker_app.outgoing import MAYBE_TWICE_HEADER
-from queues.holding import Holding, lock_name
+from broker_app.queues.holding import Holding, lock_name
 
 if TYPE_CHECKING:
     from apps import AppMaker

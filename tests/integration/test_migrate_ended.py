@@ -10,9 +10,9 @@ from apps import depth, take
 from migrating import HOLDING, ORDERED, RANKED, SHORT, counted, declaring, differing, ignore, publish
 
 from broker_app.migration import migrate
-from queues import DeadLetters, QueueSpec, QueueType
-from queues.definitions import work_queue_arguments
-from queues.delay import due_pattern
+from broker_app.queues import DeadLetters, QueueSpec, QueueType
+from broker_app.queues.definitions import work_queue_arguments
+from broker_app.queues.delay import due_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable

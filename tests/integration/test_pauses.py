@@ -13,7 +13,7 @@ from waiting import wait_until
 from broker_app import topology
 from broker_app.errors import BrokerError, UnknownQueue
 from broker_app.pauses import pause_queue, paused_queues, resume_queue
-from queues import work_topology
+from broker_app.queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,9 +19,9 @@ from waiting import wait_until
 from broker_app import backlog, lanes, topology
 from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused
 from broker_app.prune import Pruned, Waits, prune
-from queues import Lane, Names
-from queues.definitions import entry_binding
-from queues.delay import due_pattern, parse_lane
+from broker_app.queues import Lane, Names
+from broker_app.queues.definitions import entry_binding
+from broker_app.queues.delay import due_pattern, parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from apps import delete, depth
 from broker_app import changes, topology
 from broker_app.comparison import Kind
 from broker_app.errors import BrokerRefused
-from queues.delay import due_pattern
-from queues.holding import Holding
+from broker_app.queues.delay import due_pattern
+from broker_app.queues.holding import Holding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

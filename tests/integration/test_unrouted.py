@@ -17,7 +17,7 @@ from broker_app import inspection, topology
 from broker_app.errors import BrokerError, NotOnBroker, UnknownQueue
 from broker_app.inspection import peek_unrouted, replay_unrouted
 from broker_app.outgoing import BROKER_HEADERS, MAYBE_TWICE_HEADER
-from queues import DeadLetters, QueueSpec, QueueType, work_topology
+from broker_app.queues import DeadLetters, QueueSpec, QueueType, work_topology
 
 if TYPE_CHECKING:
     from apps import AppMaker

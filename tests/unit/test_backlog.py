@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from broker_app.backlog import BUCKETS, Backlog
 from broker_app.lanes import PROBED_DAYS, every
-from queues import Lane, split_delay
-from queues.delay import MAX_DELAY_DAYS, MAX_DELAY_SECONDS, UNITS
+from broker_app.queues import Lane, split_delay
+from broker_app.queues.delay import MAX_DELAY_DAYS, MAX_DELAY_SECONDS, UNITS
 
 BOUNDS = {name: math.inf if bound is None else bound for name, bound in BUCKETS}
 EVERY_LANE = every(MAX_DELAY_DAYS)

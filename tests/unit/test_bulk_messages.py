@@ -18,7 +18,7 @@ from broker_app.bulk.item import Item
 from broker_app.bulk.mould import VARYING, Mould, float_value, text_value
 from broker_app.bulk.shown import shown
 from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER, Outgoing
-from queues import Delay, QueueSpec
+from broker_app.queues import Delay, QueueSpec
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40)
 VALUES = st.recursive(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from broker_app import calls
 from broker_app.calls import MAX_ID_BYTES, MAX_LINE_BYTES, Call, check_call, parse_call, read_calls
 from broker_app.errors import CallError
-from queues.delay import MAX_DELAY_SECONDS
+from broker_app.queues.delay import MAX_DELAY_SECONDS
 
 SPECIMEN = Call(
     task="shop.tasks.pack",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker_app.comparison import Change, Kind, differences
-from queues import QueueSpec, QueueType, work_queue
+from broker_app.queues import QueueSpec, QueueType, work_queue
 
 CLASSIC = work_queue(QueueSpec("lopri", type=QueueType.CLASSIC))
 

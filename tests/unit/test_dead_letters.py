@@ -21,8 +21,8 @@ from broker_app.dead_letters import (
     dead_letter,
 )
 from broker_app.outgoing import PUBLISHED_AT_HEADER
+from broker_app.queues import QueueSpec
 from broker_app.worker.suspects import Suspects, key
-from queues import QueueSpec
 
 SPEC = QueueSpec("lopri", prefix="shop.")
 DEATH = Death(DeadReason.FAILED, ValueError("no such order"), "Traceback …")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from topics import matches
 
-from queues import (
+from broker_app.queues import (
     DeadLetters,
     Lane,
     Names,
@@ -19,8 +19,8 @@ from queues import (
     work_queue,
     work_topology,
 )
-from queues.definitions import LOOKS, Binding
-from queues.delay import UNITS
+from broker_app.queues.definitions import LOOKS, Binding
+from broker_app.queues.delay import UNITS
 
 QUORUM = QueueSpec("default")
 CLASSIC = QueueSpec("urgent", type=QueueType.CLASSIC, has_priorities=True)

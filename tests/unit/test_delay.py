@@ -9,8 +9,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from topics import matches
 
-from queues import InvalidDelay, InvalidQueueName, Lane, Names, lane_topology, split_delay, work_topology
-from queues.delay import (
+from broker_app.queues import (
+    InvalidDelay,
+    InvalidQueueName,
+    Lane,
+    Names,
+    lane_topology,
+    split_delay,
+    work_topology,
+)
+from broker_app.queues.delay import (
     MAX_DELAY_DAYS,
     MAX_DELAY_SECONDS,
     UNITS,
@@ -19,7 +27,7 @@ from queues.delay import (
     parse_lane,
     parse_routing_key,
 )
-from queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES, check_queue_name
+from broker_app.queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES, check_queue_name
 
 DAY_SECONDS = 86_400
 LONGEST_NAME = "q" * MAX_QUEUE_NAME_BYTES

@@ -141,8 +141,8 @@ def test_page_of_the_settings_is_made_from_the_model(monkeypatch: pytest.MonkeyP
     "module",
     [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for package in ("broker_app", "queues")
-        for path in sorted((ROOT / package).rglob("*.py"))
+        for folder in ("broker_app", "broker_app/queues")  # a linked folder is not entered
+        for path in sorted((ROOT / folder).rglob("*.py"))
         if ">>> " in path.read_text(encoding="utf-8")
     ],
 )

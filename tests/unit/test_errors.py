@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from kombu.exceptions import OperationalError
 
-import queues.errors
 from broker_app import BrokerApp, errors
 from broker_app.errors import (
     BrokerAppError,
@@ -23,13 +22,14 @@ from broker_app.errors import (
     TaskFailure,
     UnknownQueue,
 )
+from broker_app.queues import errors as queue_errors
 
 
 def _subclasses(cls: type[BrokerAppError]) -> list[type[BrokerAppError]]:
     return [cls, *(found for child in cls.__subclasses__() for found in _subclasses(child))]
 
 
-ALL = [cls for cls in _subclasses(BrokerAppError) if cls.__module__ in {errors.__name__, queues.errors.__name__}]
+ALL = [cls for cls in _subclasses(BrokerAppError) if cls.__module__ in {errors.__name__, queue_errors.__name__}]
 RAISED_IN_TASKS = [cls for cls in ALL if not issubclass(cls, FleetError)]
 PUBLISH_ERRORS = [cls for cls in _subclasses(PublishError) if issubclass(cls, PublishError)]
 FACTS = {"task": "shop.add", "task_id": "id-1", "queue": "lopri", "reason": "first line\n  second line"}
@@ -121,7 +121,7 @@ def test_each_reply_code_has_one_class() -> None:
 
 def test_the_trees_in_the_docstrings_are_the_classes() -> None:
     """Each class stands in the tree at the top of its file, at the depth of its inheritance."""
-    for module in (errors, queues.errors):
+    for module in (errors, queue_errors):
         drawn = inspect.getdoc(module) or ""
         for cls in ALL:
             if cls.__module__ == module.__name__ and cls is not BrokerAppError:

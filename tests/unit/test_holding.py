@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from queues import InvalidQueueName, QueueType
-from queues.holding import Holding, held_target, lock_name
-from queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES, check_queue_name
+from broker_app.queues import InvalidQueueName, QueueType
+from broker_app.queues.holding import Holding, held_target, lock_name
+from broker_app.queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES, check_queue_name
 
 
 @pytest.mark.parametrize("prefix", ["", "shop.", "a.b."])

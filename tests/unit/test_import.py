@@ -6,12 +6,11 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parents[2]
 
 WATCHED = """
 import json, os, sys, sysconfig
@@ -62,6 +61,11 @@ class Imported:
     files: list[str]
 
 
+ALONE = (
+    "types; sys.modules['broker_app'] = package = types.ModuleType('broker_app'); package.__path__ = [{path!r}]"
+)
+
+
 def _import(module: str, folder: Path, before: str = "os", after: str = "") -> Imported:
     """Import a module in a new process, in a folder whose settings file is an error for who reads it."""
     (folder / "config").mkdir()
@@ -75,8 +79,9 @@ def _import(module: str, folder: Path, before: str = "os", after: str = "") -> I
 
 @pytest.fixture(scope="module")
 def definitions(tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    """Import `queues` alone."""
-    return _import("queues", tmp_path_factory.mktemp("queues"))
+    """Import `broker_app.queues` alone: without what `broker_app` itself imports."""
+    before = ALONE.format(path=str(ROOT / "broker_app"))
+    return _import("broker_app.queues", tmp_path_factory.mktemp("queues"), before=before)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +105,7 @@ def test_importing_the_app_touches_nothing(app: Imported) -> None:
 
 def test_the_definitions_know_neither_celery_nor_pika(definitions: Imported) -> None:
     """`queues` is pure: who wants only the values loads no worker and no client."""
-    assert not set(definitions.found["modules"]) & {"celery", "pika", "broker_app", "pydantic", "sqlalchemy"}
+    assert not set(definitions.found["modules"]) & {"celery", "pika", "broker_app.app", "pydantic", "sqlalchemy"}
 
 
 def test_a_producer_loads_no_more_than_it_needs(app: Imported) -> None:
@@ -116,3 +121,13 @@ def test_making_an_app_reads_nothing_and_using_it_does(app: Imported) -> None:
     assert len(app.found["problems"]) == 1
     assert any("broker.toml" in str(event) for event in app.found["seen_when_used"])
     assert ["environment", "BROKER_APP_CONFIG"] in app.found["seen_when_used"]
+
+
+def test_a_project_may_have_a_module_queues_of_its_own(tmp_path: Path) -> None:
+    """The product owns the import name `broker_app` and no other: a project's `queues.py` is the project's."""
+    (tmp_path / "queues.py").write_text("MINE = True\n", encoding="utf-8")
+    script = "from broker_app.tasks import add; import queues; assert queues.MINE; print(add.name)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "broker_app.tasks.add\n"

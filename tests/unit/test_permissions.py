@@ -14,8 +14,8 @@ from documents import ROOT
 from broker_app.app import BrokerApp
 from broker_app.cli import main
 from broker_app.permissions import NOTHING, Role, roles, vhost_of
-from queues.definitions import lane_topology, work_topology
-from queues.delay import parse_lane
+from broker_app.queues.definitions import lane_topology, work_topology
+from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from broker_app.lanes import TRUST_SECONDS, every
 from broker_app.prune import SHORTEST_HOP_SECONDS, Waits, removable
-from queues import Lane, split_delay
-from queues.delay import MAX_DELAY_SECONDS, parse_lane
+from broker_app.queues import Lane, split_delay
+from broker_app.queues.delay import MAX_DELAY_SECONDS, parse_lane
 
 LANES = every()
 

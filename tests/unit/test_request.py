@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_app.outgoing import DELAY_HEADER
+from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 from broker_app.worker.request import remaining_eta
-from queues.delay import MAX_DELAY_SECONDS, split_delay
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
 DELAYS = st.floats(0, MAX_DELAY_SECONDS, exclude_min=True)

@@ -7,9 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queues import Backoff
-from queues.backoff import STEPS
-from queues.delay import MAX_DELAY_SECONDS, split_delay
+from broker_app.queues import Backoff
+from broker_app.queues.backoff import STEPS
+from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 
 BACKOFFS = st.builds(
     Backoff,

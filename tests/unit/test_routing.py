@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from queues import QueueSpec, RoutingTable, UnknownQueue
+from broker_app.queues import QueueSpec, RoutingTable, UnknownQueue
 
 
 def _table(prefix: str = "", **patterns: str) -> RoutingTable:

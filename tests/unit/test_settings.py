@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from broker_app.errors import SettingsError
+from broker_app.queues import DeadLetters, QueueType
 from broker_app.settings import QueueSettings, Settings, load_settings
-from queues import DeadLetters, QueueType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queues import DeadLetters, InvalidPriority, InvalidQueueName, QueueSpec, QueueType
-from queues.delay import MAX_DELAY_SECONDS, split_delay
-from queues.spec import (
+from broker_app.queues import DeadLetters, InvalidPriority, InvalidQueueName, QueueSpec, QueueType
+from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
+from broker_app.queues.spec import (
     AMQP_SHORT_STRING_BYTES,
     DEFAULT_PRIORITY,
     DELAY_KEY_HEAD_BYTES,
