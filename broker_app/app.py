@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.utils.time import maybe_make_aware
 
+from broker_app.beat import shorten_refusals
 from broker_app.bulk import publish_many
 from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
@@ -64,6 +65,7 @@ class BrokerApp(Celery):
         self._is_loaded = False
         super().__init__(main, **kwargs)
         self.steps["consumer"].add("broker_app.metrics.step:MetricsStep")
+        shorten_refusals()
 
     @property
     def config_file(self) -> Path | None:
