@@ -140,7 +140,7 @@ class BrokerApp(Celery):
             name: The task's name.
             args: Positional arguments.
             kwargs: Keyword arguments.
-            countdown: Seconds from now, fractions included; at least 0.
+            countdown: Seconds from now, fractions included; at least 0. A retry's may be less: it is now.
             eta: The moment; one without a time zone is UTC, as Celery has it. In the past it is now.
             **options: All others of Celery's.
 
@@ -152,6 +152,8 @@ class BrokerApp(Celery):
         with self.metrics.routing(name):
             _check_id(options.get("task_id"))
             _check_expires(options.get("expires"))
+            if options.get("retries") and isinstance(countdown, Real) and countdown < 0:
+                countdown = 0.0  # to refuse it would make a dead letter of a task that only counted wrongly
             delay, due = self._delay(countdown, eta)
             if due is not None:
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())

@@ -16,7 +16,7 @@ from broker_app.errors import InvalidDelay, PublishError, RoutingError
 from broker_app.metrics import tracing
 from broker_app.queues import Names, QueueSpec, RoutingTable
 from broker_app.queues.delay import UNITS, Delay, parse_routing_key
-from broker_app.queues.spec import check_priority
+from broker_app.queues.spec import MAX_PRIORITY, MIN_PRIORITY, check_priority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,14 +119,14 @@ class Packer:
         headers[DELAY_HEADER] = delay.seconds
         tracing.inject(headers)
         _check_expiry(headers, delay, self._app.timezone)
-        properties = dict(message.properties, priority=_priority(spec, name, options.pop("priority", None)))
+        priority = self._priority(spec, name, options.pop("priority", None), headers)
+        properties = dict(message.properties, priority=priority)
         properties.update((option, options[option]) for option in MESSAGE_OPTIONS & options.keys())
         serializer, compression = options.pop("serializer", None), options.pop("compression", None)
         signals.before_task_publish.send(
             sender=name,
             body=message.body,
-            exchange=exchange,
-            routing_key=routing_key,
+            **announced(spec, exchange, routing_key),
             declare=[],
             headers=headers,
             properties=properties,
@@ -167,6 +167,29 @@ class Packer:
         spec = self._table.queue(key or getattr(queue, "name", queue) or self._table.default)
         return spec, *self.way(spec, delay)
 
+    def _priority(
+        self, spec: QueueSpec | None, task: str, priority: int | None, headers: Mapping[str, Any]
+    ) -> int | None:
+        """Return the priority to send; one that no caller asked for is dropped where the queue has none.
+
+        Celery adds its own: to each retry that of the message, which kombu sends as 0 for who asked for none; to
+        what a task publishes its parent's (``task_inherit_parent_priority``); and a default. An error here would
+        fail a task that has run.
+        """
+        if spec is None or priority is None:
+            return priority if spec is None else check_priority(spec, None)
+        conf = self._app.conf
+        is_inherited = (
+            bool(headers.get("retries"))
+            or task.startswith("celery.")
+            or bool(headers.get("parent_id") and conf.task_inherit_parent_priority)
+        )
+        if not spec.has_priorities and (is_inherited or priority == conf.task_default_priority):
+            return None
+        if is_inherited and isinstance(priority, int):  # another client may have sent up to 255
+            priority = min(max(priority, MIN_PRIORITY), MAX_PRIORITY)
+        return check_priority(spec, priority)
+
     def _encode(
         self, body: Any, serializer: str | None, compression: str | None, headers: dict[str, Any]
     ) -> tuple[bytes, dict[str, str]]:
@@ -187,10 +210,8 @@ def _check_expiry(headers: Mapping[str, Any], delay: Delay, zone: tzinfo) -> Non
         raise InvalidDelay(f"expires must be after the task is due at {due.isoformat()}, got {headers['expires']}")
 
 
-def _priority(spec: QueueSpec | None, task: str, priority: int | None) -> int | None:
-    """Return the priority to send. Celery's own tasks (chord_unlock) hand on one that nobody asked for."""
-    if spec is None:
-        return priority
-    if task.startswith("celery.") and not spec.has_priorities:
-        return None
-    return check_priority(spec, priority)
+def announced(spec: QueueSpec | None, exchange: str, routing_key: str) -> dict[str, str]:
+    """Return what signals and events call exchange and routing key: the queue's, whatever lanes come first."""
+    if spec is not None:
+        exchange, routing_key = Names(spec.prefix).tasks, spec.broker_name
+    return {"exchange": exchange, "routing_key": routing_key}

@@ -27,7 +27,7 @@ from broker_app.errors import (
     PublishTimeout,
     QueueFull,
 )
-from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer
+from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer, announced
 from broker_app.queues import Names, RoutingTable, work_topology
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Publisher:
     def tell(self, producer: Producer, outgoing: Outgoing, message: Any, *, retry: bool = True) -> None:
         """Say that a message was taken: Celery's signal, and its event if it has one."""
         headers = outgoing.properties["application_headers"]
-        where = {"exchange": outgoing.exchange, "routing_key": outgoing.routing_key}
+        where = announced(outgoing.spec, outgoing.exchange, outgoing.routing_key)
         signals.after_task_publish.send(sender=outgoing.task, body=message.body, headers=headers, **where)
         if message.sent_event:
             event = dict(message.sent_event, queue=outgoing.place, eta=headers.get("eta"), **where)

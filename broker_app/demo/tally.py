@@ -116,7 +116,7 @@ class Tally:
 
     def _on_publish(self, headers: Mapping[str, Any], routing_key: str, **_: Any) -> None:
         """Remember a task before the broker has it: it may start before the confirmation is read."""
-        queue = self._by_key.get(routing_key.split(".", 4)[-1] if routing_key[:1].isdigit() else routing_key)
+        queue = self._by_key.get(routing_key)
         if queue in self.queues:
             self._sent[headers["id"]] = (queue, headers[PUBLISHED_AT_HEADER] + headers[DELAY_HEADER])
 

@@ -139,6 +139,7 @@ class Consumer(Selective, celery_consumer.Consumer):
 
         def on_task_received(message: Message) -> None:
             translate(message)
+            self.gate.name_queue(message)
             if self._runs.adopt(message):
                 self._settlements.hold(message)
                 return

@@ -66,10 +66,22 @@ class Gate:
             self._run(request)
             return
         request.delivery_info[QUEUE_KEY] = request.spec.name
+        if not request.spec.has_priorities:  # kombu sends 0 for who asked for none, and Celery would pass it on
+            request.delivery_info["priority"] = None
         if request.delivery_info["redelivered"]:
             self._quarantine.admit(request)
         else:
             self._run(request)
+
+    def name_queue(self, message: Message) -> None:
+        """Let a message say which queue it was taken from, not by which lane or exchange it came there.
+
+        What Celery makes of it (``delivery_info``, events, results, retries) and what tasks send again with it
+        then names the queue, as with a queue of Celery's own, which the default exchange leads to.
+        """
+        spec = self.spec_of(message)
+        if spec is not None:
+            message.delivery_info.update(exchange="", routing_key=spec.broker_name)
 
     def release(self, request: Request) -> None:
         """Note that a request has ended; the next suspect may start, unless the worker stops."""

@@ -103,6 +103,7 @@ class Unreadable:
         words: str,
         cause: Exception | None = None,
     ) -> None:
+        self.gate.name_queue(message)
         spec = self.gate.spec_of(message)
         name, identity = message.headers.get("task", "unknown"), message.headers.get("id", "unknown")
         error = cls(str(name), str(identity), spec.name if spec else "unknown", words)
