@@ -10,7 +10,7 @@ from celery.app import amqp as celery_amqp
 from kombu.messaging import Consumer as KombuConsumer
 
 from broker_app import cancellations, streams, topology
-from broker_app.connections import BrokerConnection
+from broker_app.connections import BrokerConnection, refuse_other_transports
 from broker_app.errors import ArgumentsDiffer, BrokerRefused, UnknownQueue
 from broker_app.publisher import Publisher
 from broker_app.queues import work_topology
@@ -53,7 +53,6 @@ class BrokerAMQP(celery_amqp.AMQP):
     """What Celery asks when it publishes or consumes."""
 
     queues_cls = Queues
-    Connection = BrokerConnection
     Consumer = PausableConsumer
 
     @cached_property
@@ -73,6 +72,16 @@ class BrokerAMQP(celery_amqp.AMQP):
 
     def _create_task_sender(self) -> Callable[..., None]:
         return self.publisher.send
+
+    def Connection(self, hostname: Any = None, *args: Any, **options: Any) -> BrokerConnection:  # noqa: N802 - Celery's name
+        """Return a connection that is not open yet.
+
+        Raises:
+            SettingsError: Another transport than AMQP, unless tasks run in the caller and nothing is published.
+        """
+        if not self.app.conf.task_always_eager:
+            refuse_other_transports(hostname, options.get("transport"))
+        return BrokerConnection(hostname, *args, **options)  # type: ignore[no-untyped-call]  # kombu has no types
 
     def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> KombuConsumer:  # noqa: N802
         """Return the consumer of a worker, after declaring its queues and reading what was cancelled.

@@ -16,11 +16,12 @@ from broker_app.beat import shorten_refusals
 from broker_app.bulk import publish_many
 from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
-from broker_app.errors import CallError, InvalidDelay
+from broker_app.errors import CallError, InvalidDelay, SettingsError
+from broker_app.extras import loading_store
 from broker_app.forgiving import forgiving
 from broker_app.metrics.process import ProcessMetrics
 from broker_app.queues import Delay, split_delay
-from broker_app.settings import config_path, load_settings
+from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,8 +101,18 @@ class BrokerApp(Celery):
                 ours = celery_settings(self.settings)
                 self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
                 super()._load_config()
+                self._refuse_environment()
                 self._is_loaded = True
             return self._conf
+
+    def _refuse_environment(self) -> None:
+        """Refuse Celery's variables that would win over ours; the next access to ``conf`` judges them again."""
+        try:
+            with shown_in_one_line():
+                refuse_celery_environment(self._conf)
+        except SettingsError:
+            self._conf = None
+            raise
 
     def _replace_defaults(self, ours: dict[str, Any]) -> dict[str, Any]:
         """Put our values in the place of Celery's defaults, and return nothing to put above the user's.
@@ -116,9 +127,10 @@ class BrokerApp(Celery):
         """The settings, read once.
 
         Raises:
-            SettingsError: With every fault at once.
+            SettingsError: With every fault at once; on a command line of click's it prints as its lines alone.
         """
-        return load_settings(self._config_file)
+        with shown_in_one_line():
+            return load_settings(self._config_file)
 
     @cached_property
     def metrics(self) -> ProcessMetrics:
@@ -176,7 +188,8 @@ class BrokerApp(Celery):
         return delay, now + timedelta(seconds=delay.seconds)
 
     def _get_backend(self) -> Any:
-        return forgiving(super()._get_backend())
+        with loading_store(str(self.conf.result_backend)):
+            return forgiving(super()._get_backend())
 
     def publish_many(
         self,

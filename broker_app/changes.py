@@ -45,6 +45,11 @@ class Plan:
     wanted: Topology
     blind: str = ""
 
+    @property
+    def differences(self) -> tuple[Change, ...]:
+        """The changes without the lanes that come by themselves."""
+        return tuple(change for change in self.changes if change.kind is not Kind.LATER)
+
     def names(self, *kinds: Kind) -> set[str]:
         """Return the names of the changes of some kinds."""
         return {change.name for change in self.changes if change.kind in kinds}

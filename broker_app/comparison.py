@@ -34,6 +34,7 @@ class Kind(StrEnum):
     MOVING = "moving"
     EXTRA = "extra"
     UNKNOWN = "unknown"
+    LATER = "later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Change:
 
     Attributes:
         kind: MISSING: it can be created. DIFFERS: it is there with other arguments. MOVING: a migration of it has
-            not ended. EXTRA: it is there and the settings do not name it. UNKNOWN: it may not be looked at.
+            not ended. EXTRA: it is there and the settings do not name it. UNKNOWN: it may not be looked at. LATER:
+            a delay lane that the first task which needs it declares; no fault.
         what: ``exchange``, ``queue`` or ``binding``.
         name: On the broker; of a binding ``source -> destination (key)``.
         detail: What was found; empty if there is no more to say.
@@ -72,7 +74,8 @@ def compare_seen(
     bindings = [item for exchange in wanted.exchanges for item in management.bindings_from(exchange.name)]
     moving = {target for name in queues if (target := held_target(name, prefix))}
     changes = [*_exchanges(wanted, exchanges), *_queues(wanted, queues, moving, prefix)]
-    changes += _bindings(wanted, bindings, moving)
+    absent = {change.name for change in changes if change.kind is Kind.LATER}
+    changes += _bindings(wanted, bindings, moving | absent)
     for name in _strangers(wanted, queues, bindings, prefix):
         with suppress(BrokerLocked):  # exclusive to a connection, and gone with it
             changes.append(_extra_queue(connection, name))
@@ -85,7 +88,7 @@ def compare_blind(connection: amqp.Connection, wanted: Topology, prefix: str) ->
         if found.kind == "queue" and _is_moving(connection, Holding(found.name, prefix)):
             yield _moving(found.name)
         elif found.is_missing:
-            yield Change(Kind.MISSING, found.kind, found.name)
+            yield _missing(found.kind, found.name, prefix)
         elif found.is_unknown:
             text = "it cannot be compared without the right to configure it"
             yield Change(Kind.UNKNOWN, found.kind, found.name, text, "ask as a user who may declare it")
@@ -132,21 +135,27 @@ def _queues(wanted: Topology, found: Facts, moving: Collection[str], prefix: str
         if queue.name in moving:
             yield _moving(queue.name)
         elif queue.name not in found:
-            yield Change(Kind.MISSING, "queue", queue.name)
+            yield _missing("queue", queue.name, prefix)
         elif told := differences(queue, found[queue.name]):
             yield Change(Kind.DIFFERS, "queue", queue.name, told, _cure("queue", queue.name, prefix))
 
 
-def _bindings(wanted: Topology, found: list[dict[str, Any]], moving: Collection[str]) -> Iterator[Change]:
-    """Compare the bindings of our exchanges with each other, and with our queues unless these are being moved."""
+def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str]) -> Iterator[Change]:
+    """Compare the bindings of our exchanges with each other, and with our queues.
+
+    Args:
+        wanted: What there should be.
+        found: What the management API tells.
+        but: Queues that are being moved, and lanes that are not there: their bindings come with them.
+    """
     standing = {(item["destination_type"], _binding(item)) for item in found}
     ours = {("exchange", binding): None for binding in wanted.exchange_bindings}
-    ours |= {("queue", binding): None for binding in wanted.queue_bindings if binding.destination not in moving}
+    ours |= {("queue", binding): None for binding in wanted.queue_bindings if binding.destination not in but}
     for what, binding in ours:
         if (what, binding) not in standing:
             yield Change(Kind.MISSING, "binding", _shown(binding))
     known = {("exchange", exchange.name) for exchange in wanted.exchanges}
-    known |= {("queue", queue.name) for queue in wanted.queues if queue.name not in moving}
+    known |= {("queue", queue.name) for queue in wanted.queues if queue.name not in but}
     for what, binding in sorted(standing - ours.keys(), key=str):
         if (what, binding.destination) in known:
             cure = "remove it if nobody needs it: what takes both ways arrives twice"
@@ -162,7 +171,7 @@ def _strangers(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], p
     }
     known = {queue.name for queue in wanted.queues}
     return sorted(
-        name for name in candidates - known if not _is_lane(name, prefix) and not held_target(name, prefix)
+        name for name in candidates - known if not is_lane(name, prefix) and not held_target(name, prefix)
     )
 
 
@@ -172,8 +181,14 @@ def _extra_queue(connection: amqp.Connection, name: str) -> Change:
     return Change(Kind.EXTRA, "queue", name, counts, "declare it in the settings, or drain and delete it")
 
 
-def _is_lane(name: str, prefix: str) -> bool:
-    """Whether a queue is a delay lane: those come when they are needed."""
+def _missing(what: str, name: str, prefix: str) -> Change:
+    if what == "queue" and is_lane(name, prefix):
+        return Change(Kind.LATER, what, name, "the first task that needs it declares it")
+    return Change(Kind.MISSING, what, name)
+
+
+def is_lane(name: str, prefix: str) -> bool:
+    """Return whether a queue is a delay lane: those come when they are needed."""
     with suppress(InvalidDelay):
         return Names(prefix).lane(parse_lane(name.removeprefix(f"{prefix}delay."))) == name
     return False
@@ -194,7 +209,7 @@ def _moving(name: str) -> Change:
 def _cure(what: str, name: str, prefix: str) -> str:
     if what == "exchange":
         return "stop who publishes to it, delete it, and apply again"
-    if _is_lane(name, prefix):
+    if is_lane(name, prefix):
         return "it goes with `broker-app topology prune` when it is unused, and comes when it is needed"
     if name == Names(prefix).cancelled:
         return "delete it, and apply again: the tasks that were cancelled would run"

@@ -24,7 +24,7 @@ from amqp.transport import TCPTransport
 from broker_app import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Outcome(Enum):
@@ -78,10 +78,9 @@ class ConfirmChannel:
         self._channel.events["basic_return"].add(self._on_return)
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
-        self._news = None
+        self._is_readable: Callable[[], bool] | None = None
         if isinstance(connection.transport, TCPTransport):  # TLS has read ahead by itself
-            self._news = select.poll()
-            self._news.register(connection.sock, select.POLLIN)
+            self._is_readable = _readiness(connection.sock)
             _read_ahead(connection.transport)
         self._can_gather = bool(_MSG_MORE) and not isinstance(connection.sock, ssl.SSLSocket)
         self._is_gathering = False
@@ -226,7 +225,7 @@ class ConfirmChannel:
     def _has_news(self) -> bool:
         """Return whether the broker has said something: that the connection is closed, or that it blocks."""
         transport = self.connection.transport
-        return self._news is None or bool(transport._read_buffer) or bool(self._news.poll(0))  # noqa: SLF001
+        return self._is_readable is None or bool(transport._read_buffer) or self._is_readable()  # noqa: SLF001
 
     def _read_news(self) -> None:
         with suppress(ConfirmTimeoutError):
@@ -277,6 +276,15 @@ class ConfirmChannel:
 
     def _on_unblocked(self) -> None:
         self.is_blocked = False
+
+
+def _readiness(sock: Any) -> Callable[[], bool]:
+    """Return what tells whether something can be read; eventlet takes ``poll`` away."""
+    if not hasattr(select, "poll"):
+        return lambda: bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return lambda: bool(poll.poll(0))
 
 
 def _read_ahead(transport: TCPTransport) -> None:

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 from kombu.connection import Connection, ConnectionPool, PooledConnection
 
 from broker_app.confirms import ConfirmChannel
+from broker_app.errors import SettingsError
+from broker_app.settings.refusal import shown_in_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import amqp
+
+_AMQP = frozenset({"amqp", "amqps", "pyamqp"})
+"""kombu's names for py-amqp."""
 
 SHORTEST_WAIT_SECONDS = 0.1
 """What an attempt is given when the deadline is there already: a time-out of 0 would mean none, or at once."""
@@ -32,8 +37,10 @@ class _EachHostByItsName:
 
     ssl: Any
     hostname: str | None
+    transport_cls: Any
 
     def _establish_connection(self) -> Any:
+        refuse_other_transports(None, self.transport_cls)
         shared, name = self.ssl, self.hostname
         if isinstance(shared, dict) and shared.get("server_hostname", "") is None:
             self.ssl = dict(shared, server_hostname=name or "localhost")
@@ -66,6 +73,21 @@ class _Pool(ConnectionPool):
         """Return another one, not open yet."""
         options = dict(self.connection._info(resolve=False))  # noqa: SLF001 - as kombu's own pool
         return _Pooled(self, **options)  # type: ignore[no-untyped-call]  # kombu's initializer
+
+
+def refuse_other_transports(hostname: str | Sequence[str] | None, transport: object) -> None:
+    """Refuse what is no AMQP: kombu's other transports know no confirms and no dead letters.
+
+    Raises:
+        SettingsError: With the scheme.
+    """
+    urls = hostname.split(";") if isinstance(hostname, str) else hostname or ()
+    schemes = [url.partition("://")[0].partition("+")[0].strip() for url in urls if "://" in url]
+    other = next((each for each in [*schemes, transport] if each and each not in _AMQP), None)
+    if other is not None:
+        cure = "set it to a RabbitMQ; tests without one set task_always_eager (docs/testing.md)"
+        with shown_in_one_line():
+            raise SettingsError([f"broker_url: expected amqp:// or amqps://, got {other}://; {cure}"])
 
 
 def open_connection(connection: Any, timeout_seconds: float, deadline: float) -> None:

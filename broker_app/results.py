@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.database import DatabaseBackend as CeleryDatabaseBackend
 from celery.backends.database.session import SessionManager as CelerySessionManager
+from celery.exceptions import ImproperlyConfigured
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.orm import sessionmaker
 
 if TYPE_CHECKING:
@@ -47,11 +49,25 @@ class SessionManager(CelerySessionManager):
 
 
 class DatabaseBackend(CeleryDatabaseBackend):
-    """Celery's database backend with our `SessionManager`."""
+    """Celery's database backend with our `SessionManager`.
+
+    Raises:
+        ImportError: What SQLAlchemy talks to that database with is not installed.
+        ImproperlyConfigured: SQLAlchemy knows no such database.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        _check_driver(self.url)
         self.session_manager = SessionManager()
+
+
+def _check_driver(url: str) -> None:
+    """Import the driver now: without it the fault would show at the first result, or nobody would see it."""
+    try:
+        make_url(url).get_dialect().import_dbapi()
+    except NoSuchModuleError as error:
+        raise ImproperlyConfigured(str(error)) from error
 
 
 def _make_engine(url: str, options: dict[str, Any]) -> Engine:

@@ -67,17 +67,19 @@ def declare(app: BrokerApp) -> None:
 def plan(app: BrokerApp, *, as_json: bool) -> None:
     """Show what differs between the settings and the broker; nothing is changed.
 
-    Exits with 0 if nothing differs, and with 6 if something does.
+    Exits with 0 if nothing differs, and with 6 if something does. Delay lanes that are not there yet are no
+    difference: the first task that needs one declares it.
     """
     with broker_topology.connect(app) as connection:
         found = changes.compare(app, connection)
     if as_json:
         click.echo(json.dumps(_as_dict(found.changes, found)))
     else:
-        _tell(found.changes)
-        click.echo(_summary(found) if found.changes else "nothing differs")
+        _tell(found.differences)
+        click.echo(_summary(found) if found.differences else "nothing differs")
+        _tell_later(found)
     _tell_blind(found)
-    if found.changes:
+    if found.differences:
         sys.exit(exit_codes.DIFFERS)
 
 
@@ -101,8 +103,8 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
         if has_all_lanes:
             deadline = time.monotonic() + changes.LANE_WAIT_SECONDS
             lanes.declare(connection, lanes.every(ALL_LANES_DAYS), app.settings.prefix, deadline)
-    created = [change for change in found.changes if change.kind is Kind.MISSING]
-    left = [change for change in found.changes if change.kind is not Kind.MISSING]
+    created = [change for change in found.changes if change.kind in {Kind.MISSING, Kind.LATER}]
+    left = [change for change in found.changes if change not in created]
     if as_json:
         done = [{"what": change.what, "name": change.name} for change in created]
         click.echo(json.dumps({"created": done, **_as_dict(left, found)}))
@@ -199,7 +201,14 @@ def _tell(found: Iterable[Change]) -> None:
 
 
 def _summary(found: Plan) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in found.counts().items() if count)
+    counts = {kind: count for kind, count in found.counts().items() if count and kind != Kind.LATER}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _tell_later(found: Plan) -> None:
+    if lanes_to_come := found.counts()[Kind.LATER]:
+        told = "are not there yet: the first task that needs one declares it, or `broker-app topology apply` does"
+        click.echo(f"{lanes_to_come} delay lanes {told}")
 
 
 def _tell_blind(found: Plan) -> None:

@@ -17,7 +17,9 @@ from celery.worker import consumer as celery_consumer
 from celery.worker import loops, state
 
 from broker_app.connections import discard
+from broker_app.errors import SettingsError
 from broker_app.pauses import Pauses
+from broker_app.settings import shown_in_one_line
 from broker_app.worker.answering import let_answer
 from broker_app.worker.decoding import decode_early, is_small
 from broker_app.worker.first_protocol import translate
@@ -77,6 +79,7 @@ class Consumer(Selective, celery_consumer.Consumer):
         )
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        _refuse_eventlet(options["pool"])
         connect_seconds = options["app"].conf.broker_connection_timeout
         super().__init__(*args, **options)
         # Celery takes the bound away for gevent, whose publishers and workers would wait for a silent broker.
@@ -315,3 +318,10 @@ class Consumer(Selective, celery_consumer.Consumer):
             connection.drain_events(timeout=0)
         except OSError as error:  # a time-out, too, is one: nothing had come
             logger.debug("event connection: %r", error)
+
+
+def _refuse_eventlet(pool: object) -> None:
+    """Refuse to start on a pool whose time limits and bounds nobody has made work."""
+    if type(pool).__module__.endswith(".eventlet"):
+        with shown_in_one_line():
+            raise SettingsError(["-P eventlet: expected prefork, threads, gevent or solo; use -P gevent instead"])

@@ -66,6 +66,17 @@ def test_plan_and_apply(shop: Ledger, app: BrokerApp) -> None:
     }
 
 
+def test_lanes_to_come_are_no_difference(shop: Ledger, app: BrokerApp) -> None:
+    """On a broker where only the common lanes are not there yet `plan` says so and exits with 0."""
+    assert run(shop, "apply").returncode == exit_codes.OK
+    shop.variables["BROKER_APP_COMMON_LANES"] = '["20s", "40s"]'
+    planned = run(shop, "plan")
+    assert planned.returncode == exit_codes.OK, planned.stdout
+    assert planned.stdout.startswith("nothing differs\n2 delay lanes are not there yet")
+    assert "created  queue 'delay.40s'\n" in run(shop, "apply").stdout
+    assert depth(app, "delay.40s") == 0
+
+
 def test_other_arguments(shop: Ledger) -> None:
     """`plan` and `apply` name the queue, the difference and the cure, and `apply` leaves it as it is, with 6."""
     assert run(shop, "apply").returncode == exit_codes.OK

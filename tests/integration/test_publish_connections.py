@@ -287,3 +287,12 @@ def test_a_forked_process_has_a_connection_of_its_own(app: BrokerApp) -> None:
     assert len(messages) == 41
     assert {message.headers["id"] for message in messages} >= set(ids)
     assert not any(MAYBE_TWICE_HEADER in message.headers for message in messages)
+
+
+def test_publishes_where_eventlet_has_taken_poll_away(app: BrokerApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that eventlet has patched, whose ``select`` has no ``poll``, publishes now and later."""
+    monkeypatch.delattr("select.poll")
+    app.send_task("shop.add", queue="lopri")
+    app.send_task("shop.add", queue="lopri")
+    app.send_task("shop.add", queue="lopri", countdown=60)
+    assert (depth(app, "lopri"), depth(app, "delay.1m")) == (2, 1)

@@ -11,6 +11,7 @@ from apps import delete, depth
 from broker_app import changes, topology
 from broker_app.comparison import Kind
 from broker_app.errors import BrokerRefused
+from broker_app.queues import work_topology
 from broker_app.queues.delay import due_pattern
 from broker_app.queues.holding import Holding
 
@@ -65,15 +66,28 @@ def test_all_is_missing_then_nothing_differs(make: Callable[..., BrokerApp]) -> 
     """On an empty virtual host every exchange, queue and binding is missing; after `apply` nothing differs."""
     app = make()
     found = apply(app)
-    assert {change.kind for change in found.changes} == {Kind.MISSING}
+    assert {change.kind for change in found.changes} == {Kind.MISSING, Kind.LATER}
     assert {change.what for change in found.changes} == {"exchange", "queue", "binding"}
-    assert {"lopri", "lopri.dead", "reports", "delay.10s", "tasks.unrouted", "tasks.due"} <= found.names(
-        Kind.MISSING
-    )
+    assert {"lopri", "lopri.dead", "reports", "tasks.unrouted", "tasks.due"} <= found.names(Kind.MISSING)
+    assert found.names(Kind.LATER) == {"delay.10s"}
 
     after = compare(app)
     assert (after.changes, after.blind) == ((), "")
     assert told(apply(app)) == []
+
+
+@pytest.mark.version
+@pytest.mark.parametrize("more", ["", BLIND], ids=["management API", "AMQP alone"])
+def test_a_lane_that_is_not_there_yet_is_no_difference(
+    make: Callable[..., BrokerApp], make_app: AppMaker, more: str
+) -> None:
+    """What workers declare leaves the common lanes out: the plan tells them apart, and `apply` makes them."""
+    with topology.connect(app := make_app(more + THREE_QUEUES) if more else make()) as connection:
+        topology.declare(connection, work_topology(app.settings.specs(), ""))
+    found = compare(app)
+    assert (told(found), found.differences) == ([("later", "queue", "delay.10s")], ())
+    apply(app)
+    assert compare(app).changes == ()
 
 
 @pytest.mark.version

@@ -1,0 +1,59 @@
+"""Optional packages that the settings ask for: a missing one is named, with the command that installs it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from celery.exceptions import ImproperlyConfigured
+
+from broker_app.errors import SettingsError
+from broker_app.settings import shown_in_one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_EXTRAS = {
+    "redis": "redis",
+    "rediss": "redis",
+    "sentinel": "redis",
+    "postgresql+psycopg": "postgresql",
+    "gevent": "gevent",
+}
+"""Our extra by what asks for it: the scheme of a result URL without ``db+``, or a pool."""
+
+
+@contextmanager
+def loading_store(url: str) -> Iterator[None]:
+    """Say which package a result store lacks.
+
+    Args:
+        url: Of the store, for its scheme alone.
+
+    Raises:
+        SettingsError: A package is missing, or there is no such store.
+    """
+    try:
+        yield
+    except (ImportError, ImproperlyConfigured) as error:
+        with shown_in_one_line():
+            raise SettingsError([f"result_url: {_missing(url, error)}"]) from error
+
+
+def missing_pool(pool: str) -> str:
+    """Return what to install for a pool of workers, empty if it is there."""
+    return "" if pool != "gevent" or find_spec("gevent") else _cure(pool, "gevent")
+
+
+def _missing(url: str, error: Exception) -> str:
+    scheme = url.partition("://")[0].rpartition(":DatabaseBackend+")[2].removeprefix("db+")
+    if scheme in _EXTRAS:
+        return _cure(f"{scheme}://", getattr(error, "name", None) or _EXTRAS[scheme])
+    cure = "install what it needs, or set another URL"
+    return f"the store of {scheme}:// cannot be loaded ({' '.join(str(error).split())}); {cure}"
+
+
+def _cure(asked: str, package: str) -> str:
+    extra = _EXTRAS[asked.removesuffix("://")]
+    return f"{asked} needs the package {package}, which is not installed; run pip install 'broker-app[{extra}]'"
