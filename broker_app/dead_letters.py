@@ -102,9 +102,8 @@ def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> O
         death: What is known of its end.
         node: The worker's name.
     """
-    headers = {name: value for name, value in (message.headers or {}).items() if not _is_dropped(name)}
+    headers, properties = carried(message)
     headers |= dead_headers(death, spec, node)
-    properties = {name: value for name, value in (message.properties or {}).items() if name not in _NOT_CARRIED}
     properties.setdefault("correlation_id", str(headers.get("id") or uuid4()))
     task, identity = str(headers.get("task", "unknown")), str(headers.get("id", properties["correlation_id"]))
     return Outgoing(
@@ -114,7 +113,7 @@ def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> O
         delay=Delay((), 0.0),
         exchange=Names(spec.prefix).dead,
         routing_key=spec.broker_name,
-        body=_body(message),
+        body=body_of(message),
         properties=dict(properties, application_headers=headers, delivery_mode=PERSISTENT),
     )
 
@@ -135,6 +134,13 @@ def dead_headers(death: Death, spec: QueueSpec, node: str) -> dict[str, Any]:
     return headers
 
 
+def carried(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the headers and the properties that a message keeps when it is published again."""
+    headers = {name: value for name, value in (message.headers or {}).items() if not _is_dropped(name)}
+    properties = {name: value for name, value in (message.properties or {}).items() if name not in _NOT_CARRIED}
+    return headers, properties
+
+
 def _is_dropped(name: str) -> bool:
     return name in _DROPPED_HEADERS or name.startswith(DEAD_PREFIX)
 
@@ -144,7 +150,7 @@ def _text(words: str) -> str:
     return words.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _body(message: Message) -> bytes:
+def body_of(message: Message) -> bytes:
     """Return the body as it came: py-amqp has decoded it to text, kombu has decompressed it, where they could."""
     body = message.body
     body = body.encode(message.content_encoding or "utf-8") if isinstance(body, str) else bytes(body)

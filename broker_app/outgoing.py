@@ -172,9 +172,8 @@ class Packer:
     ) -> int | None:
         """Return the priority to send; one that no caller asked for is dropped where the queue has none.
 
-        Celery adds its own: to each retry that of the message, which kombu sends as 0 for who asked for none; to
-        what a task publishes its parent's (``task_inherit_parent_priority``); and a default. An error here would
-        fail a task that has run.
+        Celery copies the priority of the message to each retry (kombu sends 0 by default), and that of the parent
+        to its children if ``task_inherit_parent_priority`` is set. To refuse it would fail a task that has run.
         """
         if spec is None or priority is None:
             return priority if spec is None else check_priority(spec, None)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-from workload import app
+from celery.exceptions import Reject
+from workload import app, note
 
 app.conf.task_inherit_parent_priority = True
 
 
 @app.task(bind=True)
 def return_to_its_queue(self: Any, times: int, countdown: float) -> list[str]:
-    """Retry so many times into the queue that `delivery_info` names; return what it names in the end."""
+    """Retry into the queue that `delivery_info` names, `times` times; return its names."""
     info = self.request.delivery_info
     if self.request.retries < times:
         raise self.retry(queue=info["routing_key"], countdown=countdown)
@@ -67,3 +69,12 @@ def publish(queue: str) -> str:
 def last(seconds: float) -> None:
     """Take that long."""
     time.sleep(seconds)
+
+
+@app.task(bind=True)
+def give_back(self: Any, file: str, times: int) -> bool:
+    """Return its message to its queue `times` times, then say whether it was marked as redelivered."""
+    note(file, "run")
+    if len(Path(file).read_text(encoding="utf-8").splitlines()) <= times:
+        raise Reject("not now", requeue=True)
+    return bool(self.request.delivery_info["redelivered"])

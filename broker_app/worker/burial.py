@@ -10,6 +10,7 @@ from celery.app.task import Context
 from broker_app.dead_letters import dead_letter
 from broker_app.errors import PublishError
 from broker_app.queues import DeadLetters
+from broker_app.worker.requeue import requeued
 
 if TYPE_CHECKING:
     from kombu.message import Message
@@ -54,6 +55,15 @@ class Burial:
             logger.warning("%s goes to the dead letters without its reason, %s: %s", what, death.reason, error)
             return False
         logger.warning("%s goes to the dead letters, %s: %s", what, death.reason, death.exception)
+        return True
+
+    def requeue(self, message: Message, spec: QueueSpec) -> bool:
+        """Publish a message to the end of its queue again; return whether the original may be acknowledged."""
+        try:
+            self._courier.send(requeued(message, spec))
+        except PublishError as error:
+            logger.warning("%s; its message is returned to its queue instead", error)
+            return False
         return True
 
     def fail(self, message: Message, death: Death) -> None:

@@ -66,7 +66,7 @@ class Gate:
             self._run(request)
             return
         request.delivery_info[QUEUE_KEY] = request.spec.name
-        if not request.spec.has_priorities:  # kombu sends 0 for who asked for none, and Celery would pass it on
+        if not request.spec.has_priorities:  # kombu's default is 0; Celery would pass it on
             request.delivery_info["priority"] = None
         if request.delivery_info["redelivered"]:
             self._quarantine.admit(request)
@@ -74,10 +74,9 @@ class Gate:
             self._run(request)
 
     def name_queue(self, message: Message) -> None:
-        """Let a message say which queue it was taken from, not by which lane or exchange it came there.
+        """Write the queue that a message was taken from in place of the exchange and key of its last lane.
 
-        What Celery makes of it (``delivery_info``, events, results, retries) and what tasks send again with it
-        then names the queue, as with a queue of Celery's own, which the default exchange leads to.
+        Celery copies them to ``delivery_info``, results and events, and tasks publish with them again.
         """
         spec = self.spec_of(message)
         if spec is not None:

@@ -97,8 +97,11 @@ class Request(Counted, celery_request.Request):
         """Handle what a task raised, as Celery's; what that rejects for good goes to the dead letters."""
         error = _error_of(exc_info)
         traceback = str(exc_info.traceback or "")
-        if isinstance(error, Reject) and not error.requeue:
-            self._give_up_rejected(error, traceback)
+        if isinstance(error, Reject):
+            if error.requeue:
+                self._requeue()
+            else:
+                self._give_up_rejected(error, traceback)
             return
         if not isinstance(error, _NO_DEATH):
             is_late = isinstance(error, TimeLimitExceeded)
@@ -177,6 +180,18 @@ class Request(Counted, celery_request.Request):
         is_sent: bool = super()._retry_worker_lost(exc, exc_info)
         self._death = None if is_sent else self._death
         return is_sent
+
+    def _requeue(self) -> None:
+        """Return it to its queue because it asked for that, which is no death of its worker."""
+        task_ready(self)
+        if self.acknowledged:  # when it started; Celery then does nothing either
+            return
+        if self.gate and self.spec and self.gate.burial.requeue(self.message, self.spec):
+            self.acknowledge()
+            return
+        if self.gate:
+            self.gate.suspects.excuse(self.message.headers)
+        self.reject(requeue=True)
 
     def _give_up_rejected(self, error: Reject, traceback: str) -> None:
         cause = error.reason if isinstance(error.reason, BaseException) else None

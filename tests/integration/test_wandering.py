@@ -1,4 +1,4 @@
-"""Retries, chains and foreign messages: no priority that nobody asked for, and the queue by its name."""
+"""Retries, chains and messages of other clients: unwanted priorities are dropped, queues have their names."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from broker_app import topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from broker_app import BrokerApp
 
@@ -27,6 +28,7 @@ prefix = "shop."
 type = "classic"
 priorities = true
 [queues.lopri]
+delivery_limit = 2
 [queues.lopri.retry]
 max_retries = 2
 first_seconds = 0.1
@@ -68,7 +70,7 @@ def _publish_as_others_do(app: BrokerApp, name: str, priority: int) -> Any:
 @pytest.mark.version
 @pytest.mark.parametrize("task", ["wanderer.retry_at_once", "wanderer.fail_once", "wanderer.fail_once_plainly"])
 def test_what_plain_celery_published_is_retried(app: BrokerApp, vhost_url: str, task: str) -> None:
-    """By its own `retry`, `autoretry_for` and its queue's back-off: kombu's priority 0 is nobody's wish."""
+    """By its own `retry`, `autoretry_for` and its queue's back-off: kombu's default priority 0 is dropped."""
     with Celery("plain", broker=vhost_url, set_as_current=False) as plain:
         sent = plain.send_task(task, exchange="shop.tasks", routing_key="shop.lopri")
     assert _get(app.AsyncResult(sent.id)) == "retried"
@@ -89,7 +91,7 @@ def test_a_retry_goes_between_queues_with_and_without_priorities(app: BrokerApp)
 
 
 def test_a_parents_priority_is_inherited_where_there_are_priorities(app: BrokerApp) -> None:
-    """In a chain over both kinds of queues, and by what a task publishes: no task fails that had finished."""
+    """A chain over both kinds of queues succeeds, and so does a child of a task with a priority."""
     step = app.signature("wanderer.priorities")
     steps = [step.clone(([],)).set(queue="default", priority=7), step.clone().set(queue="default")]
     steps += [step.clone().set(queue=queue) for queue in ("lopri", "default")]
@@ -114,3 +116,13 @@ def test_who_looks_sees_the_queue(app: BrokerApp) -> None:
     ((active,),) = (app.control.inspect(timeout=1).active() or {}).values()
     assert active["delivery_info"]["routing_key"] == "shop.lopri"
     _get(result)
+
+
+@pytest.mark.version
+@pytest.mark.parametrize("queue", ["default", "lopri"])
+def test_a_task_that_returns_its_message_kills_nobody(app: BrokerApp, tmp_path: Path, queue: str) -> None:
+    """`Reject(requeue=True)` beyond `delivery_limit`, on classic and quorum queues: it runs in the end."""
+    result = app.send_task("wanderer.give_back", (str(tmp_path / "runs"), 7), queue=queue)
+    assert _get(result) is False  # not marked as redelivered, as what a dead worker held would be
+    wait_until(lambda: depth(app, f"shop.{queue}") == 0, SECONDS, "the queue to be empty")
+    assert depth(app, f"shop.{queue}.dead") == 0
