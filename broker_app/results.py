@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import threading
 from pathlib import Path
@@ -18,24 +20,38 @@ from sqlalchemy.orm import sessionmaker
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+logger = logging.getLogger(__name__)
+
 SQLITE_BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another: one at a time may write to SQLite (sqlite.org/wal.html)."""
 
 
 class SessionManager(CelerySessionManager):
-    """Keeps one engine a process; Celery's makes a new engine for each operation unless it was forked."""
+    """Keeps one engine a process; Celery's makes a new engine for each operation unless it was forked.
+
+    The next operation after a SQLite file was deleted or replaced opens the new file. Connections to the old one
+    would go on to read and write a file that no other process can open.
+    """
+
+    prepared: bool
 
     def __init__(self) -> None:
         super().__init__()
         self._made: tuple[int, Engine, Any] | None = None
+        self._file: Path | None = None
+        self._identity: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
     def create_session(self, dburi: str, short_lived_sessions: bool = False, **options: Any) -> tuple[Engine, Any]:  # noqa: FBT001, FBT002 - Celery's signature
         """Return the engine of this process and its session factory; after a fork, new ones."""
         del short_lived_sessions
         with self._lock:
+            if self._made is not None and _identity_of(self._file) != self._identity:
+                logger.warning("%s was deleted or replaced; results stored in it are lost", self._file)
+                self._forget()
+                self.prepared = False  # the new file has no tables
             if self._made is None or self._made[0] != os.getpid():
-                engine = _make_engine(dburi, options)
+                engine = self._make_engine(dburi, options)
                 self._made = (os.getpid(), engine, sessionmaker(bind=engine))
             return self._made[1:]
 
@@ -43,9 +59,24 @@ class SessionManager(CelerySessionManager):
         """Forget the engine, so that the next operation connects again."""
         del dburi
         with self._lock:
-            made, self._made = self._made, None
+            self._forget()
+
+    def _forget(self) -> None:
+        made, self._made = self._made, None
         if made is not None:
             made[1].dispose(close=made[0] == os.getpid())
+
+    def _make_engine(self, url: str, options: dict[str, Any]) -> Engine:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, **options)
+        self._file = _file_of(parsed.database)
+        if self._file is not None:
+            _create_file(self._file)
+        self._identity = _identity_of(self._file)
+        engine = create_engine(parsed)
+        event.listen(engine, "connect", _set_pragmas)
+        return engine
 
 
 class DatabaseBackend(CeleryDatabaseBackend):
@@ -70,15 +101,36 @@ def _check_driver(url: str) -> None:
         raise ImproperlyConfigured(str(error)) from error
 
 
-def _make_engine(url: str, options: dict[str, Any]) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, **options)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = create_engine(parsed)
-    event.listen(engine, "connect", _set_pragmas)
-    return engine
+def _file_of(database: str | None) -> Path | None:
+    """Return the file of a SQLite URL, None if it names no plain file."""
+    return None if not database or database.startswith((":memory:", "file:")) else Path(database)
+
+
+def _identity_of(file: Path | None) -> tuple[int, int] | None:
+    """Return device and inode of a file, None if it does not exist."""
+    try:
+        found = None if file is None else file.stat()
+    except FileNotFoundError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _create_file(file: Path) -> None:
+    """Create a database's file if it does not exist, and delete the log files that a deleted one left.
+
+    A process that still uses the deleted file shares its write-ahead log by name, and would write into the new
+    database (sqlite.org/howtocorrupt.html#unlink). The lock keeps two processes from deleting each other's log.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not file.exists():
+            for suffix in ("-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+            file.touch(mode=0o600)
+    finally:
+        os.close(folder)
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:

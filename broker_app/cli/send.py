@@ -201,7 +201,9 @@ def _tell_failure(task_id: str, where: str, state: str, error: Any, *, as_json: 
 
 
 def _progress(state: str) -> str:
-    return "no worker has started it" if state == states.PENDING else f"its state is {state}"
+    if state == states.PENDING:
+        return "the result store knows nothing of it: no worker has started it, or its result was deleted"
+    return f"its state is {state}"
 
 
 def _readable(value: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,7 @@ from workers import environment, running_worker
 from broker_app import BrokerApp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SECONDS = 40.0
@@ -31,6 +33,40 @@ def store(number):
 with ThreadPoolExecutor(8) as pool:
     list(pool.map(store, range(60)))
 """
+
+
+STORE_EACH = """
+import sys
+from workload import app
+for line in sys.stdin:
+    app.backend.store_result(line.strip(), line.strip(), "SUCCESS")
+    print("stored", flush=True)
+"""
+
+
+@contextmanager
+def _storing_process(folder: Path) -> Iterator[Callable[[str], str]]:
+    """Start a process that stores results; yields what makes it store one, and returns its value."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STORE_EACH],
+        env=environment(folder, "amqp://127.0.0.1:1//"),
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        given, told = process.stdin, process.stdout
+
+        def store(task_id: str) -> str:
+            given.write(f"{task_id}\n")
+            given.flush()
+            assert told.readline() == "stored\n"
+            return task_id
+
+        yield store
+        given.close()
 
 
 @pytest.fixture
@@ -60,6 +96,32 @@ def test_the_store_is_made_on_first_use_for_its_owner_only(app: BrokerApp, tmp_p
     with sqlite3.connect(file) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+@pytest.mark.parametrize("gone", [("",), ("", "-wal", "-shm")])
+def test_a_deleted_store_is_made_anew(app: BrokerApp, tmp_path: Path, gone: tuple[str, ...]) -> None:
+    """This process and another use the same new file at once, also when the write-ahead log was not deleted."""
+    with _storing_process(tmp_path) as store:
+        assert store("other-1") == app.AsyncResult("other-1").result
+        _store(app, 1)
+        for ending in gone:
+            (tmp_path / "state" / f"results.sqlite3{ending}").unlink()
+        assert app.AsyncResult("other-1").state == states.PENDING
+        assert store("other-2") == app.AsyncResult("other-2").result
+        _store(app, 2)
+        assert app.AsyncResult("id-2").state == states.SUCCESS
+    with sqlite3.connect(tmp_path / "state" / "results.sqlite3") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM celery_taskmeta").fetchone() == (2,)
+    connection.close()
+
+
+def test_a_deleted_state_folder_is_made_anew(app: BrokerApp, tmp_path: Path) -> None:
+    """With all that was in it: the next result is stored and read."""
+    _store(app, 1)
+    shutil.rmtree(tmp_path / "state")
+    _store(app, 2)
+    assert app.AsyncResult("id-2").state == states.SUCCESS
 
 
 def test_threads_write_side_by_side(app: BrokerApp) -> None:
