@@ -9,18 +9,19 @@ from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+from celery import Celery, _state
 from celery.utils.time import maybe_make_aware
 
 from broker_app.beat import shorten_refusals
 from broker_app.bulk import publish_many
 from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
-from broker_app.errors import CallError, InvalidDelay, SettingsError
+from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask
 from broker_app.extras import loading_store
 from broker_app.forgiving import forgiving
 from broker_app.metrics.process import ProcessMetrics
 from broker_app.queues import Delay, split_delay
+from broker_app.registry import TaskRegistry, check_function
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class BrokerApp(Celery):
 
     amqp_cls = "broker_app.amqp:BrokerAMQP"
     control_cls = "broker_app.cancellations:Control"
-    task_cls = "broker_app.worker.task:Task"
+    registry_cls = TaskRegistry
+
+    _tasks: Any
 
     limits: Limits | None = None
     """The limits of the tasks that run in this process; None where Celery's own count, and outside of workers."""
@@ -64,7 +67,12 @@ class BrokerApp(Celery):
         self._config_file = config
         self._loading = threading.RLock()
         self._is_loaded = False
+        self._refusal: UnsupportedTask | None = None
         super().__init__(main, **kwargs)
+        if not isinstance(self._tasks, TaskRegistry):  # one of another app
+            self._tasks = TaskRegistry(self._tasks)
+        if self.set_as_current and _state.default_app is not None and _state.default_app is globals().get("app"):
+            self.set_default()  # Celery's Django fix-up made the first app the default of all threads: ours, below
         self.steps["consumer"].add("broker_app.metrics.step:MetricsStep")
         shorten_refusals()
 
@@ -121,6 +129,38 @@ class BrokerApp(Celery):
         """
         self._conf.defaults[-1].update(ours)
         return {}
+
+    def task(self, *args: Any, **options: Any) -> Any:
+        """Define a task, as Celery's decorator.
+
+        Raises:
+            UnsupportedTask: The function is ``async def``, or has a ``yield``: its body would never run.
+        """
+        make = super().task
+        if args:
+            self._check_function(*args, **options)
+            return make(*args, **options)
+
+        def make_checked(function: Any) -> Any:
+            self._check_function(function, **options)
+            return make(**options)(function)
+
+        return make_checked
+
+    def _check_function(self, function: Any, *_: Any, name: str | None = None, **options: Any) -> None:
+        """Refuse the function at its definition; the task itself is created later."""
+        name = name or self.gen_task_name(getattr(function, "__name__", ""), getattr(function, "__module__", ""))
+        check_function(name, function, lambda: options.get("base") or self.Task)
+
+    def finalize(self, *args: Any, **options: Any) -> None:
+        """Create all tasks, as Celery's; if one is refused, each later use of the app's tasks raises again."""
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            super().finalize(*args, **options)
+        except UnsupportedTask as refusal:
+            self._refusal = refusal
+            raise
 
     @cached_property
     def settings(self) -> Settings:

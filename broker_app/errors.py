@@ -25,12 +25,14 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 │   ├── Poisoned                   its worker died in each of its starts
 │   ├── Rejected                   it rejected its message
 │   ├── OutOfMemory                it raised MemoryError, and its worker lived
+│   ├── Unawaited                  it returned an awaitable, which no worker awaits
 │   ├── UnknownTask                no task of that name on the worker (also Celery's NotRegistered)
 │   └── Undecodable                no worker can read its message
 ├── SpoolError                     the spool's file cannot be used
 │   └── SpoolFull                  a bound of the spool is reached
 ├── SelectionError                 a queue or a filter for looking at messages that cannot be
 ├── FetchError                     a download failed; its text says where and why
+├── UnsupportedTask                no worker can run this task; refused when it is registered
 └── CallError                      a task cannot be called as asked (its name, its arguments)
 """
 
@@ -90,9 +92,11 @@ __all__ = [
     "SpoolFull",
     "TaskFailure",
     "TuningError",
+    "Unawaited",
     "Undecodable",
     "UnknownQueue",
     "UnknownTask",
+    "UnsupportedTask",
 ]
 
 
@@ -287,6 +291,12 @@ class OutOfMemory(TaskFailure):
     """The task raised ``MemoryError``, and its worker lived to tell."""
 
 
+class Unawaited(TaskFailure):
+    """The task returned a coroutine or another awaitable, which no worker awaits."""
+
+    advice = "call `asyncio.run(…)` inside the task, then replay it from the dead letters"
+
+
 class UnknownTask(TaskFailure, NotRegistered):
     """The worker has no task of that name. Callers may catch Celery's ``NotRegistered``."""
 
@@ -311,6 +321,10 @@ class SpoolFull(SpoolError):
 
 class FetchError(BrokerAppError):
     """A download failed."""
+
+
+class UnsupportedTask(BrokerAppError, TypeError):
+    """A task that no worker can run as promised; it is not registered."""
 
 
 class CallError(BrokerAppError):

@@ -1,20 +1,24 @@
-"""The base class of the app's tasks: delivered as our `Request`, and retried as its queue says."""
+"""The task class that is added in front of every task's own: our `Request`, and the queue's default retries."""
 
 from __future__ import annotations
 
-from functools import partial
+import inspect
+import types
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.app import task as celery_task
 from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.imports import symbol_by_name
 
-from broker_app.errors import OutOfMemory, RoutingError
+from broker_app.errors import OutOfMemory, RoutingError, Unawaited
 from broker_app.metrics import tracing
+from broker_app.queues import Backoff
 
 if TYPE_CHECKING:
     from celery.app.task import Context
 
-    from broker_app.queues import Backoff, QueueSpec
+    from broker_app.queues import QueueSpec
 
 QUEUE_KEY = "queue"
 """Where a worker notes in a request's ``delivery_info`` which queue it came from, by the settings' name."""
@@ -22,35 +26,39 @@ QUEUE_KEY = "queue"
 _CELERYS = "celery."
 """The names of Celery's own tasks begin with it; they retry by themselves."""
 
+_BEGUN = "_broker_app_begun"
+
 
 class Task(celery_task.Task):
-    """Celery's task, with the retries of the queue that it was taken from as its default.
+    """First in the MRO of each registered task, whatever the task's own base class (see `in_front_of`).
 
-    A task's own ways of retrying come first: ``self.retry()``, ``autoretry_for``, or `backoff`.
+    Applies the time limits, and retries as the queue's settings say. The task's own retries take precedence:
+    ``self.retry()``, ``autoretry_for``, or its attribute ``backoff``, as in
+    ``@app.task(backoff=Backoff(max_retries=5))``; `Backoff()` never retries. Errors in ``throws`` and
+    ``dont_autoretry_for`` are not retried.
 
     Attributes:
-        backoff: The task's own back-off, ``@app.task(backoff=Backoff(max_retries=5))``; None for its queue's.
-            `Backoff()` retries nothing.
-
-    Errors in ``throws`` and ``dont_autoretry_for`` are not retried.
+        has_own_call: Whether the task's own class defines ``__call__``, which is then called instead of ``run``.
     """
 
     Request = "broker_app.worker.request:Request"
 
-    backoff: Backoff | None = None
+    has_own_call = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task; in a worker, an exception is a retry while there is one left."""
+        """Run the task; in a worker, an exception is a retry while there is one left.
+
+        Raises:
+            Unawaited: The task returned an awaitable.
+        """
         request = self.request_stack.top
-        if request is None or request.called_directly or request._protected:  # noqa: SLF001 - as Celery's own
+        if request is None or request.called_directly or not self._begins(request):
             return super().__call__(*args, **kwargs)
-        request._protected = 1  # noqa: SLF001 - what it calls from now on is called directly
+        body = super().__call__ if self.has_own_call else self.run
         tracing.enter(request)
         try:
             limits = self.app.limits
-            if limits is None:
-                return self.run(*args, **kwargs)
-            return limits.run(partial(self.run, *args, **kwargs))
+            answer = body(*args, **kwargs) if limits is None else limits.run(partial(body, *args, **kwargs))
         except (Ignore, Reject, Retry):
             raise
         except MemoryError as error:
@@ -62,11 +70,31 @@ class Task(celery_task.Task):
             if backoff is None or request.retries >= backoff.max_retries:
                 raise
             self._try_again(error, backoff.wait(request.retries), backoff.max_retries)
+        if inspect.isawaitable(answer):
+            raise self._unawaited(answer, request)
+        return answer
 
     def retry(self, *args: Any, **options: Any) -> Any:
         """Retry, as Celery's; a task that calls it retries by itself, and its queue's default stands back."""
         self.request.has_own_retries = True
         return super().retry(*args, **options)
+
+    def _begins(self, request: Context) -> bool:
+        """Mark a delivered task as begun; return False if it was, because then the task calls itself directly.
+
+        With its own ``__call__`` the mark is ours: Celery sets ``_protected`` once that calls ``super()``.
+        """
+        if request._protected or getattr(request, _BEGUN, False):  # noqa: SLF001 - Celery's own mark
+            return False
+        setattr(request, _BEGUN if self.has_own_call else "_protected", 1)
+        return True
+
+    def _unawaited(self, answer: Any, request: Context) -> Unawaited:
+        if inspect.iscoroutine(answer):
+            answer.close()
+        queue = (request.delivery_info or {}).get(QUEUE_KEY, "")
+        reason = f"it returned a {type(answer).__name__}, which no worker awaits"
+        return Unawaited(self.name, request.id, queue, reason)
 
     def _try_again(self, error: Exception, countdown: float, max_retries: int) -> NoReturn:
         raise super().retry(exc=error, countdown=countdown, max_retries=max_retries)
@@ -77,8 +105,9 @@ class Task(celery_task.Task):
         retries_itself = getattr(request, "has_own_retries", False) or getattr(self, "autoretry_for", ())
         if retries_itself or isinstance(error, given_up) or self.name.startswith(_CELERYS):
             return None
-        if self.backoff is not None:
-            return self.backoff
+        own = getattr(self, "backoff", None)
+        if isinstance(own, Backoff):  # in a class written for plain Celery, any other value has another meaning
+            return own
         return self._backoff_of_queue(request)
 
     def _backoff_of_queue(self, request: Context) -> Backoff | None:
@@ -90,3 +119,32 @@ class Task(celery_task.Task):
         except RoutingError:
             return None
         return spec.retry
+
+
+def in_front_of(task: celery_task.Task) -> type[Task]:
+    """Return a copy of a task's class with `Task` in front.
+
+    A custom ``Request`` class stays in effect, as if it derived from ours.
+    """
+    own, asked = type(task), task.Request
+    namespace: dict[str, Any] = {
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "app": vars(celery_task.Task)["app"],  # as bound; a task made by another app has that one in its class
+        "has_own_call": defines_call(own),
+    }
+    if asked != celery_task.Task.Request:
+        namespace["Request"] = property(lambda _: _request_class(asked))  # lazy: producers never import it
+    return types.new_class(own.__name__, (Task, own), exec_body=lambda body: body.update(namespace))
+
+
+def defines_call(cls: type) -> bool:
+    """Return whether a task class overrides Celery's ``__call__``."""
+    return next(one for one in cls.__mro__ if "__call__" in vars(one)) is not celery_task.Task
+
+
+@cache
+def _request_class(asked: Any) -> Any:
+    own, ours = symbol_by_name(asked), symbol_by_name(Task.Request)
+    return own if issubclass(own, ours) else type(own.__name__, (own, ours), {"__module__": own.__module__})
