@@ -56,6 +56,7 @@ class BrokerApp(Celery):
 
     amqp_cls = "broker_app.amqp:BrokerAMQP"
     control_cls = "broker_app.cancellations:Control"
+    log_cls = "broker_app.logs:Logging"
     registry_cls = TaskRegistry
 
     _tasks: Any

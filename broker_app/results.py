@@ -17,6 +17,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.orm import sessionmaker
 
+from broker_app.private import make_private_folder, open_private
+
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
@@ -121,14 +123,14 @@ def _create_file(file: Path) -> None:
     A process that still uses the deleted file shares its write-ahead log by name, and would write into the new
     database (sqlite.org/howtocorrupt.html#unlink). The lock keeps two processes from deleting each other's log.
     """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(file.parent, is_ours=False)
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if not file.exists():
             for suffix in ("-wal", "-shm"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
-            file.touch(mode=0o600)
+            os.close(open_private(file, os.O_RDWR | os.O_CREAT))
     finally:
         os.close(folder)
 

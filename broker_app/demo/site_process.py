@@ -14,6 +14,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from broker_app.demo import site
 from broker_app.errors import BrokerAppError
+from broker_app.private import open_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ def start(listener: socket.socket, key: str, log: Path) -> None:
         BrokerAppError: It does not answer in time.
     """
     command = [sys.executable, "-I", site.__file__, str(listener.fileno()), str(LATENCY_SECONDS), key]
-    with log.open("wb") as output:
+    with open(log, "wb", opener=open_private) as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from broker_app.errors import BrokerAppError, BrokerLocked, NodesFailed
 from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
 from broker_app.fleet.state import FleetState
+from broker_app.private import make_private_folder, open_private
 from broker_app.queues import Names, work_topology
 from broker_app.queues.delay import parse_lane
 
@@ -67,8 +68,8 @@ def only_one(folder: Path) -> Iterator[None]:
         DemoError: Another demo runs there, or the folder cannot be written.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        make_private_folder(folder)
+        lock = os.fdopen(open_private(folder / "lock", os.O_RDWR | os.O_CREAT), "w")
     except OSError as error:
         reason = f"expected a folder that can be written, got: {error.strerror}"
         raise DemoError(f"{folder}: {reason}; set BROKER_APP_STATE_DIR") from error

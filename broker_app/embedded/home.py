@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from broker_app.embedded.private_file import write_private
+from broker_app.private import make_private_folder, open_private, write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ class BrokerHome:
         """Make a new folder, and hold it until this process ends or lets go of it."""
         name = f"broker-app-{secrets.token_hex(6)}"
         draft = cls(state_dir.absolute() / _FOLDER / f"{_DRAFT}{name}")
-        draft.folder.mkdir(mode=0o700, parents=True)
+        make_private_folder(draft.folder)
         draft.write(record)
         draft.hold()
         home = cls(draft.folder.rename(draft.folder.with_name(name)))  # nobody sees it before it is held
@@ -95,7 +95,7 @@ class BrokerHome:
 
         A fork of this process holds it too; a program that it executes, such as the node, does not.
         """
-        lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = open_private(self.folder / _LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -23,9 +23,9 @@ from broker_app.embedded.node_config import (
     free_ports,
     rabbitmq_conf,
 )
-from broker_app.embedded.private_file import write_private
 from broker_app.embedded.readiness import wait_for_management, wait_for_version
 from broker_app.errors import BrokerNotFound, PrivateNodeError
+from broker_app.private import make_private_folder, open_private, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,14 +233,15 @@ class PrivateNode:
 
     def _write_files(self, record: _Record) -> None:
         for folder in (self.folder, *(self.folder / name for name in ("conf.d", "data", "home", "log"))):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(folder)
         write_private(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
         write_private(self.folder / "rabbitmq.conf", rabbitmq_conf(record.ports, record.username, record.password))
         record.write(self.folder / _RECORD)  # before the launch: whoever finds a crashed run can end its node
 
     def _launch(self, record: _Record) -> None:
         server = Path(record.server)
-        with (self.folder / "log" / "startup.log").open("wb") as output:
+        log = self.folder / "log" / "startup.log"
+        with open(log, "wb", opener=open_private) as output:
             subprocess.run(
                 # The shell ends at once: the node is nobody's child, and looks the same to whoever attaches to it.
                 ["/bin/sh", "-c", 'exec "$0" &', server],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import SecretStr
 
 from broker_app.errors import FleetError
+from broker_app.private import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ class Record:
             FleetError: The disk is full, or the folder cannot be written.
         """
         try:
-            file.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            write_private(file, json.dumps(asdict(self)))
         except OSError as error:
             raise FleetError(f"{file}: expected a file that can be written, got: {error.strerror}") from error
 

@@ -127,10 +127,14 @@ class Starter:
         check_ready(self.app, fleets, [node for fleet in missing for node in fleet.nodes])
         if missing:
             self.state.check_space()
+        for node in (node for fleet in missing for node in fleet.nodes):
+            self.state.check_files(node.stem)
         self._prepare(missing)
         watch = Watch(self.app, self.state, fleets, running)
         watch.launched(self._launch_all(missing))
-        return watch.wait(self.wait_seconds)
+        outcomes = watch.wait(self.wait_seconds)
+        self.state.close_files(outcome.node.stem for outcome in outcomes if outcome.outcome is Start.STARTED)
+        return outcomes
 
     def record(self, fleet: Fleet) -> Record:
         """Return what a fleet's nodes would be started with now."""

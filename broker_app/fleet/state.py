@@ -7,21 +7,21 @@ import logging
 import os
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from broker_app.errors import FleetBusy, FleetError
 from broker_app.fleet.processes import Process, find_workers
+from broker_app.private import FILE_MODE, check_not_linked, make_private_folder, open_private
 from broker_app.worker.liveness import SUFFIX, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from broker_app.app import BrokerApp
 
-_OWNER_ONLY = 0o700
 _LOCK = "fleet.lock"
 _SUPERVISOR = ", a supervisor"
 _SUPERVISOR_SECONDS = 180.0
@@ -166,11 +166,30 @@ class FleetState:
         for folder in (self.run, self.log):
             probe = folder / _PROBE
             try:
-                probe.write_bytes(bytes(_PROBE_BYTES))
+                with open(probe, "wb", opener=open_private) as file:
+                    file.write(bytes(_PROBE_BYTES))
             except OSError as error:
                 raise FleetError(_unusable(folder, error)) from error
             finally:
                 probe.unlink(missing_ok=True)
+
+    def check_files(self, stem: str) -> None:
+        """Refuse links in the places of the files that a node's worker opens by itself.
+
+        Raises:
+            FleetError: One of them is a symbolic link.
+        """
+        try:
+            for file in (self.pid_file(stem), self.log_file(stem), *self.log.glob(f"{stem}-*.log")):
+                check_not_linked(file)
+        except OSError as error:
+            raise FleetError(f"{stem}: expected a file, got: {error.strerror}") from error
+
+    def close_files(self, stems: Iterable[str]) -> None:
+        """Give the pid files, which Celery makes for everybody to read, to their owner only."""
+        for stem in stems:
+            with suppress(FileNotFoundError):  # it has ended
+                self.pid_file(stem).chmod(FILE_MODE)
 
     def workers(self) -> dict[str, tuple[Process, ...]]:
         """Return the workers that run, by stem, the one that the pid file names first."""
@@ -213,7 +232,7 @@ class FleetState:
     def mark_stopping(self, stem: str, pid: int) -> None:
         """Remember that a worker was told to end: it no longer answers, and may run on for a while."""
         try:
-            with self._stopping_file(stem).open("a") as file:
+            with open(self._stopping_file(stem), "a", opener=open_private) as file:
                 file.write(f"{pid}\n")
         except OSError as error:  # a full disk must not keep workers from ending
             logger.warning("%s cannot be written: %s", self._stopping_file(stem), error.strerror)
@@ -249,7 +268,7 @@ class FleetState:
     def _make_folders(self) -> None:
         for folder in (self.base, self.run.parent, self.run, self.log.parent, self.log):
             try:
-                folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+                make_private_folder(folder)
             except OSError as error:
                 raise FleetError(_unusable(folder, error)) from error
         if not os.access(self.log, os.W_OK | os.X_OK):
@@ -257,7 +276,7 @@ class FleetState:
 
     def _open(self, file: Path) -> IO[str]:
         try:
-            return file.open("a+")
+            return open(file, "a+", opener=open_private)
         except OSError as error:
             raise FleetError(_unusable(self.run, error)) from error
 

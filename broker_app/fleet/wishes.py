@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from broker_app.errors import FleetError
+from broker_app.private import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,11 +55,10 @@ class Wishes:
         Raises:
             FleetError: The disk is full, or the folder cannot be written.
         """
-        file, fresh = run / FILE, run / f"{FILE}.new"
+        file = run / FILE
         content = {"scaled": dict(self.scaled), "stopped": sorted(self.stopped)}
         try:
-            fresh.write_text(json.dumps(content), encoding="utf-8")
-            fresh.replace(file)
+            write_private(file, json.dumps(content))
         except OSError as error:
             raise FleetError(f"{file}: expected a file that can be written, got: {error.strerror}") from error
 

@@ -23,6 +23,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker_app.private import make_private_folder, open_private
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -41,8 +43,6 @@ MAX_FILES = 1_000
 SUFFIX = ".metrics"
 
 _NUMBER_BYTES = 8
-_OWNER_ONLY = 0o600
-_FOLDER_OWNER_ONLY = 0o700
 
 
 class CorruptFileError(ValueError):
@@ -104,7 +104,7 @@ class MetricFile:
         Raises:
             OSError: The folder cannot be written, or locks are not to be had there.
         """
-        folder.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
+        make_private_folder(folder)
         for number in range(MAX_FILES):
             path = folder / f"{stem}.{number}{SUFFIX}"
             descriptor = lock(path)
@@ -186,7 +186,7 @@ def lock(path: Path) -> int | None:
     Raises:
         OSError: It cannot be opened, or locks are not to be had there.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_ino == path.stat().st_ino:

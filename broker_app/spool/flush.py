@@ -18,6 +18,7 @@ from broker_app.bulk.item import Item
 from broker_app.bulk.line import Line
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull, RoutingError
 from broker_app.outgoing import MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER, Outgoing, Packer
+from broker_app.private import open_private
 from broker_app.queues import Delay, split_delay
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Flusher:
         if not self._store.file.exists():
             yield True
             return
-        lock = os.open(self._store.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = open_private(self._store.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from broker_app.errors import SpoolError, SpoolFull
+from broker_app.private import make_private_folder, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -228,7 +229,7 @@ class Store:
         if self._open is not None and self._open[0] != os.getpid():
             self._open = None  # the parent's: not ours to close (sqlite.org/howtocorrupt.html, 2.6)
         if self._open is None:
-            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.file.parent)
             try:
                 connection = _connect(self.file)
             except sqlite3.DatabaseError as error:
@@ -251,7 +252,7 @@ class Store:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # messages are nobody else's business
+    os.close(open_private(file, os.O_RDWR | os.O_CREAT))  # messages are nobody else's business
     connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")

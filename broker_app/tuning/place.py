@@ -23,6 +23,7 @@ from broker_app.embedded.process import kill_all, marked
 from broker_app.errors import BrokerError, TuningError
 from broker_app.fleet.multi import child_environment
 from broker_app.management import management_of
+from broker_app.private import make_private_folder, open_private
 from broker_app.queues.delay import UNITS, Lane
 from broker_app.queues.spec import check_queue_name
 from broker_app.settings import CONFIG_VARIABLE, ENV_PREFIX
@@ -41,7 +42,6 @@ MARK = "TUNING_PLACE"
 _FACTS = "place.json"
 _KILL_SECONDS = 5.0
 _DAYS = 31
-_OWNER_ONLY = 0o700
 
 
 class _TwinApp(BrokerApp):
@@ -176,8 +176,8 @@ def _end_processes(token: str) -> None:
 def _locked(folder: Path, facts: dict[str, str]) -> Iterator[None]:
     """Make the folder, write down what it is for, and hold its lock; the system frees it if this process dies."""
     try:
-        folder.mkdir(mode=_OWNER_ONLY, parents=True)
-        file = (folder / _FACTS).open("w+")
+        make_private_folder(folder)
+        file = os.fdopen(open_private(folder / _FACTS, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w+")
     except OSError as error:
         raise TuningError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from error
     with file:

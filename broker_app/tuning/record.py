@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker_app.errors import TuningError
+from broker_app.private import open_private
 from broker_app.tuning.recorder import FAILED, RAN, READY
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.path.touch(mode=0o600)
+        os.close(open_private(self.path, os.O_WRONLY | os.O_CREAT))
         self.runs: list[Run] = []
         self.is_ready = False
         self._offset = 0

@@ -16,6 +16,7 @@ from typing import Any
 from celery import shared_task, signals, states
 
 from broker_app.outgoing import PUBLISHED_AT_HEADER
+from broker_app.private import open_private
 from broker_app.tuning.load import SIMULATED_TASK, simulate
 
 BOOTSTRAP = (
@@ -80,7 +81,7 @@ def _write(line: str) -> None:
 
 @functools.cache
 def _file() -> int:
-    return os.open(os.environ["TUNING_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    return open_private(os.environ["TUNING_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from broker_app import topology
 from broker_app.errors import TuningError
+from broker_app.private import open_private
 from broker_app.tuning.record import Record
 from broker_app.tuning.recorder import BOOTSTRAP
 
@@ -183,7 +184,8 @@ def _start(place: Place, app_name: str, queue: str, options: list[str]) -> subpr
     command = [sys.executable, "-c", BOOTSTRAP, str(place.folder / "record"), "-A", app_name, "worker"]
     command += [f"--queues={queue}", *options, "--loglevel=WARNING", "--without-gossip", "--without-mingle"]
     command += ["-n", f"tune-{place.token}@%h"]
-    with (place.folder / "worker.log").open("wb") as output:
+    log = place.folder / "worker.log"
+    with open(log, "wb", opener=open_private) as output:
         return subprocess.Popen(
             command,
             env=place.environment(),

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from broker_app.private import make_private_folder, open_private
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,9 +26,6 @@ SUFFIX = ".alive"
 
 STUCK_SECONDS = 15.0
 """A loop that has not turned for so long hangs, or runs a task of a solo pool."""
-
-_OWNER_ONLY = 0o600
-_OWNER_ONLY_FOLDER = 0o700
 
 logger = logging.getLogger(__name__)
 
@@ -134,18 +133,10 @@ class Pulse:
         self._longest = max(self._longest, len(data))
         try:
             if self._stream is None and self._file is not None:
-                _make_folder(self._file.parent)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-                self._stream = os.open(self._file, flags, _OWNER_ONLY)
+                make_private_folder(self._file.parent, is_ours=False)  # it may be /tmp
+                self._stream = open_private(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             if self._stream is not None:
                 os.pwrite(self._stream, data.ljust(self._longest), 0)
         except OSError as error:  # a full disk must not stop a worker
             logger.warning("no sign of life can be written any more: %s: %s", self._file, error.strerror)
             self._file = None
-
-
-def _make_folder(folder: Path) -> None:
-    """Make it and those above it, for the owner only."""
-    for one in (*reversed(folder.parents), folder):
-        if not one.exists():
-            one.mkdir(mode=_OWNER_ONLY_FOLDER, exist_ok=True)

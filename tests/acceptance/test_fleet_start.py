@@ -76,6 +76,8 @@ def test_start_leaves_no_trace_outside_the_state_folder_and_no_password_on_a_com
     machine.start("lopri")
 
     assert {file.name for file in machine.folder.iterdir()} - before <= {"state"}
+    modes = {file.relative_to(machine.state): file.stat().st_mode & 0o077 for file in machine.state.rglob("*")}
+    assert not {str(file): mode for file, mode in modes.items() if mode}
     assert machine.state.stat().st_mode & 0o777 == 0o700
     assert (machine.state / "run" / "broker_app" / "lopri.pid").read_text() == f"{machine.workers()['lopri']}\n"
     assert "ready" in (machine.state / "log" / "broker_app" / "lopri.log").read_text()
