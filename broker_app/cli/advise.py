@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker_app.cli.command import Command, Number, pass_app
+from broker_app.cli.output import echo
 from broker_app.tuning.advice import Advice, Remedy, Verdict, advise
 from broker_app.tuning.live import watch
 
@@ -34,13 +35,13 @@ def advise_command(app: BrokerApp, queues: tuple[str, ...], seconds: float, *, i
     watched = watch(app, queues, seconds)
     advices = [advise(load) for load in watched.loads]
     if is_json:
-        click.echo(json.dumps({"queues": [_record(advice) for advice in advices], "missing": watched.missing}))
+        echo(json.dumps({"queues": [_record(advice) for advice in advices], "missing": watched.missing}))
         return
     for advice in advices:
-        click.echo(f"{advice.load.queue}: {advice.verdict}: {_figures(advice)}")
-        click.echo(f"  {_sentence(advice)}")
+        echo(f"{advice.load.queue}: {advice.verdict}: {_figures(advice)}")
+        echo(f"  {_sentence(advice)}")
     for missing in watched.missing:
-        click.echo(f"not known: {missing}", err=True)
+        echo(f"not known: {missing}", err=True)
 
 
 def _figures(advice: Advice) -> str:

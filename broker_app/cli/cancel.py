@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli.command import Command, pass_app
+from broker_app.cli.output import echo
 from broker_app.errors import CallError
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ def cancel(app: BrokerApp, task_ids: tuple[str, ...], *, as_json: bool) -> None:
     app.control.revoke(list(task_ids))
     states = zip(task_ids, _states(app, task_ids), strict=True)
     if as_json:
-        click.echo(json.dumps([{"id": task_id, "state": state} for task_id, state in states]))
+        echo(json.dumps([{"id": task_id, "state": state} for task_id, state in states]))
         return
     for task_id, state in states:
-        click.echo(f"{task_id} {state or 'cancelled'}")
+        echo(f"{task_id} {state or 'cancelled'}")
 
 
 def _states(app: BrokerApp, task_ids: tuple[str, ...]) -> list[str | None]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from broker_app.checks import Finding, Level, judge_broker, judge_settings
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command, pass_app
+from broker_app.cli.output import echo
+from broker_app.cli.table import Table
 from broker_app.errors import SettingsError
 from broker_app.queues import DeadLetters
 from broker_app.settings import ENV_PREFIX
@@ -66,9 +67,9 @@ def _split(problem: str) -> tuple[str, str]:
 
 def _describe(app: BrokerApp, settings: Settings) -> None:
     """Print where the settings come from, and the queues; names of variables only, their values may be secret."""
-    click.echo(f"settings file: {app.config_file or 'none, built-in defaults'}")
+    echo(f"settings file: {app.config_file or 'none, built-in defaults'}")
     if variables := sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX)):
-        click.echo(f"environment: {', '.join(variables)}")
+        echo(f"environment: {', '.join(variables)}")
     table = Table(box=None, pad_edge=False, header_style="")
     for heading in (
         "queue",
@@ -87,7 +88,7 @@ def _describe(app: BrokerApp, settings: Settings) -> None:
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    click.echo("\n".join(["", *lines, ""]))
+    echo("\n".join(["", *lines, ""]))
 
 
 def _row(name: str, queue: QueueSettings) -> tuple[str, ...]:
@@ -115,12 +116,12 @@ def _tell(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
     for finding in findings:
         told.append(finding)
         if not as_json:
-            click.echo(str(finding))
+            echo(str(finding))
     return told
 
 
 def _print_json(findings: list[Finding]) -> None:
-    click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
 
 
 def _exit_code(local: list[Finding], remote: list[Finding]) -> int:

@@ -15,6 +15,7 @@ from celery.app.utils import find_app as celery_find_app
 from kombu.exceptions import OperationalError
 
 from broker_app.cli import exit_codes
+from broker_app.cli.output import echo
 from broker_app.errors import (
     BrokerAppError,
     BrokerError,
@@ -75,7 +76,7 @@ class _UsageFault(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it."""
-        click.echo(f"broker-app: {self.message}", file=file, err=file is None)
+        echo(f"broker-app: {self.message}", file=file, err=file is None)
 
 
 @contextmanager
@@ -106,7 +107,7 @@ class _OneLineErrors(click.Command):
                 raise
             fail(error)
         except KeyboardInterrupt:
-            click.echo("broker-app: interrupted", err=True)
+            echo("broker-app: interrupted", err=True)
             sys.exit(exit_codes.INTERRUPTED)
 
 
@@ -136,7 +137,7 @@ def fail(error: Exception) -> NoReturn:
     """Print an error, one line for each problem, and exit with its code."""
     problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
     for problem in problems:
-        click.echo(f"broker-app: {problem}", err=True)
+        echo(f"broker-app: {problem}", err=True)
     sys.exit(next(code for cls, code in _CODES if isinstance(error, cls)))
 
 

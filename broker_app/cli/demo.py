@@ -11,6 +11,7 @@ from rich.console import Console
 
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command
+from broker_app.cli.output import echo
 from broker_app.demo import display
 from broker_app.demo.interruption import Interruption
 from broker_app.demo.load import read_jobs
@@ -78,10 +79,10 @@ def _run(
             play(ready, tally, jobs, say)
         say("done")
         Console().print(display.table(tally, "in the end"))
-        click.echo(verdict(ready.app, tally))
+        echo(verdict(ready.app, tally))
     if keep and not interruption.has_come:
         say("still running; try it out:")
-        click.echo(
+        echo(
             f"  source {shlex.quote(str(environment_file(folder)))}\n"
             "  broker-app send broker_app.tasks.add 2 2 --queue lopri --wait\n"
             "  broker-app demo --stop",

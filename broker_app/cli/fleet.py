@@ -10,6 +10,7 @@ from broker_app.cli.command import Group, Number, app_name, pass_app
 from broker_app.cli.fleet_report import print_stopped, report
 from broker_app.cli.fleet_service import plan, supervise, systemd
 from broker_app.cli.fleet_status import logs, status
+from broker_app.cli.output import echo
 from broker_app.fleet import (
     DEFAULT_STOP_SECONDS,
     DEFAULT_WAIT_SECONDS,
@@ -204,4 +205,4 @@ def _print_stopped(outcomes: Iterable[StoppedNode]) -> None:
     for outcome in outcomes:
         print_stopped(outcome)
     if not outcomes:
-        click.echo("no node runs")
+        echo("no node runs")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from broker_app.cli import exit_codes
+from broker_app.cli.output import echo
 from broker_app.errors import NodesFailed
 from broker_app.fleet import Changes, Start, Stop, unwanted_nodes
 
@@ -28,16 +27,16 @@ def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], Changes]) ->
     except NodesFailed as error:
         changes = Changes(error.outcomes)
     except KeyboardInterrupt:
-        click.echo("broker-app: interrupted; what was started runs on: see `broker-app fleet status`", err=True)
+        echo("broker-app: interrupted; what was started runs on: see `broker-app fleet status`", err=True)
         sys.exit(exit_codes.INTERRUPTED)
     for queue in changes.unscaled:
-        click.echo(f"{queue}: no longer scaled; the settings say {app.settings.queues[queue].fleet.nodes}")
+        echo(f"{queue}: no longer scaled; the settings say {app.settings.queues[queue].fleet.nodes}")
     for outcome in changes.started:
         print_started(outcome)
     for stopped in changes.stopped:
         print_stopped(stopped)
     for queue in changes.resting:
-        click.echo(f"{queue}: stopped by an operator, left alone; `broker-app fleet start {queue}` starts it")
+        echo(f"{queue}: stopped by an operator, left alone; `broker-app fleet start {queue}` starts it")
     _print_notes(app, queues)
     if any(outcome.outcome is Start.FAILED for outcome in changes.started):
         sys.exit(exit_codes.FAILED)
@@ -47,21 +46,21 @@ def print_started(outcome: StartedNode) -> None:
     """Print the outcome of a node that was to be started."""
     node = outcome.node
     if outcome.outcome is not Start.FAILED:
-        click.echo(
+        echo(
             f"{node.name}: {outcome.outcome}, pid {outcome.pid}, consumes {node.queue} with {outcome.slots} slots"
         )
         return
     process = f" (pid {outcome.pid} is left running)" if outcome.pid else ""
-    click.echo(f"broker-app: {node.name} is not up: {outcome.reason}{process}", err=True)
+    echo(f"broker-app: {node.name} is not up: {outcome.reason}{process}", err=True)
     for line in outcome.log_lines:
-        click.echo(f"  {line}", err=True)
-    click.echo(f"  (log: {outcome.log})", err=True)
+        echo(f"  {line}", err=True)
+    echo(f"  (log: {outcome.log})", err=True)
 
 
 def print_stopped(outcome: StoppedNode) -> None:
     """Print the outcome of a node that was to end."""
     process = f", pid {outcome.pid}" if outcome.outcome is not Stop.WAS_DEAD else "; its pid file is removed"
-    click.echo(f"{outcome.node.name}: {outcome.outcome}{process}")
+    echo(f"{outcome.node.name}: {outcome.outcome}{process}")
 
 
 def _print_notes(app: BrokerApp, queues: Iterable[str]) -> None:
@@ -69,10 +68,10 @@ def _print_notes(app: BrokerApp, queues: Iterable[str]) -> None:
     names = {queue.removeprefix(app.settings.prefix) for queue in queues}
     for name, queue in app.settings.queues.items():
         if (not names or name in names) and not queue.fleet.nodes:
-            click.echo(f"{name}: no node wanted (queues.{name}.fleet.nodes = 0)")
+            echo(f"{name}: no node wanted (queues.{name}.fleet.nodes = 0)")
     for node in unwanted_nodes(app):
         verb = "reload" if node.queue in app.settings.queues else "stop"
-        click.echo(
+        echo(
             f"broker-app: {node.name} runs, but the settings no longer want it; "
             f"end it with `broker-app fleet {verb} {node.queue}`",
             err=True,

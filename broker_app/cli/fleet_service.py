@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from broker_app.cli.command import app_name, pass_app
 from broker_app.fleet.plan import exports, inherited_variables, plan_fleets, preparation
 from broker_app.fleet.supervisor import RESUMED_OPTION, Supervisor
 from broker_app.fleet.systemd import units, write_units
+from broker_app.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
@@ -63,7 +63,7 @@ def supervise(app: BrokerApp, queues: tuple[str, ...], *, is_resumed: bool) -> N
     one that lived for a minute begins anew. SIGHUP does what `fleet reload` does. At the end the nodes
     finish their tasks; exit code 1 if one had to be killed.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    log_to_stderr("%(asctime)s %(levelname)s %(message)s")
     name = app_name(click.get_current_context())
     sys.exit(Supervisor(app, queues, app_name=name, is_resumed=is_resumed).run())
 

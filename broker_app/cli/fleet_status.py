@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Number, pass_app
+from broker_app.cli.output import echo
 from broker_app.cli.queues_list import shown_age
+from broker_app.cli.table import Table
 from broker_app.fleet import DEFAULT_ANSWER_SECONDS, FleetStatus, fleet_status
 from broker_app.fleet.logs import LogReader
+from broker_app.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,10 +105,10 @@ def logs(app: BrokerApp, queues: tuple[str, ...], lines: int, *, is_followed: bo
     """
     reader = LogReader.of(app, queues)
     for line in reader.tail(lines):
-        click.echo(line)
+        echo(line)
     while is_followed:
         for line in reader.news():
-            click.echo(line)
+            echo(line)
         time.sleep(_FOLLOW_SECONDS)
 
 
@@ -136,13 +138,13 @@ def _print(found: FleetStatus, *, is_json: bool) -> None:
     if is_json:
         scaled = {queue: {"from": before, "to": now} for queue, (before, now) in found.scaled.items()}
         whole = {"is_complete": found.is_complete, "broker_problem": found.broker_problem, "scaled": scaled}
-        click.echo(json.dumps(whole | {"stopped": list(found.resting), "nodes": rows}))
+        echo(json.dumps(whole | {"stopped": list(found.resting), "nodes": rows}))
     else:
         _print_table(rows)
         for line in _notes(found):
-            click.echo(line)
+            echo(line)
     if found.broker_problem:
-        click.echo(f"broker-app: nobody could be asked: {found.broker_problem}", err=True)
+        echo(f"broker-app: nobody could be asked: {found.broker_problem}", err=True)
 
 
 def _row(status: NodeStatus) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     else:
         _print_columns(cells)
     for folder in sorted({str(Path(row["log"]).parent) for row in rows}):
-        click.echo(f"logs: {folder}")
+        echo(f"logs: {folder}")
 
 
 def _table(cells: list[list[str]]) -> Table:
@@ -227,14 +229,14 @@ def _print_columns(cells: list[list[str]]) -> None:
     lines = [list(_COLUMNS), *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _shown(found: FleetStatus) -> Group:
     problem = f"nobody could be asked: {found.broker_problem}" if found.broker_problem else ""
     texts = [*_notes(found), problem, time.strftime("%H:%M:%S")]
     table = _table([_cells(_row(node)) for node in found.nodes])
-    return Group(table, *(Text(text) for text in texts if text))
+    return Group(table, *(Text(visible(text, "\n")) for text in texts if text))
 
 
 def _notes(found: FleetStatus) -> list[str]:

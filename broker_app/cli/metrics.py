@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,12 +44,13 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
     A broker that is down is a metric, broker_app_broker_up 0, and no error.
     """
     from broker_app.cli import version  # noqa: PLC0415 - that package imports this module
+    from broker_app.logs import log_to_stderr  # noqa: PLC0415
     from broker_app.metrics.collector import Collector  # noqa: PLC0415 - the help comes without all of it
     from broker_app.metrics.routes import routes  # noqa: PLC0415
     from broker_app.metrics.server import MetricsServer  # noqa: PLC0415
     from broker_app.status_page import StatusPage  # noqa: PLC0415
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    log_to_stderr("%(levelname)s %(message)s")
     chosen = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     settings = app.settings.metrics.model_copy(update=chosen)
     collector = Collector(app, version())

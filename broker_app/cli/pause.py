@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli.command import Command, pass_app
+from broker_app.cli.output import echo
 from broker_app.pauses import pause_queue, resume_queue
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def pause(app: BrokerApp, queues: tuple[str, ...]) -> None:
     """
     for name in _known(app, queues):
         pause_queue(app, name)
-        click.echo(f"{name}: paused")
+        echo(f"{name}: paused")
 
 
 @click.command(cls=Command, epilog="\b\nExamples:\n  broker-app resume lopri")
@@ -36,7 +37,7 @@ def resume(app: BrokerApp, queues: tuple[str, ...]) -> None:
     """Let the workers consume paused queues again."""
     for name in _known(app, queues):
         resume_queue(app, name)
-        click.echo(f"{name}: resumed")
+        echo(f"{name}: resumed")
 
 
 def _known(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:

@@ -10,6 +10,7 @@ import click
 
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, pass_app
+from broker_app.cli.output import echo
 from broker_app.probes import Probe, probe, probe_file
 
 if TYPE_CHECKING:
@@ -60,5 +61,5 @@ def _answer(app: BrokerApp, what: Probe, node: str | None, pid_file: Path | None
     if node is not None and pid_file is not None:
         raise click.UsageError("expected a NODE or --pidfile, got both")
     verdict = probe(app, what, node) if pid_file is None else probe_file(app, what, pid_file)
-    click.echo(str(verdict))
+    echo(str(verdict))
     sys.exit(exit_codes.OK if verdict.is_ok else exit_codes.FAILED)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from broker_app import inspection, lanes
 from broker_app.backlog import read_backlog
 from broker_app.cli.command import Group, pass_app
+from broker_app.cli.output import echo
 from broker_app.cli.progress import bar
 from broker_app.cli.queues_list import list_
 from broker_app.cli.queues_messages import discard, move, peek, purge, replay
+from broker_app.cli.table import Table
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
@@ -52,7 +53,7 @@ def scheduled(app: BrokerApp, *, as_json: bool) -> None:
     backlog = read_backlog(app)
     virtual_host = app.connection_for_write().virtual_host or "/"
     if as_json:
-        click.echo(json.dumps(_as_dict(backlog, virtual_host)))
+        echo(json.dumps(_as_dict(backlog, virtual_host)))
         return
     table = Table("due at the latest within", "tasks", title=f"virtual host {virtual_host}", title_justify="left")
     for name, count in backlog.buckets().items():
@@ -60,10 +61,10 @@ def scheduled(app: BrokerApp, *, as_json: bool) -> None:
     table.add_row("total", f"{backlog.total:,}", style="bold")
     Console().print(table)
     if backlog.held_up:
-        click.echo(f"due and held up, since their queue does not take them: {backlog.held_up:,}")
+        echo(f"due and held up, since their queue does not take them: {backlog.held_up:,}")
     if not backlog.is_complete:
         text = f"lanes of more than {lanes.PROBED_DAYS} days, and what is due and held up, are not known"
-        click.echo(f"{text}: the management API does not answer", err=True)
+        echo(f"{text}: the management API does not answer", err=True)
 
 
 @queues.command()
@@ -80,7 +81,7 @@ def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) 
         raise click.UsageError("--to goes with --replay")
     parked = inspection.peek_unrouted(app, _PEEK)
     if as_json:
-        click.echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in parked]))
+        echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in parked]))
         return
     table = Table("task", "id", "was due for", title=f"the first {len(parked)} parked tasks", title_justify="left")
     for one in parked:
@@ -92,9 +93,9 @@ def _replay(app: BrokerApp, to: str | None, *, as_json: bool) -> None:
     with bar("replayed") as shown:
         outcome = inspection.replay_unrouted(app, to, shown.show)
     if as_json:
-        click.echo(json.dumps({"moved": outcome.moved, "left": outcome.left, "reason": outcome.reason}))
+        echo(json.dumps({"moved": outcome.moved, "left": outcome.left, "reason": outcome.reason}))
     else:
-        click.echo(
+        echo(
             f"{outcome.moved:,} replayed, {outcome.left:,} left" + (f": {outcome.reason}" if outcome.left else "")
         )
     if outcome.left:

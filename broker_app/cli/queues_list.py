@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from broker_app.cli.command import Number, pass_app
+from broker_app.cli.output import echo
+from broker_app.cli.table import Table
 from broker_app.errors import BrokerError
 from broker_app.inspection import read_overview
 from broker_app.queues import Names
+from broker_app.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,11 +56,13 @@ def list_(
     times = _rounds(app, overview, rounds, seconds, may_look=not no_look)
     if as_json:
         for one in times:
-            click.echo(json.dumps(_as_dict(one) if not isinstance(one, BrokerError) else {"error": str(one)}))
+            echo(json.dumps(_as_dict(one) if not isinstance(one, BrokerError) else {"error": str(one)}))
         return
     with Live(console=Console(), auto_refresh=False) as live:
         for one in times:
-            live.update(Text(str(one)) if isinstance(one, BrokerError) else _shown(app, one), refresh=True)
+            live.update(
+                Text(visible(str(one), "\n")) if isinstance(one, BrokerError) else _shown(app, one), refresh=True
+            )
 
 
 def _rounds(
@@ -78,16 +82,16 @@ def _rounds(
 
 def _print_once(app: BrokerApp, overview: Overview, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_as_dict(overview)))
+        echo(json.dumps(_as_dict(overview)))
         return
     Console().print(_table(overview))
-    click.echo(_summary(app, overview))
+    echo(_summary(app, overview))
     for sentence in overview.missing:
-        click.echo(f"not known: {sentence}", err=True)
+        echo(f"not known: {sentence}", err=True)
 
 
 def _shown(app: BrokerApp, overview: Overview) -> Group:
-    missing = [Text(f"not known: {sentence}", style="dim") for sentence in overview.missing]
+    missing = [Text(visible(f"not known: {sentence}"), style="dim") for sentence in overview.missing]
     return Group(_table(overview), Text(_summary(app, overview)), *missing, Text(time.strftime("%H:%M:%S")))
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from broker_app import inspection
 from broker_app.cli import exit_codes
 from broker_app.cli.command import pass_app
+from broker_app.cli.output import echo
 from broker_app.cli.progress import Stop, bar
 from broker_app.cli.queues_list import shown_age
+from broker_app.cli.table import Table
 from broker_app.errors import SelectionError
 from broker_app.inspection import Order, Selection, parse_duration
 
@@ -69,11 +70,9 @@ def peek(app: BrokerApp, queue: str, limit: str, *, as_json: bool) -> None:
     """
     peeked = inspection.peek(app, queue, _positive("--limit", limit))
     if peeked.is_counted:
-        click.echo(
-            "broker-app: this RabbitMQ counts each look at a work queue as a delivery of its messages", err=True
-        )
+        echo("broker-app: this RabbitMQ counts each look at a work queue as a delivery of its messages", err=True)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(letter) for letter in peeked.letters]))
+        echo(json.dumps([dataclasses.asdict(letter) for letter in peeked.letters]))
         return
     table = Table("age", "task", "id", "arguments", "why")
     for letter in peeked.letters:
@@ -138,9 +137,9 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
 
     removed = inspection.purge(app, queue, confirm)
     if removed is None:
-        click.echo("broker-app: nothing was removed", err=True)
+        echo("broker-app: nothing was removed", err=True)
         sys.exit(exit_codes.FAILED)
-    click.echo(json.dumps({"queue": queue, "removed": removed}) if as_json else f"{removed:,} removed")
+    echo(json.dumps({"queue": queue, "removed": removed}) if as_json else f"{removed:,} removed")
 
 
 def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[Order], Outcome]) -> None:
@@ -165,9 +164,9 @@ def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[Order], O
             "by_task": dict(outcome.by_task),
             "is_interrupted": stop.is_asked,
         }
-        click.echo(json.dumps(counts))
+        echo(json.dumps(counts))
     else:
-        click.echo(_sentence(done, outcome, not_found, is_dry_run=is_dry_run))
+        echo(_sentence(done, outcome, not_found, is_dry_run=is_dry_run))
     if stop.is_asked:
         sys.exit(exit_codes.INTERRUPTED)
     if outcome.failed or not_found:

@@ -17,6 +17,7 @@ from broker_app.calls import Call, check_call, parse_call
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword, parse_keywords
 from broker_app.cli.command import Command, Number, pass_app
+from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks, publish, send_file
 from broker_app.errors import BrokerAppError, CallError
 from broker_app.topology import words
@@ -90,7 +91,7 @@ def send(app: BrokerApp, task: str | None, args: Sequence[str], **options: Any) 
     try:
         code = _send_file(app, task, options) if options["source"] else _send_one(app, task, args, options)
     except KeyboardInterrupt:
-        click.echo("broker-app: interrupted before the broker confirmed it; it may have been taken", err=True)
+        echo("broker-app: interrupted before the broker confirmed it; it may have been taken", err=True)
         code = exit_codes.INTERRUPTED
     if code:
         sys.exit(code)
@@ -108,7 +109,7 @@ def _send_file(app: BrokerApp, task: str | None, options: dict[str, Any]) -> int
         keep_going=options["keep_going"],
         allow_unregistered=options["unregistered"],
     )
-    click.echo(json.dumps(summary.as_record()) if options["as_json"] else summary.as_text())
+    echo(json.dumps(summary.as_record()) if options["as_json"] else summary.as_text())
     return summary.exit_code
 
 
@@ -126,7 +127,7 @@ def _send_one(app: BrokerApp, task: str | None, args: Sequence[str], options: di
     result = publish(app, call)
     if options["wait"]:
         return _wait(result, call, options["timeout"], as_json=options["as_json"])
-    click.echo(json.dumps({"id": result.id, "task": call.task}) if options["as_json"] else result.id)
+    echo(json.dumps({"id": result.id, "task": call.task}) if options["as_json"] else result.id)
     return exit_codes.OK
 
 
@@ -173,30 +174,28 @@ def _wait(result: AsyncResult, call: Call, timeout: float | None, *, as_json: bo
         state = result.state
     except ResultTimeoutError:
         state = result.state
-        click.echo(
-            f"broker-app: {where}: no result after {timeout:g} s ({_progress(state)}); it goes on", err=True
-        )
+        echo(f"broker-app: {where}: no result after {timeout:g} s ({_progress(state)}); it goes on", err=True)
         if as_json:
-            click.echo(json.dumps({"id": result.id, "state": state}))
+            echo(json.dumps({"id": result.id, "state": state}))
         return exit_codes.FAILED
     except KeyboardInterrupt:
-        click.echo(f"broker-app: {where}: interrupted while waiting; it goes on", err=True)
+        echo(f"broker-app: {where}: interrupted while waiting; it goes on", err=True)
         return exit_codes.INTERRUPTED
     except Exception as error:
         raise BrokerAppError(
             f"{where}: it was published, but the result store did not answer: {words(error)}"
         ) from error
     if state == states.SUCCESS:
-        click.echo(json.dumps({"id": result.id, "state": state, "result": value}) if as_json else _readable(value))
+        echo(json.dumps({"id": result.id, "state": state, "result": value}) if as_json else _readable(value))
         return exit_codes.OK
     return _tell_failure(result.id, where, state, value, as_json=as_json)
 
 
 def _tell_failure(task_id: str, where: str, state: str, error: Any, *, as_json: bool) -> int:
-    click.echo(f"broker-app: {where}: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
+    echo(f"broker-app: {where}: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
     if as_json:
         facts = {"type": type(error).__name__, "message": str(error)}
-        click.echo(json.dumps({"id": task_id, "state": state, "error": facts}))
+        echo(json.dumps({"id": task_id, "state": state, "error": facts}))
     return exit_codes.FAILED
 
 

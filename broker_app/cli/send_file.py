@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import click
 from celery.canvas import Signature
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker_app.calls import Call, check_call, read_calls
 from broker_app.cli import exit_codes
+from broker_app.cli.output import echo
 from broker_app.errors import BrokerUnreachable, CallError, PublishError, PublishTimeout
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class _Sender:
             self._summary.stopped_at = min(self._summary.stopped_at or line, line)
 
     def _tell(self, line: int, text: str) -> None:
-        click.echo(f"broker-app: {self._summary.source}:{line}: {text}", err=True)
+        echo(f"broker-app: {self._summary.source}:{line}: {text}", err=True)
 
 
 def _has_more(stream: BinaryIO) -> bool:

@@ -10,6 +10,7 @@ import click
 
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, pass_app
+from broker_app.cli.output import echo
 from broker_app.spool import Flusher, Store
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def spool() -> None:
 def status(app: BrokerApp, *, as_json: bool) -> None:
     """Say how many tasks wait, since when, and which were refused."""
     found = _store(app).status()
-    click.echo(json.dumps(_record(found)) if as_json else _text(found))
+    echo(json.dumps(_record(found)) if as_json else _text(found))
 
 
 @spool.command(epilog="\b\nExamples:\n  broker-app spool flush\n  broker-app spool flush --refused --json")
@@ -42,10 +43,10 @@ def flush(app: BrokerApp, *, refused: bool, as_json: bool) -> None:
         store.retry_refused()
     flushed = Flusher(app, store).flush(app.settings.publish.timeout_seconds)
     if flushed.is_busy:
-        click.echo("broker-app: another process is sending the spool", err=True)
+        echo("broker-app: another process is sending the spool", err=True)
     if flushed.error is not None:
-        click.echo(f"broker-app: {flushed.error}", err=True)
-    click.echo(json.dumps(_flushed_record(flushed)) if as_json else _flushed_text(flushed))
+        echo(f"broker-app: {flushed.error}", err=True)
+    echo(json.dumps(_flushed_record(flushed)) if as_json else _flushed_text(flushed))
     if flushed.left or flushed.refused:
         sys.exit(exit_codes.NOT_PUBLISHED)
 

@@ -18,6 +18,7 @@ from broker_app import permissions as least_rights
 from broker_app import topology as broker_topology
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, Number, pass_app
+from broker_app.cli.output import echo
 from broker_app.comparison import Kind
 from broker_app.migration import PATIENCE_SECONDS, Waits
 from broker_app.migration import migrate as move_queue
@@ -58,7 +59,7 @@ def declare(app: BrokerApp) -> None:
         broker_topology.declare(connection, wanted)
         lanes.declare(connection, sorted(common), settings.prefix, time.monotonic() + changes.LANE_WAIT_SECONDS)
     counts = f"{len(wanted.exchanges)} exchanges, {len(wanted.queues)} queues and {len(common)} delay lanes"
-    click.echo(f"{counts} are declared")
+    echo(f"{counts} are declared")
 
 
 @topology.command()
@@ -73,10 +74,10 @@ def plan(app: BrokerApp, *, as_json: bool) -> None:
     with broker_topology.connect(app) as connection:
         found = changes.compare(app, connection)
     if as_json:
-        click.echo(json.dumps(_as_dict(found.changes, found)))
+        echo(json.dumps(_as_dict(found.changes, found)))
     else:
         _tell(found.differences)
-        click.echo(_summary(found) if found.differences else "nothing differs")
+        echo(_summary(found) if found.differences else "nothing differs")
         _tell_later(found)
     _tell_blind(found)
     if found.differences:
@@ -107,12 +108,12 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
     left = [change for change in found.changes if change not in created]
     if as_json:
         done = [{"what": change.what, "name": change.name} for change in created]
-        click.echo(json.dumps({"created": done, **_as_dict(left, found)}))
+        echo(json.dumps({"created": done, **_as_dict(left, found)}))
     else:
         for change in created:
-            click.echo(f"created  {change.what} {change.name!r}")
+            echo(f"created  {change.what} {change.name!r}")
         _tell(left)
-        click.echo(f"{len(created)} created")
+        echo(f"{len(created)} created")
     _tell_blind(found)
     if found.names(Kind.DIFFERS, Kind.MOVING, Kind.UNKNOWN):
         sys.exit(exit_codes.DIFFERS)
@@ -141,12 +142,12 @@ def migrate(app: BrokerApp, queue: str, *, is_dry_run: bool, patience: float, as
         done = move_queue(app, queue, told, is_dry_run=is_dry_run, waits=Waits(patience=patience))
     if as_json:
         moved = [dataclasses.asdict(one) for one in done]
-        click.echo(json.dumps({"is_dry_run": is_dry_run, "queues": moved}))
+        echo(json.dumps({"is_dry_run": is_dry_run, "queues": moved}))
         return
     for one in done:
-        click.echo(_moved(one, is_dry_run=is_dry_run))
+        echo(_moved(one, is_dry_run=is_dry_run))
     if not done:
-        click.echo(f"queue {queue!r} stands as the settings ask")
+        echo(f"queue {queue!r} stands as the settings ask")
 
 
 @topology.command()
@@ -162,11 +163,11 @@ def prune(app: BrokerApp, *, is_dry_run: bool, as_json: bool) -> None:
     removed = [f"{app.settings.prefix}{lane.name}" for lane in outcome.removed]
     if as_json:
         kept = [f"{app.settings.prefix}{lane.name}" for lane in outcome.kept]
-        click.echo(json.dumps({"is_dry_run": is_dry_run, "removed": removed, "kept": kept}))
+        echo(json.dumps({"is_dry_run": is_dry_run, "removed": removed, "kept": kept}))
         return
     for name in removed:
-        click.echo(f"{'would remove' if is_dry_run else 'removed'} {name}")
-    click.echo(f"{len(removed)} lanes {'to remove' if is_dry_run else 'removed'}, {len(outcome.kept)} kept")
+        echo(f"{'would remove' if is_dry_run else 'removed'} {name}")
+    echo(f"{len(removed)} lanes {'to remove' if is_dry_run else 'removed'}, {len(outcome.kept)} kept")
 
 
 @topology.command(
@@ -187,17 +188,17 @@ def permissions(app: BrokerApp, role: str | None, user_prefix: str, *, as_json: 
     vhost = least_rights.vhost_of(app)
     if as_json:
         users = [{"user": user_prefix + each.name, **dataclasses.asdict(each)} for each in shown]
-        click.echo(json.dumps({"vhost": vhost, "users": users}))
+        echo(json.dumps({"vhost": vhost, "users": users}))
         return
     for each in shown:
-        click.echo(f"# {each.name}: {each.purpose}")
+        echo(f"# {each.name}: {each.purpose}")
         for line in each.commands(user_prefix + each.name, vhost):
-            click.echo(line)
+            echo(line)
 
 
 def _tell(found: Iterable[Change]) -> None:
     for change in found:
-        click.echo(str(change))
+        echo(str(change))
 
 
 def _summary(found: Plan) -> str:
@@ -208,12 +209,12 @@ def _summary(found: Plan) -> str:
 def _tell_later(found: Plan) -> None:
     if lanes_to_come := found.counts()[Kind.LATER]:
         told = "are not there yet: the first task that needs one declares it, or `broker-app topology apply` does"
-        click.echo(f"{lanes_to_come} delay lanes {told}")
+        echo(f"{lanes_to_come} delay lanes {told}")
 
 
 def _tell_blind(found: Plan) -> None:
     if found.blind:
-        click.echo(f"broker-app: bindings, and what stands besides, are not known: {found.blind}", err=True)
+        echo(f"broker-app: bindings, and what stands besides, are not known: {found.blind}", err=True)
 
 
 def _as_dict(shown: Iterable[Change], found: Plan) -> dict[str, object]:
@@ -238,7 +239,7 @@ def _stages(*, is_quiet: bool) -> Iterator[Callable[[str, int, int | None], None
 
         def told(stage: str, moved: int, total: int | None) -> None:
             if stage != seen[0] and progress.disable:
-                click.echo(stage, err=True)
+                echo(stage, err=True)
             seen[0] = stage
             progress.update(bar, description=stage, completed=moved, total=total)
 

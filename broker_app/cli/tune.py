@@ -17,6 +17,7 @@ from broker_app.calls import check_call
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword
 from broker_app.cli.command import Command, Number, app_name, pass_app
+from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks
 from broker_app.demo.interruption import Interruption
 from broker_app.errors import CallError, SettingsError
@@ -121,7 +122,7 @@ def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
             raise KeyboardInterrupt
     svg.write_text(draw(tuning), encoding="utf-8")
     if options["is_json"]:
-        click.echo(json.dumps(_record(tuning, name)))
+        echo(json.dumps(_record(tuning, name)))
     else:
         _print(tuning, name)
     _say(f"curves: {svg}")
@@ -131,7 +132,7 @@ def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
 def _finish(tuning: Tuning, config: Path | None) -> None:
     """Apply the recommendation, or say why there is none and exit."""
     for refusal in tuning.recommendation.refusals:
-        click.echo(f"broker-app: nothing is recommended: {refusal}", err=True)
+        echo(f"broker-app: nothing is recommended: {refusal}", err=True)
     point = tuning.recommendation.point
     if point is None:
         sys.exit(exit_codes.FAILED)
@@ -219,7 +220,7 @@ def _config_file(app: BrokerApp) -> Path:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)
 
 
 _COLUMNS: tuple[str, ...] = ("pool", "-c", "tasks/s", "±", "run p50", "run p95", "wait p50", "wait p95", "busy")
@@ -233,15 +234,15 @@ def _print(tuning: Tuning, name: str) -> None:
     for line in lines:
         first, *rest = zip(line, widths, strict=True)
         cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest[:-1]), line[-1]]
-        click.echo("  ".join(cells).rstrip())
-    click.echo("times in ms; wait at 80 % load, all else at full load; CPU in cores, memory in MiB\n")
+        echo("  ".join(cells).rstrip())
+    echo("times in ms; wait at 80 % load, all else at full load; CPU in cores, memory in MiB\n")
     for result in tuning.results:
-        click.echo(_judgement(result))
+        echo(_judgement(result))
     for note in tuning.recommendation.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     if point := tuning.recommendation.point:
-        click.echo(f"\nrecommended: {point.pool} -c {point.slots}, {point.throughput:.4g} tasks a second")
-        click.echo(f"  {_multi_line(tuning, name)}")
+        echo(f"\nrecommended: {point.pool} -c {point.slots}, {point.throughput:.4g} tasks a second")
+        echo(f"  {_multi_line(tuning, name)}")
 
 
 def _row(point: Point, result: PoolResult, tuning: Tuning) -> tuple[str, ...]:

@@ -6,17 +6,11 @@ follows, hide, or fill the screen.
 
 from __future__ import annotations
 
-import re
-import unicodedata
+from broker_app.visible import visible
 
 NAME_CHARACTERS = 200
 LINE_CHARACTERS = 500
 TRACEBACK_CHARACTERS = 20_000
-
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode's categories of what has no shape of its own (unicode.org/reports/tr44, General_Category)."""
-
-_NOT_PLAIN = re.compile(r"[^ -~]")
 
 
 def shown(text: str, limit: int = NAME_CHARACTERS, *, is_one_line: bool = True) -> str:
@@ -31,8 +25,7 @@ def shown(text: str, limit: int = NAME_CHARACTERS, *, is_one_line: bool = True) 
         >>> shown("pay\u202egpj.exe\n", 20)
         'pay\\u202egpj.exe\\n'
     """
-    kept = "" if is_one_line else "\n\t"
-    cut = _NOT_PLAIN.sub(lambda match: _visible(match[0], kept), text[:limit])
+    cut = visible(text[:limit], "" if is_one_line else "\n\t")
     return cut if len(text) <= limit else f"{cut}… ({len(text):,} characters)"
 
 
@@ -41,9 +34,3 @@ def shown_end(text: str, limit: int) -> str:
     if len(text) <= limit:
         return shown(text, limit, is_one_line=False)
     return f"({len(text):,} characters) …{shown(text[-limit:], limit, is_one_line=False)}"
-
-
-def _visible(character: str, kept: str) -> str:
-    if character in kept or unicodedata.category(character) not in _HIDDEN:
-        return character
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

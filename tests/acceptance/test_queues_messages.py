@@ -78,6 +78,15 @@ def fail(shop: Ledger, code: int, *words: str) -> str:
     return done.stderr
 
 
+def test_peek_shows_nothing_that_a_terminal_obeys(shop: Ledger, app: BrokerApp) -> None:
+    """Escape sequences and line breaks in what a message says of itself are printed as escapes."""
+    nasty = "shop.add\x1b]0;owned\x07\r\n\x1b[2J"
+    publish(app, DEAD, [task_headers(nasty, nasty) | death_headers() | {"argsrepr": nasty}])
+    shown = succeed(shop, "peek", DEAD) + succeed(shop, "replay", DEAD, "--dry-run")
+    assert not set(shown) & set("\x1b\x07\r")
+    assert r"shop.add\x1b]0;owned\x07" in shown
+
+
 def test_peek(shop: Ledger, app: BrokerApp) -> None:
     """The first dead letters with all that is known of them, for people and for scripts; they stay."""
     ids = bury(app, 3)
