@@ -38,7 +38,7 @@ class MetricsSettings(BaseModel):
         description="What lets one act on the status page; at least 16 characters. None: the page only shows.",
     )
     page_hosts: tuple[str, ...] = Field(
-        (), description="Further names by which browsers open the status page, if there is no password."
+        (), description="Further names by which browsers and Prometheus ask the server without a password."
     )
 
     @field_validator("actions_token")

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from waiting import wait_until
 
 from broker_app.errors import MetricsError
+from broker_app.metrics import server as server_module
 from broker_app.metrics.broker import BrokerNumbers
 from broker_app.metrics.server import (
     MAX_BODY_BYTES,
@@ -126,7 +127,8 @@ def test_a_request_brings_its_query_and_a_bounded_body() -> None:
         )
         lengths = {"Content-Length": str(MAX_BODY_BYTES + 1)}
         assert ask(f"{server.url}/json", "POST", headers=lengths)[0] == 413
-        assert ask(f"{server.url}/json", "POST", headers={"Content-Length": "-1"})[0] == 413
+        for length in ("-1", "9" * 5_000, "x", "\u0663".encode().decode("latin-1"), "1 1"):
+            assert ask(f"{server.url}/json", "POST", headers={"Content-Length": length})[0] == 413, length
 
 
 def test_a_password_keeps_everybody_else_out() -> None:
@@ -191,6 +193,101 @@ def test_many_idle_clients_leave_room_in_the_end() -> None:
                 return False
 
         wait_until(answers, 9, "an answer")
+
+
+@contextmanager
+def dripping(port: int, count: int) -> Iterator[None]:
+    """Send requests that never end, a byte at a time, on connections that are made anew when they are closed."""
+    is_over = threading.Event()
+
+    def drip() -> None:
+        senders: list[socket.socket | None] = [None] * count
+        while not is_over.wait(0.1):
+            for index, known in enumerate(senders):
+                try:
+                    sender = known or socket.create_connection(("127.0.0.1", port), timeout=5)
+                    sender.sendall(b"x" if known else b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+                    senders[index] = sender
+                except OSError:
+                    senders[index] = None
+        for sender in senders:
+            if sender is not None:
+                sender.close()
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("count", [MAX_REQUESTS, 200])
+def test_clients_that_drip_keep_nobody_out(count: int) -> None:
+    """While as many clients as there are threads, or many more, drip their requests, others are answered."""
+    with serving() as server, dripping(server.port, count):
+        wait_until(lambda: threading.active_count() > MAX_REQUESTS, 9, "all threads to be taken")
+        assert [ask(f"{server.url}/live") for _ in range(10)] == [(200, "live\n")] * 10
+
+
+def test_the_time_for_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a byte again and again is cut off when the time for a whole request is over."""
+    monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.5)
+    with serving() as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+
+        def is_cut_off() -> bool:
+            try:
+                client.sendall(b"x")
+            except OSError:
+                return True
+            return False
+
+        wait_until(is_cut_off, 9, "the end of the connection")
+
+
+def test_a_tls_handshake_that_never_comes_keeps_nobody_out(tmp_path: Path) -> None:
+    """Clients that connect and do not begin TLS make room for those who do."""
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with serving(certificate=tmp_path / "server.pem") as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(MAX_REQUESTS + 5)]
+        assert ask(f"{server.url}/live", context=context) == (200, "live\n")
+        for client in idle:
+            client.close()
+
+
+def test_a_name_that_was_made_to_lead_here_reads_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Every path asks for an address, a name of this host or one of the settings, and logs another one once."""
+    with serving(page_hosts=("status.example",)) as server:
+        for host in (
+            "127.0.0.1:1",
+            "[::1]:1",
+            "10.0.0.7",
+            "LOCALHOST",
+            f"{socket.gethostname()}:9480",
+            "status.example",
+        ):
+            assert ask(f"{server.url}/metrics", headers={"Host": host}) == (200, "numbers\n"), host
+        for path in ("/metrics", "/live", "/json", "/nothing"):
+            for host in ("evil.example:9480", "127.0.0.1.evil.example", "localhost.evil", "[::1", "x" * 10_000):
+                status, body = ask(server.url + path, headers={"Host": host})
+                assert (status, "metrics.page_hosts" in body, len(body) < 500) == (403, True, True), (path, host)
+        assert caplog.text.count("evil.example:9480") == 1
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+            client.sendall(b"GET /live HTTP/1.0\r\n\r\n")  # a load balancer's check, without a Host
+            assert client.makefile().readline().split()[1] == "200"
+
+
+def test_the_password_makes_every_name_good() -> None:
+    """Who brings the password may use any name; what is open without it may not be read by any."""
+    with serving(username="ops", password=SecretStr("s3cr3t")) as server:
+        host = {"Host": "proxy.example"}
+        assert ask(f"{server.url}/metrics", headers=host | basic("ops", "s3cr3t")) == (200, "numbers\n")
+        assert ask(f"{server.url}/metrics", headers=host)[0] == 401
+        assert ask(f"{server.url}/live", headers=host)[0] == 403
 
 
 def test_the_broker_is_read_once_for_many_who_ask() -> None:
