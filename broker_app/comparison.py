@@ -12,7 +12,7 @@ from broker_app import topology
 from broker_app.errors import BrokerLocked, BrokerRefused
 from broker_app.queues import InvalidDelay, Names, Topology
 from broker_app.queues.definitions import Binding
-from broker_app.queues.delay import parse_lane
+from broker_app.queues.delay import due_pattern, parse_lane
 from broker_app.queues.holding import Holding, held_target
 from broker_app.standing import standings
 
@@ -158,8 +158,15 @@ def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str
     known |= {("queue", queue.name) for queue in wanted.queues if queue.name not in but}
     for what, binding in sorted(standing - ours.keys(), key=str):
         if (what, binding.destination) in known:
-            cure = "remove it if nobody needs it: what takes both ways arrives twice"
-            yield Change(Kind.EXTRA, "binding", _shown(binding), "", cure)
+            yield Change(Kind.EXTRA, "binding", _shown(binding), "", _cure_of_binding(binding, wanted))
+
+
+def _cure_of_binding(binding: Binding, wanted: Topology) -> str:
+    """Say what removes a binding; that of a retired queue's scheduled tasks goes with the command that made it."""
+    queue = binding.key.removeprefix(due_pattern(""))
+    if queue in {it.name for it in wanted.queues} or {"*", "#"} & set(queue):
+        return "remove it if nobody needs it: what takes both ways arrives twice"
+    return f"`broker-app queues retire {queue}` removes it when nothing is scheduled"
 
 
 def _strangers(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], prefix: str) -> list[str]:
@@ -178,7 +185,7 @@ def _strangers(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], p
 def _extra_queue(connection: amqp.Connection, name: str) -> Change:
     state = topology.state(connection, name)
     counts = f"{state.ready} ready messages, {state.consumers} consumers" if state else "it has just gone"
-    return Change(Kind.EXTRA, "queue", name, counts, "declare it in the settings, or drain and delete it")
+    return Change(Kind.EXTRA, "queue", name, counts, "declare it, or remove it with `broker-app queues retire`")
 
 
 def _missing(what: str, name: str, prefix: str) -> Change:

@@ -42,7 +42,7 @@ _COUNTS = (
 """Without its statistics the API answers for thousands of queues in one go."""
 
 _NUMBERS = (
-    "columns=name,messages,messages_ready,messages_unacknowledged,consumers,messages_by_priority,"
+    "columns=name,arguments,messages,messages_ready,messages_unacknowledged,consumers,messages_by_priority,"
     "backing_queue_status.priority_lengths,message_stats.ack,message_stats.deliver_no_ack,message_stats.get_no_ack"
 )
 

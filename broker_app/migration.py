@@ -115,7 +115,7 @@ def migrate(
         if is_dry_run:
             return [one.outlook() for one in due]
         try:
-            with _lock(connection, app.settings.prefix):
+            with migration_lock(connection, app.settings.prefix):
                 return [one.run() for one in due]
         except (amqp_errors.AMQPError, OSError) as error:
             text = f"the connection was lost ({topology.words(error)}); nothing is lost, run it again"
@@ -278,8 +278,8 @@ class _Migration:
 
 
 @contextmanager
-def _lock(connection: amqp.Connection, prefix: str) -> Iterator[None]:
-    """Keep other migrations away; the lock of one that was killed is gone as soon as the broker has noticed.
+def migration_lock(connection: amqp.Connection, prefix: str) -> Iterator[None]:
+    """Keep other migrations and retirements away; that of one that was killed is gone once the broker has noticed.
 
     Raises:
         BrokerLocked: Another one is at work.
@@ -288,7 +288,7 @@ def _lock(connection: amqp.Connection, prefix: str) -> Iterator[None]:
     name = lock_name(prefix)
     while topology.is_exclusive(connection, name):
         if time.monotonic() >= deadline:
-            raise BrokerLocked("another `broker-app topology migrate` is at work; try again when it has ended")
+            raise BrokerLocked("another `topology migrate` or `queues retire` is at work; try again after it")
         time.sleep(_PAUSE_SECONDS)
     with topology.exclusive_queue(connection, name):
         yield

@@ -43,8 +43,16 @@ def pause_queue(app: BrokerApp, name: str) -> None:
 
 
 def resume_queue(app: BrokerApp, name: str) -> None:
-    """Let the workers consume a queue again; fine if it is not paused. Arguments and errors: `pause_queue`."""
-    _write(app, name, is_paused=False)
+    """Let the workers consume a queue again; fine if it is not paused.
+
+    One that is paused, and that the settings no longer declare, can be resumed too. Arguments and errors:
+    `pause_queue`.
+    """
+    short = name.removeprefix(app.settings.prefix)
+    if short not in app.settings.queues and short in paused_queues(app):
+        _append(app, short, is_paused=False)
+    else:
+        _write(app, name, is_paused=False)
 
 
 def paused_queues(app: BrokerApp) -> frozenset[str]:
@@ -132,7 +140,10 @@ class Pauses:
 
 
 def _write(app: BrokerApp, name: str, *, is_paused: bool) -> None:
-    queue = app.settings.routing_table().queue(name).name
+    _append(app, app.settings.routing_table().queue(name).name, is_paused=is_paused)
+
+
+def _append(app: BrokerApp, queue: str, *, is_paused: bool) -> None:
     entry = {"queue": queue, "is_paused": is_paused, "at": time.time(), "by": f"{_user()}@{socket.gethostname()}"}
     append(app, Names(app.settings.prefix).paused, [entry], verb="pause" if is_paused else "resume")
 

@@ -8,7 +8,8 @@ import click
 
 from broker_app.cli.command import Command, pass_app
 from broker_app.cli.output import echo
-from broker_app.pauses import pause_queue, resume_queue
+from broker_app.errors import UnknownQueue
+from broker_app.pauses import pause_queue, paused_queues, resume_queue
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
@@ -35,9 +36,20 @@ def pause(app: BrokerApp, queues: tuple[str, ...]) -> None:
 @pass_app
 def resume(app: BrokerApp, queues: tuple[str, ...]) -> None:
     """Let the workers consume paused queues again."""
-    for name in _known(app, queues):
+    for name in _resumable(app, queues):
         resume_queue(app, name)
         echo(f"{name}: resumed")
+
+
+def _resumable(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:
+    """Return the queues' names, those too that are paused and gone from the settings."""
+    try:
+        return _known(app, queues)
+    except UnknownQueue:
+        prefix, paused = app.settings.prefix, paused_queues(app)
+        gone = {short for name in queues if (short := name.removeprefix(prefix)) in paused}
+        rest = tuple(name for name in queues if name.removeprefix(prefix) not in gone)
+        return [*_known(app, rest), *sorted(gone)]
 
 
 def _known(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:

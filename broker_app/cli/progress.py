@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from broker_app.cli.output import echo
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 
@@ -44,6 +46,25 @@ def bar(label: str) -> Iterator[Bar]:
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def stages(*, is_quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield what tells the stages on stderr: as a bar on a terminal, else a line as each begins."""
+    from rich.console import Console  # noqa: PLC0415 - for those who wait alone
+    from rich.progress import Progress  # noqa: PLC0415
+
+    seen = [""]
+    with Progress(console=Console(stderr=True), disable=is_quiet or not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("", total=None)
+
+        def told(stage: str, moved: int, total: int | None) -> None:
+            if stage != seen[0] and progress.disable:
+                echo(stage, err=True)
+            seen[0] = stage
+            progress.update(bar, description=stage, completed=moved, total=total)
+
+        yield told
 
 
 class Stop:

@@ -16,6 +16,7 @@ from broker_app.cli.output import echo
 from broker_app.cli.progress import bar
 from broker_app.cli.queues_list import list_
 from broker_app.cli.queues_messages import discard, move, peek, purge, replay
+from broker_app.cli.queues_retire import retire
 from broker_app.cli.table import Table
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def queues() -> None:
     """Look into the queues, and move what stands in them."""
 
 
-for _verb in (list_, peek, replay, move, discard, purge):
+for _verb in (list_, peek, replay, move, discard, purge, retire):
     queues.add_command(_verb)
 
 

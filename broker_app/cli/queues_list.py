@@ -43,6 +43,8 @@ def list_(
 ) -> None:
     """Show each queue's messages, consumers and dead letters, the scheduled and the parked tasks.
 
+    Queues that were removed from the settings and are still on the broker are marked: `broker-app queues retire`.
+
     Running are the tasks that workers hold, as the broker last counted them (up to 5 s ago). The oldest wait is
     that of the next task; to read it, that is taken in hand for a moment. Scheduled tasks wait in lanes that
     all queues share.
@@ -98,13 +100,13 @@ def _shown(app: BrokerApp, overview: Overview) -> Group:
 def _table(overview: Overview) -> Table:
     table = Table(*_COLUMNS)
     for name, row in overview.rows.items():
-        table.add_row(name, *_cells(row))
+        table.add_row(f"{name} (removed)" if row.is_removed else name, *_cells(row))
     return table
 
 
 def _cells(row: Row) -> list[str]:
     if not row.is_declared:
-        return ["not declared"]
+        return ["not declared", "", f"{row.dead:,}" if row.dead else "", "", "", "paused" if row.is_paused else ""]
     running = _UNKNOWN if row.running is None else f"{row.running:,}"
     empty = _UNKNOWN if row.ready else ""
     wait = empty if row.oldest_wait_seconds is None else shown_age(row.oldest_wait_seconds)
@@ -114,7 +116,9 @@ def _cells(row: Row) -> list[str]:
 
 def _summary(app: BrokerApp, overview: Overview) -> str:
     parked = Names(app.settings.prefix).unrouted
-    return f"scheduled in the delay lanes: {overview.scheduled:,}; parked in {parked}: {overview.unrouted:,}"
+    removed = [name for name, row in overview.rows.items() if row.is_removed]
+    cure = f"; not in the settings: retire {', '.join(removed)} with `broker-app queues retire`" if removed else ""
+    return f"scheduled in the delay lanes: {overview.scheduled:,}; parked in {parked}: {overview.unrouted:,}{cure}"
 
 
 def _as_dict(overview: Overview) -> dict[str, Any]:

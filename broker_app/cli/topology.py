@@ -6,12 +6,9 @@ import dataclasses
 import json
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from broker_app import changes, lanes
 from broker_app import permissions as least_rights
@@ -19,6 +16,7 @@ from broker_app import topology as broker_topology
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, Number, pass_app
 from broker_app.cli.output import echo
+from broker_app.cli.progress import stages
 from broker_app.comparison import Kind
 from broker_app.migration import PATIENCE_SECONDS, Waits
 from broker_app.migration import migrate as move_queue
@@ -27,7 +25,7 @@ from broker_app.queues import work_topology
 from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
     from broker_app.app import BrokerApp
     from broker_app.changes import Plan
@@ -138,7 +136,7 @@ def migrate(app: BrokerApp, queue: str, *, is_dry_run: bool, patience: float, as
     Producers may go on; the queue's tasks wait meanwhile, some 15 seconds and as long as the messages take.
     Ended at any point nothing is lost: run it again. It needs the management API.
     """
-    with _stages(is_quiet=is_dry_run) as told:
+    with stages(is_quiet=is_dry_run) as told:
         done = move_queue(app, queue, told, is_dry_run=is_dry_run, waits=Waits(patience=patience))
     if as_json:
         moved = [dataclasses.asdict(one) for one in done]
@@ -228,19 +226,3 @@ def _as_dict(shown: Iterable[Change], found: Plan) -> dict[str, object]:
 def _moved(one: Migrated, *, is_dry_run: bool) -> str:
     why = one.difference or "an older migration had not ended"
     return f"{'would move' if is_dry_run else 'moved'} {one.queue} with {one.messages:,} messages: {why}"
-
-
-@contextmanager
-def _stages(*, is_quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yield what tells the stages on stderr: as a bar on a terminal, else a line as each begins."""
-    seen = [""]
-    with Progress(console=Console(stderr=True), disable=is_quiet or not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("", total=None)
-
-        def told(stage: str, moved: int, total: int | None) -> None:
-            if stage != seen[0] and progress.disable:
-                echo(stage, err=True)
-            seen[0] = stage
-            progress.update(bar, description=stage, completed=moved, total=total)
-
-        yield told

@@ -15,14 +15,14 @@ from broker_app.inspection.link import open_link
 from broker_app.inspection.verbs import COUNTED_LOOKS_BEFORE
 from broker_app.management import management_of
 from broker_app.pauses import paused_queues
-from broker_app.queues import DeadLetters, Names, QueueType
+from broker_app.queues import Names, QueueSpec, QueueType
+from broker_app.removed import removed_queues
 
 if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
     from broker_app.management import Management
-    from broker_app.queues import QueueSpec
 
 DEFAULT_LIMIT_SINCE = (4, 0)
 """From this version on a quorum queue drops a message after 20 counted deliveries by default; before, it needs a
@@ -40,6 +40,7 @@ class Row:
         dead: Its dead letters.
         consumers: Workers that take from it.
         is_paused: Whether an operator has paused it; None if it is not known.
+        is_removed: Whether the settings no longer declare it.
         oldest_wait_seconds: For how long the next message could have run: the oldest, or with priorities the most
             urgent. None if there is none, or nobody may look.
     """
@@ -51,6 +52,7 @@ class Row:
     consumers: int = 0
     is_paused: bool | None = False
     oldest_wait_seconds: float | None = None
+    is_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Overview:
     """All of them.
 
     Attributes:
-        rows: By the queue's name.
+        rows: By the queue's name; those that the settings no longer declare come last.
         scheduled: Tasks in the delay lanes, which all queues share.
         unrouted: Tasks that are parked.
         missing: What is not known, and why, a sentence each.
@@ -71,7 +73,7 @@ class Overview:
 
 
 def read_overview(app: BrokerApp, *, may_look: bool) -> Overview:
-    """Ask the broker for the state of every queue of the settings.
+    """Ask the broker for the state of every queue of the settings, and of those that were removed from them.
 
     Args:
         app: The app.
@@ -81,19 +83,21 @@ def read_overview(app: BrokerApp, *, may_look: bool) -> Overview:
     Raises:
         BrokerError: The broker cannot be reached.
     """
-    prefix, specs = app.settings.prefix, app.settings.specs()
-    missing: list[str] = []
+    prefix, missing = app.settings.prefix, list[str]()
+    paused = _paused(app, missing)
     with topology.connect(app) as connection:
+        removed = _removed(app, management_of(app, connection), paused)
+        specs = [*app.settings.specs(), *removed]
         states = {spec.name: topology.state(connection, spec.broker_name) for spec in specs}
         dead = {spec.name: _dead(connection, spec) for spec in specs}
         unrouted = topology.depth(connection, Names(prefix).unrouted) or 0
         version, api = topology.server_version(connection), management_of(app, connection)
-    paused = _paused(app, missing)
     try:
         counts = api.queue_counts(prefix)
     except BrokerError:
         counts = {}
-        missing.append("what is running, and lanes of many days: the management API does not answer")
+        what = "what is running, lanes of many days, and queues that are in no settings"
+        missing.append(f"{what}: the management API does not answer")
     waiting = [spec for spec in specs if may_look and _ready(states[spec.name])]
     seen = [spec for spec in waiting if _is_harmless(spec, version, api)]
     if hidden := [spec.name for spec in waiting if spec not in seen]:
@@ -108,6 +112,7 @@ def read_overview(app: BrokerApp, *, may_look: bool) -> Overview:
             consumers=state.consumers if state else 0,
             is_paused=None if paused is None else spec.name in paused,
             oldest_wait_seconds=waits.get(spec.name),
+            is_removed=spec in removed,
         )
         for spec in specs
     }
@@ -122,13 +127,24 @@ def _paused(app: BrokerApp, missing: list[str]) -> frozenset[str] | None:
         return None
 
 
+def _removed(app: BrokerApp, api: Management, paused: frozenset[str] | None) -> list[QueueSpec]:
+    """Return the queues that were removed from the settings; those that are paused are known without the API."""
+    settings = app.settings
+    try:
+        found = removed_queues(api.queues(settings.prefix), settings.specs(), settings.prefix, api.bindings_from)
+    except BrokerError:
+        found = []  # said with what else is not known
+    gone = (paused or frozenset()) - settings.queues.keys() - {spec.name for spec in found}
+    return [*found, *(QueueSpec(name, settings.prefix) for name in sorted(gone))]
+
+
 def _ready(state: topology.QueueState | None) -> int:
     return state.ready if state else 0
 
 
 def _dead(connection: amqp.Connection, spec: QueueSpec) -> int:
-    keeps = spec.dead_letters is DeadLetters.KEEP
-    return (topology.depth(connection, spec.dead_name) or 0) if keeps else 0
+    """Return how many dead letters there are, also those from before the settings said to discard them."""
+    return topology.depth(connection, spec.dead_name) or 0
 
 
 def _is_harmless(spec: QueueSpec, version: tuple[int, ...], api: Management) -> bool:

@@ -20,6 +20,7 @@ from broker_app.metrics.oldest import Entries
 from broker_app.pauses import paused_queues
 from broker_app.queues import InvalidDelay, Lane, Names
 from broker_app.queues.delay import parse_lane
+from broker_app.removed import removed_queues
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
+    from broker_app.management import Management
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueNumbers:
-    """One queue of the settings; None is what the broker did not tell.
+    """One queue of the settings, or removed from them; None is what the broker did not tell.
 
     Attributes:
         ready: Messages that wait.
@@ -59,7 +61,7 @@ class BrokerNumbers:
     Attributes:
         is_up: Whether it answered.
         has_management: Whether its management API did.
-        queues: By the settings' names; only those that are there.
+        queues: By the settings' names; only those that are there, and those that were removed from the settings.
         backlog: What waits in the lanes; None if it was not told.
         parked: Messages due for a queue that is gone; None if there is no such place.
         paused: The queues that are paused; None if it was not told.
@@ -97,7 +99,8 @@ class BrokerReader:
         """Look; a broker that does not answer is an answer too."""
         started = time.monotonic()
         try:
-            numbers = self._from_management(management_of(self._app).queue_numbers(), started)
+            api = management_of(self._app)
+            numbers = self._from_management(api.queue_numbers(), api, started)
         except BrokerError as error:
             numbers = self._from_amqp(str(error), started)
         if numbers.is_up:
@@ -114,17 +117,18 @@ class BrokerReader:
             logger.debug("which queues are paused is not known: %s", error)
             return None
 
-    def _from_management(self, items: list[dict[str, Any]], started: float) -> BrokerNumbers:
+    def _from_management(self, items: list[dict[str, Any]], api: Management, started: float) -> BrokerNumbers:
         found = {str(item.get("name")): item for item in items}
+        removed = removed_queues(found, self._specs, self._names.prefix, api.bindings_from)
         now = time.monotonic()
         parked = found.get(self._names.unrouted)
         return BrokerNumbers(
             is_up=True,
             has_management=True,
             queues={
-                spec.name: self._queue(found[spec.broker_name], found.get(spec.dead_name), now)
-                for spec in self._specs
-                if spec.broker_name in found
+                spec.name: self._queue(found.get(spec.broker_name), found.get(spec.dead_name), now)
+                for spec in (*self._specs, *removed)
+                if spec.broker_name in found or spec in removed
             },
             backlog=self._backlog(found),
             parked=None if parked is None else _count(parked, "messages"),
@@ -132,7 +136,10 @@ class BrokerReader:
             seconds=now - started,
         )
 
-    def _queue(self, item: dict[str, Any], dead: dict[str, Any] | None, now: float) -> QueueNumbers:
+    def _queue(self, item: dict[str, Any] | None, dead: dict[str, Any] | None, now: float) -> QueueNumbers:
+        """Return a queue's numbers; of one that is gone, and has left dead letters, there are those alone."""
+        if item is None:
+            return QueueNumbers(0, 0, None if dead is None else _count(dead, "messages"))
         ready, held = _count(item, "messages_ready"), _count(item, "messages_unacknowledged")
         stats = item.get("message_stats") or {}
         left = held + sum(_count(stats, name) for name in ("ack", "deliver_no_ack", "get_no_ack"))

@@ -84,7 +84,8 @@ def document(snapshot: Snapshot, history: Sequence[Sample], about: About) -> dic
     now, broker, host = sample(snapshot), snapshot.broker, _host(snapshot)
     earlier = [one for one in history if one.at < now.at]
     samples = [*earlier, now]
-    queues = [_queue(name, snapshot, samples, host, about) for name in about.queues]
+    names = [*about.queues, *(name for name in sorted(broker.queues) if name not in about.queues)]
+    queues = [_queue(name, snapshot, samples, host, about) for name in names]
     level, words = summary(queues, "" if broker.is_up else broker.problem)
     return {
         "at": snapshot.at,
@@ -134,7 +135,7 @@ def _host(snapshot: Snapshot) -> _Host:
 
 
 def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, about: About) -> Queue:
-    broker, objective, now = snapshot.broker, about.queues[name], samples[-1]
+    broker, objective, now = snapshot.broker, about.queues.get(name), samples[-1]
     numbers = broker.queues.get(name)
     lately = now.since(_back(samples, NOW_SECONDS), name)
     long = now.since(samples[0], name)
@@ -146,6 +147,7 @@ def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, ab
         within_percent=None if within is None else within * 100,
         is_missing=broker.is_up and numbers is None,
         is_paused=name in (broker.paused or ()),
+        is_removed=name not in about.queues,
         ready=numbers.ready if numbers else None,
         running=numbers.unacknowledged if numbers else None,
         dead=numbers.dead if numbers else None,

@@ -68,6 +68,7 @@ class Queue:
         within_percent: How many of a hundred tasks of the last quarter of an hour waited no longer than that.
         is_missing: Whether the broker, asked, has no such queue.
         is_paused: Whether it was paused.
+        is_removed: Whether the settings no longer declare it.
         ready: Messages that wait.
         running: Messages that workers hold, on all hosts.
         dead: Messages in its dead letters.
@@ -84,6 +85,7 @@ class Queue:
     within_percent: float | None = None
     is_missing: bool = False
     is_paused: bool = False
+    is_removed: bool = False
     ready: int | None = None
     running: int | None = None
     dead: int | None = None
@@ -97,6 +99,7 @@ class Queue:
 def verdict(queue: Queue) -> tuple[Level, str]:
     """Return in one or two words how a queue stands."""
     cases = (
+        (queue.is_removed, Level.WARN, "not in the settings"),
         (queue.is_missing, Level.BAD, "missing"),
         (queue.is_paused, Level.WARN, "paused"),
         (_is_over(queue, 1.0), Level.BAD, "late"),
@@ -114,6 +117,7 @@ def reasons(queue: Queue) -> list[tuple[Level, str]]:
     """Return why it stands so, and what else somebody would want to know: a sentence each."""
     fleet, objective = queue.fleet, queue.objective
     cases = (
+        (queue.is_removed, Level.WARN, f"It is in no settings; run `broker-app queues retire {queue.name}`."),
         (queue.is_missing, Level.BAD, "It is not on the broker; run `broker-app topology declare`."),
         (queue.is_paused, Level.WARN, "It is paused on all hosts: its workers take nothing until it is resumed."),
         (_is_left(queue), Level.BAD, "No worker takes from it, on any host."),

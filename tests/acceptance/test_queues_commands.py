@@ -316,3 +316,27 @@ def test_they_are_celerys_commands_too(shop: Ledger, app: BrokerApp) -> None:
     assert json.loads(shop.run("celery", "-A", "shop", "queues", "list", "--json").stdout)["unrouted"] == 0
     task = app.send_task("shop.note")
     assert shop.run("celery", "-A", "shop", "cancel", task.id).stdout == f"{task.id} REVOKED\n"
+
+
+def test_retire(shop: Ledger, app: BrokerApp) -> None:
+    """A queue that left the settings is marked in the list; `retire` refuses to lose its message, and moves it."""
+    succeed(shop, "topology", "declare")
+    with app.connection_for_write() as connection:
+        arguments = {
+            "x-queue-type": "classic",
+            "x-overflow": "reject-publish",
+            "x-dead-letter-exchange": "tasks.dead",
+            "x-dead-letter-routing-key": "old",
+        }
+        channel = connection.default_channel
+        channel.queue_declare("old", durable=True, auto_delete=False, arguments=arguments)
+        channel.basic_publish(amqp.Message("{}"), "", "old")
+    assert "old (removed)" in succeed(shop, "queues", "list", "--no-look")
+    assert "expected --into QUEUE for 1 messages" in fail(shop, exit_codes.USAGE, "queues", "retire", "old")
+    would = succeed_json(shop, "queues", "retire", "old", "--into", "lopri", "--dry-run")
+    assert (would["messages"], would["into"], would["is_dry_run"]) == (1, "lopri", True)
+    done = run(shop, "queues", "retire", "old", "--into", "lopri")
+    assert done.returncode == exit_codes.OK, done.stderr
+    assert done.stdout == "retired old: 1 messages and 0 dead letters to lopri\n"
+    assert (depth(app, "old"), depth(app, "lopri")) == (None, 1)
+    assert "nothing of it is on the broker" in fail(shop, exit_codes.BROKER, "queues", "retire", "old")

@@ -225,7 +225,7 @@ def test_one_at_a_time(make: MakeMigrated) -> None:
     with (
         topology.connect(app) as connection,
         topology.exclusive_queue(connection, lock_name("")),
-        pytest.raises(BrokerLocked, match="topology migrate` is at work"),
+        pytest.raises(BrokerLocked, match="`topology migrate` or `queues retire` is at work"),
     ):
         migrate(app, "lopri", ignore, waits=SHORT)
     assert depth(app, "lopri") == 3

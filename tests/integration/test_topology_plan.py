@@ -115,7 +115,8 @@ def test_each_difference_is_told_with_its_cure(make: Callable[..., BrokerApp]) -
     assert 'x-queue-type is "quorum", wanted "classic"' in lines
     assert "run `broker-app topology migrate reports`" in lines
     assert (
-        "queue 'old': 0 ready messages, 0 consumers; declare it in the settings, or drain and delete it" in lines
+        "queue 'old': 0 ready messages, 0 consumers; declare it, or remove it with `broker-app queues retire`"
+        in lines
     )
 
     assert told(apply(app)) == told(found)

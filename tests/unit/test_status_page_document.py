@@ -10,7 +10,7 @@ import pytest
 from page_states import Story, Told, full, quiet, samples, snapshot
 from waiting import wait_until
 
-from broker_app.metrics.broker import BrokerNumbers
+from broker_app.metrics.broker import BrokerNumbers, QueueNumbers
 from broker_app.metrics.catalogue import BOUNDS_SECONDS, FINISHED
 from broker_app.metrics.reading import Series
 from broker_app.status_page.document import MAX_NODES, About, document
@@ -118,6 +118,15 @@ def test_a_queue_that_is_not_on_the_broker() -> None:
     content = document(read, [], ABOUT)
     assert by_name(content)["mail"]["word"] == "missing"
     assert content["summary"]["text"] == "default is missing, mail is missing, lopri is missing, and 1 more"
+
+
+def test_a_queue_that_the_settings_no_longer_declare() -> None:
+    """It comes last, with its numbers and the command that retires it."""
+    left = {"old": QueueNumbers(ready=3, consumers=0, dead=2)}
+    read = replace(snapshot(quiet(), NOW), broker=BrokerNumbers(is_up=True, has_management=True, queues=left))
+    queue = document(read, [], ABOUT)["queues"][-1]
+    assert (queue["name"], queue["word"], queue["ready"], queue["dead"]) == ("old", "not in the settings", 3, 2)
+    assert "`broker-app queues retire old`" in queue["reasons"][0]["text"]
 
 
 def test_hostile_names_are_made_visible() -> None:
