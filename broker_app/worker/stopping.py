@@ -19,6 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from amqp import spec
+from celery import signals
+from celery.apps.worker import _shutdown_handler
 from celery.platforms import EX_FAILURE
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import state
@@ -39,6 +41,11 @@ _BROKER_SECONDS = 2.0
 _PROCESS_SECONDS = 1.0
 """How long a task's process has to end by itself, after SIGTERM."""
 
+_COLD = "worker_Cold"
+"""Celery's handler of SIGTERM where the variable REMAP_SIGTERM is SIGQUIT."""
+
+_CELERYS = ("worker_Warm", _COLD)
+
 _NACK = "Lbb"
 """delivery-tag, multiple, requeue (rabbitmq.com/docs/nack); py-amqp knows the method but does not send it."""
 
@@ -58,6 +65,7 @@ class Stopping:
         self._controller = controller
         self._seconds = seconds
         self._deadline: float | None = None
+        self._is_cold = False
 
     @property
     def is_begun(self) -> bool:
@@ -73,10 +81,12 @@ class Stopping:
         """Take the place of Celery's signal handlers; where there are none (a worker inside a test) do nothing."""
         if self.is_installed or threading.current_thread() is not threading.main_thread():
             return
-        warm: Any = signal.getsignal(signal.SIGTERM)
-        if getattr(warm, "__name__", "") != "worker_Warm":  # not a worker of the command line, or REMAP_SIGTERM
+        name = getattr(signal.getsignal(signal.SIGTERM), "__name__", "")
+        if name not in _CELERYS:  # not a worker of the command line
             return
         self.is_installed = True
+        _shutdown_handler(self._controller, sig="SIGTERM", how="Warm")  # with REMAP_SIGTERM it was the cold one
+        warm: Any = signal.getsignal(signal.SIGTERM)
 
         def on_warm(number: int, frame: Any) -> None:
             if number == signal.SIGINT and self.is_begun:
@@ -86,13 +96,24 @@ class Stopping:
             warm(number, frame)
 
         def on_cold(number: int, frame: Any) -> None:
-            del number, frame
-            self.begin(0.0)
-            state.should_stop = EX_FAILURE
+            del frame
+            self._begin_cold(number)
 
-        signal.signal(signal.SIGTERM, on_warm)
+        signal.signal(signal.SIGTERM, on_cold if name == _COLD else on_warm)
         signal.signal(signal.SIGINT, on_warm)
         signal.signal(signal.SIGQUIT, on_cold)
+
+    def _begin_cold(self, number: int) -> None:
+        """End at once, the first time after Celery's ``worker_soft_shutdown_timeout``."""
+        seconds = 0.0 if self._is_cold else self._controller.app.conf.worker_soft_shutdown_timeout
+        self._is_cold = True
+        self.begin(seconds)
+        try:
+            signals.worker_shutting_down.send(
+                sender=self._controller.hostname, sig=signal.Signals(number).name, how="Cold", exitcode=EX_FAILURE
+            )
+        finally:
+            state.should_stop = EX_FAILURE
 
     def begin(self, seconds: float | None = None) -> None:
         """Start the clock, or set it forward.

@@ -21,7 +21,12 @@ POOLS = ("prefork", "threads", "gevent")
 END_SECONDS = 10
 """More than the drain that an end may take: a turn of the loop, the farewells, the interpreter's own end."""
 
-SUDDEN = ((signal.SIGQUIT,), (signal.SIGTERM, signal.SIGQUIT), (signal.SIGINT, signal.SIGINT))
+SUDDEN = {
+    "quit": (signal.SIGQUIT,),
+    "term-quit": (signal.SIGTERM, signal.SIGQUIT),
+    "ctrl-c-twice": (signal.SIGINT, signal.SIGINT),
+    "remapped-term": (signal.SIGTERM,),
+}
 
 SETTINGS = """
 heartbeat_seconds = 4
@@ -107,17 +112,37 @@ def test_going_back_at_the_deadline_counts_as_no_failure(shop: Ledger, broker_ve
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("signals", SUDDEN, ids=["quit", "term-quit", "ctrl-c-twice"])
-def test_a_second_signal_ends_at_once(shop: Ledger, pool: str, signals: tuple[int, ...]) -> None:
-    """SIGQUIT, or Ctrl-C twice, waits for nothing and loses nothing; the exit code says that it was cut short."""
+@pytest.mark.parametrize("how", SUDDEN)
+def test_a_second_signal_ends_at_once(shop: Ledger, pool: str, how: str) -> None:
+    """SIGQUIT, Ctrl-C twice, or a remapped SIGTERM waits for nothing and loses nothing; the exit code is 1."""
     app = shop.app()
+    if how == "remapped-term":
+        shop.variables["REMAP_SIGTERM"] = "SIGQUIT"
     with shop.worker("-Q", "patient", "-P", pool, "-c", "2", "--prefetch-multiplier", "2") as worker:
         sent = {app.send_task("shop.nap", (60,), queue="patient").id for _ in range(4)}
         wait_until(lambda: len(shop.runs("begin")) == 2, SECONDS, "two tasks to start")
-        took = seconds_to_end(worker.process, *signals)
+        took = seconds_to_end(worker.process, *SUDDEN[how])
         assert took < END_SECONDS, worker.text()
         assert worker.process.returncode == 1
     assert {message.headers["id"] for message in take(app, "patient")} == sent
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_remapped_sigterm_is_a_soft_shutdown(shop: Ledger, pool: str) -> None:
+    """REMAP_SIGTERM=SIGQUIT: what ends within worker_soft_shutdown_timeout is done, the rest goes back."""
+    shop.variables["REMAP_SIGTERM"] = "SIGQUIT"
+    with (shop.folder / "shop.py").open("a") as file:
+        file.write("app.conf.worker_soft_shutdown_timeout = 6\n")
+    app = shop.app()
+    with shop.worker("-Q", "patient", "-P", pool, "-c", "2", "--prefetch-multiplier", "2") as worker:
+        short, *others = (app.send_task("shop.nap", (n,), queue="patient").id for n in (4, 60, 60, 60))
+        wait_until(lambda: len(shop.runs("begin")) == 2, SECONDS, "two tasks to start")
+        took = seconds_to_end(worker.process, signal.SIGTERM)
+        assert took < 6 + END_SECONDS, worker.text()
+        assert worker.process.returncode == 1, worker.text()
+    assert list(shop.runs("end")) == [short]
+    assert {message.headers["id"] for message in take(app, "patient")} == set(others)
+    assert depth(app, "patient.dead") == 0
 
 
 @pytest.mark.parametrize("pool", [*POOLS, "solo"])
