@@ -11,6 +11,7 @@ import click
 
 from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.output import echo
+from broker_app.readable import shown_duration, shown_number
 from broker_app.tuning.advice import Advice, Remedy, Verdict, advise
 from broker_app.tuning.live import watch
 
@@ -46,12 +47,12 @@ def advise_command(app: BrokerApp, queues: tuple[str, ...], seconds: float, *, i
 
 def _figures(advice: Advice) -> str:
     load = advice.load
-    words = [f"{load.arrivals:.3g} arrive a second", f"{load.waiting:.3g} wait"]
+    words = [f"{shown_number(load.arrivals)} arrive a second", f"{shown_number(load.waiting)} wait"]
     if load.run_seconds is not None and load.wait_seconds is not None:
-        words.append(f"run {1000 * load.run_seconds:.3g} ms, wait {1000 * load.wait_seconds:.3g} ms")
-    words.append(f"{load.busy_slots:.3g} of {load.slots} slots busy on {load.nodes} nodes")
-    if load.cpu_cores is not None:
-        words.append(f"{load.cpu_cores:.2f} cores")
+        words.append(f"run {shown_duration(load.run_seconds)}, wait {shown_duration(load.wait_seconds)}")
+    words.append(f"{shown_number(load.busy_slots)} of {load.slots} slots busy on {load.nodes} nodes")
+    if load.own_cores is not None:
+        words.append(f"{load.own_cores:.2f} of this host's {load.cores} cores")
     return ", ".join(words)
 
 
@@ -59,25 +60,44 @@ def _sentence(advice: Advice) -> str:
     load, needed = advice.load, advice.slots_needed
     if advice.verdict is Verdict.UNKNOWN:
         return "nothing began while it was watched: watch longer, or at a busier time"
+    queue, each = load.queue, advice.slots_per_node
+    table, take_up = f"[queues.{queue}.fleet]", f"`broker-app fleet reload {queue}`"
     sentences = {
-        Remedy.NONE: f"{needed} slots are needed, {load.slots} are there",
-        Remedy.SLOTS: f"{needed} slots are needed, {load.slots} are there: -c {advice.slots_per_node} a node",
-        Remedy.NODE: f"{needed} slots are needed; a node uses its one core: add a node, more slots do not help",
-        Remedy.HOST: f"{needed} slots are needed; this host's processor is used up: add a host",
-        Remedy.FETCHING: "slots stand idle while messages wait: the broker, the way to it, or the worker's own "
-        "work; more slots do not help",
-        Remedy.FEWER: f"{needed} slots are enough, {load.slots} are there",
-        Remedy.START: "nobody consumes it: broker-app fleet start",
+        Remedy.NONE: f"nothing to do: {needed} slots are needed, {load.slots} are there",
+        Remedy.SLOTS: f"{needed} slots are needed, {load.slots} are there: concurrency = {each} in {table}, "
+        f"then {take_up}",
+        Remedy.NODE: f"{needed} slots are needed, and a node's process has used up its one core: "
+        f"`broker-app fleet scale {queue} {load.nodes + 1}`, and nodes = {load.nodes + 1} in {table} to keep it; "
+        f"a larger concurrency does not help",
+        Remedy.HOST: f"{needed} slots are needed, and the queue's workers have used up this host's processor: "
+        f"`broker-app fleet start {queue}` on another host",
+        Remedy.FETCHING: f"slots stand idle while messages wait, so more slots do not help: prefetch = 2 in "
+        f"[queues.{queue}] if the tasks are short; else the broker or the way to it is slow",
+        Remedy.FEWER: f"{needed} slots are enough, {load.slots} are there: concurrency = {each} in {table} frees "
+        f"the rest; leave it if bursts need them",
+        Remedy.START: f"nobody consumes it: `broker-app fleet start {queue}`",
+        Remedy.RESUME: f"it is paused: `broker-app resume {queue}`",
     }
-    return sentences[advice.remedy] + _drained(advice)
+    return sentences[advice.remedy] + _busy_host(advice) + _drained(advice)
+
+
+def _busy_host(advice: Advice) -> str:
+    """Mention other programs that keep this host busy; empty if none do."""
+    load = advice.load
+    if not load.is_host_busy or advice.remedy in {Remedy.HOST, Remedy.START, Remedy.RESUME}:
+        return ""
+    others = max(0.0, (load.host_busy_cores or 0.0) - (load.own_cores or 0.0))
+    return (
+        f"; this host is busy: others use {others:.1f} of its {load.cores} cores, which slows the tasks down too"
+    )
 
 
 def _drained(advice: Advice) -> str:
-    if advice.drain_seconds is None or advice.verdict is Verdict.IDLE:
+    if advice.drain_seconds is None or advice.verdict in {Verdict.IDLE, Verdict.PAUSED}:
         return ""
     if math.isinf(advice.drain_seconds):
         return "; what waits will not get less"
-    return f"; what waits is done in {advice.drain_seconds:.3g} s"
+    return f"; what waits is done in {shown_duration(advice.drain_seconds)}"
 
 
 def _record(advice: Advice) -> dict[str, Any]:

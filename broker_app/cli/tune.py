@@ -21,12 +21,13 @@ from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks
 from broker_app.demo.interruption import Interruption
 from broker_app.errors import CallError, SettingsError
+from broker_app.readable import shown_duration, shown_number
 from broker_app.tuning import Call, Effort, Limits, Load, Plan, tune
 from broker_app.tuning.chart import draw
 from broker_app.tuning.limits import WORDS
 from broker_app.tuning.load import parse_duration, parse_profile
 from broker_app.tuning.observed import WATCH_SECONDS, cpu_seconds, observe
-from broker_app.tuning.settings_file import apply_fleet
+from broker_app.tuning.settings_file import apply_fleet, fleet_lines
 from broker_app.tuning.worker import is_installed
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 )
 @click.option("--max-latency", metavar="TIME", help="p95 from publishing to the end at 80 % load, e.g. 200ms.")
 @click.option("--seconds", type=Number(0.5, 600), default=3.0, show_default=True, help="Length of a round.")
+@click.option("--minutes", type=Number(0.5, 1_440), help="Bound on the whole run; default: none.")
 @click.option(
     "--precision",
     type=Number(0.005, 0.5),
@@ -173,6 +175,7 @@ def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Pla
             latency_seconds=None if latency is None else parse_duration(latency, "--max-latency"),
         ),
         effort=Effort(round_seconds=options["seconds"], precision=options["precision"]),
+        seconds=None if options["minutes"] is None else 60 * options["minutes"],
     )
 
 
@@ -201,7 +204,7 @@ def _observed_calls(app: BrokerApp, queue: str, name: str, *, keeps_results: boo
         )
         if interruption.has_come:
             raise KeyboardInterrupt
-    _say(f"of this a task computes {1000 * computing:.3g} ms itself")
+    _say(f"of this a task computes {shown_duration(computing)} itself")
     return observed.calls(computing)
 
 
@@ -241,8 +244,13 @@ def _print(tuning: Tuning, name: str) -> None:
     for note in tuning.recommendation.notes:
         echo(f"note: {note}")
     if point := tuning.recommendation.point:
-        echo(f"\nrecommended: {point.pool} -c {point.slots}, {point.throughput:.4g} tasks a second")
+        echo(
+            f"\nrecommended: {point.pool} -c {point.slots}, {shown_number(point.throughput)} tasks a second"
+        )
         echo(f"  {_multi_line(tuning, name)}")
+        echo("in the settings file (--apply writes it):")
+        for setting in fleet_lines(tuning.plan.queue, point.pool, point.slots):
+            echo(f"  {setting}")
 
 
 def _row(point: Point, result: PoolResult, tuning: Tuning) -> tuple[str, ...]:
@@ -251,10 +259,10 @@ def _row(point: Point, result: PoolResult, tuning: Tuning) -> tuple[str, ...]:
     return (
         point.pool,
         str(point.slots),
-        f"{point.throughput:.4g}",
+        shown_number(point.throughput),
         f"{100 * point.error:.0f} %",
-        *(f"{1000 * seconds:.3g}" for seconds in (point.run.p50, point.run.p95)),
-        *(f"{1000 * seconds:.3g}" for seconds in ((point.wait.p50, point.wait.p95) if point.wait else ())),
+        *(shown_number(1000 * seconds) for seconds in (point.run.p50, point.run.p95)),
+        *(shown_number(1000 * seconds) for seconds in ((point.wait.p50, point.wait.p95) if point.wait else ())),
         *(() if point.wait else ("-", "-")),
         f"{100 * point.busy_share:.0f} %",
         f"{point.usage.cpu_cores:.2f}",
@@ -267,7 +275,7 @@ def _row(point: Point, result: PoolResult, tuning: Tuning) -> tuple[str, ...]:
 
 def _judgement(result: PoolResult) -> str:
     law, sure = result.law, result.confidence
-    fitted = f"{law.rate:.4g} a second for each slot"
+    fitted = f"{shown_number(law.rate)} a second for each slot"
     if sure:
         fitted += f", contention {_span(sure.contention.low, sure.contention.high)}"
         fitted += f", coherency {_span(sure.coherency.low, sure.coherency.high)}"
@@ -278,7 +286,7 @@ def _judgement(result: PoolResult) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:.2g} to {high:.2g}"
+    return f"{shown_number(low)} to {shown_number(high)}"
 
 
 def _multi_line(tuning: Tuning, name: str) -> str:
@@ -295,6 +303,7 @@ def _record(tuning: Tuning, name: str) -> dict[str, Any]:
         "queue": tuning.plan.queue,
         "load": str(tuning.plan.load),
         "recommended": None if point is None else {"pool": point.pool, "concurrency": point.slots},
+        "settings": [] if point is None else fleet_lines(tuning.plan.queue, point.pool, point.slots),
         "celery_multi": None if point is None else _multi_line(tuning, name),
         "refusals": tuning.recommendation.refusals,
         "notes": tuning.recommendation.notes,

@@ -22,7 +22,10 @@ IDLE_SHARE = 0.5
 """A queue is idle if it needs at most this share of its slots."""
 
 GROWTH_SHARE = 0.05
-"""A backlog that grows by more than this share of the arrivals is growing, and not noise."""
+"""A backlog that grows, or shrinks, by more than this share of the arrivals does so, and it is not noise."""
+
+OWN_SHARE = 0.5
+"""A queue's workers have used up a host if at least this share of its busy cores is theirs."""
 
 
 class Verdict(StrEnum):
@@ -35,6 +38,8 @@ class Verdict(StrEnum):
     """It needs half of its slots or less, and has no backlog."""
     UNSERVED = "unserved"
     """Nobody consumes it."""
+    PAUSED = "paused"
+    """An operator has paused it."""
     UNKNOWN = "unknown"
     """Nothing ran while it was watched, so that nobody knows how long a task takes."""
 
@@ -48,13 +53,15 @@ class Remedy(StrEnum):
     NODE = "node"
     """Another node on this host: a process is at its one core, and cores are free."""
     HOST = "host"
-    """Another host: the processor of this one is used up."""
+    """Another host: this queue's workers have used up the processor of this one."""
     FETCHING = "fetching"
     """More slots would not: those that are there stand idle while messages wait."""
     FEWER = "fewer"
     """A smaller -c, or fewer nodes."""
     START = "start"
     """`broker-app fleet start`."""
+    RESUME = "resume"
+    """`broker-app resume`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,10 @@ class QueueLoad:
         waiting: Messages that waited.
         growth: By how much they became more each second; negative if fewer.
         cpu_cores: Of the busiest node's main process; None if unknown.
-        host_busy_cores: Of the busiest host; None if unknown.
-        cores: Of that host; None if unknown.
+        host_busy_cores: Of this host; None if no worker of the queue runs on it.
+        own_cores: What the queue's workers on this host use of them, with all their processes; likewise.
+        cores: Of this host; None if unknown.
+        is_paused: Whether an operator has paused it.
     """
 
     queue: str
@@ -83,12 +92,29 @@ class QueueLoad:
     growth: float
     cpu_cores: float | None = None
     host_busy_cores: float | None = None
+    own_cores: float | None = None
     cores: int | None = None
+    is_paused: bool = False
 
     @property
     def arrivals(self) -> float:
         """Messages that came: those that began, and by how many more wait."""
         return max(0.0, self.starts + self.growth)
+
+    @property
+    def is_growing(self) -> bool:
+        """True for a backlog that gets longer."""
+        return self.waiting > self.slots and self.growth > GROWTH_SHARE * self.arrivals
+
+    @property
+    def is_shrinking(self) -> bool:
+        """True for a backlog that gets shorter: the slots are all busy for a while, and they suffice."""
+        return self.waiting > 0 and -self.growth > GROWTH_SHARE * self.starts
+
+    @property
+    def is_host_busy(self) -> bool:
+        """True if this host has no processor time left, whichever programs use it."""
+        return bool(self.cores) and (self.host_busy_cores or 0.0) >= BUSY * (self.cores or 0)
 
     @property
     def run_seconds(self) -> float | None:
@@ -140,29 +166,30 @@ def _slots_needed(load: QueueLoad) -> int | None:
 
 
 def _verdict(load: QueueLoad, needed: int | None) -> Verdict:
+    if load.is_paused:
+        return Verdict.PAUSED
     if not load.slots:
         return Verdict.UNSERVED
     if needed is None:
         return Verdict.UNKNOWN
-    is_growing = load.waiting > load.slots and load.growth > GROWTH_SHARE * load.arrivals
-    if is_growing or load.busy_slots >= FULL_SHARE * load.slots:
+    is_full = load.busy_slots >= FULL_SHARE * load.slots and not load.is_shrinking
+    if load.is_growing or is_full:
         return Verdict.SHORT
     is_idle = needed <= IDLE_SHARE * load.slots and load.waiting <= load.slots
     return Verdict.IDLE if is_idle else Verdict.FITS
 
 
 def _remedy(load: QueueLoad, verdict: Verdict) -> Remedy:
-    if verdict is Verdict.UNSERVED:
-        return Remedy.START
-    if verdict is Verdict.IDLE:
-        return Remedy.FEWER
     if verdict is not Verdict.SHORT:
-        return Remedy.NONE
-    if load.cores and load.host_busy_cores is not None and load.host_busy_cores >= BUSY * load.cores:
+        return _REMEDIES.get(verdict, Remedy.NONE)
+    if load.is_host_busy and (load.own_cores or 0.0) >= OWN_SHARE * (load.host_busy_cores or 0.0):
         return Remedy.HOST
     if load.cpu_cores is not None and load.cpu_cores >= ONE_CORE:
         return Remedy.NODE
     return Remedy.SLOTS if load.busy_slots >= TARGET_SHARE * load.slots else Remedy.FETCHING
+
+
+_REMEDIES = {Verdict.UNSERVED: Remedy.START, Verdict.PAUSED: Remedy.RESUME, Verdict.IDLE: Remedy.FEWER}
 
 
 def _drain_seconds(load: QueueLoad) -> float | None:

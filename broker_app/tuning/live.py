@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from broker_app import topology
+from broker_app.errors import BrokerError
 from broker_app.fleet.answers import pool_name
+from broker_app.pauses import paused_queues
 from broker_app.tuning import usage
 from broker_app.tuning.advice import QueueLoad
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.app import BrokerApp
+    from broker_app.tuning.figures import Usage
     from broker_app.tuning.usage import Sample
 
 ANSWER_SECONDS = 1.0
@@ -81,6 +84,7 @@ def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
         depths: dict[str, list[int]] = {name: [] for name in names}
         _look(app, nodes)
         before, begin = _samples(local), time.monotonic()
+        paused = _paused(app, missing)
         while True:
             _count(app, connection, nodes, depths)
             if time.monotonic() - begin >= seconds:
@@ -88,9 +92,14 @@ def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
             time.sleep(_PAUSE_SECONDS)
         _look(app, nodes)
         elapsed, after = time.monotonic() - begin, _samples(local)
-    host = _host_busy(before, after, elapsed)
+    used = {pid: usage.usage_between(pid, before[pid], after[pid], elapsed) for pid in before}
     loads = tuple(
-        _load(names[queue], [node for node in nodes.values() if node.queue == queue], depths[queue], elapsed, host)
+        replace(
+            _load(names[queue], [node for node in nodes.values() if node.queue == queue], depths[queue], elapsed),
+            own_cores=_own_cores(here := [pid for name, pid in local.items() if nodes[name].queue == queue], used),
+            host_busy_cores=max((used[pid].host_busy_cores for pid in here), default=None),
+            is_paused=names[queue] in paused,
+        )
         for queue in names
     )
     return Watched(loads, tuple(missing))
@@ -154,18 +163,26 @@ def _count(
         nodes[name].busy.append(len(answer))
 
 
-def _samples(local: Mapping[str, int]) -> Sample | None:
-    """Return the counters of this host; None if no watched worker is on it."""
-    return usage.sample(next(iter(local.values()))) if local else None
+def _samples(local: Mapping[str, int]) -> dict[int, Sample]:
+    """Return the counters of this host's workers, with all their processes, by pid."""
+    return {pid: usage.sample(pid) for pid in local.values()}
 
 
-def _host_busy(before: Sample | None, after: Sample | None, elapsed: float) -> float | None:
-    if before is None or after is None:
-        return None
-    return ((after.host_total - before.host_total) - (after.host_idle - before.host_idle)) / elapsed
+def _paused(app: BrokerApp, missing: list[str]) -> frozenset[str]:
+    try:
+        return paused_queues(app)
+    except BrokerError as error:
+        missing.append(f"which queues are paused: {error}")
+        return frozenset()
 
 
-def _load(queue: str, nodes: list[Node], depths: list[int], elapsed: float, host: float | None) -> QueueLoad:
+def _own_cores(pids: Iterable[int], used: Mapping[int, Usage]) -> float | None:
+    """Return what some workers use of this host, all their processes together; None if none of them is here."""
+    cores = [used[pid].cpu_cores for pid in pids]
+    return sum(cores) if cores else None
+
+
+def _load(queue: str, nodes: list[Node], depths: list[int], elapsed: float) -> QueueLoad:
     whole = [node for node in nodes if len(node.started) > 1 and node.busy]
     return QueueLoad(
         queue=queue,
@@ -176,6 +193,5 @@ def _load(queue: str, nodes: list[Node], depths: list[int], elapsed: float, host
         waiting=statistics.fmean(depths),
         growth=(depths[-1] - depths[0]) / elapsed,
         cpu_cores=max(((node.seconds[-1] - node.seconds[0]) / elapsed for node in whole), default=None),
-        host_busy_cores=host,
         cores=usage.cores(),
     )

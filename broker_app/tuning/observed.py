@@ -17,6 +17,7 @@ from broker_app.errors import TuningError
 from broker_app.metrics.catalogue import RUN_SECONDS
 from broker_app.metrics.process import folder_of
 from broker_app.metrics.reading import Reader
+from broker_app.readable import shown_duration, shown_number
 from broker_app.tuning.live import local_nodes
 from broker_app.tuning.load import MAX_PROFILE_SECONDS, SIMULATED_TASK, Call, Load
 from broker_app.tuning.place import private_place
@@ -76,7 +77,7 @@ class Ran:
         return cls(name, count, total / count, min(1.0, math.sqrt(3 * variance) / mean))
 
     def __str__(self) -> str:
-        words = f"{self.name}: {self.count} runs of {1000 * self.seconds:.3g} ms ±{100 * self.jitter:.0f} %"
+        words = f"{self.name}: {self.count} runs of {shown_duration(self.seconds)} ±{100 * self.jitter:.0f} %"
         return f"{words}, results ignored" if self.ignore_result else words
 
 
@@ -110,7 +111,7 @@ class Observed:
 
     def __str__(self) -> str:
         return (
-            f"{self.nodes} node(s), {self.pool} -c {self.slots}, {self.pace:.3g} tasks a second, "
+            f"{self.nodes} node(s), {self.pool} -c {self.slots}, {shown_number(self.pace)} tasks a second, "
             f"{self.cpu_cores:.2f} cores; {'; '.join(map(str, self.tasks))}"
         )
 

@@ -40,6 +40,11 @@ def apply_fleet(file: Path, queue: str, pool: str, slots: int) -> None:
         ) from error
 
 
+def fleet_lines(queue: str, pool: str, slots: int) -> list[str]:
+    """Return what `apply_fleet` writes, as lines for a settings file."""
+    return [f"[queues.{_key(queue)}.fleet]", f'pool = "{pool}"', f"concurrency = {slots}"]
+
+
 def with_fleet(text: str, queue: str, pool: str, slots: int) -> str:
     """Return a settings file's text with the two values set.
 

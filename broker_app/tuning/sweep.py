@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from broker_app.errors import TuningError
+from broker_app.readable import shown_duration, shown_number
 from broker_app.tuning import usage
+from broker_app.tuning.budget import Budget, point_seconds
+from broker_app.tuning.figures import Point
 from broker_app.tuning.limits import Limits
 from broker_app.tuning.place import private_place
 from broker_app.tuning.recommendation import PoolResult, Recommendation, gain_of_prefetch, judge_pool, recommend
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker_app.app import BrokerApp
-    from broker_app.tuning.figures import Point
     from broker_app.tuning.load import Load
     from broker_app.tuning.place import Place
 
@@ -33,6 +36,10 @@ SHORT_SECONDS = 0.1
 """For tasks that run no longer it is measured what a second message for each slot brings."""
 
 _AHEAD = 2
+
+_LOOK_SECONDS = 1.0
+_BUSY_SHARE = 0.2
+"""Other programs that use this share of the cores, or more, spoil the figures."""
 
 _MORE_VISITS = 2
 """How often a point that decides is measured again, with another worker at another time, while it is uncertain."""
@@ -49,6 +56,7 @@ class Plan:
         bound: The most slots.
         limits: Of one node.
         effort: How long.
+        seconds: Of the whole run, at most; None for no bound.
     """
 
     queue: str
@@ -57,6 +65,7 @@ class Plan:
     bound: int = 64
     limits: Limits = field(default_factory=Limits)
     effort: Effort = field(default_factory=Effort)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,50 +111,107 @@ def tune(
     for pool in plan.pools:
         check_pool(pool)
     with private_place(app, plan.queue, on_leaving) as place:
-        results = tuple(_measure_pool(place, plan, pool, app_name, say) for pool in plan.pools)
+        sweep = _Sweep(place, plan, app_name, say)
+        results = sweep.measure_pools()
         recommendation = recommend(results, plan.limits, plan.effort.precision)
-        if note := _look_ahead(place, plan, recommendation.point, app_name, say):
-            recommendation = replace(recommendation, notes=(*recommendation.notes, note))
-    return Tuning(plan, results, recommendation)
+        if note := sweep.look_ahead(recommendation.point):
+            sweep.notes.append(note)
+    return Tuning(plan, results, replace(recommendation, notes=(*recommendation.notes, *sweep.notes)))
 
 
-def _measure_pool(place: Place, plan: Plan, pool: str, app_name: str, say: Callable[[str], None]) -> PoolResult:
-    points: dict[int, Point] = {}
-    bound = 1 if pool == "solo" else min(plan.bound, plan.limits.connections or plan.bound)
-    visits: Counter[int] = Counter()
-    while (slots := next_slots(points, bound, plan.limits) or _uncertain(points, plan, visits)) is not None:
-        if shortage := _shortage(points, slots):
-            say(f"{pool}: {shortage}; not tried")
-            break
-        visits[slots] += 1
-        with tuned_worker(place, app_name, plan.queue, plan.load, (pool, slots)) as worker:
-            points[slots] = measure(worker, pool, plan.effort, points.get(slots))
-        say(shown_point(points[slots]))
-    if not points:
-        raise TuningError(f"--pool {pool}: there is no memory for a single worker")
-    return judge_pool(points, plan.limits, bound)
+class _Sweep:
+    """A run in its place.
 
-
-def _look_ahead(
-    place: Place, plan: Plan, point: Point | None, app_name: str, say: Callable[[str], None]
-) -> str | None:
-    """Return what the recommended worker gains by taking its next messages before it is done; None if little.
-
-    With one message for each slot a slot that is free waits for the broker's next one: some milliseconds.
+    Attributes:
+        notes: Caveats about the figures.
     """
-    prefetch = place.app.settings.queues[plan.queue].prefetch
-    if point is None or prefetch >= _AHEAD or point.run.p50 > SHORT_SECONDS:
-        return None
-    pool_and_slots = point.pool, point.slots
-    with tuned_worker(place, app_name, plan.queue, plan.load, pool_and_slots, prefetch=_AHEAD) as worker:
-        ahead = measure(worker, point.pool, plan.effort)
-    say(f"with prefetch = {_AHEAD}: {shown_point(ahead)}")
-    gain = gain_of_prefetch(point, ahead)
-    if gain is None:
-        return None
+
+    def __init__(self, place: Place, plan: Plan, app_name: str, say: Callable[[str], None]) -> None:
+        self.notes: list[str] = []
+        self._place = place
+        self._plan = plan
+        self._app_name = app_name
+        self._say = say
+        self._budget = Budget(plan.seconds, point_seconds(plan.load, plan.effort))
+
+    def measure_pools(self) -> tuple[PoolResult, ...]:
+        """Measure each pool; with a bound on the time each has an equal share of it, and the first its start."""
+        pools = self._plan.pools
+        self._say(self._budget.words(len(pools), self._bound(pools[0])))
+        if note := busy_host(usage.others_busy_cores(_LOOK_SECONDS), usage.cores()):
+            self._say(note)
+        results: list[PoolResult] = []
+        for number, pool in enumerate(pools):
+            end = self._budget.share(len(pools) - number)
+            if results and not self._budget.allows(end):
+                self.notes.append(f"{pool} was not measured: --minutes left no time for it")
+                continue
+            results.append(self._measure_pool(pool, end))
+        return tuple(results)
+
+    def _bound(self, pool: str) -> int:
+        return 1 if pool == "solo" else min(self._plan.bound, self._plan.limits.connections or self._plan.bound)
+
+    def _measure_pool(self, pool: str, end: float) -> PoolResult:
+        plan, points = self._plan, dict[int, Point]()
+        bound, visits = self._bound(pool), Counter[int]()
+        while (slots := next_slots(points, bound, plan.limits) or _uncertain(points, plan, visits)) is not None:
+            if shortage := _shortage(points, slots):
+                self._say(f"{pool}: {shortage}; not tried")
+                break
+            if points and not self._budget.allows(end):
+                self.notes.append(f"{pool} was not measured to its end: --minutes left no time for -c {slots}")
+                break
+            visits[slots] += 1
+            points[slots] = self._measure(pool, slots, known=points.get(slots))
+            self._say(shown_point(points[slots]))
+        if not points:
+            raise TuningError(f"--pool {pool}: there is no memory for a single worker")
+        return judge_pool(points, plan.limits, bound)
+
+    def _measure(self, pool: str, slots: int, *, known: Point | None = None, prefetch: int | None = None) -> Point:
+        plan, begin = self._plan, time.monotonic()
+        with tuned_worker(
+            self._place, self._app_name, plan.queue, plan.load, (pool, slots), prefetch=prefetch
+        ) as worker:
+            point = measure(worker, pool, plan.effort, known)
+        self._budget.took(time.monotonic() - begin)
+        return point
+
+    def look_ahead(self, point: Point | None) -> str | None:
+        """Return what the recommended worker gains by taking its next messages before it is done; None if little.
+
+        With one message for each slot a slot that is free waits for the broker's next one: some milliseconds.
+        """
+        queue = self._plan.queue
+        prefetch = self._place.app.settings.queues[queue].prefetch
+        if point is None or prefetch >= _AHEAD or point.run.p50 > SHORT_SECONDS:
+            return None
+        if not self._budget.allows(self._budget.share(1)):
+            return None
+        ahead = self._measure(point.pool, point.slots, prefetch=_AHEAD)
+        self._say(f"with prefetch = {_AHEAD}: {shown_point(ahead)}")
+        gain = gain_of_prefetch(point, ahead)
+        if gain is None:
+            return None
+        return (
+            f"with prefetch = {_AHEAD} in [queues.{queue}] it does {shown_number(ahead.throughput)} a second, "
+            f"{100 * gain:.0f} % more: a slot need not wait for its next message"
+        )
+
+
+def busy_host(others: float, cores: int) -> str:
+    """Return what to say before anything is measured on a host whose other programs are busy; empty if not.
+
+    Args:
+        others: Cores that they use.
+        cores: That there are.
+    """
+    if others < _BUSY_SHARE * cores:
+        return ""
     return (
-        f"with prefetch = {_AHEAD} in [queues.{plan.queue}] it does {ahead.throughput:.4g} a second, "
-        f"{100 * gain:.0f} % more: a slot need not wait for its next message"
+        f"this host is busy: other programs use {others:.1f} of its {cores} cores, so the figures will be "
+        f"uncertain and too low, and perhaps nothing can be recommended; end them, or try again later"
     )
 
 
@@ -158,8 +224,8 @@ def _uncertain(points: Mapping[int, Point], plan: Plan, visits: Mapping[int, int
 def shown_point(point: Point) -> str:
     """Return a point as a line for a person who waits."""
     return (
-        f"{point.pool} -c {point.slots}: {point.throughput:.4g} a second ±{100 * point.error:.0f} %, "
-        f"run {1000 * point.run.p50:.3g} ms, {point.usage.cpu_cores:.2f} cores, "
+        f"{point.pool} -c {point.slots}: {shown_number(point.throughput)} a second ±{100 * point.error:.0f} %, "
+        f"run {shown_duration(point.run.p50)}, {point.usage.cpu_cores:.2f} cores, "
         f"{point.usage.memory_bytes / 2**20:.0f} MiB"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,14 @@ def usage_between(main: int, before: Sample, after: Sample, elapsed_seconds: flo
         threads=sum(int(fields[_THREADS]) for pid in pids if (fields := _stat(pid))),
         descriptors=sum(map(_descriptors, pids)),
     )
+
+
+def others_busy_cores(seconds: float) -> float:
+    """Return how many of this host's cores are busy while this process waits for some seconds."""
+    before, begin = sample(os.getpid()), time.monotonic()
+    time.sleep(seconds)
+    used = usage_between(os.getpid(), before, sample(os.getpid()), time.monotonic() - begin)
+    return max(0.0, used.host_busy_cores - used.cpu_cores)
 
 
 def mean_usage(usages: Sequence[Usage]) -> Usage:

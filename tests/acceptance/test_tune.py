@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(240)  # several workers, one after the other
 
 BROKER_APP = str(SCRIPTS / "broker-app")
-QUICK = ["--pool", "threads", "--seconds", "0.5", "--precision", "0.5", "--no-results"]
+QUICK = ["--pool", "threads", "--seconds", "0.5", "--minutes", "60", "--precision", "0.5", "--no-results"]
 SETTINGS = """
 [queues.default]
 [queues.lopri]                  # the slow work
@@ -87,6 +87,8 @@ def test_tune_finds_draws_and_applies(machine: Host, management: Management) -> 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     slots = found["recommended"]["concurrency"]
+    assert found["settings"] == ["[queues.lopri.fleet]", 'pool = "threads"', f"concurrency = {slots}"]
+    assert "this takes" in done.stderr.splitlines()[0]
     assert found["celery_multi"] == f"celery multi start lopri -A broker_app -Q lopri -P threads -c {slots}"
     (pool,) = found["pools"]
     assert [point["slots"] for point in pool["points"]] == [1, 2]
@@ -110,7 +112,8 @@ def test_an_interrupted_run_leaves_nothing_behind(machine: Host, management: Man
         process.send_signal(signal.SIGINT)  # a second one does not disturb the clean-up
         _, err = process.communicate(timeout=30)
 
-    assert (process.returncode, err) == (130, "broker-app: interrupted\n")
+    assert process.returncode == 130
+    assert err.endswith("broker-app: interrupted\n")
     assert not workers(place.name)
     assert on_broker(management, machine) == set()
     assert not places(machine)
@@ -132,3 +135,15 @@ def test_what_a_killed_run_left_is_removed_by_the_next(machine: Host, management
     assert "shop.pay raised ValueError: no money for 5" in done.stderr.splitlines()[-1]
     assert on_broker(management, machine) == set()
     assert not places(machine)
+
+
+def test_a_bound_on_the_time_holds_and_says_what_was_left_out(machine: Host) -> None:
+    """With half a minute for 64 slots the run ends early, with what it has and a note of what it has not."""
+    options = ["--pool", "threads", "--seconds", "0.5", "--precision", "0.5", "--no-results", "--minutes", "0.5"]
+
+    done = machine.run(BROKER_APP, "tune", "lopri", "--profile", "wait=20ms", *options)
+
+    assert "this takes up to 30 s (--minutes)" in done.stderr
+    assert "threads was not measured to its end: --minutes left no time for -c" in done.stdout
+    if done.returncode == 0:
+        assert "[queues.lopri.fleet]" in done.stdout
