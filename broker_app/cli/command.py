@@ -27,6 +27,7 @@ from broker_app.errors import (
     SelectionError,
     SettingsError,
 )
+from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,7 @@ def _usage_in_one_line() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if type(error).show is not click.UsageError.show:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
             raise  # a group without a verb: click shows its help
         raise _UsageFault(error) from error
 
@@ -132,6 +133,16 @@ class Group(_OneLineErrors, click.Group):
     command_class = Command
     group_class = type  # nested groups are of this class too
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb that is named; an unknown one is refused with the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = nearest(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"{error.message.rstrip('.')}{hint}", ctx) from error
+
 
 def fail(error: Exception) -> NoReturn:
     """Print an error, one line for each problem, and exit with its code."""
@@ -178,6 +189,40 @@ def pass_app(function: _Function) -> _Function:
         return ctx.invoke(function, _app_of(ctx), *args, **kwargs)
 
     return wrapper  # type: ignore[return-value]  # click's decorators keep the signature but not the type
+
+
+def pass_app_or_remains(function: _Function) -> _Function:
+    """Hand the app to a verb that pid files and command lines suffice for, as `pass_app`.
+
+    If its settings are wrong, or it cannot be loaded, print why and use the settings that are still readable.
+    """
+
+    @click.pass_context
+    @functools.wraps(function)
+    def wrapper(ctx: click.Context, *args: Any, **kwargs: Any) -> Any:
+        return ctx.invoke(function, _app_or_remains(ctx), *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]  # as above
+
+
+def _app_or_remains(ctx: click.Context) -> BrokerApp:
+    from broker_app.fleet.remains import remains_by_processes, remains_of  # noqa: PLC0415 - as in `_check_app`
+
+    app: BrokerApp | None = None
+    try:
+        app = _app_of(ctx)
+        app.settings  # noqa: B018 - they are read now
+    except Exception as error:  # a user's module may raise anything
+        remains = remains_of(app) if app else remains_by_processes(app_name(ctx))
+        if remains is None:
+            raise
+        problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
+        for problem in problems:
+            click.echo(f"broker-app: {problem}", err=True)
+        folder = remains.settings.state_dir
+        click.echo(f"broker-app: continuing with the readable settings: the state folder is {folder}", err=True)
+        return remains
+    return app
 
 
 def app_name(ctx: click.Context) -> str:

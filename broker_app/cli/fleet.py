@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker_app.cli.command import Group, Number, app_name, pass_app
+from broker_app.cli.command import Group, Number, app_name, pass_app, pass_app_or_remains
 from broker_app.cli.fleet_report import print_stopped, report
 from broker_app.cli.fleet_service import plan, supervise, systemd
 from broker_app.cli.fleet_status import logs, status
@@ -88,7 +88,7 @@ def start(app: BrokerApp, queues: tuple[str, ...], wait_seconds: float) -> None:
 
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet stop\n  broker-app fleet stop lopri")
 @_queues
-@pass_app
+@pass_app_or_remains
 def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
     """Let the nodes end after their tasks; return at once."""
     _print_stopped(stop_fleets(app, queues, wait_seconds=None))
@@ -100,7 +100,7 @@ def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
 @_queues
 @_timeout
 @_kill
-@pass_app
+@pass_app_or_remains
 def stopwait(app: BrokerApp, queues: tuple[str, ...], end_seconds: float | None, *, is_kill_allowed: bool) -> None:
     """Let the nodes end after their tasks, and wait for it.
 

@@ -14,13 +14,14 @@ from rich.live import Live
 from rich.text import Text
 
 from broker_app.cli import exit_codes
-from broker_app.cli.command import Number, pass_app
 from broker_app.cli.output import echo
+from broker_app.cli.command import Number, pass_app_or_remains
 from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table
 from broker_app.fleet import DEFAULT_ANSWER_SECONDS, FleetStatus, fleet_status
 from broker_app.fleet.logs import LogReader
 from broker_app.visible import visible
+from broker_app.fleet.remains import RemainsApp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ _BYTES_PER_MIB = 1024 * 1024
 @click.option("--watch", "is_watch", is_flag=True, help="Show it again and again in place, until Ctrl-C.")
 @click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
 @click.option("--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: so many times.")
-@pass_app
+@pass_app_or_remains
 def status(  # noqa: PLR0913 - click hands over each option
     app: BrokerApp,
     queues: tuple[str, ...],
@@ -67,7 +68,8 @@ def status(  # noqa: PLR0913 - click hands over each option
 ) -> None:
     """Show the nodes and what they do.
 
-    Exit code 0 if all that are wanted run and consume their queue, 4 if the broker cannot be asked, else 1. What
+    Exit code 0 if all that are wanted run and consume their queue, 3 if the settings are wrong, 4 if the broker
+    cannot be asked, else 1. What
     a node consumes, and when it last heard from the broker, it writes down itself once a second: a node that
     hangs is seen.
     """
@@ -81,6 +83,8 @@ def status(  # noqa: PLR0913 - click hands over each option
         for _ in _rounds(rounds, seconds) if is_watch else ():
             found = fleet_status(app, queues, answer_seconds=answer_seconds)
             _print(found, is_json=is_json)
+    if isinstance(app, RemainsApp):
+        sys.exit(exit_codes.SETTINGS)
     if found.broker_problem:
         sys.exit(exit_codes.BROKER)
     sys.exit(exit_codes.OK if found.is_complete else exit_codes.FAILED)
@@ -97,7 +101,7 @@ def status(  # noqa: PLR0913 - click hands over each option
     help="Of each node's log.",
 )
 @click.option("-f", "--follow", "is_followed", is_flag=True, help="Go on with what is written, until Ctrl-C.")
-@pass_app
+@pass_app_or_remains
 def logs(app: BrokerApp, queues: tuple[str, ...], lines: int, *, is_followed: bool) -> None:
     """Show the last lines of the nodes' logs, those of a prefork pool's processes too.
 

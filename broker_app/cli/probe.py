@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli import exit_codes
-from broker_app.cli.command import Group, pass_app
 from broker_app.cli.output import echo
+from broker_app.cli.command import Group, pass_app_or_remains
 from broker_app.probes import Probe, probe, probe_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def probe_group() -> None:
 @probe_group.command(epilog="\b\nExamples:\n  broker-app probe live lopri\n  broker-app probe live")
 @_node
 @_pid_file
-@pass_app
+@pass_app_or_remains
 def live(app: BrokerApp, node: str | None, pid_file: Path | None) -> None:
     """Exit with 0 if the worker's loop turns and it has heard from the broker."""
     _answer(app, Probe.LIVE, node, pid_file)
@@ -51,7 +51,7 @@ def live(app: BrokerApp, node: str | None, pid_file: Path | None) -> None:
 @probe_group.command(epilog="\b\nExamples:\n  broker-app probe ready lopri\n  broker-app probe ready")
 @_node
 @_pid_file
-@pass_app
+@pass_app_or_remains
 def ready(app: BrokerApp, node: str | None, pid_file: Path | None) -> None:
     """Exit with 0 if it lives and consumes its queues, or they are paused."""
     _answer(app, Probe.READY, node, pid_file)

@@ -9,6 +9,7 @@ from broker_app.settings.model import Settings
 from broker_app.settings.queue import QueueSettings, RetrySettings
 from broker_app.settings.reading import broker_url_from_environment, config_path, load_settings
 from broker_app.settings.refusal import shown_in_one_line
+from broker_app.settings.salvage import salvage_settings
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -27,4 +28,5 @@ __all__ = [
     "load_settings",
     "refuse_celery_environment",
     "shown_in_one_line",
+    "salvage_settings",
 ]

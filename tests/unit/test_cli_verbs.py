@@ -23,7 +23,7 @@ def test_every_verb_is_a_sub_command_of_celery() -> None:
     ("words", "line"),
     [
         (("cancel",), "broker-app: Missing argument 'TASK_ID…'; see `broker-app cancel --help`"),
-        (("queus",), "broker-app: No such command 'queus'; see `broker-app --help`"),
+        (("queus",), "broker-app: No such command 'queus' (did you mean 'queues'?); see `broker-app --help`"),
         (("queues", "list", "--evry", "1"), "broker-app: No such option '--evry'. Did you mean '--every'?"),
         (
             ("queues", "list", "--every", "nan"),

@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 import pytest
+from celery.bin.celery import celery
 from click.testing import CliRunner
 
 from broker_app import BrokerApp
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SHOP = 'from broker_app import BrokerApp\napp = BrokerApp("shop", set_as_current=False)\n'
 VERBS = ["start", "stop", "stopwait", "restart", "reload", "status", "plan", "logs", "supervise"]
+UNDETERRED = {"stop": 0, "stopwait": 0, "status": 3, "logs": 1}
+"""Verbs that pid files suffice for, and their exit codes if nothing runs and the settings are wrong."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +51,9 @@ def test_an_unknown_queue_is_refused_with_the_nearest_name(project: Path, verb: 
     assert not list(project.glob("state/run/*/*.pid"))
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in UNDETERRED])
 def test_bad_settings_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    """Every verb refuses settings that are wrong, with their exit code, and makes no folder."""
+    """A verb that starts something refuses settings that are wrong, with their exit code, and makes no folder."""
     monkeypatch.setenv("BROKER_APP_QUEUES__LOPRI__FLEET__NODES", "-1")
 
     done = fleet(project, verb)
@@ -58,6 +61,33 @@ def test_bad_settings_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch
     assert (done.exit_code, done.stdout) == (3, "")
     assert "QUEUES__LOPRI__FLEET__NODES" in done.stderr
     assert not (project / "state").exists()
+
+
+@pytest.mark.parametrize("verb", UNDETERRED)
+def test_bad_settings_are_told_and_what_is_left_of_them_is_used(
+    project: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """What only looks or stops says what is wrong, and goes on with the state folder that the file names."""
+    monkeypatch.delenv("BROKER_APP_STATE_DIR")
+    monkeypatch.setenv("BROKER_APP_CONFIG", "broker.toml")
+    (project / "broker.toml").write_text("state_dir = 'elsewhere'\n[queues.lopri.fleet]\nnodes = -1\n")
+
+    done = fleet(project, verb)
+
+    assert done.exit_code == UNDETERRED[verb]
+    assert "queues.lopri.fleet.nodes" in done.stderr
+    assert f"the state folder is {project}/elsewhere" in done.stderr
+    assert not (project / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("words", [("flete",), ("fleet", "stpo"), ("queues", "lst"), ("probe", "redy")])
+def test_an_unknown_command_is_refused_with_the_nearest_name(words: tuple[str, ...]) -> None:
+    """In one line, in every group, also below `celery`."""
+    known = {"flete": "fleet", "stpo": "stop", "lst": "list", "redy": "ready"}[words[-1]]
+    for command in (main, celery):
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code == 2
+        assert f"id you mean '{known}'?" in done.stderr or f"id you mean one of these?\n    {known}" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["stop", "stopwait"])
