@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli import exit_codes
-from broker_app.cli.output import echo
 from broker_app.cli.command import Group, pass_app_or_remains
+from broker_app.cli.output import echo
 from broker_app.probes import Probe, probe, probe_file
 
 if TYPE_CHECKING:

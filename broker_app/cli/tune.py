@@ -244,9 +244,7 @@ def _print(tuning: Tuning, name: str) -> None:
     for note in tuning.recommendation.notes:
         echo(f"note: {note}")
     if point := tuning.recommendation.point:
-        echo(
-            f"\nrecommended: {point.pool} -c {point.slots}, {shown_number(point.throughput)} tasks a second"
-        )
+        echo(f"\nrecommended: {point.pool} -c {point.slots}, {shown_number(point.throughput)} tasks a second")
         echo(f"  {_multi_line(tuning, name)}")
         echo("in the settings file (--apply writes it):")
         for setting in fleet_lines(tuning.plan.queue, point.pool, point.slots):

@@ -1,8 +1,8 @@
 """Worker fleets: the nodes of each queue, started through `celery multi`, watched, changed and stopped."""
 
 from broker_app.fleet.plan import Plan, plan_fleets
-from broker_app.fleet.roll import Changes, Patience, reload_fleets, restart_fleets, scale_fleet
-from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, start_fleets
+from broker_app.fleet.roll import Changes, Patience, reload_fleets, restart_fleets, scale_fleet, start_fleets
+from broker_app.fleet.start import DEFAULT_WAIT_SECONDS
 from broker_app.fleet.status import (
     DEFAULT_ANSWER_SECONDS,
     FleetStatus,

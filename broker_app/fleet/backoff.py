@@ -24,9 +24,14 @@ class Backoff:
     started_at: float | None = None
     due_at: float | None = None
 
-    def died(self, now: float) -> float:
-        """Take note of a death, or of a start that failed, and return how long to wait, in seconds."""
-        if self.started_at is not None and now - self.started_at >= CALM_SECONDS:
+    def died(self, now: float, *, hung_seconds: float = 0.0) -> float:
+        """Take note of a death, or of a start that failed, and return how long to wait, in seconds.
+
+        Args:
+            now: On the clock of `started_at`.
+            hung_seconds: How long it had hung, which does not count as life.
+        """
+        if self.started_at is not None and now - hung_seconds - self.started_at >= CALM_SECONDS:
             self.deaths = 0
         wait_seconds = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0**self.deaths)
         self.deaths = min(self.deaths + 1, 30)  # far beyond the longest wait

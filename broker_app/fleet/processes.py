@@ -65,6 +65,19 @@ def find_workers(run: Path) -> dict[str, tuple[Process, ...]]:
     return {stem: _without_children(processes) for stem, processes in found.items()}
 
 
+def run_folders(app_name: str) -> set[Path]:
+    """Return the folders of the pid files of all workers of an app that this user sees, by their command lines.
+
+    Args:
+        app_name: As Celery's ``-A``.
+    """
+    wanted = re.compile(
+        rf"[\0\s]-A[\0\s]{re.escape(app_name)}[\0\s].*--pidfile=([^\0]+?)/[^/\0]+\.pid(?=[\0\s)]|$)"
+    )
+    found = {process.pid: wanted.search(process.command) for process in all_processes()}
+    return {Path(match.group(1)) for pid, match in found.items() if match and _is_in_our_namespace(pid)}
+
+
 def all_processes() -> Iterator[Process]:
     """Yield the processes of this host, as far as this user sees them.
 

@@ -1,4 +1,4 @@
-"""Changing a fleet while it works: one node of a queue at a time, the next when the last one consumes again.
+"""Starting fleets, and changing them while they work: one node of a queue at a time.
 
 What is missing is started first and what is too many is stopped last, so a fleet of two nodes or more always has a
 consumer. The queues go side by side.
@@ -6,12 +6,14 @@ consumer. The queues go side by side.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
 from broker_app.fleet.record import Record
+from broker_app.fleet.space import held_space
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, check_ready, check_up, resume
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import (
@@ -21,6 +23,7 @@ from broker_app.fleet.stop import (
     check_gone,
     check_queues,
     known_nodes,
+    patience_seconds,
 )
 from broker_app.fleet.watch import Start, StartedNode
 from broker_app.fleet.wishes import Wishes
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from broker_app.app import BrokerApp
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,49 @@ class Changes:
     stopped: tuple[StoppedNode, ...] = ()
     unscaled: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
+
+
+def start_fleets(
+    app: BrokerApp,
+    queues: Iterable[str] = (),
+    *,
+    app_name: str | None = None,
+    wait_seconds: float = DEFAULT_WAIT_SECONDS,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[StartedNode, ...]:
+    """Start the nodes that the settings want and that do not run, and wait until all of them answer.
+
+    The workers keep this process's current folder and environment. What came up stays up when another node
+    fails: a queue that is served is better than none, and the next start takes up only what is missing. A node
+    that was told to stop and has not ended yet is waited for, and then started.
+
+    Args:
+        app: Whose settings count; its broker must be the one that the workers find.
+        queues: As producers write them; none for all.
+        app_name: What the workers get as ``-A``; None for the app's main name.
+        wait_seconds: For the answers, counted from when `celery multi` is done.
+        environment: Variables for the workers over this process's, e.g. ``BROKER_APP_BROKER_URL``.
+
+    Returns:
+        One outcome for each wanted node, in the order of the settings.
+
+    Raises:
+        UnknownQueue: Nothing was started; likewise all below but the last.
+        SettingsError: The settings are wrong.
+        FleetError: The state folder is not usable, another fleet command is at work, the app's modules
+            cannot be imported, a node's name is taken by a worker from elsewhere, or one that was told to stop
+            does not end.
+        BrokerError: No broker answers, or it refuses the queues.
+        NodesFailed: At least one node is not up; it carries the outcome of each.
+    """
+    queues, state = tuple(queues), FleetState.of(app)
+    wanted_fleets(app.settings, queues)  # an unknown queue is refused before a folder is made
+    with state.lock():
+        wishes = resume(app, state, queues)
+        patience = Patience(patience_seconds(app, queues), wait_seconds)
+        roll = _Roll.of(app, state, app_name, patience, environment)
+        outcomes = roll.run(wanted_fleets(app.settings, queues, wishes.scaled), roll.is_ending)
+    return check_up(outcomes)
 
 
 def restart_fleets(
@@ -215,6 +263,18 @@ class _Roll:
         starter = Starter(app, state, app_name or app.main, patience.wait_seconds, variables)
         return cls(app, state, starter, patience)
 
+    def is_ending(self, fleet: Fleet, node: Node) -> bool:
+        """Return whether a node is still shutting down, and log that it is waited for."""
+        del fleet
+        pids = [process.pid for process in self.state.workers().get(node.stem, ())]
+        is_ending = any(self.state.is_stopping(node.stem, pid) for pid in pids)
+        if is_ending:
+            logger.warning(
+                "%s (pid %d) was told to stop and finishes its tasks: waiting for it, up to %g s",
+                *(node.name, pids[0], self.patience.stop_seconds),
+            )
+        return is_ending
+
     def is_changed(self, fleet: Fleet, node: Node) -> bool:
         """Return whether a node was started with something else than what it would be started with now."""
         return Record.read(self.state.record_file(node.stem)) != self.starter.record(fleet)
@@ -243,11 +303,12 @@ class _Roll:
         if not fleets:
             return ()
         nodes = {node for fleet in fleets for node in fleet.nodes}
-        self._stop(lambda node: node in nodes)
+        with held_space(self.state, [node.stem for node in nodes]):
+            self._stop(lambda node: node in nodes)
         return self.starter.start(fleets)
 
     def _stop(self, is_meant: Callable[[Node], bool]) -> tuple[StoppedNode, ...]:
-        stopper = Stopper(self.app, self.state, is_meant)
+        stopper = Stopper(self.app, self.state, is_meant, ends_hung=True)
         stopper.end(self.patience.stop_seconds, is_kill_allowed=self.patience.is_kill_allowed)
         outcomes = stopper.outcomes()
         check_gone(outcomes, self.patience.stop_seconds)

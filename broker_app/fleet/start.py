@@ -1,4 +1,4 @@
-"""Starting fleets: refuse what cannot work, run `celery multi`, and wait until each node answers and consumes.
+"""Starting nodes: refuse what cannot work, run `celery multi`, and wait until each node answers and consumes.
 
 `celery multi` says OK as soon as a worker has detached. Whether it lives is seen here: its process is there,
 it answers over the broker with the pid of that process, and it consumes its queue.
@@ -10,14 +10,18 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from celery.exceptions import ImproperlyConfigured
 
 from broker_app import topology
 from broker_app.errors import FleetError, NodesFailed
 from broker_app.fleet.answers import ask_workers, is_name_taken
-from broker_app.fleet.multi import LAUNCH_SECONDS_PER_NODE, Launch, child_environment, launch, start_command
+from broker_app.fleet.multi import LAUNCH_SECONDS_PER_NODE, Launch, launch, start_command
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
 from broker_app.fleet.record import record_of
+from broker_app.fleet.space import check_files
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.watch import ASK_SECONDS, Start, StartedNode, Watch
 from broker_app.fleet.wishes import Wishes
@@ -32,46 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_SECONDS = 30.0
-
-
-def start_fleets(
-    app: BrokerApp,
-    queues: Iterable[str] = (),
-    *,
-    app_name: str | None = None,
-    wait_seconds: float = DEFAULT_WAIT_SECONDS,
-    environment: Mapping[str, str] | None = None,
-) -> tuple[StartedNode, ...]:
-    """Start the nodes that the settings want and that do not run, and wait until all of them answer.
-
-    The workers keep this process's current folder and environment. What came up stays up when another node
-    fails: a queue that is served is better than none, and the next start takes up only what is missing.
-
-    Args:
-        app: Whose settings count; its broker must be the one that the workers find.
-        queues: As producers write them; none for all.
-        app_name: What the workers get as ``-A``; None for the app's main name.
-        wait_seconds: For the answers, counted from when `celery multi` is done.
-        environment: Variables for the workers over this process's, e.g. ``BROKER_APP_BROKER_URL``.
-
-    Returns:
-        One outcome for each wanted node, in the order of the settings.
-
-    Raises:
-        UnknownQueue: Nothing was started; likewise all below but the last.
-        SettingsError: The settings are wrong.
-        FleetError: The state folder is not usable, another fleet command is at work, the app's modules
-            cannot be imported, or a node's name is taken by a worker from elsewhere.
-        BrokerError: No broker answers, or it refuses the queues.
-        NodesFailed: At least one node is not up; it carries the outcome of each.
-    """
-    queues, state = tuple(queues), FleetState.of(app)
-    wanted_fleets(app.settings, queues)  # an unknown queue is refused before a folder is made
-    with state.lock():
-        wishes = resume(app, state, queues)
-        starter = Starter(app, state, app_name or app.main, wait_seconds, child_environment(environment))
-        outcomes = starter.start(wanted_fleets(app.settings, queues, wishes.scaled))
-    return check_up(outcomes)
 
 
 def resume(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> Wishes:
@@ -125,10 +89,7 @@ class Starter:
         running = self.state.workers()
         missing = _missing(fleets, running)
         check_ready(self.app, fleets, [node for fleet in missing for node in fleet.nodes])
-        if missing:
-            self.state.check_space()
-        for node in (node for fleet in missing for node in fleet.nodes):
-            self.state.check_files(node.stem)
+        check_files(self.state, [node.stem for fleet in missing for node in fleet.nodes])
         self._prepare(missing)
         watch = Watch(self.app, self.state, fleets, running)
         watch.launched(self._launch_all(missing))
@@ -175,7 +136,7 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
         nodes: Their names must be free on the broker.
 
     Raises:
-        FleetError: A module cannot be imported, or a name is taken.
+        FleetError: A module cannot be imported, a package is missing, or a name is taken.
         BrokerError: No broker answers, or it refuses a queue.
     """
     try:
@@ -185,6 +146,8 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
             f"app {app.main!r}: expected task modules that can be imported, got {type(error).__name__}: {error}; "
             f"correct include=[…] or the module"
         ) from error
+    fleets = tuple(fleets)
+    _check_installed(app, fleets)
     settings, table = app.settings, app.settings.routing_table()
     with topology.connect(app) as connection:
         topology.declare(
@@ -196,6 +159,19 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
             f"node {name}: a worker of this name (pid {answer.pid}) already answers on this broker and is not in "
             f"{FleetState.of(app).run}; stop it where it was started, or set another prefix"
         )
+
+
+def _check_installed(app: BrokerApp, fleets: Iterable[Fleet]) -> None:
+    """Refuse a pool, or a result store, whose package is not there."""
+    for fleet in fleets:
+        if fleet.pool == "gevent" and find_spec(fleet.pool) is None:
+            raise FleetError(
+                f'queues.{fleet.queue}.fleet.pool: gevent is not installed; pip install "broker-app[gevent]"'
+            )
+    try:
+        _ = app.backend
+    except ImproperlyConfigured as error:
+        raise FleetError(f"result_url: expected a result store that can be loaded, got: {error}") from error
 
 
 def _missing(fleets: Iterable[Fleet], running: Mapping[str, object]) -> list[Fleet]:

@@ -28,8 +28,6 @@ _SUPERVISOR_SECONDS = 180.0
 _SIGN_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _TAIL_BYTES = 64 * 1024
-_PROBE = ".space"
-_PROBE_BYTES = 16 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ class FleetState:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise FleetError(_unusable(self.run, error)) from error
+            raise FleetError(unusable(self.run, error)) from error
 
     @contextmanager
     def lock(self, *, is_supervisor: bool = False) -> Iterator[None]:
@@ -157,22 +155,6 @@ class FleetState:
         except OSError:
             return False
 
-    def check_space(self) -> None:
-        """Refuse a full disk: a worker that cannot write its pid file ends without a word.
-
-        Raises:
-            FleetError: A file of a few KiB cannot be written.
-        """
-        for folder in (self.run, self.log):
-            probe = folder / _PROBE
-            try:
-                with open(probe, "wb", opener=open_private) as file:
-                    file.write(bytes(_PROBE_BYTES))
-            except OSError as error:
-                raise FleetError(_unusable(folder, error)) from error
-            finally:
-                probe.unlink(missing_ok=True)
-
     def check_files(self, stem: str) -> None:
         """Refuse links in the places of the files that a node's worker opens by itself.
 
@@ -204,7 +186,7 @@ class FleetState:
         try:
             return tuple(sorted(file.name.removesuffix(".pid") for file in self.run.glob("*.pid")))
         except PermissionError as error:
-            raise FleetError(_unusable(self.run, error)) from error
+            raise FleetError(unusable(self.run, error)) from error
 
     def pid(self, stem: str) -> int | None:
         """Return what a node's pid file says, None if there is none or a number is not yet in it."""
@@ -213,7 +195,7 @@ class FleetState:
         except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
-            raise FleetError(_unusable(self.run, error)) from error
+            raise FleetError(unusable(self.run, error)) from error
 
     def seconds_since_start(self, stem: str) -> float:
         """Return how old a node's pid file is; 0 if there is none yet."""
@@ -270,15 +252,15 @@ class FleetState:
             try:
                 make_private_folder(folder)
             except OSError as error:
-                raise FleetError(_unusable(folder, error)) from error
+                raise FleetError(unusable(folder, error)) from error
         if not os.access(self.log, os.W_OK | os.X_OK):
-            raise FleetError(_unusable(self.log, PermissionError(0, "it is not writable")))
+            raise FleetError(unusable(self.log, PermissionError(0, "it is not writable")))
 
     def _open(self, file: Path) -> IO[str]:
         try:
             return open(file, "a+", opener=open_private)
         except OSError as error:
-            raise FleetError(_unusable(self.run, error)) from error
+            raise FleetError(unusable(self.run, error)) from error
 
     def _stopping_file(self, stem: str) -> Path:
         return self.run / f"{stem}.stopping"
@@ -310,7 +292,8 @@ def _sign(file: IO[str], words: str) -> None:
         logger.debug("%s cannot be written: %s", file.name, error.strerror)
 
 
-def _unusable(folder: Path, error: OSError) -> str:
+def unusable(folder: Path, error: OSError) -> str:
+    """Return the message about a folder that is not usable."""
     return (
         f"{folder}: expected a folder that this user may write, got: {error.strerror}; correct it, or set "
         f"state_dir or BROKER_APP_STATE_DIR to another"

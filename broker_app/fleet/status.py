@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from broker_app import topology
 from broker_app.errors import BrokerError
 from broker_app.fleet.answers import Answer, ask_workers
+from broker_app.fleet.hanging import hung_nodes
 from broker_app.fleet.nodes import Fleet, Node, node_of, wanted_fleets
 from broker_app.fleet.record import Record, boot_id, installed_version
 from broker_app.fleet.state import FleetState
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker_app.app import BrokerApp
+    from broker_app.fleet.hanging import Hang
     from broker_app.fleet.processes import Process
 
 DEFAULT_ANSWER_SECONDS = 2.0
@@ -143,7 +145,7 @@ def fleet_status(
     answers, problem = _ask(app, list(asked), answer_seconds)
     by_node = {asked[name]: answer for name, answer in answers.items()}
     memory = memory_bytes(workers[0].pid for workers in running.values())
-    look = _Look(state, running, memory, app.settings.heartbeat_seconds)
+    look = _Look(state, running, memory, app.settings.heartbeat_seconds, hung_nodes(app, state, running))
     declared = {
         name: queue.fleet.nodes for name, queue in app.settings.queues.items() if not names or name in names
     }
@@ -182,6 +184,7 @@ class _Look:
     running: Mapping[str, tuple[Process, ...]]
     memory: Mapping[int, int]
     heartbeat_seconds: float
+    hung: Mapping[str, Hang]
 
     def status(self, node: Node, fleet: Fleet | None, answer: Answer | None) -> NodeStatus:
         workers = self.running.get(node.stem, ())
@@ -210,8 +213,12 @@ class _Look:
             memory_bytes=self.memory.get(pid) if pid else None,
             uptime_seconds=self.state.seconds_since_start(node.stem) if pid else None,
             version=record.version if record and pid else None,
-            note=self._note(node, pid, record),
+            note=self._hang_note(node) or self._note(node, pid, record),
         )
+
+    def _hang_note(self, node: Node) -> str:
+        hang = self.hung.get(node.stem)
+        return "" if hang is None else f"{hang.words}: `broker-app fleet restart {node.queue}`"
 
     def _note(self, node: Node, pid: int | None, record: Record | None) -> str:
         if record is None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError, UnknownQueue
+from broker_app.fleet.hanging import Hang, HangWatch, hung_nodes
 from broker_app.fleet.nodes import Node, node_of
 from broker_app.fleet.processes import kill, terminate
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from broker_app.app import BrokerApp
     from broker_app.fleet.processes import Process
@@ -40,6 +41,7 @@ class Stop(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     KILLED = "killed"
+    HUNG = "hung, killed"
     WAS_DEAD = "was dead"
 
 
@@ -51,11 +53,13 @@ class StoppedNode:
         node: Which.
         outcome: What became of it.
         pid: Of its main process; None if it was dead.
+        hang: How it hangs, if it still runs and does.
     """
 
     node: Node
     outcome: Stop
     pid: int | None
+    hang: Hang | None = None
 
 
 def stop_fleets(
@@ -89,8 +93,8 @@ def stop_fleets(
     with state.lock(is_supervisor=is_supervisor) if state.exists() else nullcontext():
         names = check_queues(app, state, tuple(queues))
         if state.exists() and not is_supervisor:
-            _let_rest(state, names or app.settings.queues)
-        stopper = Stopper(app, state, lambda node: not names or node.queue in names)
+            _let_rest(state, names or {*app.settings.queues, *(node.queue for node in known_nodes(app, state))})
+        stopper = Stopper(app, state, lambda node: not names or node.queue in names, ends_hung=is_supervisor)
         if wait_seconds is None:
             stopper.tell()
         else:
@@ -149,12 +153,24 @@ def _let_rest(state: FleetState, queues: Iterable[str]) -> None:
 
 
 class Stopper:
-    """Tells nodes to end and follows them; one that appears meanwhile (it was still starting) is told too."""
+    """Tells nodes to end and follows them; one that appears meanwhile (it was still starting) is told too.
 
-    def __init__(self, app: BrokerApp, state: FleetState, is_meant: Callable[[Node], bool]) -> None:
+    Args:
+        app: Whose settings count.
+        state: Where the nodes' files are.
+        is_meant: Which nodes.
+        ends_hung: Whether a node that hangs is killed at once: it finishes no task, however long it is waited for.
+    """
+
+    def __init__(
+        self, app: BrokerApp, state: FleetState, is_meant: Callable[[Node], bool], *, ends_hung: bool = False
+    ) -> None:
         self._app = app
         self._state = state
         self._is_meant = is_meant
+        self._ends_hung = ends_hung
+        self._hangs = HangWatch()
+        self._hung: set[Node] = set()
         self._outcomes: dict[Node, StoppedNode] = {}
         self._told: set[int] = set()
         for node in known_nodes(app, state):
@@ -175,8 +191,9 @@ class Stopper:
                     terminate(worker.pid)
                     self._state.mark_stopping(node.stem, worker.pid)
             self._outcomes[node] = StoppedNode(node, Stop.STOPPING, workers[0].pid)
+        self._look_for_hung(running)
         for node in self._outcomes.keys() - running.keys():
-            self._gone(node, Stop.STOPPED)
+            self._gone(node, Stop.HUNG if node in self._hung else Stop.STOPPED)
         return list(running)
 
     def end(self, seconds: float, *, is_kill_allowed: bool) -> bool:
@@ -207,6 +224,19 @@ class Stopper:
         for node in set(left) - running.keys():
             self._gone(node, Stop.KILLED)
 
+    def _look_for_hung(self, running: Mapping[Node, tuple[Process, ...]]) -> None:
+        """Note which nodes hang, and kill those that have hung for a while if that is wanted."""
+        hung = hung_nodes(self._app, self._state, {node.stem: workers for node, workers in running.items()})
+        for hang in hung.values():
+            self._outcomes[hang.node] = replace(self._outcomes[hang.node], hang=hang)
+        if not self._ends_hung:
+            return
+        for hang in self._hangs.confirmed(hung.values(), time.monotonic()):
+            logger.warning("%s; it is killed", hang)
+            for worker in running[hang.node]:
+                kill(worker.pid)
+            self._hung.add(hang.node)
+
     def _running(self) -> dict[Node, tuple[Process, ...]]:
         return {
             node: workers
@@ -229,8 +259,10 @@ def check_gone(outcomes: Iterable[StoppedNode], wait_seconds: float) -> None:
     """
     left = [outcome for outcome in outcomes if outcome.outcome is Stop.STOPPING]
     if left:
-        named = ", ".join(f"{outcome.node.name} (pid {outcome.pid})" for outcome in left)
+        hung = [str(outcome.hang) for outcome in left if outcome.hang]
+        busy = [f"{outcome.node.name} (pid {outcome.pid})" for outcome in left if not outcome.hang]
+        words = [f"finishing their tasks: {', '.join(busy)}; wait longer with --timeout"] if busy else []
         raise FleetError(
-            f"still running after {wait_seconds:g} s, finishing their tasks: {named}; wait longer with --timeout, "
-            f"or end them with --kill (their tasks go back to the queue)"
+            f"still running after {wait_seconds:g} s, {'; '.join([*words, *hung])}; "
+            f"--kill ends them, and their tasks go back to the queue"
         )

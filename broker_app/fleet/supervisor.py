@@ -1,4 +1,4 @@
-"""`fleet supervise`: starts what is wanted, and starts again what died, until it is told to end.
+"""`fleet supervise`: starts the wanted nodes and restarts those that died or hang, until SIGTERM.
 
 The nodes are detached and live on if the supervisor is killed; the next one finds them. What an operator stopped
 rests, and while another fleet command is at work, nothing is done.
@@ -23,17 +23,19 @@ from broker_app.errors import BrokerAppError, FleetBusy
 from broker_app.fleet.backoff import Backoff
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, first_stem, wanted_fleets
+from broker_app.fleet.rescue import Rescue
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, resume
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import Stop, patience_seconds, stop_fleets
 from broker_app.fleet.watch import Start, StartedNode
 from broker_app.fleet.wishes import Wishes
-from broker_app.metrics.catalogue import RESTARTS
+from broker_app.metrics.catalogue import HUNG, RESTARTS
 from broker_app.metrics.process import folder_of
 from broker_app.metrics.recorder import Recorder
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
+    from broker_app.fleet.hanging import Hang
 
 POLL_SECONDS = 1.0
 RESUMED_OPTION = "--resumed"
@@ -114,6 +116,7 @@ class Supervisor:
         self._orders = _Orders()
         self._backoffs: dict[Node, Backoff] = {}
         self._pids: dict[Node, int] = {}
+        self._rescue = Rescue(app, self._state)
         self._recorder = self._make_recorder()
 
     def run(self) -> int:
@@ -152,23 +155,40 @@ class Supervisor:
             stack.enter_context(self._state.supervision(first_stem(self._app.settings.prefix, name, host)))
             if self._recorder is not None:
                 self._recorder.begin(RESTARTS, (name,))
+                self._recorder.begin(HUNG, (name,))
         if not self._is_resumed:
             with self._state.lock():
                 resume(self._app, self._state, self._names)
         logger.info("supervising %s", ", ".join(self._names or self._app.settings.queues))
 
     def _round(self) -> None:
-        """Start what is missing and due; while another command is at work nothing is judged."""
+        """Kill what hangs, and start what is missing and due; while another command is at work, do nothing."""
         _reap()
-        if not self._is_work():
+        hung = self._hung()
+        if not hung and not self._is_work():
             return
         try:
             with self._state.lock(is_supervisor=True):
+                for hang, fleet in hung:
+                    self._kill(hang, fleet)
                 due = self._due()
                 if due:
                     self._start(due)
         except FleetBusy:
             logger.debug("another fleet command is at work")
+
+    def _hung(self) -> list[tuple[Hang, Fleet]]:
+        wanted = self._wanted()
+        return [(hang, wanted[hang.node]) for hang in self._rescue.hung(wanted, self._state.workers())]
+
+    def _kill(self, hang: Hang, fleet: Fleet) -> None:
+        """Kill a node that hangs; it counts as one that died when it began to hang."""
+        if not self._rescue.kill(hang, fleet):
+            return
+        seconds = self._backoffs.setdefault(hang.node, Backoff()).died(time.monotonic(), hung_seconds=hang.seconds)
+        if self._recorder is not None:
+            self._recorder.add(HUNG, (fleet.queue,))
+        logger.error("%s; it was killed, and is started again in %g s", hang, seconds)
 
     def _is_work(self) -> bool:
         """Look at each wanted node, and return whether one is missing and not known to have to wait."""
@@ -178,16 +198,21 @@ class Supervisor:
         )
 
     def _missing(self) -> dict[Node, Fleet]:
-        wishes, running, now = Wishes.read(self._state.run), self._state.workers(), time.monotonic()
+        running, now = self._state.workers(), time.monotonic()
         missing = {}
-        for fleet in wanted_fleets(self._app.settings, self._names, wishes.scaled):
-            for node in fleet.nodes:
-                if node.stem in running:
-                    self._backoffs.setdefault(node, Backoff()).ran(now)
-                    self._pids[node] = running[node.stem][0].pid
-                elif fleet.queue not in wishes.stopped:
-                    missing[node] = fleet
+        for node, fleet in self._wanted().items():
+            if node.stem in running:
+                self._backoffs.setdefault(node, Backoff()).ran(now)
+                self._pids[node] = running[node.stem][0].pid
+            else:
+                missing[node] = fleet
         return missing
+
+    def _wanted(self) -> dict[Node, Fleet]:
+        """Return the nodes that shall run: those of queues that no operator has stopped."""
+        wishes = Wishes.read(self._state.run)
+        fleets = wanted_fleets(self._app.settings, self._names, wishes.scaled)
+        return {node: fleet for fleet in fleets if fleet.queue not in wishes.stopped for node in fleet.nodes}
 
     def _due(self) -> dict[Node, Fleet]:
         """Return the missing nodes that may be started now; those that have just died must wait."""
@@ -263,7 +288,7 @@ class Supervisor:
             for outcome in outcomes:
                 logger.info("%s: %s", outcome.node.name, outcome.outcome)
             _reap()
-            return int(any(outcome.outcome is Stop.KILLED for outcome in outcomes))
+            return int(any(outcome.outcome in {Stop.KILLED, Stop.HUNG} for outcome in outcomes))
 
     def _make_recorder(self) -> Recorder | None:
         metrics = self._app.settings.metrics

@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from broker_app import topology
 from broker_app.fleet.answers import Answer, ask_workers
+from broker_app.fleet.hanging import hung_nodes
 from broker_app.worker.liveness import Sign
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ class Watch:
 
     def _complaint(self, node: Node, answer: Answer | None, seconds: float) -> str:
         if answer is None:
-            return f"it did not answer within {seconds:g} s"
+            hang = hung_nodes(self._app, self._state, self._state.workers()).get(node.stem)
+            return f"it {hang.words}; use `fleet restart`" if hang else f"it did not answer within {seconds:g} s"
         queue = self._fleets[node].broker_queue
         if queue not in answer.queues:
             return f"it consumes {', '.join(answer.queues) or 'nothing'}, not {queue}"

@@ -218,6 +218,9 @@ RESTARTS = _metric(
     Source.HOST,
     "Nodes that had died and that `fleet supervise` started again.",
 )
+HUNG = _metric(
+    "fleet_hung_total", Kind.COUNTER, "queue", Source.HOST, "Nodes that hung and that `fleet supervise` killed."
+)
 SPOOLED = _of_host("spool_messages", "", "Tasks in the local spool.")
 BUILD_INFO = _of_host("build_info", "version celery python", "1; the versions are its labels.")
 FILES = _of_host("metrics_files", "state", "Files of processes that were read, or could not be.")

@@ -27,6 +27,6 @@ __all__ = [
     "config_path",
     "load_settings",
     "refuse_celery_environment",
-    "shown_in_one_line",
     "salvage_settings",
+    "shown_in_one_line",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AMQPError, ConsumerCancelled, ResourceLocked
@@ -119,6 +120,23 @@ class Consumer(Selective, celery_consumer.Consumer):
             raw = connection.connection
             self.hub.add_reader(raw.sock, Intake(raw, self.hub).read)
         return connection
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, as Celery, which tries for ever; the sign of life tells this from a worker that hangs."""
+        conn.ensure_connection = partial(self._connect_alive, conn.ensure_connection)
+        try:
+            return super().ensure_connected(conn)
+        finally:
+            del conn.ensure_connection
+
+    def _connect_alive(
+        self, ensure: Callable[..., Any], *args: Any, callback: Callable[[], None], **options: Any
+    ) -> Any:
+        def turn() -> None:
+            self._pulse.beat(None, ())
+            callback()
+
+        return ensure(*args, callback=turn, **options)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Leave the other connections too, which were lost with this one.

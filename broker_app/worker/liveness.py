@@ -69,6 +69,10 @@ class Sign:
         is_heard = self.heard_seconds is not None and self.heard_seconds < 3 * heartbeat_seconds
         return self.turned_seconds < STUCK_SECONDS and is_heard
 
+    def is_hung(self, heartbeat_seconds: float) -> bool:
+        """Return whether the loop has stood still for three heartbeats: the broker has given its messages away."""
+        return self.turned_seconds >= max(STUCK_SECONDS, 3 * heartbeat_seconds)
+
 
 def sign_file(app: BrokerApp, node: str, pid_file: str | None) -> Path:
     """Return where a worker writes its signs: beside its pid file, else in the state folder, as its fleet would.
@@ -103,8 +107,9 @@ class Pulse:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file: Path | None = file
+        self._file = file
         self._stream: int | None = None
+        self._is_failing = False
         self._longest = 0
         self._frames: tuple[int, int] | None = None
         self._heard_at: float | None = None
@@ -118,8 +123,6 @@ class Pulse:
             queues: What is consumed.
             paused: What is not, on purpose.
         """
-        if self._file is None:
-            return
         now = time.monotonic()
         frames = None if connection is None else (id(connection), connection.bytes_recv)
         if frames is not None and frames != self._frames:
@@ -128,15 +131,27 @@ class Pulse:
         self._write(sign | {"queues": list(queues), "paused": list(paused)})
 
     def _write(self, sign: dict[str, Any]) -> None:
-        """Write over the last sign, in one call and never shorter: a reader sees one or the other."""
+        """Write over the last sign, in one call and never shorter: a reader sees one or the other.
+
+        A failed write is retried with the next sign: a supervisor would take silence for a hang.
+        """
         data = json.dumps(sign).encode()
         self._longest = max(self._longest, len(data))
         try:
-            if self._stream is None and self._file is not None:
-                make_private_folder(self._file.parent, is_ours=False)  # it may be /tmp
-                self._stream = open_private(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            if self._stream is not None:
-                os.pwrite(self._stream, data.ljust(self._longest), 0)
+            os.pwrite(self._opened(), data.ljust(self._longest), 0)
         except OSError as error:  # a full disk must not stop a worker
-            logger.warning("no sign of life can be written any more: %s: %s", self._file, error.strerror)
-            self._file = None
+            if not self._is_failing:
+                logger.warning("%s: the sign of life cannot be written: %s", self._file, error.strerror)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _opened(self) -> int:
+        """Return the file's descriptor; a file that was removed is created again."""
+        if self._stream is not None and os.fstat(self._stream).st_nlink == 0:
+            os.close(self._stream)
+            self._stream = None
+        if self._stream is None:
+            make_private_folder(self._file.parent, is_ours=False)  # it may be /tmp
+            self._stream = open_private(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        return self._stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -46,22 +47,45 @@ def hold(machine: Host, name: str) -> None:
 
 
 def test_stop_returns_at_once_and_the_running_task_finishes(machine: Host) -> None:
-    """After `stop` the node is shown as stopping until its task is done, is not started over, and then is gone."""
+    """After `stop` the node is shown as stopping until its task is done; a `start` waits for its end."""
     machine.start("lopri", app="shop")
     hold(machine, "one")
+    before = machine.workers("shop")["lopri"]
 
     said = machine.fleet("stop", app="shop")
 
     assert "lopri" in said.stdout
     assert "stopping" in said.stdout
     assert machine.status("lopri", app="shop")["lopri"]["state"] == "stopping"
-    again = machine.fleet("start", "lopri", app="shop")
-    assert again.returncode == 1
-    assert "it was told to stop and finishes its tasks" in again.stderr
-    (machine.folder / "one.go").touch()
-    wait_until(lambda: not machine.workers("shop"), 30, "the end of the worker")
+    start = (str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "start", "lopri", "--wait", "60")
+    with (machine.folder / "start.log").open("w") as log, machine.popen(*start, output=log) as again:
+        words = f"(pid {before}) was told to stop and finishes its tasks: waiting for it"
+        wait_until(lambda: words in (machine.folder / "start.log").read_text(), 60, "the start to wait")
+        (machine.folder / "one.go").touch()
+        assert again.wait(100) == 0
     assert (machine.folder / "one.done").exists()
-    assert machine.status("lopri", app="shop")["lopri"]["state"] == "stopped"
+    assert machine.workers("shop")["lopri"] != before
+
+
+def test_broken_settings_keep_nobody_from_stopping(machine: Host) -> None:
+    """`status`, `logs` and `stopwait` tell what is wrong and work; so if the app cannot be loaded at all."""
+    machine.start(app="shop")
+    machine.write("[queues.lopri\nconcurrency = 'many'\n")
+
+    shown = machine.fleet("status", "--json", app="shop")
+    assert shown.returncode == 3
+    assert "expected TOML" in shown.stderr
+    assert {node["state"] for node in json.loads(shown.stdout)["nodes"]} == {"running"}
+    assert "ready." in machine.fleet("logs", "lopri", app="shop").stdout
+    stopped = machine.fleet("stopwait", "lopri", app="shop")
+    assert (stopped.returncode, stopped.stdout.count("stopped")) == (0, 1), stopped.stderr
+
+    (machine.folder / "shop.py").write_text("import nothing_of_that_name\n")
+    stopped = machine.fleet("stopwait", app="shop")
+    assert (stopped.returncode, stopped.stdout.count("stopped")) == (0, 1), stopped.stderr
+    assert "nothing_of_that_name" in stopped.stderr
+    assert not machine.workers("shop")
+    assert machine.fleet("stopwait", app="shop").returncode == 2
 
 
 def test_stopwait_names_what_still_runs_and_kills_only_when_asked(machine: Host) -> None:
@@ -172,21 +196,42 @@ def test_status_tells_what_each_node_does(machine: Host) -> None:
     (machine.folder / "five.go").touch()
 
 
-def test_a_node_that_hangs_is_seen(machine: Host) -> None:
-    """A worker whose loop stands still consumes nothing, though its process is there; `status` says so."""
+def test_a_node_that_hangs_is_seen_and_restarted(machine: Host) -> None:
+    """`status` and `stopwait` name a worker whose loop stands still; `restart` does not wait for its tasks."""
+    machine.write("heartbeat_seconds = 4\n" + SETTINGS)
     machine.start("lopri", app="shop")
     node = machine.status("lopri", app="shop")["lopri"]
     assert node["is_consuming"]
     assert node["heard_seconds"] < 30
     os.kill(node["pid"], signal.SIGSTOP)
-    try:
-        wait_until(lambda: not machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to be seen")
-        hung = machine.status("lopri", app="shop")["lopri"]
-        assert (hung["state"], hung["pid"]) == ("running", node["pid"])
-        assert machine.fleet("status", "lopri", app="shop").returncode == 1
-    finally:
-        os.kill(node["pid"], signal.SIGCONT)
-    wait_until(lambda: machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to consume again")
+    wait_until(lambda: not machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to be seen")
+    hung = machine.status("lopri", app="shop")["lopri"]
+    assert (hung["state"], hung["pid"]) == ("running", node["pid"])
+    assert "hangs: its loop has not turned for" in hung["note"]
+    assert machine.fleet("status", "lopri", app="shop").returncode == 1
+    stopped = machine.fleet("stopwait", "lopri", "--timeout", "1", app="shop")
+    assert "hangs: its loop has not turned for" in stopped.stderr
+    assert "finishing their tasks" not in stopped.stderr
+
+    restarted = machine.fleet("restart", "lopri", "--timeout", "60", app="shop")
+
+    assert restarted.returncode == 0, restarted.stderr
+    assert machine.workers("shop")["lopri"] != node["pid"]
+    assert f"(pid {node['pid']}) hangs" in restarted.stderr
+
+
+def test_restart_does_not_stop_what_would_find_no_room(machine: Host) -> None:
+    """On a disk without room for a new node's files `restart` is refused, and the old node runs on."""
+    machine.start("lopri", app="shop")
+    before = machine.workers("shop")
+    command = f"ulimit -f 20; exec {SCRIPTS / 'broker-app'} -A shop fleet restart lopri"  # KiB of each file
+
+    done = machine.run("bash", "-c", command)
+
+    assert done.returncode == 1
+    assert "expected a folder that this user may write, got: File too large" in done.stderr
+    assert machine.workers("shop") == before
+    assert not list(machine.state.rglob(".space*"))
 
 
 def test_a_busy_fleet_ends_within_its_drain_seconds(machine: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,15 +12,25 @@ import pytest
 from fleets import SCRIPTS, SETTINGS, Host, host
 from waiting import wait_until
 
+from broker_app.worker.liveness import Sign
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
 SHOP = """
-import pathlib, time
+import ctypes, pathlib, time
 from broker_app import BrokerApp
 app = BrokerApp("shop")
+
+@app.task
+def hang_once(name):
+    if pathlib.Path(name + ".hangs").exists():
+        pathlib.Path(name + ".done").touch()
+        return
+    pathlib.Path(name + ".hangs").touch()
+    ctypes.PyDLL(None).sleep(10_000)
 
 @app.task
 def hold(name):
@@ -28,7 +39,16 @@ def hold(name):
         time.sleep(0.05)
     pathlib.Path(name + ".done").touch()
 """
-UP_SECONDS = 150.0
+HANGING = """
+heartbeat_seconds = 4
+[queues.default.fleet]
+pool = "prefork"
+concurrency = 1
+[queues.lopri.fleet]
+pool = "threads"
+concurrency = 2
+"""
+UP_SECONDS = 300.0
 
 
 @pytest.fixture
@@ -64,6 +84,14 @@ def wait_for_node(machine: Host, stem: str, other_than: int = 0) -> int:
         return int(node["pid"]) if is_new else 0
 
     return wait_until(pid, UP_SECONDS, f"{stem} to consume")
+
+
+def consuming(machine: Host) -> dict[str, int]:
+    """Return the pids of both nodes if they run and consume, else nothing."""
+    run, workers = machine.state / "run" / "shop", machine.workers("shop")
+    signs = {stem: Sign.read(run / f"{stem}.alive") for stem in workers}
+    consumers = {stem: sign.pid for stem, sign in signs.items() if sign and sign.queues and sign.is_fresh(4)}
+    return workers if workers == consumers and len(workers) == 2 else {}
 
 
 @pytest.mark.timeout(500)
@@ -137,3 +165,25 @@ def test_a_supervisor_waits_for_a_broker_that_is_away(machine: Host, monkeypatch
     assert "no AMQP broker answers" in said(machine)
     assert "secret" not in said(machine)
     assert not machine.workers("shop")
+
+
+@pytest.mark.timeout(900)
+def test_a_node_that_hangs_is_killed_and_started_again(machine: Host) -> None:
+    """A stopped prefork node, and a threads node whose task holds the GIL: logged, counted, back at work."""
+    machine.write(HANGING)
+    with supervisor(machine) as process:
+        first = wait_until(lambda: consuming(machine), UP_SECONDS, "both nodes")
+        code = "import shop; shop.hang_once.apply_async(['lopri'], queue='lopri')"
+        assert machine.run(str(SCRIPTS / "python"), "-c", code).returncode == 0
+        os.kill(first["default"], signal.SIGSTOP)
+        for stem, pid in first.items():
+            words = rf"{stem}@\S+ \(pid {pid}\) hangs: its loop has not turned for \d+ s; it was killed"
+            wait_until(lambda words=words: re.search(words, said(machine)), UP_SECONDS, f"the end of {stem}")
+        again = wait_until(lambda: consuming(machine), UP_SECONDS, "both nodes to come back")
+        assert not set(again.values()) & set(first.values())
+        wait_until((machine.folder / "lopri.done").exists, UP_SECONDS, "the task to run again")
+        shown = machine.run(str(SCRIPTS / "broker-app"), "-A", "shop", "metrics", "show").stdout
+        for queue in first:
+            assert f'broker_app_fleet_hung_total{{queue="{queue}"}} 1' in shown
+        process.terminate()
+        assert process.wait(UP_SECONDS) == 0, said(machine)

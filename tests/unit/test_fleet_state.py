@@ -137,13 +137,14 @@ def test_a_full_disk_is_refused_and_does_not_keep_nodes_from_ending(tmp_path: Pa
     code = """
 import pathlib, resource, sys
 from broker_app.errors import FleetError
+from broker_app.fleet.space import check_files
 from broker_app.fleet.state import FleetState
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 state = FleetState(pathlib.Path(sys.argv[1]), "shop")
 with state.lock():
     state.mark_stopping("lopri", 1)
     try:
-        state.check_space()
+        check_files(state, ['lopri'])
     except FleetError as error:
         print(error)
 """

@@ -57,6 +57,7 @@ parked_messages gauge
 fleet_nodes_wanted gauge queue
 fleet_nodes_up gauge queue
 fleet_restarts_total counter queue
+fleet_hung_total counter queue
 spool_messages gauge
 build_info gauge version celery python
 metrics_files gauge state

@@ -1,0 +1,58 @@
+"""Nodes that hang, as a supervisor deals with them: killed, if they can be started again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from kombu.exceptions import OperationalError
+
+from broker_app.errors import BrokerAppError
+from broker_app.fleet.hanging import Hang, HangWatch, hung_nodes
+from broker_app.fleet.space import check_files
+from broker_app.fleet.start import check_ready
+from broker_app.fleet.stop import Stop, Stopper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from broker_app.app import BrokerApp
+    from broker_app.fleet.nodes import Fleet, Node
+    from broker_app.fleet.processes import Process
+    from broker_app.fleet.state import FleetState
+
+AGAIN_SECONDS = 60.0
+"""A node that hangs and could not be started again is left alone for so long."""
+
+logger = logging.getLogger(__name__)
+
+
+class Rescue:
+    """Finds and kills nodes that hang."""
+
+    def __init__(self, app: BrokerApp, state: FleetState) -> None:
+        self._app = app
+        self._state = state
+        self._watch = HangWatch()
+
+    def hung(self, wanted: Mapping[Node, Fleet], running: Mapping[str, tuple[Process, ...]]) -> list[Hang]:
+        """Return the wanted nodes that have hung at each look for a while."""
+        found = hung_nodes(self._app, self._state, running).values()
+        return self._watch.confirmed([hang for hang in found if hang.node in wanted], time.monotonic())
+
+    def kill(self, hang: Hang, fleet: Fleet) -> bool:
+        """Kill a node, unless it could not be started again; return whether it is gone. Within the lock."""
+        try:
+            check_ready(self._app, [fleet], ())
+            check_files(self._state, [hang.node.stem])
+        except (BrokerAppError, OperationalError) as error:
+            self._watch.put_off(hang, time.monotonic() + AGAIN_SECONDS)
+            logger.error(  # noqa: TRY400 - the error is one line
+                "%s; left running, since it could not be started again: %s; looked at again in %g s",
+                *(hang, " ".join(str(error).split()), AGAIN_SECONDS),
+            )
+            return False
+        stopper = Stopper(self._app, self._state, lambda node: node == hang.node)
+        stopper.kill()
+        return all(outcome.outcome is not Stop.STOPPING for outcome in stopper.outcomes())
