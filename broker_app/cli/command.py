@@ -218,9 +218,9 @@ def _app_or_remains(ctx: click.Context) -> BrokerApp:
             raise
         problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
         for problem in problems:
-            click.echo(f"broker-app: {problem}", err=True)
+            echo(f"broker-app: {problem}", err=True)
         folder = remains.settings.state_dir
-        click.echo(f"broker-app: continuing with the readable settings: the state folder is {folder}", err=True)
+        echo(f"broker-app: continuing with the readable settings: the state folder is {folder}", err=True)
         return remains
     return app
 
