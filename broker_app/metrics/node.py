@@ -88,13 +88,16 @@ class NodeMetrics:
         published, delay = headers.get(PUBLISHED_AT_HEADER), headers.get(DELAY_HEADER, 0.0)
         if type(published) is not float or type(delay) not in (int, float) or not 0 <= delay <= MAX_DELAY_SECONDS:
             return
-        due, labels = published + delay, (queue,)
+        due = published + delay
         in_broker = max(0.0, received - due)
-        self.recorder.observe(WAITED_SECONDS, labels, started - due)
-        self.recorder.observe(WAITED_BROKER_SECONDS, labels, in_broker)
-        self.recorder.observe(WAITED_PREFETCH_SECONDS, labels, started - due - in_broker)
+        times = [
+            (WAITED_SECONDS, started - due),
+            (WAITED_BROKER_SECONDS, in_broker),
+            (WAITED_PREFETCH_SECONDS, started - due - in_broker),
+        ]
         if delay:
-            self.recorder.observe(LATE_SECONDS, labels, started - due)
+            times.append((LATE_SECONDS, started - due))
+        self.recorder.observe_all(times, (queue,))
 
     def finished(self, queue: str, task: str, outcome: Outcome, run_seconds: float | None) -> None:
         """Count the end of a message.

@@ -6,16 +6,16 @@ import json
 import logging
 import os
 import threading
-from array import array
+import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from broker_app.metrics.catalogue import BOUNDS_SECONDS, DROPPED_SERIES, METRICS, Kind, Metric
-from broker_app.metrics.storage import MetricFile
+from broker_app.metrics.storage import Chunk, MetricFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from broker_app.metrics.storage import Cells
@@ -27,6 +27,7 @@ NODE_KEY = "node"
 """The key of a worker's file that says whose it is."""
 
 MAX_LABEL_CHARACTERS = 200
+_LOOK_SECONDS = 1.0
 _HISTOGRAM_NUMBERS = len(BOUNDS_SECONDS) + 2  # a count for each bucket and for +Inf, and the sum
 
 logger = logging.getLogger(__name__)
@@ -61,22 +62,40 @@ class Recorder:
             amount: How much.
         """
         with self._lock:
-            view, index = self._cells.get((metric, labels)) or self._find(metric, labels)
-            view[index] += amount
+            chunk, index = self._cells.get((metric, labels)) or self._find(metric, labels)
+            chunk.numbers[index] += amount
+            self._save(chunk, index, index + 1)
 
     def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         """Set a gauge; arguments as those of `add`."""
         with self._lock:
-            view, index = self._cells.get((metric, labels)) or self._find(metric, labels)
-            view[index] = value
+            chunk, index = self._cells.get((metric, labels)) or self._find(metric, labels)
+            chunk.numbers[index] = value
+            self._save(chunk, index, index + 1)
 
     def observe(self, metric: Metric, labels: tuple[str, ...], seconds: float) -> None:
         """Count a time in a histogram; less than 0, as two clocks may have it, is 0."""
-        seconds = max(0.0, seconds)
+        self.observe_all(((metric, seconds),), labels)
+
+    def observe_all(self, times: Iterable[tuple[Metric, float]], labels: tuple[str, ...]) -> None:
+        """Count times in histograms with the same labels, as `observe` does.
+
+        Histograms that were begun together are neighbours in the file, and are written in one call.
+        """
         with self._lock:
-            view, index = self._cells.get((metric, labels)) or self._find(metric, labels)
-            view[index + bisect_left(BOUNDS_SECONDS, seconds)] += 1
-            view[index + _HISTOGRAM_NUMBERS - 1] += seconds
+            written, first, end = None, 0, 0
+            for metric, seconds in times:
+                chunk, index = self._cells.get((metric, labels)) or self._find(metric, labels)
+                bucket, after = index + bisect_left(BOUNDS_SECONDS, max(0.0, seconds)), index + _HISTOGRAM_NUMBERS
+                chunk.numbers[bucket] += 1
+                chunk.numbers[after - 1] += max(0.0, seconds)
+                if chunk is not written:
+                    if written is not None:
+                        written.write(first, end)
+                    written, first, end = chunk, bucket, after
+                first, end = min(first, bucket), max(end, after)
+            if written is not None:
+                self._save(written, first, end)
 
     def begin(self, metric: Metric, labels: tuple[str, ...]) -> None:
         """Show a series with zeros, where Prometheus would else miss its first step."""
@@ -102,12 +121,27 @@ class Recorder:
         self._is_open = False
         self._has_warned = False
         self._dropped = 0
+        self._look_at = 0.0
 
     def _after_fork(self) -> None:
         file = self._file
         self._begin()
         if file is not None:
             file.forget()
+
+    def _save(self, chunk: Chunk, first: int, end: int) -> None:
+        chunk.write(first, end)
+        if time.monotonic() >= self._look_at:
+            self._look_after()
+
+    def _look_after(self) -> None:
+        """Restore the file if somebody has cut it short or removed it."""
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        try:
+            if self._file is not None and self._file.restore():
+                logger.warning("%s was cut short or removed by somebody; it is written anew", self._file.path)
+        except OSError as error:
+            self._warn(error)
 
     def _find(self, metric: Metric, labels: tuple[str, ...]) -> Cells:
         """Return where a series is, in this process's memory alone if there is no room for it in the file."""
@@ -120,15 +154,15 @@ class Recorder:
                 self._warn(error)
         if cells is None:
             self._tell_dropped()
-            cells = memoryview(array("d", bytes(8 * count))).cast("B").cast("d"), 0
+            cells = Chunk(8 * count), 0
         self._cells[metric, labels] = cells
         return cells
 
     def _tell_dropped(self) -> None:
         self._dropped += 1
         if self._file is not None:
-            view, index = self._file.cells(_DROPPED_KEY, 1)
-            view[index] = self._dropped
+            chunk, index = self._file.cells(_DROPPED_KEY, 1)
+            chunk[index] = self._dropped
 
     def _file_or_none(self) -> MetricFile | None:
         if not self._is_open:
@@ -151,8 +185,8 @@ class Recorder:
                 task = labels[metric.labels.index("task")]
                 self._tasks.setdefault(task, task)
             if metric is not None and metric.kind is Kind.GAUGE:
-                view, index = file.cells(entry.key, entry.count)
-                view[index] = 0.0  # of the process before
+                chunk, index = file.cells(entry.key, entry.count)
+                chunk[index] = 0.0  # of the process before
         return file
 
     def _warn(self, error: OSError) -> None:

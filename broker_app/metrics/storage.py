@@ -1,25 +1,28 @@
-"""The numbers of one process, in a file that it maps into its memory.
+"""The numbers of one process, in its memory and in a file.
 
-What is counted is in the file at once: it survives the process's sudden end, and costs no system call. A process
-locks its file, and the system frees it when the process ends; the next process of the same kind goes on in it. So
-counters go on over a restart, and there are never more files than processes ran at once.
+What is counted is in the file at once, so it survives the process's sudden end. A process locks its file, and the
+system frees it when the process ends; the next process of the same kind goes on in it. So counters go on over a
+restart, and there are never more files than processes ran at once.
+
+The file is written and not mapped: whoever cuts a mapped file short ends the process by SIGBUS at its next count
+(mmap(2)). One that was cut short, or removed, is written anew from memory: see `MetricFile.restore`.
 
 A file is a header and entries, each a key and some numbers, at addresses that are multiples of 8:
 
     magic (8 bytes) | bytes used (u64)
     key bytes (u32) | numbers (u32) | key, filled up to a multiple of 8 | numbers (f64 each)
 
-No entry crosses the end of a chunk: each chunk is mapped for itself, so a file grows without moving what is
-mapped. The space is reserved from the file system: a full disk is an error when the file grows, and not the
-process's end by SIGBUS when a number is written.
+No entry crosses the end of a chunk: each chunk is a piece of memory of its own, so a file grows without moving
+what was handed out. The space is reserved from the file system: a full disk is an error when the file grows, and
+not when a number is written.
 """
 
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,14 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    Cells = tuple[memoryview[float], int]
-    """Where numbers are: a view of numbers, and the index of the first."""
+    Cells = tuple["Chunk", int]
+    """Where numbers are: the chunk, and the index of the first."""
 
 MAGIC = b"BRAPPM1\n"
 HEADER = struct.Struct("=8sQ")
 ENTRY = struct.Struct("=II")
 CHUNK_BYTES = 64 * 1024
-"""A multiple of the page size, as `mmap` wants its offsets."""
 
 MAX_CHUNKS = 64
 MAX_FILES = 1_000
@@ -68,6 +70,43 @@ class Entry:
     count: int
 
 
+class Chunk:
+    """Numbers in memory; a file has them too once they are written.
+
+    Args:
+        size: In bytes.
+        file: Whose part it is; None if it is in memory alone.
+        offset: In that file.
+
+    Attributes:
+        bytes: All of it.
+        numbers: The same, as numbers.
+    """
+
+    __slots__ = ("_file", "_offset", "bytes", "numbers")
+
+    def __init__(self, size: int, file: MetricFile | None = None, offset: int = 0) -> None:
+        self.bytes = memoryview(bytearray(size))
+        self.numbers = self.bytes.cast("d")
+        self._file = file
+        self._offset = offset
+
+    def __getitem__(self, index: int) -> float:
+        """Return a number."""
+        return self.numbers[index]
+
+    def __setitem__(self, index: int, value: float) -> None:
+        """Set a number, in the file too."""
+        self.numbers[index] = value
+        self.write(index, index + 1)
+
+    def write(self, first: int, end: int) -> None:
+        """Put numbers that were changed in memory into the file, in one call."""
+        if self._file is not None:
+            start = first * _NUMBER_BYTES
+            self._file.write(self.bytes[start : end * _NUMBER_BYTES], self._offset + start)
+
+
 class MetricFile:
     """A file that this process has locked.
 
@@ -83,15 +122,16 @@ class MetricFile:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
-        self._maps: list[mmap.mmap] = []
-        self._views: list[memoryview[float]] = []
+        self._chunks: list[Chunk] = []
+        self._is_whole = True
         size = os.fstat(descriptor).st_size
         data = os.pread(descriptor, size, 0)
         self.entries = {entry.key: entry for entry in parse(data)} if size else {}
         self._used = used_bytes(data) if size else HEADER.size
-        for _ in range(max(1, -(-size // CHUNK_BYTES))):
-            self._map_chunk()
-        HEADER.pack_into(self._maps[0], 0, MAGIC, self._used)
+        for offset in range(0, max(1, size), CHUNK_BYTES):
+            part = data[offset : offset + CHUNK_BYTES]
+            self._add_chunk().bytes[: len(part)] = part
+        self._use(0)
 
     @classmethod
     def take(cls, folder: Path, stem: str) -> MetricFile:
@@ -105,11 +145,7 @@ class MetricFile:
             OSError: The folder cannot be written, or locks are not to be had there.
         """
         make_private_folder(folder)
-        for number in range(MAX_FILES):
-            path = folder / f"{stem}.{number}{SUFFIX}"
-            descriptor = lock(path)
-            if descriptor is None:
-                continue
+        for path, descriptor in _free_files(folder, stem):
             try:
                 return cls(path, descriptor)
             except CorruptFileError:
@@ -118,7 +154,7 @@ class MetricFile:
             except OSError:
                 os.close(descriptor)
                 raise
-        raise FullError(f"{folder}: expected at most {MAX_FILES} processes of the kind {stem}")
+        raise AssertionError("unreachable")  # pragma: no cover - _free_files raises when there is none
 
     def cells(self, key: bytes, count: int) -> Cells:
         """Return where the numbers of a key are, zeros if it is new.
@@ -131,16 +167,48 @@ class MetricFile:
         if entry is None or entry.count != count:
             entry = self.entries[key] = self._append(key, count)
         chunk, place = divmod(entry.offset, CHUNK_BYTES)
-        return self._views[chunk], place // _NUMBER_BYTES
+        return self._chunks[chunk], place // _NUMBER_BYTES
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write what memory has; what cannot be written now, `restore` writes later."""
+        try:
+            os.pwrite(self._descriptor, data, offset)
+        except OSError:
+            self._is_whole = False
+
+    def restore(self) -> bool:
+        """Write the file anew if somebody has cut it short or removed it; return whether that was so.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        status = os.fstat(self._descriptor)
+        if status.st_nlink and self._is_whole and status.st_size >= len(self._chunks) * CHUNK_BYTES:
+            return False
+        if not status.st_nlink:
+            self._take_new()
+        for number, chunk in enumerate(self._chunks):
+            _reserve(self._descriptor, number * CHUNK_BYTES, CHUNK_BYTES)
+            os.pwrite(self._descriptor, chunk.bytes, number * CHUNK_BYTES)
+        self._is_whole = True
+        return True
+
+    def _take_new(self) -> None:
+        """Go on in a file that has nothing in it."""
+        stem = self.path.name.removesuffix(SUFFIX).rpartition(".")[0]
+        make_private_folder(self.path.parent)
+        for path, descriptor in _free_files(self.path.parent, stem):
+            if not os.fstat(descriptor).st_size:
+                os.close(self._descriptor)
+                self.path, self._descriptor = path, descriptor
+                return
+            os.close(descriptor)  # what another process has counted
 
     def forget(self) -> None:
-        """Leave it to the process that this one was forked from: its lock stays.
-
-        A mapping has a descriptor of its own, which goes when the last of its `cells` does.
-        """
-        self._views.clear()
-        self._maps.clear()
-        os.close(self._descriptor)
+        """Leave it to the process that this one was forked from: its lock stays."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     def _append(self, key: bytes, count: int) -> Entry:
         need = _entry_bytes(len(key), count)
@@ -149,11 +217,13 @@ class MetricFile:
         left = -self._used % CHUNK_BYTES
         if left < need:
             self._fill(left)
-        if self._used // CHUNK_BYTES >= len(self._maps):
-            self._map_chunk()
-        chunk, place = divmod(self._used, CHUNK_BYTES)
-        ENTRY.pack_into(self._maps[chunk], place, len(key), count)
-        self._maps[chunk][place + ENTRY.size : place + ENTRY.size + len(key)] = key
+        if self._used // CHUNK_BYTES >= len(self._chunks):
+            self._add_chunk()
+        number, place = divmod(self._used, CHUNK_BYTES)
+        data = self._chunks[number].bytes
+        ENTRY.pack_into(data, place, len(key), count)
+        data[place + ENTRY.size : place + ENTRY.size + len(key)] = key
+        self.write(data[place : place + need], self._used)
         entry = Entry(key, self._used + need - count * _NUMBER_BYTES, count)
         self._use(need)
         return entry
@@ -161,23 +231,39 @@ class MetricFile:
     def _fill(self, left: int) -> None:
         """Fill the rest of the last chunk with an entry that has no key."""
         if left:
-            chunk, place = divmod(self._used, CHUNK_BYTES)
-            ENTRY.pack_into(self._maps[chunk], place, 0, (left - ENTRY.size) // _NUMBER_BYTES)
+            number, place = divmod(self._used, CHUNK_BYTES)
+            data = self._chunks[number].bytes
+            ENTRY.pack_into(data, place, 0, (left - ENTRY.size) // _NUMBER_BYTES)
+            self.write(data[place : place + ENTRY.size], self._used)
             self._use(left)
 
     def _use(self, more: int) -> None:
         """Make what was written count, for readers too."""
         self._used += more
-        HEADER.pack_into(self._maps[0], 0, MAGIC, self._used)
+        data = self._chunks[0].bytes
+        HEADER.pack_into(data, 0, MAGIC, self._used)
+        self.write(data[: HEADER.size], 0)
 
-    def _map_chunk(self) -> None:
-        if len(self._maps) >= MAX_CHUNKS:
+    def _add_chunk(self) -> Chunk:
+        if len(self._chunks) >= MAX_CHUNKS:
             raise FullError(f"{self.path}: expected at most {MAX_CHUNKS * CHUNK_BYTES} bytes")
-        offset = len(self._maps) * CHUNK_BYTES
+        offset = len(self._chunks) * CHUNK_BYTES
         _reserve(self._descriptor, offset, CHUNK_BYTES)
-        mapped = mmap.mmap(self._descriptor, CHUNK_BYTES, offset=offset)
-        self._maps.append(mapped)
-        self._views.append(memoryview(mapped).cast("d"))
+        self._chunks.append(Chunk(CHUNK_BYTES, self, offset))
+        return self._chunks[-1]
+
+
+def _free_files(folder: Path, stem: str) -> Iterator[tuple[Path, int]]:
+    """Yield the files of a kind that no process has, locked; new ones at the end.
+
+    Raises:
+        FullError: There are too many.
+    """
+    for number in range(MAX_FILES):
+        path = folder / f"{stem}.{number}{SUFFIX}"
+        if (descriptor := lock(path)) is not None:
+            yield path, descriptor
+    raise FullError(f"{folder}: expected at most {MAX_FILES} processes of the kind {stem}")
 
 
 def lock(path: Path) -> int | None:

@@ -246,3 +246,19 @@ def test_a_reader_sees_what_came_since(tmp_path: Path) -> None:
     (tmp_path / "producer.0.metrics").unlink()
     Recorder(tmp_path, "producer").add(PUBLISHED, ("default", "c"))
     assert list(reader.read().numbers) == [Series(PUBLISHED, ("default", "c"))]
+
+
+def test_a_file_that_is_cut_short_is_restored_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose file was truncated or removed has all its counts in it again, and says so once each time."""
+    monkeypatch.setattr("broker_app.metrics.recorder._LOOK_SECONDS", 0.0)
+    recorder = Recorder(tmp_path, "producer")
+    recorder.add(PUBLISHED, ("default", "task"))
+    for number, damage in enumerate((lambda path: os.truncate(path, 0), lambda path: path.unlink()), start=1):
+        damage(tmp_path / "producer.0.metrics")
+        recorder.add(PUBLISHED, ("default", "task"))
+        recorder.add(PUBLISHED, ("default", "task"))
+        (series,) = (one for one in Reader(tmp_path).read().numbers.items() if one[0].metric is PUBLISHED)
+        assert series[1] == [1.0 + 2 * number]
+        assert caplog.text.count("is written anew") == number

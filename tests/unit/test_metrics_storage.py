@@ -82,6 +82,38 @@ def test_a_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(content(file.path)) > 1_000
 
 
+@pytest.mark.parametrize("size", [0, 8, 5_000, CHUNK_BYTES])
+def test_a_file_that_is_cut_short_ends_nobody(tmp_path: Path, size: int) -> None:
+    """A process goes on counting in a file that somebody has truncated, and writes it anew, with all counts."""
+    pid = os.fork()
+    if not pid:
+        file = MetricFile.take(tmp_path, "node")
+        cells = [file.cells(f"series {number}".encode(), 3) for number in range(2_000)]
+        os.truncate(file.path, size)
+        for view, index in cells:
+            view[index] += 1
+        file.cells(b"new", 1)
+        os._exit(0 if file.restore() and not file.restore() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    found = content(tmp_path / "node.0.metrics")
+    assert found.pop(b"new") == (0.0,)
+    assert found == {f"series {number}".encode(): (1.0, 0.0, 0.0) for number in range(2_000)}
+
+
+def test_a_file_that_is_removed_is_made_anew(tmp_path: Path) -> None:
+    """A process whose file was removed goes on in a new one, and leaves alone what others have counted."""
+    file = MetricFile.take(tmp_path, "node")
+    view, index = file.cells(b"key", 1)
+    file.path.unlink()
+    view[index] += 5
+    other = MetricFile.take(tmp_path, "node")
+    assert file.restore()
+    view[index] += 1
+    assert file.path != other.path
+    assert content(file.path) == {b"key": (6.0,)}
+    assert storage.lock(file.path) is None
+
+
 @pytest.mark.parametrize(
     "damage",
     [b"", b"\0" * 16, b"\0" * CHUNK_BYTES],
