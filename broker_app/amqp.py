@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,17 @@ from celery.app import amqp as celery_amqp
 from kombu.messaging import Consumer as KombuConsumer
 
 from broker_app import cancellations, streams, topology
-from broker_app.connections import BrokerConnection, refuse_other_transports
+from broker_app.connections import BrokerConnection, pooled, refuse_other_transports
 from broker_app.errors import ArgumentsDiffer, BrokerRefused, UnknownQueue
 from broker_app.publisher import Publisher
 from broker_app.queues import work_topology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     import amqp
     from kombu.entity import Queue
+    from kombu.messaging import Producer
 
     from broker_app.queues import QueueSpec
     from broker_app.settings import Settings
@@ -69,6 +71,12 @@ class BrokerAMQP(celery_amqp.AMQP):
 
             return SpoolingPublisher(self.app, settings)
         return Publisher(self.app, settings.routing_table(), settings.prefix, settings.publish.timeout_seconds)
+
+    @contextmanager
+    def pooled_producer(self, deadline: float) -> Iterator[Producer]:
+        """Yield a producer with a connection of the pool; see `broker_app.connections.pooled`."""
+        with pooled(self.app.pool, deadline) as connection:
+            yield self.Producer(connection, auto_declare=False)
 
     def _create_task_sender(self) -> Callable[..., None]:
         return self.publisher.send

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from numbers import Real
@@ -26,6 +28,7 @@ from broker_app.settings import config_path, load_settings, refuse_celery_enviro
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from celery.canvas import Signature
@@ -34,6 +37,17 @@ if TYPE_CHECKING:
     from broker_app.bulk import Publishing
     from broker_app.settings import Settings
     from broker_app.worker.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class _Until:
+    """Stands for a producer that is still to be taken from the pool.
+
+    Attributes:
+        deadline: Of the wait for it, on the clock of `time.monotonic`.
+    """
+
+    deadline: float
 
 
 class BrokerApp(Celery):
@@ -202,23 +216,37 @@ class BrokerApp(Celery):
             CallError: A ``task_id`` that is no text; nothing was sent.
             PublishError: The broker did not take it; also kombu's OperationalError.
         """
+        began = time.monotonic()
         with self.metrics.routing(name):
             _check_id(options.get("task_id"))
             _check_expires(options.get("expires"))
             if options.get("retries") and isinstance(countdown, Real) and countdown < 0:
                 countdown = 0.0  # to refuse it would make a dead letter of a task that only counted wrongly
-            delay, due = self._delay(countdown, eta)
+            delay, due = self._delay(countdown, eta, began)
             if due is not None:
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
-            return super().send_task(name, args, kwargs, broker_app_delay=delay, **options)
+            if not any(options.get(option) for option in ("producer", "publisher", "connection")):
+                options["producer"] = _Until(began + self.amqp.publisher.timeout_seconds(options))
+            ours = {"broker_app_delay": delay, "broker_app_began": began}
+            return super().send_task(name, args, kwargs, **ours, **options)
 
-    def _delay(self, countdown: float | None, eta: datetime | str | None) -> tuple[Delay, datetime | None]:
-        """Return the delay and the moment that it ends, None for now."""
+    def producer_or_acquire(self, producer: Any = None) -> AbstractContextManager[Any]:
+        """Return a block with the producer, or with one of the pool; `send_task` bounds that wait."""
+        if isinstance(producer, _Until):
+            taken: AbstractContextManager[Any] = self.amqp.pooled_producer(producer.deadline)
+            return taken
+        block: AbstractContextManager[Any] = super().producer_or_acquire(producer)
+        return block
+
+    def _delay(
+        self, countdown: float | None, eta: datetime | str | None, began: float
+    ) -> tuple[Delay, datetime | None]:
+        """Return the delay and the moment that it ends, None for now; it counts from when the call began."""
         if countdown is not None and eta is not None:
             raise InvalidDelay("expected a countdown or an eta, got both; leave one of them out")
         if countdown is None and eta is None:
             return _NOW, None
-        now = self.now()
+        now = self.now() - timedelta(seconds=time.monotonic() - began)
         if eta is not None:
             seconds = max(0.0, (maybe_make_aware(_check_eta(eta), self.timezone) - now).total_seconds())
         else:

@@ -72,7 +72,7 @@ class ConfirmChannel:
         self._is_open = True
         self._process = os.getpid()
         self._channel = connection.channel()
-        self._channel.confirm_select()
+        self._channel.confirm_select(nowait=True)  # no round trip: the broker does as it is told, or closes it
         self._channel.events["basic_ack"].add(self._on_ack)
         self._channel.events["basic_nack"].add(self._on_nack)
         self._channel.events["basic_return"].add(self._on_return)

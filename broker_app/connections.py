@@ -6,7 +6,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import amqp
 from kombu.connection import Connection, ConnectionPool, PooledConnection
+from kombu.exceptions import LimitExceeded
 
 from broker_app.confirms import ConfirmChannel
 from broker_app.errors import SettingsError
@@ -14,8 +16,6 @@ from broker_app.settings.refusal import shown_in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import amqp
 
 _AMQP = frozenset({"amqp", "amqps", "pyamqp"})
 """kombu's names for py-amqp."""
@@ -28,16 +28,29 @@ LONGEST_PAUSE_SECONDS = 5
 """Between a worker's attempts to connect, each to all hosts; the first is 1 s, each further one a second more."""
 
 
-class _EachHostByItsName:
-    """A connection of kombu's that verifies each of several hosts by its own name.
+CLOSE_SECONDS = 2.0
+"""How long a farewell waits for the broker's answer: one with an alarm reads nothing from who has published."""
 
-    kombu writes the first host's name into the TLS options, which all connections share, and verifies every other
-    host by it: a fail-over is refused. It also verifies ``localhost`` as 127.0.0.1.
+
+class PoolBusyError(amqp.AMQPError):
+    """All connections of the pool stayed in use for as long as the call may wait."""
+
+
+class _Ours:
+    """What kombu's connections lack.
+
+    Each host is verified by its own name: kombu writes the first host's name into the TLS options, which all
+    connections share, and verifies every other host by it, so that a fail-over is refused. It also verifies
+    ``localhost`` as 127.0.0.1.
+
+    A farewell is bounded: kombu waits for the broker's answer without end.
     """
 
     ssl: Any
     hostname: str | None
     transport_cls: Any
+    connected: bool
+    _connection: Any
 
     def _establish_connection(self) -> Any:
         refuse_other_transports(None, self.transport_cls)
@@ -49,8 +62,13 @@ class _EachHostByItsName:
         finally:
             self.ssl, self.hostname = shared, name
 
+    def _close(self) -> None:
+        if self.connected:
+            self._connection.sock.settimeout(CLOSE_SECONDS)
+        super()._close()  # type: ignore[misc]  # as above
 
-class BrokerConnection(_EachHostByItsName, Connection):
+
+class BrokerConnection(_Ours, Connection):
     """What Celery connects with."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Connection:
@@ -64,8 +82,13 @@ class BrokerConnection(_EachHostByItsName, Connection):
         return _Pool(self, limit)  # type: ignore[no-untyped-call]  # kombu's initializer
 
 
-class _Pooled(_EachHostByItsName, PooledConnection):
-    """One of a pool."""
+class _Pooled(_Ours, PooledConnection):
+    """One of a pool. Each of its reads and writes is bounded: an alarm must not hold what uses it."""
+
+    def _establish_connection(self) -> Any:
+        raw = super()._establish_connection()
+        raw.sock.settimeout(_bound(self))
+        return raw
 
 
 class _Pool(ConnectionPool):
@@ -73,6 +96,47 @@ class _Pool(ConnectionPool):
         """Return another one, not open yet."""
         options = dict(self.connection._info(resolve=False))  # noqa: SLF001 - as kombu's own pool
         return _Pooled(self, **options)  # type: ignore[no-untyped-call]  # kombu's initializer
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> _Pooled:  # noqa: FBT001, FBT002 - kombu's
+        """Return one that is free; kombu's producers and Celery's remote control would wait for it without end."""
+        taken: _Pooled = super().acquire(block, _bound(self.connection) if timeout is None else timeout)  # type: ignore[no-untyped-call]
+        return taken
+
+
+class _Busy(BrokerConnection):
+    """Stands for the connection that a call did not get."""
+
+    def ensure_connection(self, *_args: Any, **_options: Any) -> Connection:
+        raise PoolBusyError(
+            "all connections of the pool stayed in use until the time-out; raise publish.pool_limit, or look for "
+            "what holds them"
+        )
+
+
+@contextmanager
+def pooled(pool: ConnectionPool, deadline: float) -> Iterator[Connection]:
+    """Take a connection out of a pool, as long as a block lasts.
+
+    Args:
+        pool: The app's.
+        deadline: On the clock of `time.monotonic`; if none is free until then, the block gets one that cannot be
+            opened (`PoolBusyError`): what cannot be sent is refused, or spooled, where it would be sent.
+    """
+    try:
+        connection = pool.acquire(block=True, timeout=_left(deadline))
+    except LimitExceeded:
+        yield _Busy()  # type: ignore[no-untyped-call]  # kombu's initializer
+        return
+    try:
+        yield connection
+    finally:
+        connection.release()
+
+
+def _bound(connection: Any) -> float | None:
+    """Return the bound of a read or write, in seconds: that of Celery's ``broker_transport_options``."""
+    seconds: float | None = (connection.transport_options or {}).get("write_timeout")
+    return seconds
 
 
 def refuse_other_transports(hostname: str | Sequence[str] | None, transport: object) -> None:
@@ -124,12 +188,13 @@ def bounded(connection: amqp.Connection, deadline: float) -> Iterator[None]:
     hold the caller for ever.
     """
     sock = connection.sock
+    usual = sock.gettimeout()
     sock.settimeout(_left(deadline))
     try:
         yield
     finally:
         if sock.fileno() >= 0:  # not closed meanwhile
-            sock.settimeout(None)
+            sock.settimeout(usual)
 
 
 def discard(connection: Any) -> None:

@@ -15,11 +15,11 @@ from kombu import serialization
 from broker_app.errors import InvalidDelay, PublishError, RoutingError
 from broker_app.metrics import tracing
 from broker_app.queues import Names, QueueSpec, RoutingTable
-from broker_app.queues.delay import UNITS, Delay, parse_routing_key
+from broker_app.queues.delay import UNITS, Delay, parse_routing_key, rest_of
 from broker_app.queues.spec import MAX_PRIORITY, MIN_PRIORITY, check_priority
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import tzinfo
 
     from celery import Celery
@@ -62,6 +62,7 @@ class Outgoing:
         body: Serialised.
         properties: AMQP basic properties, headers included.
         is_unanswered: Whether it was sent and the broker has not said what became of it.
+        due: When its delay ends, on the clock of `time.monotonic`; None if nobody counts.
     """
 
     task: str
@@ -73,6 +74,24 @@ class Outgoing:
     body: bytes
     properties: dict[str, Any]
     is_unanswered: bool = False
+    due: float | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much of its delay is over that other lanes hold the rest."""
+        return self.due is not None and rest_of(self.delay, self.due - time.monotonic()) is not self.delay
+
+    def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
+        """Let it wait for the rest of its delay only, and return whether that changed anything.
+
+        Args:
+            way: `Packer.way`.
+        """
+        if self.due is None or self.spec is None or not self.is_behind:
+            return False
+        self.delay = rest_of(self.delay, self.due - time.monotonic())
+        self.exchange, self.routing_key = way(self.spec, self.delay)
+        return True
 
     @property
     def place(self) -> str:
@@ -105,17 +124,20 @@ class Packer:
         Args:
             name: The task's name.
             message: Celery's task message.
-            options: Celery's publishing options and ``broker_app_delay``; what is used is taken out.
+            options: Celery's publishing options, ``broker_app_delay``, and ``broker_app_began``: when the call
+                began, on the clock of `time.monotonic`. What is used is taken out.
 
         Raises:
             RoutingError: The destination, priority or delay cannot be.
         """
         delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
+        began: float = options.pop("broker_app_began", None) or time.monotonic()
         spec, exchange, routing_key = self._destination(options, delay)
         headers = dict(message.headers, **options.pop("headers", None) or {})
         for stale in (MAYBE_TWICE_HEADER, *BROKER_HEADERS):  # a retry brings its last message's headers along
             headers.pop(stale, None)
-        headers[PUBLISHED_AT_HEADER] = time.time()
+        # A delay counts from the call, which may have waited since.
+        headers[PUBLISHED_AT_HEADER] = time.time() - (time.monotonic() - began if delay.seconds else 0.0)
         headers[DELAY_HEADER] = delay.seconds
         tracing.inject(headers)
         _check_expiry(headers, delay, self._app.timezone)
@@ -142,6 +164,7 @@ class Packer:
             routing_key=routing_key,
             body=body,
             properties=dict(properties, **encoded, application_headers=headers, delivery_mode=PERSISTENT),
+            due=began + delay.seconds if delay.lanes else None,
         )
 
     def way(self, spec: QueueSpec, delay: Delay) -> tuple[str, str]:

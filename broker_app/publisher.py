@@ -28,17 +28,26 @@ from broker_app.errors import (
     QueueFull,
 )
 from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer, announced
-from broker_app.queues import Names, RoutingTable, work_topology
+from broker_app.queues import Names, RoutingTable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
     from kombu.messaging import Producer
 
     from broker_app.errors import PublishError
     from broker_app.outgoing import Outgoing
 
+_TIMEOUTS = ("confirm_timeout", "timeout")
+"""Options that bound a call; the first that is given counts."""
+
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Pauses between attempts to reach the broker; the last one repeats until the time-out."""
+
+
+MOST_CATCH_UPS = 3
+"""How often a message gets lanes for the rest of its delay: to declare them takes time too, but less each time."""
 
 
 class Publisher:
@@ -48,7 +57,7 @@ class Publisher:
         app: The Celery app, for its serializer defaults and events.
         table: The declared queues.
         prefix: Of the names on the broker.
-        timeout_seconds: Bound of one call, connecting and retrying included.
+        timeout_seconds: Bound of one call: the wait for a connection, connecting and retrying included.
     """
 
     def __init__(self, app: Celery, table: RoutingTable, prefix: str, timeout_seconds: float) -> None:
@@ -65,26 +74,36 @@ class Publisher:
             name: The task's name.
             message: Celery's task message: headers, properties, body, sent event.
             **options: Celery's publishing options (queue, exchange, routing_key, priority, headers,
-                serializer, compression, retry, retry_policy, confirm_timeout, …) and ``broker_app_delay``.
+                serializer, compression, retry, retry_policy, confirm_timeout, …), and ours (`Packer.pack`).
 
         Raises:
             RoutingError: The destination, priority or delay cannot be; nothing was sent.
             PublishError: The broker did not take it; the class says why and whether it may have.
         """
         retry = options.pop("retry", None) is not False
-        waits = [options.pop(option, None) for option in ("confirm_timeout", "timeout")]
-        waits = [check_seconds("confirm_timeout", seconds) for seconds in waits if seconds is not None]
-        timeout = waits[0] if waits else self._timeout_seconds
+        deadline = options.get("broker_app_began", time.monotonic()) + self.timeout_seconds(options)
+        for option in _TIMEOUTS:
+            options.pop(option, None)
         keep = options.pop("broker_app_keep", None)
         outgoing = self._packer.pack(name, message, options)
         if keep is not None:  # `publish_many` sends it
             keep(outgoing, message)
             return
         with self._app.metrics.publication(outgoing) as publication:
-            is_taken = self.hand_over(producer.connection, outgoing, time.monotonic() + timeout, retry=retry)
+            is_taken = self.hand_over(producer.connection, outgoing, deadline, retry=retry)
             publication.is_taken = is_taken
         if is_taken:
             self.tell(producer, outgoing, message, retry=retry)
+
+    def timeout_seconds(self, options: Mapping[str, Any]) -> float:
+        """Return the bound of a call with these of Celery's options.
+
+        Raises:
+            InvalidDelay: ``confirm_timeout`` or ``timeout`` is no number above 0.
+        """
+        given = [options[option] for option in _TIMEOUTS if options.get(option) is not None]
+        checked = [check_seconds("confirm_timeout", seconds) for seconds in given]
+        return checked[0] if checked else self._timeout_seconds
 
     def tell(self, producer: Producer, outgoing: Outgoing, message: Any, *, retry: bool = True) -> None:
         """Say that a message was taken: Celery's signal, and its event if it has one."""
@@ -141,7 +160,7 @@ class Publisher:
         try:
             channel = ConfirmChannel.of(raw)
             channel.wait_until_unblocked(deadline)
-            self._ensure_way(channel, outgoing, deadline)  # right before it is published: what was seen may go
+            self._ensure_rest(channel, outgoing, deadline)  # right before it is published: what was seen may go
             if self._is_routed(channel, outgoing, deadline):
                 return
             self._declare_path(channel, outgoing, deadline)
@@ -176,30 +195,34 @@ class Publisher:
             raise outgoing.refused(QueueFull, answer.reason)
         return answer.outcome is Outcome.CONFIRMED
 
+    def _ensure_rest(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+        """Make sure of the way that a message takes now: only the rest of its delay is before it."""
+        for _ in range(MOST_CATCH_UPS):
+            outgoing.catch_up(self._packer.way)
+            self._ensure_way(channel, outgoing, deadline)
+            if not outgoing.is_behind:
+                return
+
     def _ensure_way(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
         """Make sure of the lanes on the way, and of the queue at its end, before the message needs them."""
-        if not outgoing.delay.lanes or outgoing.spec is None:
+        spec, held = outgoing.spec, outgoing.delay.lanes
+        if not held or spec is None:
             return
-        way = ", ".join(self._names.lane(lane) for lane in outgoing.delay.lanes)
-        missing = f"a delay lane of {way}"
-        try:
-            lanes.ensure(channel.connection, outgoing.delay.lanes, channel.seen, self._names.prefix, deadline)
-            missing = f"queue {outgoing.spec.broker_name!r}"
-            lanes.ensure_end(channel.connection, outgoing.spec, channel.seen)
-        except BrokerError as error:
-            raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
+        faults = lanes.ensure(channel.connection, held, [spec], channel.seen, self._names.prefix, deadline)
+        if reason := lanes.missing(faults, held, spec.broker_name, self._names.prefix):
+            raise outgoing.refused(NoRoute, reason)
 
     def _declare_path(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
         """Declare the queue and the lanes of a message that found no route."""
-        if outgoing.spec is None:
+        spec = outgoing.spec
+        if spec is None:
             return
         connection = channel.connection
         channel.close()
         try:
-            topology.declare(connection, work_topology([outgoing.spec], self._names.prefix))
-            lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline)
+            lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline, [spec])
         except BrokerError as error:
-            missing = f"queue {outgoing.spec.broker_name!r}, or its binding or exchange,"
+            missing = f"queue {spec.broker_name!r}, or its binding or exchange,"
             raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+import amqp
 from amqp import exceptions as amqp_errors
 
 from broker_app.errors import ArgumentsDiffer, BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
+from broker_app.pipeline import Refusal, Request, carry_out
 from broker_app.queues import Topology, lane_topology, work_topology
 from broker_app.queues.delay import parse_lane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    import amqp
+    from kombu.entity import Exchange, Queue
 
     from broker_app.app import BrokerApp
     from broker_app.queues.definitions import Binding
@@ -75,38 +78,56 @@ def wanted(settings: Settings) -> Topology:
 def words(error: BaseException) -> str:
     """Return what went wrong: the broker's reply, or the error's own words, or its name if it has none."""
     if isinstance(error, amqp_errors.AMQPError):
-        return f"{error.reply_code} {error.reply_text}".strip()
+        return f"{error.reply_code or ''} {error.reply_text}".strip()
     return str(error) or type(error).__name__
 
 
-def declare(connection: amqp.Connection, topology: Topology) -> None:
-    """Create what is missing of a topology; what exists alike is left as it is.
+def declare(connection: amqp.Connection, topology: Topology, deadline: float | None = None) -> None:
+    """Create what is missing of a topology, in one round trip; what exists alike is left as it is.
 
     Args:
         connection: An open py-amqp connection (kombu's ``connection.connection``); a channel is opened for it.
         topology: Exchanges first, then queues, then their bindings.
+        deadline: As `pipeline.carry_out`.
 
     Raises:
         BrokerError: Refused; the class says why: rights, other arguments, exclusive to another.
+        TimeoutError: The broker did not answer in time.
     """
-    with _channel(connection) as channel:
-        for exchange in topology.exchanges:
-            with _refusal(f"exchange {exchange.name!r}"):
-                exchange(channel).declare()
-        for queue in topology.queues:
-            with _refusal(f"queue {queue.name!r}"):
-                queue(channel).queue_declare()
-        for binding in topology.exchange_bindings:
-            with _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
-                channel.exchange_bind(binding.destination, binding.source, binding.key)
-        for binding in topology.queue_bindings:
-            with _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
-                channel.queue_bind(binding.destination, binding.source, binding.key)
+    (refusal,) = carry_out(connection, [declarations(topology)], deadline)
+    if refusal is not None:
+        raise translated(refusal) from refusal.error
 
 
-def has_queue(connection: amqp.Connection, name: str) -> bool:
-    """Return whether a queue exists; raises as `state`."""
-    return state(connection, name) is not None
+def declarations(topology: Topology) -> list[Request]:
+    """Return what creates a topology, in an order in which it can be carried out."""
+    return [
+        *(Request(f"exchange {one.name!r}", partial(_declare_exchange, one)) for one in topology.exchanges),
+        *(Request(f"queue {one.name!r}", partial(_declare_queue, one)) for one in topology.queues),
+        *(_binding(amqp.Channel.exchange_bind, one) for one in topology.exchange_bindings),
+        *(_binding(amqp.Channel.queue_bind, one) for one in topology.queue_bindings),
+    ]
+
+
+def translated(refusal: Refusal) -> BrokerError | amqp_errors.AMQPError:
+    """Return a refusal as our error, whose class says whether a retry can help, or as the broker's own."""
+    return _translated(refusal.subject, refusal.error) or refusal.error
+
+
+def look_for(name: str) -> Request:
+    """Return what is refused (404) if a queue does not exist; as `state` it needs no right to configure."""
+    return Request(f"queue {name!r}", lambda channel: channel.queue_declare(name, passive=True))
+
+
+def has_queue(connection: amqp.Connection, name: str, deadline: float | None = None) -> bool:
+    """Return whether a queue exists, asked in one round trip; raises as `state`, and as `pipeline.carry_out`."""
+    (refusal,) = carry_out(connection, [[look_for(name)]], deadline)
+    if refusal is None:
+        return True
+    error = translated(refusal)
+    if isinstance(error, NotOnBroker):
+        return False
+    raise error from refusal.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +272,31 @@ def _refusal(subject: str) -> Iterator[None]:
     try:
         yield
     except (amqp_errors.ChannelError, amqp_errors.ConnectionError) as error:
-        known = _REFUSALS.get(error.reply_code)
+        known = _translated(subject, error)
         if known is None:
             raise
-        cls, advice = known
-        raise cls(f"{subject}: the broker answered {error.reply_code} {error.reply_text}; {advice}") from error
+        raise known from error
+
+
+def _translated(subject: str, error: amqp_errors.AMQPError) -> BrokerError | None:
+    """Return our error for the broker's, None for a code that says nothing more to us."""
+    known = _REFUSALS.get(error.reply_code)
+    if known is None:
+        return None
+    cls, advice = known
+    return cls(f"{subject}: the broker answered {error.reply_code} {error.reply_text}; {advice}")
+
+
+def _declare_exchange(exchange: Exchange, channel: amqp.Channel) -> None:
+    exchange(channel).declare()
+
+
+def _declare_queue(queue: Queue, channel: amqp.Channel) -> None:
+    queue(channel).queue_declare()
+
+
+def _binding(bind: Callable[..., object], binding: Binding) -> Request:
+    def send(channel: amqp.Channel) -> None:
+        bind(channel, binding.destination, binding.source, binding.key)
+
+    return Request(f"binding {binding.source!r} to {binding.destination!r}", send)

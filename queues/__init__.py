@@ -9,7 +9,7 @@ from broker_app.queues.definitions import (
     work_queue,
     work_topology,
 )
-from broker_app.queues.delay import Delay, Lane, split_delay
+from broker_app.queues.delay import Delay, Lane, rest_of, split_delay, split_rest
 from broker_app.queues.errors import (
     BrokerAppError,
     InvalidDelay,
@@ -39,7 +39,9 @@ __all__ = [
     "UnknownQueue",
     "lane_topology",
     "missing_features",
+    "rest_of",
     "split_delay",
+    "split_rest",
     "work_queue",
     "work_topology",
 ]

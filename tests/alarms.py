@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 30
 _COMMAND_SECONDS = 60
 
+_DEBIANS_SCRIPTS = "/usr/lib/rabbitmq/bin"
+"""Debian's ``rabbitmqctl`` on the PATH changes to the user rabbitmq, whose cookie is another."""
+
 
 @contextmanager
 def memory_alarm(management: Management, amqp_url: str) -> Iterator[None]:
@@ -29,7 +32,10 @@ def memory_alarm(management: Management, amqp_url: str) -> Iterator[None]:
     A broker whose command line cannot be reached (given by its URL, on another machine) skips the test.
     """
     command, environment = _control(urlsplit(amqp_url).port or 5672)
-    limit = management.get("nodes?columns=mem_limit")[0]["mem_limit"]
+    counted = wait_until(
+        lambda: management.get("nodes?columns=mem_limit")[0], _WAIT_SECONDS, "a new node to count its memory"
+    )
+    limit = counted["mem_limit"]
 
     def set_limit(limit_bytes: int, *, is_alarm: bool) -> None:
         arguments = [*command, "rabbitmqctl", "set_vm_memory_high_watermark", "absolute", str(limit_bytes)]
@@ -63,7 +69,8 @@ def _control(port: int) -> tuple[list[str], dict[str, str]]:
         found = _environment(process)
         file = Path(found.get("RABBITMQ_CONFIG_FILE", ""))
         if file.is_file() and str(port) in file.read_text(encoding="utf-8"):
-            return [], found
+            scripts = f"{_DEBIANS_SCRIPTS}{os.pathsep}{found.get('PATH', os.defpath)}"
+            return [], dict(found, PATH=scripts)
     pytest.skip("the memory alarm needs rabbitmqctl of the broker: a container or a private node of this machine")
 
 

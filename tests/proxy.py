@@ -1,4 +1,4 @@
-"""A network between a client and a broker that can be cut, or turned into a black hole."""
+"""A network between a client and a broker that can be slow, cut, or turned into a black hole."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import select
 import socket
 import struct
 import threading
+import time
 from enum import Enum, auto
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 _LOOPBACK = "127.0.0.1"
@@ -32,12 +35,17 @@ class TcpProxy:
     Args:
         host: The target's host.
         port: The target's port.
+        latency_seconds: How long what is sent takes in either direction: half a round trip.
 
     Attributes:
         port: Where it listens, on 127.0.0.1.
+        round_trips: How often a client has sent something after it was told something, since it was set to 0. What
+            is sent without waiting for an answer is one; connecting is not counted.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, latency_seconds: float = 0.0) -> None:
+        self.round_trips = 0
+        self._latency_seconds = latency_seconds
         self._target = (host, port)
         self._listener = socket.create_server((_LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -49,10 +57,10 @@ class TcpProxy:
         self._acceptor.start()
 
     @classmethod
-    def to(cls, amqp_url: str) -> Self:
+    def to(cls, amqp_url: str, latency_seconds: float = 0.0) -> Self:
         """Return a proxy to the broker at ``amqp_url``."""
         place = urlsplit(amqp_url)
-        return cls(place.hostname or _LOOPBACK, place.port or 5672)
+        return cls(place.hostname or _LOOPBACK, place.port or 5672, latency_seconds)
 
     def url(self, amqp_url: str) -> str:
         """Return ``amqp_url`` with the way through this proxy."""
@@ -127,17 +135,32 @@ class TcpProxy:
             return
         server.settimeout(None)
         with self._lock:
-            link = _Link(client, server, self._frozen)
+            link = _Link(client, server, self._frozen, self._latency_seconds, self._count)
             if self._is_closed:
                 link.cut()
             self._links = [*(old for old in self._links if old.is_open), link]
 
+    def _count(self) -> None:
+        with self._lock:
+            self.round_trips += 1
+
 
 class _Link:
-    """One connection: two sockets, and a thread for each direction."""
+    """One connection: two sockets, and a thread for each direction; on a slow link two of them."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, frozen: frozenset[Way]) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        frozen: frozenset[Way],
+        latency_seconds: float,
+        on_round_trip: Callable[[], None],
+    ) -> None:
         self._client, self._server = client, server
+        self._latency_seconds = latency_seconds
+        self._on_round_trip = on_round_trip
+        self._counted_at = 0.0
+        self._is_told = True  # whether the client has heard of the server since it last sent something
         self._wake, self._waker = socket.socketpair()
         self._flowing = {way: threading.Event() for way in Way}
         for way in frozenset(Way) - frozen:
@@ -181,16 +204,52 @@ class _Link:
     def _pump(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
         """Carry one direction. An end of file or a reset is carried too, but not while it is frozen."""
         try:
-            while self._wait(source, select.POLLIN):
-                data = source.recv(_CHUNK_BYTES)
+            for data in self._late(source) if self._latency_seconds else self._arriving(source):
                 self._flowing[way].wait()
                 if not data:
                     return sink.shutdown(socket.SHUT_WR)
-                while data and self._wait(sink, select.POLLOUT):
-                    data = data[sink.send(data, socket.MSG_DONTWAIT) :]
+                if way is Way.TO_CLIENT:
+                    self._is_told = True
+                left = data
+                while left and self._wait(sink, select.POLLOUT):
+                    left = left[sink.send(left, socket.MSG_DONTWAIT) :]
         except OSError:
             self._flowing[way].wait()
             self._stop()
+
+    def _arriving(self, source: socket.socket) -> Iterator[bytes]:
+        """Yield what comes, until the link is cut; at the end of file nothing."""
+        while self._wait(source, select.POLLIN):
+            data = source.recv(_CHUNK_BYTES)
+            if source is self._client and self._is_told and data:
+                self._note_round_trip()
+            yield data
+
+    def _note_round_trip(self) -> None:
+        """Count one, unless no answer to what was sent last can have come yet."""
+        now, self._is_told = time.monotonic(), False
+        if now - self._counted_at >= 2 * self._latency_seconds:
+            self._counted_at = now
+            self._on_round_trip()
+
+    def _late(self, source: socket.socket) -> Iterator[bytes]:
+        """Yield what comes after the latency of the link; what follows meanwhile is as late, not later."""
+        on_way: SimpleQueue[tuple[float, bytes | OSError | None]] = SimpleQueue()
+
+        def read() -> None:
+            try:
+                for data in self._arriving(source):
+                    on_way.put((time.monotonic(), data))
+                on_way.put((0.0, None))
+            except OSError as error:
+                on_way.put((time.monotonic(), error))
+
+        threading.Thread(target=read, daemon=True).start()
+        while (came := on_way.get())[1] is not None:
+            time.sleep(max(0.0, came[0] + self._latency_seconds - time.monotonic()))
+            if isinstance(came[1], OSError):
+                raise came[1]
+            yield came[1]
 
     def _wait(self, end: socket.socket, event: int) -> bool:
         """Wait until ``end`` is ready, and return False instead if the link was cut."""

@@ -124,6 +124,7 @@ class Drafter:
             address=(outgoing.task_id, outgoing.exchange, outgoing.routing_key),
             sent=self._encoded(outgoing),
             channel=self._channel,
+            due=outgoing.due,
             told=message if is_told else None,
         )
 
@@ -135,12 +136,13 @@ class Drafter:
 
     def _cast(self, number: int, call: Call, mould: Mould) -> Item:
         """Make the message from its mould."""
+        began = time.monotonic()
         if call.check is not None:
             call.check(*call.args, **call.kwargs)
         task_id = call.task_id or uuid()
         delay, due = _NOW, None
         if call.countdown is not None or call.eta is not None:
-            delay, due = self._app._delay(call.countdown, call.eta)  # noqa: SLF001 - the app's own
+            delay, due = self._app._delay(call.countdown, call.eta, began)  # noqa: SLF001 - the app's own
         exchange, key = self._way(mould.spec, delay)
         content = (call.args, call.kwargs, mould.embed)
         body = _JSON(content) if mould.is_json else serialization.dumps(content, call.serializer)[2]
@@ -160,6 +162,7 @@ class Drafter:
                 body.encode() if isinstance(body, str) else body,
             ),
             channel=self._channel,
+            due=began + delay.seconds if delay.lanes else None,
         )
 
     def _own_headers(self, call: Call, mould: Mould, task_id: str, delay: Delay, due: Any) -> dict[str, bytes]:

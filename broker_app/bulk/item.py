@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker_app import frames
 from broker_app.outgoing import Outgoing
-from broker_app.queues import Delay
+from broker_app.queues import Delay, rest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker_app.confirms import Address
     from broker_app.queues import QueueSpec
 
@@ -51,6 +54,13 @@ class ItemOutcome:
 _NOW = Delay((), 0.0)
 
 
+NOT_MADE = (0, 0)
+"""The channel of an item whose frames are to be made anew."""
+
+MOST_CATCH_UPS = 2
+"""How often an item gets lanes for the rest of its delay: to look after them takes time too."""
+
+
 @dataclass(slots=True)
 class Item:
     """One signature on its way.
@@ -65,6 +75,8 @@ class Item:
         address: What it is known by if it is returned.
         sent: Its frames; empty for one that is not sent in bulk.
         channel: The channel's number that they were made for, and the largest frame.
+        due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
+        catch_ups: How often it got another way because some of its delay was over.
         told: Celery's message, if somebody listens to what is published.
         is_unanswered: Whether it was sent, and nothing is known of it yet.
         is_settled: Whether its outcome is known.
@@ -81,7 +93,9 @@ class Item:
     delay: Delay = _NOW
     address: Address = ("", "", "")
     sent: bytes = b""
-    channel: tuple[int, int] = (0, 0)
+    channel: tuple[int, int] = NOT_MADE
+    due: float | None = None
+    catch_ups: int = 0
     told: Any = None
     is_unanswered: bool = False
     is_settled: bool = False
@@ -108,7 +122,22 @@ class Item:
             body=body,
             properties=properties,
             is_unanswered=self.is_unanswered,
+            due=self.due,
         )
+
+    def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
+        """Let it wait for the rest of its delay only: its frames are made anew then.
+
+        Args:
+            way: `broker_app.outgoing.Packer.way`.
+        """
+        if self.due is None or self.spec is None or self.catch_ups >= MOST_CATCH_UPS:
+            return
+        left = rest_of(self.delay, self.due - time.monotonic())
+        if left is not self.delay:
+            self.delay, self.catch_ups = left, self.catch_ups + 1
+            self.address = (self.task_id, *way(self.spec, left))
+            self.channel = NOT_MADE
 
     def outcome(self) -> ItemOutcome:
         """Return what the caller is told."""

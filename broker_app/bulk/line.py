@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from amqp import exceptions as amqp_errors
 
 from broker_app import frames, topology
-from broker_app.bulk.ways import Ways
+from broker_app.bulk.ways import MOST_AT_ONCE, Ways
 from broker_app.confirms import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
 from broker_app.connections import discard, open_connection
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull
-from broker_app.outgoing import MAYBE_TWICE_HEADER
+from broker_app.outgoing import MAYBE_TWICE_HEADER, Packer
 from broker_app.publisher import RETRY_INTERVALS_SECONDS
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ WINDOW_BYTES = 8 * 1024 * 1024
 _LOOK_EVERY = 32
 """Messages between two looks for answers that have come meanwhile."""
 
+_AT_ONCE_SECONDS = 0.02
+"""Messages that follow each other as fast as this may wait for each other, to have their ways looked after
+together. Who makes them slowly, or waits for more, has each of them sent at once."""
+
 
 class Line:
     """Sends items over one connection.
@@ -44,16 +48,20 @@ class Line:
         app: The app.
         connection: A kombu connection that nobody else uses meanwhile.
         timeout_seconds: How long it goes on without an answer that it waits for, reconnecting included.
+        waited_seconds: What the caller has waited for the connection; it counts until the first answer.
 
     Attributes:
         failure: Why it gave up; None while it has not. Nothing is sent any more then.
     """
 
-    def __init__(self, app: BrokerApp, connection: Any, timeout_seconds: float) -> None:
+    def __init__(
+        self, app: BrokerApp, connection: Any, timeout_seconds: float, waited_seconds: float = 0.0
+    ) -> None:
         self.failure: PublishError | None = None
         self._app = app
         self._connection = connection
         self._ways = Ways(app.settings.prefix)
+        self._way = Packer(app, app.settings.routing_table(), app.settings.prefix).way
         self._timeout_seconds = timeout_seconds
         self._channel: ConfirmChannel | None = None
         self._queue: deque[Item] = deque()  # what is to be sent next
@@ -61,6 +69,9 @@ class Line:
         self._careful: deque[Item] = deque()  # what is to be sent one by one, when nothing is in flight
         self._bytes = 0
         self._unread = 0
+        self._sent_at: float | None = None
+        self._usual_bound: float | None = None
+        self._waited_seconds = waited_seconds
         self._progress()
 
     @property
@@ -71,11 +82,16 @@ class Line:
         return self._channel.number, self._channel.connection.frame_max
 
     def send(self, item: Item) -> None:
-        """Send an item, as soon as the window and the broker allow it; it may be settled at once, refused."""
+        """Send an item, as soon as the window and the broker allow it; it may be settled at once, refused.
+
+        One whose way is not known may wait for those that follow it at once.
+        """
         if not self._in_flight:
             self._progress()
         self._queue.append(item)
-        self._work_until(lambda: not self._queue and not self._is_full)
+        if not self._is_gathering():
+            self._work_until(lambda: not self._queue and not self._is_full)
+        self._sent_at = time.monotonic()
 
     def settle(self, item: Item) -> None:
         """Wait until an item that was sent is settled."""
@@ -94,11 +110,18 @@ class Line:
         if self._in_flight or self._queue:
             discard(self._connection)
         elif self._channel is not None and self._channel.is_usable:
-            self._channel.connection.sock.settimeout(None)
+            self._channel.connection.sock.settimeout(self._usual_bound)
 
     @property
     def _is_full(self) -> bool:
         return len(self._in_flight) >= WINDOW_ITEMS or self._bytes >= WINDOW_BYTES
+
+    def _is_gathering(self) -> bool:
+        """Return whether the ways of what is to be sent had better be looked after together with the next ones."""
+        if self._sent_at is None or time.monotonic() - self._sent_at > _AT_ONCE_SECONDS:
+            return False
+        is_room = len(self._queue) < MOST_AT_ONCE and len(self._queue[-1].sent) < WINDOW_BYTES // MOST_AT_ONCE
+        return is_room and not self._ways.is_known(self._queue[0])
 
     def _work_until(self, is_done: Callable[[], bool]) -> None:
         while self.failure is None and not is_done():
@@ -127,8 +150,13 @@ class Line:
         if not self._in_flight:
             self._read(None)  # a connection that the broker has closed meanwhile is noticed before it is used
         channel.wait_until_unblocked(self._give_up_at)
-        if not self._ways.are_open(channel, item, self._give_up_at):
-            self._queue.popleft()
+        item.catch_up(self._way)
+        if not self._ways.is_known(item):
+            self._ways.ensure(channel, self._queue, self._give_up_at)
+            self._progress()
+            item.catch_up(self._way)
+            while self._queue and self._queue[0].is_settled:
+                self._queue.popleft()
             return
         if item.is_unanswered or item.channel != self.channel:
             self._make_anew(item)
@@ -168,6 +196,7 @@ class Line:
             else:  # returned: its queue was deleted, and may be declared again
                 self._careful.append(item)
         if answers:
+            self._waited_seconds = 0.0
             self._progress()
 
     def _deliver(self, item: Item) -> None:
@@ -197,6 +226,7 @@ class Line:
             self._give_up(error)
             return None
         raw = self._connection.connection
+        self._usual_bound = raw.sock.gettimeout()
         raw.sock.settimeout(self._timeout_seconds)  # a broker with an alarm stops reading
         self._channel = ConfirmChannel.of(raw)
         self._ways.forget()
@@ -214,7 +244,7 @@ class Line:
         return items
 
     def _progress(self) -> None:
-        self._give_up_at = time.monotonic() + self._timeout_seconds
+        self._give_up_at = time.monotonic() + self._timeout_seconds - self._waited_seconds
         self._pauses = chain(RETRY_INTERVALS_SECONDS, repeat(RETRY_INTERVALS_SECONDS[-1]))
 
     def _pause(self, error: Exception) -> None:

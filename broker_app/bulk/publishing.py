@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,8 +162,10 @@ def _outcomes(
         return
     app = app or _app_of(first)
     source = _Source(first, given)
-    with app.producer_pool.acquire(block=True) as producer:
-        line = Line(app, producer.connection, timeout_seconds or app.settings.publish.timeout_seconds)
+    timeout = timeout_seconds or app.settings.publish.timeout_seconds
+    began = time.monotonic()
+    with app.amqp.pooled_producer(began + timeout) as producer:
+        line = Line(app, producer.connection, timeout, time.monotonic() - began)
         try:
             for item in _published(source, line, Drafter(app, producer), keep_going=keep_going):
                 app.metrics.bulk_item(item)

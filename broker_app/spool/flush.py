@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import os
 import time
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from broker_app.bulk.line import Line
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull, RoutingError
 from broker_app.outgoing import MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER, Outgoing, Packer
 from broker_app.private import open_private
-from broker_app.queues import Delay, split_delay
+from broker_app.queues import split_rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,9 +30,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 """Messages between two writes to the file."""
-
-_TENTHS_UP_TO_SECONDS = 86_400
-"""Delays below a day are held to the tenth of a second, longer ones to the second (`queues.delay`)."""
 
 
 @dataclass(slots=True)
@@ -131,6 +127,7 @@ class Flusher:
             item.settle(error)
             return item
         item.spec, item.delay, item.place = outgoing.spec, outgoing.delay, outgoing.place
+        item.due = outgoing.due
         item.address = (message.task_id, outgoing.exchange, outgoing.routing_key)
         item.channel = line.channel
         item.sent = frames.encode(outgoing, *line.channel)
@@ -143,9 +140,12 @@ class Flusher:
         if message.maybe_taken:
             headers[MAYBE_TWICE_HEADER] = True
         spec = None if message.queue is None else self._table.queue(message.queue)
-        delay = _delay_left(message.delay_seconds, headers.get(PUBLISHED_AT_HEADER) or message.spooled_at)
+        left = (headers.get(PUBLISHED_AT_HEADER) or message.spooled_at) + message.delay_seconds - time.time()
+        delay = split_rest(left)
         exchange, key = (message.exchange, message.routing_key) if spec is None else self._way(spec, delay)
-        return Outgoing(message.task, message.task_id, spec, delay, exchange, key, message.body, properties)
+        outgoing = Outgoing(message.task, message.task_id, spec, delay, exchange, key, message.body, properties)
+        outgoing.due = time.monotonic() + left if delay.lanes else None
+        return outgoing
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -163,15 +163,6 @@ class Flusher:
                 yield True
         finally:
             os.close(lock)
-
-
-def _delay_left(delay_seconds: float, published_at: float) -> Delay:
-    """Return what is left of a delay; rounded up, so that the lanes hold all of it, and it is never early."""
-    left = published_at + delay_seconds - time.time()
-    if left <= 0:
-        return Delay((), 0.0)
-    steps = 10 if left < _TENTHS_UP_TO_SECONDS else 1
-    return split_delay(math.ceil(left * steps) / steps)
 
 
 def _is_refused(item: Item) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app import frames
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, SpoolError
+from broker_app.outgoing import DELAY_HEADER
 from broker_app.publisher import Publisher
 from broker_app.spool.flush import Flusher
 from broker_app.spool.store import Spooled, Store
@@ -74,6 +75,7 @@ class SpoolingPublisher(Publisher):
 
 
 def _spooled(outgoing: Outgoing, *, maybe_taken: bool) -> Spooled:
+    headers = outgoing.properties["application_headers"]
     return Spooled(
         number=0,
         task=outgoing.task,
@@ -81,7 +83,8 @@ def _spooled(outgoing: Outgoing, *, maybe_taken: bool) -> Spooled:
         queue=None if outgoing.spec is None else outgoing.spec.name,
         exchange=outgoing.exchange,
         routing_key=outgoing.routing_key,
-        delay_seconds=outgoing.delay.seconds,
+        # What was asked for, counted from the call; the message may have been on its way to shorter lanes.
+        delay_seconds=headers.get(DELAY_HEADER) or outgoing.delay.seconds,
         spooled_at=time.time(),
         maybe_taken=maybe_taken,
         properties=frames.properties(outgoing.properties),

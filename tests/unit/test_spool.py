@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker_app.errors import SpoolError, SpoolFull
-from broker_app.spool.flush import _delay_left
+from broker_app.queues import split_rest
 from broker_app.spool.store import FILE_NAME, Spooled, Store
 
 if TYPE_CHECKING:
@@ -138,6 +138,6 @@ def test_the_time_in_the_spool_is_taken_off_a_delay(
     delay_seconds: float, ago_seconds: float, least: float, most: float
 ) -> None:
     """A task is due when it was to be due: never before, at most a tenth of a second after (days: a second)."""
-    delay = _delay_left(delay_seconds, time.time() - ago_seconds)
+    delay = split_rest(delay_seconds - ago_seconds)
     assert least <= delay.seconds <= most
     assert delay.fraction == 0
