@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.table import Column
 
 from broker_app import inspection, lanes
 from broker_app.backlog import read_backlog
@@ -84,7 +85,8 @@ def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) 
     if as_json:
         echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in parked]))
         return
-    table = Table("task", "id", "was due for", title=f"the first {len(parked)} parked tasks", title_justify="left")
+    title = f"the first {len(parked)} parked tasks"
+    table = Table("task", Column("id", no_wrap=True), "was due for", title=title, title_justify="left")
     for one in parked:
         table.add_row(one.task, one.task_id, one.queue)
     Console().print(table)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.table import Column
 
 from broker_app import inspection
 from broker_app.cli import exit_codes
@@ -16,12 +18,12 @@ from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import Stop, bar
 from broker_app.cli.queues_list import shown_age
-from broker_app.cli.table import Table
+from broker_app.cli.table import Table, width
 from broker_app.errors import SelectionError
 from broker_app.inspection import Order, Selection, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from broker_app.app import BrokerApp
     from broker_app.inspection import Letter, Outcome, Place
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _PEEK = 20
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
-_FILTERS = (
+_CHOICES = (
     click.option(
         "--task", "tasks", multiple=True, metavar="PATTERN", help="Only tasks of this name, as 'shop.*'."
     ),
@@ -39,13 +41,16 @@ _FILTERS = (
         "--older-than", metavar="TIME", help="Only those at least so long dead, or waiting: 10m, 2h, 3d."
     ),
     click.option("--newer-than", metavar="TIME", help="Only those not so long dead, or waiting."),
+)
+_FILTERS = (
+    *_CHOICES,
     click.option("--limit", metavar="N", help="Only the first N of them."),
     click.option("--dry-run", "is_dry_run", is_flag=True, help="Tell how many it would be, and change nothing."),
     click.option("--json", "as_json", is_flag=True, help="For scripts."),
 )
 
 
-def _filtered(function: _Function) -> _Function:
+def _filtered(function: _Function, options: Sequence[Callable[..., Any]] = _FILTERS) -> _Function:
     """Give a verb the filters, as one `Selection`."""
 
     def wrapper(*args: Any, **given: Any) -> Any:
@@ -53,33 +58,37 @@ def _filtered(function: _Function) -> _Function:
 
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]  # click's
-    for option in reversed(_FILTERS):
+    for option in reversed(options):
         option(wrapper)
     return wrapper  # type: ignore[return-value]  # click's decorators keep the signature but not the type
 
 
 @click.command()
 @click.argument("queue")
-@click.option("--limit", default=str(_PEEK), show_default=True, metavar="N")
+@partial(_filtered, options=_CHOICES)
+@click.option("--limit", default=str(_PEEK), show_default=True, metavar="N", help="Only the first N of them.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts; with the tracebacks.")
 @pass_app
-def peek(app: BrokerApp, queue: str, limit: str, *, as_json: bool) -> None:
+def peek(app: BrokerApp, queue: str, *, selection: Selection, as_json: bool) -> None:
     """Show the first messages of a queue, and leave them where they are.
 
-    Each is in our hand for a moment: workers do not get it meanwhile, and it says "redelivered" from then on.
+    Each is in our hand for a moment: workers do not get it meanwhile, and it says "redelivered" from then on. With
+    a filter every message is looked at, until enough have passed it.
     """
-    peeked = inspection.peek(app, queue, _positive("--limit", limit))
+    limit, selection = selection.limit or _PEEK, dataclasses.replace(selection, limit=None)
+    peeked = inspection.peek(app, queue, limit, selection)
     if peeked.is_counted:
         echo("broker-app: this RabbitMQ counts each look at a work queue as a delivery of its messages", err=True)
     if as_json:
         echo(json.dumps([dataclasses.asdict(letter) for letter in peeked.letters]))
         return
-    table = Table("age", "task", "id", "arguments", "why")
+    table = Table("age", *(Column(name, overflow="fold") for name in ("task", "id", "arguments", "why")))
+    table.columns[2].no_wrap = True
     for letter in peeked.letters:
         age = "?" if letter.age_seconds is None else shown_age(letter.age_seconds)
         why = f"{letter.reason}: {letter.exception}" if letter.exception else letter.reason
         table.add_row(age, letter.task, letter.id, _call(letter), why)
-    Console().print(table)
+    Console(width=width()).print(table)
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table as RichTable
@@ -11,6 +13,15 @@ from broker_app.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+PIPE_WIDTH = 160
+"""Columns where no terminal says how many it has."""
+
+
+def width() -> int | None:
+    """Return the width for a table that should be whole in a pipe; None is the terminal's, or ``COLUMNS``."""
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
 
 
 class Table(RichTable):

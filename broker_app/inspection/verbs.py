@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 COUNTED_LOOKS_BEFORE = (4, 3)
 """Before this version a quorum queue counts each look at a message as a delivery."""
 
+_EVERYTHING = Selection()
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -73,8 +75,14 @@ class Peeked:
     is_counted: bool
 
 
-def peek(app: BrokerApp, name: str, limit: int) -> Peeked:
-    """Return the first messages of a queue; they are back in their place when this returns.
+def peek(app: BrokerApp, name: str, limit: int, selection: Selection = _EVERYTHING) -> Peeked:
+    """Return the first messages of a queue that pass; all are back in their place when this returns.
+
+    Args:
+        app: The app.
+        name: The queue.
+        limit: At most so many.
+        selection: Which messages, its own limit apart. Without a filter no more than ``limit`` are looked at.
 
     Raises:
         SelectionError: No such queue.
@@ -83,10 +91,14 @@ def peek(app: BrokerApp, name: str, limit: int) -> Peeked:
     letters, now, lanes = [], time.time(), f"{Names(app.settings.prefix).delay}."
     with open_link(app) as link:
         place = find_place(app, link, name)
-        with Reading(link, place.queue, limit) as reading:
-            for delivery in (one for batch in reading.batches() for one in batch):
-                letters.append(read_letter(delivery, now, lanes))
-                reading.keep(delivery)
+        with Reading(link, place.queue, limit if selection == _EVERYTHING else None) as reading:
+            for batch in reading.batches():
+                for delivery in batch:
+                    letters.append(read_letter(delivery, now, lanes))
+                    reading.keep(delivery)
+                letters = [letter for letter in letters if selection.matches(letter)][:limit]
+                if len(letters) == limit:
+                    break
         is_counted = not place.is_kept and link.version[:2] < COUNTED_LOOKS_BEFORE
     return Peeked(letters, is_counted and bool(letters))
 

@@ -100,6 +100,19 @@ def test_peek(shop: Ledger, app: BrokerApp) -> None:
     assert depth(app, DEAD) == 3
 
 
+def test_peek_with_filters(shop: Ledger, app: BrokerApp) -> None:
+    """The filters of `replay` choose among all messages, and a table of any width shows ids whole."""
+    ids = bury(app, 2, task="shop.note") + bury(app, 2)
+    [one] = succeed_json(shop, "peek", DEAD, "--task", "shop.add", "--limit", "1")
+    [other] = succeed_json(shop, "peek", DEAD, "--id", ids[1], "--reason", "f*")
+    assert (one["id"], other["id"]) == (ids[2], ids[1])
+    assert succeed_json(shop, "peek", DEAD, "--older-than", "1h") == []
+    shop.variables["COLUMNS"] = "70"
+    shown = succeed(shop, "peek", DEAD, "--newer-than", "1h")
+    assert all(one in shown for one in ids)
+    assert depth(app, DEAD) == 4
+
+
 def test_replay(shop: Ledger, app: BrokerApp) -> None:
     """A dry run, some by filters, the rest; and a worker runs them under their ids."""
     ids = bury(app, 2, task="shop.note") + bury(app, 1, task="shop.nap")
