@@ -18,6 +18,7 @@ from broker_app.beat import shorten_refusals
 from broker_app.bulk import publish_many
 from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
+from broker_app.django import closing
 from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask
 from broker_app.extras import loading_store
 from broker_app.forgiving import forgiving
@@ -258,7 +259,7 @@ class BrokerApp(Celery):
 
     def _get_backend(self) -> Any:
         with loading_store(str(self.conf.result_backend)):
-            return forgiving(super()._get_backend())
+            return closing(forgiving(super()._get_backend()))
 
     def publish_many(
         self,

@@ -168,16 +168,11 @@ def test_every_definition_gets_our_class(way: Callable[[], Any]) -> None:
 
 def test_a_request_class_is_kept_as_if_derived_from_ours() -> None:
     """A custom request class is combined with ours; one that derives from ours is used as it is."""
-
-    class Own(Request):
-        pass
-
-    class Foreign(celery_request.Request):
-        pass
-
-    assert make().task(name="work", Request=Own)(work).Request is Own
-    found = make().task(name="work", Request=Foreign)(work).Request
-    assert found.__mro__[1:3] == (Foreign, Request)
+    own = type("Own", (Request,), {})
+    foreign = type("Foreign", (celery_request.Request,), {})
+    assert make().task(name="work", Request=own)(work).Request is own
+    found = make().task(name="work", Request=foreign)(work).Request
+    assert found.__mro__[1:3] == (foreign, Request)
 
 
 REFUSED = {
