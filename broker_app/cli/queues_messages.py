@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 from rich.table import Column
 
 from broker_app import inspection
@@ -18,7 +17,7 @@ from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import Stop, bar
 from broker_app.cli.queues_list import shown_age
-from broker_app.cli.table import Table, width
+from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
 from broker_app.inspection import Order, Selection, parse_duration
 
@@ -88,7 +87,7 @@ def peek(app: BrokerApp, queue: str, *, selection: Selection, as_json: bool) -> 
         age = "?" if letter.age_seconds is None else shown_age(letter.age_seconds)
         why = f"{letter.reason}: {letter.exception}" if letter.exception else letter.reason
         table.add_row(age, letter.task, letter.id, _call(letter), why)
-    Console(width=width()).print(table)
+    console().print(table)
 
 
 @click.command()

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-PIPE_WIDTH = 160
-"""Columns where no terminal says how many it has."""
+PIPE_SIZE = (160, 100)
+"""Columns and lines where there is no terminal; with the columns alone rich would take 80 if ``TERM`` is dumb."""
 
 
-def width() -> int | None:
-    """Return the width for a table that should be whole in a pipe; None is the terminal's, or ``COLUMNS``."""
-    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+def console() -> Console:
+    """Return a console that is wide in a pipe; a terminal, and ``COLUMNS``, say how wide they are."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return Console()
+    return Console(width=PIPE_SIZE[0], height=PIPE_SIZE[1])
 
 
 class Table(RichTable):
