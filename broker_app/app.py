@@ -18,6 +18,7 @@ from broker_app.beat import shorten_refusals
 from broker_app.bulk import publish_many
 from broker_app.calls import shortened
 from broker_app.celery_settings import celery_settings
+from broker_app.deferred import DeferredWrites
 from broker_app.django import closing
 from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask
 from broker_app.extras import loading_store
@@ -83,6 +84,7 @@ class BrokerApp(Celery):
         self._config_file = config
         self._loading = threading.RLock()
         self._is_loaded = False
+        self._deferred = DeferredWrites()
         self._refusal: UnsupportedTask | None = None
         super().__init__(main, **kwargs)
         if not isinstance(self._tasks, TaskRegistry):  # one of another app
@@ -259,7 +261,7 @@ class BrokerApp(Celery):
 
     def _get_backend(self) -> Any:
         with loading_store(str(self.conf.result_backend)):
-            return closing(forgiving(super()._get_backend()))
+            return closing(forgiving(super()._get_backend(), self._deferred))
 
     def publish_many(
         self,

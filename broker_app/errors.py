@@ -28,6 +28,7 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 │   ├── Unawaited                  it returned an awaitable, which no worker awaits
 │   ├── UnknownTask                no task of that name on the worker (also Celery's NotRegistered)
 │   └── Undecodable                no worker can read its message
+├── ResultStoreError               the result store does not take what a chord needs
 ├── SpoolError                     the spool's file cannot be used
 │   └── SpoolFull                  a bound of the spool is reached
 ├── SelectionError                 a queue or a filter for looking at messages that cannot be
@@ -85,6 +86,7 @@ __all__ = [
     "PublishTimeout",
     "QueueFull",
     "Rejected",
+    "ResultStoreError",
     "RoutingError",
     "SelectionError",
     "SettingsError",
@@ -309,6 +311,10 @@ class Undecodable(TaskFailure):
 
 class SelectionError(BrokerAppError):
     """A queue, or a filter of messages, that cannot be; nothing was touched."""
+
+
+class ResultStoreError(BrokerAppError):
+    """The result store does not take what a chord needs; nothing was published."""
 
 
 class SpoolError(BrokerAppError):

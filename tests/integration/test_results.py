@@ -184,6 +184,16 @@ def test_old_results_can_be_cleaned_away(app: BrokerApp, tmp_path: Path) -> None
     assert app.AsyncResult("id-2").state == states.SUCCESS
 
 
+@pytest.mark.parametrize("words", ["a lone \udc80 surrogate", "a \x00 byte"])
+def test_an_error_with_odd_words_is_stored(app: BrokerApp, words: str) -> None:
+    """Texts that UTF-8, or PostgreSQL, cannot hold are escaped in the traceback; the error itself is JSON."""
+    app.backend.mark_as_failure("id-1", ValueError(words), traceback=f"Traceback: {words}")
+    result = app.AsyncResult("id-1")
+    assert (result.state, str(result.result)) == (states.FAILURE, words)
+    assert "\x00" not in result.traceback
+    assert "Traceback: a " in result.traceback
+
+
 def test_a_result_is_json(app: BrokerApp) -> None:
     """Nothing in the store is pickled: reading a result runs no code."""
     _store(app, 1)
