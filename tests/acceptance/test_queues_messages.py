@@ -94,6 +94,7 @@ def test_peek(shop: Ledger, app: BrokerApp) -> None:
     assert [one["id"] for one in found] == ids[:2]
     assert found[0].items() >= {"task": "shop.add", "args": "(1, 2)", "reason": "failed", "retries": 3}.items()
     assert found[0].keys() >= {"kwargs", "age_seconds", "exception", "traceback", "node", "is_redelivered"}
+    shop.variables["COLUMNS"] = "160"  # readline, which pytest imports, sets it to 80
     shown = succeed(shop, "peek", DEAD)
     for part in ("shop.add", "(1, 2)", "failed: ValueError:"):
         assert part in " ".join(shown.replace("│", " ").split())
