@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-READY_SECONDS = 60.0
+READY_SECONDS = 90.0
 END_SECONDS = 30.0
 
 
@@ -71,8 +71,10 @@ class Project(Host):
                 process.wait()
 
     @contextmanager
-    def worker(self, app: str, *options: str, pool: str = "threads", slots: int = 2) -> Iterator[Path]:
-        """Run a worker of both queues for the length of a block, and yield its log."""
-        command = ("celery", "-A", app, "worker", "-l", "INFO", "-P", pool, "-c", str(slots), "-n", f"{pool}@%h")
-        with self.running(f"worker-{pool}", *command, "-Q", "default,lopri", *options, ready=" ready.") as log:
+    def worker(
+        self, app: str, *options: str, pool: str = "threads", queues: str = "default,lopri"
+    ) -> Iterator[Path]:
+        """Run a worker with two slots for the length of a block, and yield its log."""
+        command = ("celery", "-A", app, "worker", "-l", "INFO", "-P", pool, "-c", "2", "-n", f"{pool}@%h")
+        with self.running(f"worker-{pool}", *command, "-Q", queues, *options, ready=" ready.") as log:
             yield log
