@@ -132,6 +132,7 @@ def _create_file(file: Path) -> None:
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
             os.close(open_private(file, os.O_RDWR | os.O_CREAT))
     finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)  # gevent's `os.close` closes later, and would keep it until then
         os.close(folder)
 
 

@@ -162,6 +162,7 @@ class Flusher:
             else:
                 yield True
         finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # gevent's `os.close` closes later
             os.close(lock)
 
 

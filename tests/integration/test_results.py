@@ -35,6 +35,16 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
+GREENLETS = """
+import sys
+from gevent.monkey import patch_all
+patch_all()
+from broker_app.results import SessionManager
+from gevent import joinall, spawn
+joinall([spawn(SessionManager().create_session, sys.argv[1]) for _ in range(2)], raise_error=True)
+"""
+
+
 STORE_EACH = """
 import sys
 from workload import app
@@ -150,6 +160,18 @@ def test_processes_write_side_by_side(app: BrokerApp, tmp_path: Path) -> None:
     for process_number in range(3):
         found = [app.AsyncResult(f"{process_number}-{number}") for number in range(60)]
         assert [(result.state, result.result) for result in found] == [(states.SUCCESS, n) for n in range(60)]
+
+
+def test_greenlets_open_the_store_one_after_the_other(tmp_path: Path) -> None:
+    """Each of two greenlets opens the store, as Celery has it, without a turn of the event loop in between."""
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLETS, f"sqlite:///{tmp_path}/results.sqlite3"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_forked_process_has_a_connection_of_its_own(app: BrokerApp) -> None:
