@@ -43,3 +43,12 @@ def test_a_plain_worker_is_probed_without_a_name(tmp_path: Path, fresh_vhost_url
             wait_for(shop, "ready", 0, "consumes default, lopri (paused)")
             worker.process.send_signal(signal.SIGSTOP)
             wait_for(shop, "live", 1, "its loop has not turned for")
+
+
+def test_a_worker_without_a_broker_does_not_look_as_if_it_hung(tmp_path: Path) -> None:
+    """It tries to connect for ever and says so: its loop turns, and only the broker is not heard."""
+    with (
+        ledger(tmp_path, "amqp://127.0.0.1:1//") as shop,
+        shop.starting("-Q", "default", "-P", "threads", "-c", "1"),
+    ):
+        wait_for(shop, "live", 1, "has not heard from the broker yet")
