@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import time
+from contextvars import copy_context
 from itertools import chain, repeat
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from broker_app.queues import Names, RoutingTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextvars import Context
 
     from celery import Celery
     from kombu.messaging import Producer
@@ -69,6 +71,9 @@ class Publisher:
     def send(self, producer: Producer, name: str, message: Any, **options: Any) -> None:
         """Publish a task message; Celery's ``amqp.send_task_message``.
 
+        The signals are sent in a copy of the caller's context: a receiver may set context variables, as
+        OpenTelemetry its current span, and only the second signal would reset them. A call that fails has none.
+
         Args:
             producer: From the app's pool, or the caller's; its connection is used.
             name: The task's name.
@@ -80,6 +85,12 @@ class Publisher:
             RoutingError: The destination, priority or delay cannot be; nothing was sent.
             PublishError: The broker did not take it; the class says why and whether it may have.
         """
+        context = copy_context()
+        context.run(self._send, context, producer, name, message, options)
+
+    def _send(
+        self, context: Context, producer: Producer, name: str, message: Any, options: dict[str, Any]
+    ) -> None:
         retry = options.pop("retry", None) is not False
         deadline = options.get("broker_app_began", time.monotonic()) + self.timeout_seconds(options)
         for option in _TIMEOUTS:
@@ -87,7 +98,7 @@ class Publisher:
         keep = options.pop("broker_app_keep", None)
         outgoing = self._packer.pack(name, message, options)
         if keep is not None:  # `publish_many` sends it
-            keep(outgoing, message)
+            keep(outgoing, message, context)
             return
         with self._app.metrics.publication(outgoing) as publication:
             is_taken = self.hand_over(producer.connection, outgoing, deadline, retry=retry)

@@ -29,6 +29,7 @@ from broker_app.queues import Delay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextvars import Context
 
     from kombu.messaging import Producer
 
@@ -101,13 +102,13 @@ class Drafter:
 
     def _captured(self, number: int, signature: Signature, call: Call) -> Item:
         """Let Celery make the message, and keep what is the same for all calls like this."""
-        kept: list[tuple[Outgoing, Any]] = []
+        kept: list[tuple[Outgoing, Any, Context]] = []
         signature.apply_async(
             producer=self._producer,
             add_to_parent=False,  # the parent would hold a result of every item
-            broker_app_keep=lambda outgoing, message: kept.append((outgoing, message)),
+            broker_app_keep=lambda *made: kept.append(made),
         )
-        outgoing, message = kept[0]
+        outgoing, message, context = kept[0]
         is_told = _somebody_listens() or message.sent_event
         if call.key is not None and outgoing.spec is not None and not is_told:
             if len(self._moulds) >= MOST_MOULDS:
@@ -125,7 +126,7 @@ class Drafter:
             sent=self._encoded(outgoing),
             channel=self._channel,
             due=outgoing.due,
-            told=message if is_told else None,
+            told=(message, context) if is_told else None,
         )
 
     def _encoded(self, outgoing: Outgoing) -> bytes:

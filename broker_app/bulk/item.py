@@ -12,6 +12,7 @@ from broker_app.queues import Delay, rest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from broker_app.confirms import Address
     from broker_app.queues import QueueSpec
@@ -77,7 +78,7 @@ class Item:
         channel: The channel's number that they were made for, and the largest frame.
         due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
         catch_ups: How often it got another way because some of its delay was over.
-        told: Celery's message, if somebody listens to what is published.
+        told: Celery's message and the context of its first signal, if somebody listens to what is published.
         is_unanswered: Whether it was sent, and nothing is known of it yet.
         is_settled: Whether its outcome is known.
         error: As `ItemOutcome`.
@@ -96,7 +97,7 @@ class Item:
     channel: tuple[int, int] = NOT_MADE
     due: float | None = None
     catch_ups: int = 0
-    told: Any = None
+    told: tuple[Any, Context] | None = None
     is_unanswered: bool = False
     is_settled: bool = False
     error: Exception | None = None

@@ -170,7 +170,8 @@ def _outcomes(
             for item in _published(source, line, Drafter(app, producer), keep_going=keep_going):
                 app.metrics.bulk_item(item)
                 if item.told is not None and item.error is None:
-                    app.amqp.publisher.tell(producer, item.outgoing(), item.told)
+                    message, context = item.told
+                    context.run(app.amqp.publisher.tell, producer, item.outgoing(), message)
                 yield item.outcome()
         finally:
             line.close()
