@@ -15,6 +15,7 @@ from broker_app.connections import BrokerConnection, pooled, refuse_other_transp
 from broker_app.errors import ArgumentsDiffer, BrokerRefused, UnknownQueue
 from broker_app.publisher import Publisher
 from broker_app.queues import work_topology
+from broker_app.url_file import UrlFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
@@ -89,7 +90,16 @@ class BrokerAMQP(celery_amqp.AMQP):
         """
         if not self.app.conf.task_always_eager:
             refuse_other_transports(hostname, options.get("transport"))
-        return BrokerConnection(hostname, *args, **options)  # type: ignore[no-untyped-call]  # kombu has no types
+        if self._url_file is not None and hostname == self.app.settings.broker_url.get_secret_value():
+            hostname, options["url_file"] = self._url_file.read(), self._url_file
+        return BrokerConnection(hostname, *args, **options)
+
+    @cached_property
+    def _url_file(self) -> UrlFile | None:
+        settings: Settings = self.app.settings
+        if settings.broker_url_file is None:
+            return None
+        return UrlFile(settings.broker_url_file, settings.broker_url.get_secret_value())
 
     def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> KombuConsumer:  # noqa: N802
         """Return the consumer of a worker, after declaring its queues and reading what was cancelled.

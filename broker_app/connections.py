@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 from kombu.connection import Connection, ConnectionPool, PooledConnection
 from kombu.exceptions import LimitExceeded
+from kombu.utils.url import parse_url
 
 from broker_app.confirms import ConfirmChannel
 from broker_app.errors import SettingsError
@@ -16,6 +17,8 @@ from broker_app.settings.refusal import shown_in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from broker_app.url_file import UrlFile
 
 _AMQP = frozenset({"amqp", "amqps", "pyamqp"})
 """kombu's names for py-amqp."""
@@ -32,6 +35,14 @@ CLOSE_SECONDS = 2.0
 """How long a farewell waits for the broker's answer: one with an alarm reads nothing from who has published."""
 
 
+REFUSED_SECONDS = 1.0
+"""How long a process does not try a refused login again: each call would ask the broker."""
+
+_refused_logins: dict[
+    tuple[Any, ...], tuple[float, str]
+] = {}  # until when, on the clock of time.monotonic, and why
+
+
 class PoolBusyError(amqp.AMQPError):
     """All connections of the pool stayed in use for as long as the call may wait."""
 
@@ -44,15 +55,31 @@ class _Ours:
     ``localhost`` as 127.0.0.1.
 
     A farewell is bounded: kombu waits for the broker's answer without end.
+
+    The URL is read anew for each connection if it stands in a file.
     """
 
     ssl: Any
     hostname: str | None
     transport_cls: Any
+    alt: list[str]
+    cycle: Any
+    failover_strategy: Any
+    _init_params: Any
+    _initial_params: dict[str, Any]
     connected: bool
     _connection: Any
 
+    def __init__(self, *args: Any, url_file: UrlFile | None = None, **options: Any) -> None:
+        self._url_file, self._url = url_file, ""
+        super().__init__(*args, **options)
+
+    def clone(self, **options: Any) -> Any:
+        """Return another one like this, not open yet."""
+        return super().clone(**dict({"url_file": self._url_file}, **options))  # type: ignore[misc]  # kombu's
+
     def _establish_connection(self) -> Any:
+        self._take_url()
         refuse_other_transports(None, self.transport_cls)
         shared, name = self.ssl, self.hostname
         if isinstance(shared, dict) and shared.get("server_hostname", "") is None:
@@ -61,6 +88,16 @@ class _Ours:
             return super()._establish_connection()  # type: ignore[misc]  # kombu's, of the classes below
         finally:
             self.ssl, self.hostname = shared, name
+
+    def _take_url(self) -> None:
+        """Use the URL that stands in the file now; of several hosts the first, if it is another than before."""
+        if self._url_file is None or (url := self._url_file.read()) == self._url:
+            return
+        self._url, hosts = url, url.split(";")
+        self._init_params(**dict(self._initial_params, **parse_url(hosts[0])))
+        if len(hosts) > 1:
+            self.alt, self.cycle = hosts, self.failover_strategy(hosts)
+            next(self.cycle)
 
     def _close(self) -> None:
         if self.connected:
@@ -86,7 +123,17 @@ class _Pooled(_Ours, PooledConnection):
     """One of a pool. Each of its reads and writes is bounded: an alarm must not hold what uses it."""
 
     def _establish_connection(self) -> Any:
-        raw = super()._establish_connection()
+        self._take_url()
+        login = (self.host, self.userid, self.password, self.virtual_host)
+        until, reason = _refused_logins.get(login, (0.0, ""))
+        if time.monotonic() < until:
+            raise amqp.AccessRefused(reason)
+        try:
+            raw = super()._establish_connection()
+        except amqp.AccessRefused as error:
+            _refused_logins.clear()  # a process has one login, or few
+            _refused_logins[login] = (time.monotonic() + REFUSED_SECONDS, error.reply_text)
+            raise
         raw.sock.settimeout(_bound(self))
         return raw
 
@@ -94,8 +141,9 @@ class _Pooled(_Ours, PooledConnection):
 class _Pool(ConnectionPool):
     def new(self) -> _Pooled:
         """Return another one, not open yet."""
-        options = dict(self.connection._info(resolve=False))  # noqa: SLF001 - as kombu's own pool
-        return _Pooled(self, **options)  # type: ignore[no-untyped-call]  # kombu's initializer
+        connection: Any = self.connection
+        options = dict(connection._info(resolve=False), url_file=connection._url_file)  # noqa: SLF001 - as kombu's
+        return _Pooled(self, **options)
 
     def acquire(self, block: bool = False, timeout: float | None = None) -> _Pooled:  # noqa: FBT001, FBT002 - kombu's
         """Return one that is free; kombu's producers and Celery's remote control would wait for it without end."""
@@ -125,7 +173,7 @@ def pooled(pool: ConnectionPool, deadline: float) -> Iterator[Connection]:
     try:
         connection = pool.acquire(block=True, timeout=_left(deadline))
     except LimitExceeded:
-        yield _Busy()  # type: ignore[no-untyped-call]  # kombu's initializer
+        yield _Busy()
         return
     try:
         yield connection

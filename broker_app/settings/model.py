@@ -38,6 +38,33 @@ def _default_state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "broker-app"
 
 
+def read_broker_url(file: Path | str) -> str:
+    """Return the URL in a ``broker_url_file``.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(f"broker_url_file: expected a file that can be read, got {file}: {reason}") from error
+
+
+def check_broker_url(url: str) -> None:
+    """Refuse what is no URL of brokers.
+
+    Raises:
+        ValueError: With the reason, without the URL.
+    """
+    parts = [part.strip() for part in url.split(";")]
+    if not all(part.startswith(BROKER_SCHEMES) for part in parts):
+        raise ValueError("must start with amqp:// or amqps://, e.g. amqp://user:password@host:5672/vhost")
+    if len({part.partition(":")[0] for part in parts}) > 1:
+        raise ValueError("must be amqps:// for all of its hosts, or for none: one way to verify serves all")
+    check_login(SecretStr(url))
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Frozen: after start-up settings travel as arguments."""
 
@@ -55,7 +82,8 @@ class Settings(BaseSettings):
         description="amqp:// or amqps://; several for fail-over, split by ';'.",
     )
     broker_url_file: Path | None = Field(
-        None, description="File that holds the broker_url, which it wins over: a secret that is mounted."
+        None,
+        description="File with the broker_url, over which it wins: a mounted secret; read for each connection.",
     )
     tls: TlsSettings = Field(default_factory=TlsSettings)
     management_url: SecretStr | None = Field(
@@ -112,21 +140,12 @@ class Settings(BaseSettings):
         file = content.get("broker_url_file")
         if not isinstance(file, str | Path) or not str(file):
             return content
-        try:
-            return content | {"broker_url": Path(file).expanduser().read_text(encoding="utf-8").strip()}
-        except (OSError, RuntimeError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise ValueError(f"broker_url_file: expected a file that can be read, got {file}: {reason}") from error
+        return content | {"broker_url": read_broker_url(file)}
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, url: SecretStr) -> SecretStr:
-        parts = [part.strip() for part in url.get_secret_value().split(";")]
-        if not all(part.startswith(BROKER_SCHEMES) for part in parts):
-            raise ValueError("must start with amqp:// or amqps://, e.g. amqp://user:password@host:5672/vhost")
-        if len({part.partition(":")[0] for part in parts}) > 1:
-            raise ValueError("must be amqps:// for all of its hosts, or for none: one way to verify serves all")
-        check_login(url)
+        check_broker_url(url.get_secret_value())
         return url
 
     @field_validator("result_url")

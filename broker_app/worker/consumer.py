@@ -17,6 +17,7 @@ from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import consumer as celery_consumer
 from celery.worker import loops, state
 
+import broker_app.worker.remote_control  # noqa: F401 - its commands take the place of Celery's
 from broker_app.connections import discard
 from broker_app.errors import SettingsError
 from broker_app.pauses import Pauses
@@ -29,6 +30,7 @@ from broker_app.worker.helping import helping_of
 from broker_app.worker.intake import Intake
 from broker_app.worker.limits import limits_of
 from broker_app.worker.liveness import Pulse, sign_file
+from broker_app.worker.reconnecting import Refusals
 from broker_app.worker.recovery import Runs
 from broker_app.worker.selective import Selective
 from broker_app.worker.settling import Settlements
@@ -70,6 +72,7 @@ class Consumer(Selective, celery_consumer.Consumer):
     loop: Any
     amqheartbeat: Any
     connection: Any
+    conninfo: Any
     on_task_request: Any
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
@@ -99,6 +102,7 @@ class Consumer(Selective, celery_consumer.Consumer):
         self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._stopping.recycle))
         self._subscription = None
         self._helping = helping_of(self.app, self.pool.limit)
+        self._refusals = Refusals()
         self._pulse = Pulse(sign_file(self.app, self.hostname, self.controller.pidfile))
         self._look: Any = None
 
@@ -116,6 +120,7 @@ class Consumer(Selective, celery_consumer.Consumer):
     def connect(self) -> Any:
         """Connect, as Celery; what arrives is read all at once."""
         connection = super().connect()
+        self._refusals.forget()
         if self.hub and Intake.can_read(connection.connection):
             raw = connection.connection
             self.hub.add_reader(raw.sock, Intake(raw, self.hub).read)
@@ -137,6 +142,15 @@ class Consumer(Selective, celery_consumer.Consumer):
             callback()
 
         return ensure(*args, callback=turn, **options)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Pause after a refusal, such as of a login: Celery would ask again at once."""
+
+        def stop() -> None:
+            self._pulse.beat(None, ())
+            state.maybe_shutdown()
+
+        self._refusals.wait(self.conninfo.as_uri(), exc, stop)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Leave the other connections too, which were lost with this one.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import AMQPError
 from celery.worker import state
 
+from broker_app import topology
+from broker_app.errors import BrokerError
 from broker_app.worker.stopping import give_back
 from broker_app.worker.unreadable import Unreadable
 
@@ -22,9 +26,13 @@ if TYPE_CHECKING:
     from broker_app.worker.subscription import Subscription
 
 
+logger = logging.getLogger(__name__)
+
+
 class Selective(Unreadable):
     """What Celery's consumer does not know: consumers that begin and end while it works."""
 
+    app: Any
     pool: Any
     connection: Any
     task_consumer: Any
@@ -41,6 +49,22 @@ class Selective(Unreadable):
         if self._subscription is not None:
             self._subscription.pause(self._pauses.broker_queues)
         self._helping.begin(self.connection, self.create_task_handler(), self.on_decode_error)
+
+    def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
+        """Consume from one more queue of the settings (``add_consumer``), from now on and on later connections.
+
+        An unknown one is refused before (`broker_app.worker.remote_control`): Celery would make it up, and the
+        worker would end at its next lost connection, when nothing says how to declare it.
+        """
+        queues = self.app.amqp.queues
+        added = queues.select_add(queues[self.app.settings.routing_table().queue(queue).name])
+        if self._subscription is None or self.task_consumer.consuming_from(added.name):
+            return
+        try:
+            self._subscription.add(added)
+        except (BrokerError, AMQPError, OSError) as error:
+            logger.warning("%s cannot be consumed: %s", queue, topology.words(error))
+            queues.deselect(queue)
 
     def _apply_pauses(self) -> None:
         """Follow a pause or a resumption; what was not begun of a paused queue goes back."""

@@ -15,6 +15,7 @@ from broker_app.queues import QueueType, work_topology
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from kombu.entity import Queue
     from kombu.message import Message
     from kombu.messaging import Consumer
 
@@ -44,9 +45,10 @@ class Subscription:
         self._level = logging.DEBUG if is_helping else logging.INFO
         self._prefix = settings.prefix
         table = settings.routing_table()
+        self._all = {spec.broker_name: spec for spec in table}
         self._specs = {queue.name: table.queue(queue.name) for queue in consumer.queues or ()}
         self._longest_run_seconds = {
-            spec.broker_name: settings.queues[spec.name].longest_run_seconds for spec in self._specs.values()
+            spec.broker_name: settings.queues[spec.name].longest_run_seconds for spec in self._all.values()
         }
         self._prefetch = prefetch
         self._ended: dict[str, str] = {}  # queues by the tags of the consumers that a pause has ended
@@ -73,6 +75,22 @@ class Subscription:
                 seconds = holding_seconds(self._longest_run_seconds[queue.name], self._prefetch)
                 arguments = {TIMEOUT_ARGUMENT: int(seconds * 1000)}
                 queue.consumer_arguments = dict(queue.consumer_arguments or {}, **arguments)
+
+    def add(self, queue: Queue) -> None:
+        """Declare one more queue of the settings, and consume from it.
+
+        Raises:
+            BrokerError: The broker refused the declaration.
+            amqp.AMQPError, OSError: The connection was lost.
+        """
+        spec = self._all[queue.name]
+        topology.declare(self.connection, work_topology([spec], self._prefix))
+        self._specs[queue.name] = spec
+        self._consumer.add_queue(queue)
+        self.allow_long_runs()
+        self._consumer.consume()
+        self.keep()
+        logger.info("consuming from %s as well", queue.name)
 
     @property
     def paused(self) -> tuple[str, ...]:

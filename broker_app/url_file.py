@@ -1,0 +1,40 @@
+"""The broker's URL in a file, as a secret that is mounted: read for each connection, so that it may change."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from broker_app.settings.model import check_broker_url, read_broker_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class UrlFile:
+    """Reads the URL, and keeps the last one that was right: a file may be looked at while it is written.
+
+    Args:
+        file: The setting ``broker_url_file``.
+        known: What stood in it when the settings were read.
+    """
+
+    def __init__(self, file: Path, known: str) -> None:
+        self._file = file
+        self._known = known
+        self._fault = ""
+
+    def read(self) -> str:
+        """Return the URL that stands in the file now."""
+        try:
+            url = read_broker_url(self._file)
+            check_broker_url(url)
+        except ValueError as error:
+            if str(error) != self._fault:
+                logger.warning("broker_url_file %s: %s; the URL that was read before is used", self._file, error)
+            self._fault = str(error)
+        else:
+            self._known, self._fault = url, ""
+        return self._known
