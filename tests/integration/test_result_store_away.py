@@ -12,6 +12,7 @@ import pytest
 from apps import TWO_QUEUES, depth
 from celery import chain, chord, group, states
 from ledger import Ledger, ledger
+from redis import Redis, RedisError
 from waiting import wait_until
 
 from broker_app import inspection
@@ -90,8 +91,9 @@ def test_a_chord_that_cannot_be_counted_publishes_nothing(make_app: AppMaker) ->
 
 @contextmanager
 def redis(folder: Path, port: int) -> Iterator[None]:
-    """Run a Redis for the length of a block; it keeps nothing."""
-    command = ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)]
+    """Run a Redis for the length of a block; it keeps what it has for the next block."""
+    command = ["redis-server", "--port", str(port), "--dir", str(folder), "--appendonly", "yes"]
+    command += ["--appendfsync", "always"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: _answers(port), SECONDS, "Redis")
@@ -102,10 +104,9 @@ def redis(folder: Path, port: int) -> Iterator[None]:
 
 def _answers(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
+        return bool(Redis(port=port).ping())
+    except RedisError:  # not there yet, or reading its file
         return False
-    return True
 
 
 @pytest.mark.timeout(300)
@@ -114,7 +115,7 @@ def _answers(port: int) -> bool:
 def test_what_ended_while_the_store_was_away_is_told_later(
     tmp_path: Path, fresh_vhost_url: str, pool: str
 ) -> None:
-    """A success and a failure, as soon as the store is back. Groups and chords work before, calls after."""
+    """A success, a failure and the last member of a chord, as soon as the store is back."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     settings = f'result_url = "redis://127.0.0.1:{port}/0"\n[queues.default]\n'
@@ -127,11 +128,13 @@ def test_what_ended_while_the_store_was_away_is_told_later(
             whole = chord([app.signature("shop.note")] * 2, app=app)(body)
             assert whole.get(timeout=SECONDS) is None
             slow = app.send_task("shop.nap", (3,))
-            wait_until(lambda: slow.id in shop.runs("begin"), SECONDS, "it to begin")
-        wait_until(lambda: slow.id in shop.runs("end"), SECONDS, "it to end")
+            late = chord([app.signature("shop.nap", (3,)), app.signature("shop.note")], app=app)(body)
+            wait_until(lambda: len(shop.runs("begin")) == 2, SECONDS, "both to begin")
+        wait_until(lambda: len(shop.runs("end")) == 2, SECONDS, "both to end")
         failed = app.send_task("shop.nap", ("no number",))
         wait_until(lambda: depth(app, "default.dead"), SECONDS, "the failure")
         with redis(tmp_path, port):
             wait_until(lambda: app.AsyncResult(slow.id).state == states.SUCCESS, SECONDS, "the success")
             wait_until(lambda: app.AsyncResult(failed.id).state == states.FAILURE, SECONDS, "the failure's state")
+            wait_until(lambda: app.AsyncResult(late.id).state == states.SUCCESS, SECONDS, "the chord's body")
             assert app.send_task("shop.note").get(timeout=SECONDS) is None
