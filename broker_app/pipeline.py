@@ -28,7 +28,7 @@ class Request:
 
     Attributes:
         subject: What it is about, for people.
-        send: Calls a method of the channel. What that returns says nothing: the answer is not there yet.
+        send: Calls a method of the channel; its return value means nothing, as the answer has not come yet.
     """
 
     subject: str
@@ -61,7 +61,7 @@ def carry_out(
         deadline: On the clock of `time.monotonic`; None for the bound of the connection's socket, for each read.
 
     Returns:
-        For each group None, or what was refused.
+        For each group the refusal, or None if all was carried out.
 
     Raises:
         TimeoutError: The answers were not there at the deadline. The connection should be dropped.
@@ -124,7 +124,7 @@ class _Channel(pyamqp.Channel):
         super().dispatch_method(method_sig, payload, content)
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
-        """Keep the refusal; py-amqp would open the channel anew, and wait for that."""
+        """Keep the refusal; py-amqp would reopen the channel and wait for it."""
         self.send_method(spec.Channel.CloseOk)
         self._error = amqp.error_for_code(reply_code, reply_text, (class_id, method_id), amqp.ChannelError)
 

@@ -27,7 +27,7 @@ class UrlFile:
         self._fault = ""
 
     def read(self) -> str:
-        """Return the URL that stands in the file now."""
+        """Return the URL in the file, or the last valid one."""
         try:
             url = read_broker_url(self._file)
             check_broker_url(url)
