@@ -26,6 +26,7 @@ from broker_app.forgiving import forgiving
 from broker_app.metrics.process import ProcessMetrics
 from broker_app.queues import Delay, split_delay
 from broker_app.registry import TaskRegistry, check_function
+from broker_app.sent import note_sent
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
 
 if TYPE_CHECKING:
@@ -231,7 +232,9 @@ class BrokerApp(Celery):
             if not any(options.get(option) for option in ("producer", "publisher", "connection")):
                 options["producer"] = _Until(began + self.amqp.publisher.timeout_seconds(options))
             ours = {"broker_app_delay": delay, "broker_app_began": began}
-            return super().send_task(name, args, kwargs, **ours, **options)
+            result = super().send_task(name, args, kwargs, **ours, **options)
+        note_sent(result.id)
+        return result
 
     def producer_or_acquire(self, producer: Any = None) -> AbstractContextManager[Any]:
         """Return a block with the producer, or with one of the pool; `send_task` bounds that wait."""

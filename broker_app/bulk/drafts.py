@@ -96,7 +96,7 @@ class Drafter:
 
     def _alone(self, number: int, signature: Signature) -> Item:
         result = signature.apply_async()
-        item = Item(number, str(signature.get("task")), str(result.id), is_alone=True)
+        item = Item(number, str(signature.get("task")), str(result.id or ""), is_alone=True)
         item.settle()
         return item
 

@@ -14,6 +14,7 @@ from celery.utils.imports import symbol_by_name
 from broker_app.errors import OutOfMemory, RoutingError, Unawaited
 from broker_app.metrics import tracing
 from broker_app.queues import Backoff
+from broker_app.sent import noting_sent
 
 if TYPE_CHECKING:
     from celery.app.task import Context
@@ -134,9 +135,28 @@ def in_front_of(task: celery_task.Task) -> type[Task]:
         "app": vars(celery_task.Task)["app"],  # as bound; a task made by another app has that one in its class
         "has_own_call": defines_call(own),
     }
+    if own.apply_async is not celery_task.Task.apply_async:
+        namespace["apply_async"] = _apply_async
     if asked != celery_task.Task.Request:
         namespace["Request"] = property(lambda _: _request_class(asked))  # lazy: producers never import it
     return types.new_class(own.__name__, (Task, own), exec_body=lambda body: body.update(namespace))
+
+
+def _apply_async(
+    self: Any, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+) -> Any:
+    """Publish as the task's own class does; publish a retry even if that class drops it as a duplicate.
+
+    celery-singleton drops it, because the run that retries holds the lock. The task would be lost.
+    """
+    publish = super(Task, self).apply_async
+    if not options.get("retries") or self.app.conf.task_always_eager:
+        return publish(args, kwargs, task_id=task_id, **options)
+    with noting_sent() as sent:
+        result = publish(args, kwargs, task_id=task_id, **options)
+    if task_id in sent:
+        return result
+    return celery_task.Task.apply_async(self, args, kwargs, task_id=task_id, **options)
 
 
 def defines_call(cls: type) -> bool:
