@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from statistics import StatisticsError, linear_regression
 from typing import TYPE_CHECKING, Any
 
 from broker_app.metrics import catalogue
@@ -12,7 +13,7 @@ from broker_app.metrics.catalogue import BOUNDS_SECONDS
 from broker_app.status_page.history import STEP_SECONDS, STEPS, Counts, Sample, sample
 from broker_app.status_page.queues import Fleet, Objective, Queue, reasons, summary, verdict
 from broker_app.status_page.shown import LINE_CHARACTERS, shown
-from broker_app.status_page.waits import quantile, share_within
+from broker_app.status_page.waits import bucket_of, quantile, share_within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 NOW_SECONDS = 60.0
 """How far back the tasks started whose waits are the wait now."""
 
-GROWTH_SECONDS = 300.0
-"""How far back the growth of a queue is looked at."""
+GROWTH_SECONDS = 75.0
+"""How far back the growth of a queue is looked at: some five counts, no older than what is happening."""
+
+_LEAST_COUNTS = 3
+
+HEAD_SECONDS = 5.0
+"""How wrong the wait of the first message may be: the broker counts, and is asked, every five seconds."""
 
 DEFAULT_PERCENT = 99.0
 """Which share of the tasks the wait of a queue without an objective is told for."""
@@ -51,6 +57,15 @@ class About:
     queues: Mapping[str, Objective | None]
     keeps_dead: frozenset[str] = frozenset()
     has_actions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A wait as the counts tell it: between two bounds, in seconds; the upper one is None if there is none."""
+
+    about: float
+    low: float
+    high: float | None
 
 
 @dataclass(slots=True)
@@ -137,13 +152,16 @@ def _host(snapshot: Snapshot) -> _Host:
 def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, about: About) -> Queue:
     broker, objective, now = snapshot.broker, about.queues.get(name), samples[-1]
     numbers = broker.queues.get(name)
-    lately = now.since(_back(samples, NOW_SECONDS), name)
+    wait = _wait(now.since(_wait_window(samples, name), name), objective)
+    growth, recent = _growth(samples, name)
     long = now.since(samples[0], name)
     within = share_within(BOUNDS_SECONDS, long.waited, objective.seconds) if objective else None
     return Queue(
         name=name,
         objective=objective,
-        wait=_wait(lately, objective),
+        wait=None if wait is None else wait.about,
+        wait_low=None if wait is None else wait.low,
+        wait_high=None if wait is None else wait.high,
         within_percent=None if within is None else within * 100,
         is_missing=broker.is_up and numbers is None,
         is_paused=name in (broker.paused or ()),
@@ -152,21 +170,47 @@ def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, ab
         running=numbers.unacknowledged if numbers else None,
         dead=numbers.dead if numbers else None,
         consumers=numbers.consumers if numbers else None,
-        growth=_growth(samples, name),
+        growth=growth,
+        recent_growth=recent,
         finished=int(long.finished),
         failed=int(long.failed),
         fleet=_fleet(name, host),
     )
 
 
-def _wait(counts: Counts, objective: Objective | None) -> float | None:
+def _wait(counts: Counts, objective: Objective | None) -> _Wait | None:
     """Return the wait of tasks that started, or of what stands at the head if that is longer."""
     share = (objective.percent if objective else DEFAULT_PERCENT) / 100
-    started = quantile(BOUNDS_SECONDS, counts.waited, share)
-    if started is None and counts.ready == 0:
-        return 0.0
-    known = [wait for wait in (started, counts.head) if wait is not None]
-    return max(known) if known else None
+    known = []
+    if (bucket := bucket_of(BOUNDS_SECONDS, counts.waited, share)) is not None:
+        about = quantile(BOUNDS_SECONDS, counts.waited, share)
+        known.append(_Wait(about or 0.0, *bucket))
+    elif counts.ready == 0:
+        return _Wait(0.0, 0.0, 0.0)
+    if counts.head and (counts.head > HEAD_SECONDS or not known):
+        known.append(_Wait(counts.head, max(0.0, counts.head - HEAD_SECONDS), counts.head + HEAD_SECONDS))
+    if not known:
+        return None
+    highs = [wait.high for wait in known]
+    high = None if None in highs else max(one for one in highs if one is not None)
+    return _Wait(max(wait.about for wait in known), max(wait.low for wait in known), high)
+
+
+def _wait_window(samples: list[Sample], name: str) -> Sample:
+    """Return the sample since which the tasks started whose waits are the wait now.
+
+    In an empty queue nothing waits any more that waited before: those count that started after the first step
+    in which it was empty, when the nodes had begun what they held.
+    """
+    since, empty = _back(samples, NOW_SECONDS), []
+    for one in reversed(samples):
+        if one.queues.get(name, Counts()).ready != 0:
+            break
+        empty.append(one)
+    if not empty:
+        return since
+    emptied = empty[-2] if len(empty) > 1 else empty[-1]
+    return max(since, emptied, key=lambda one: one.at)
 
 
 def _back(samples: list[Sample], seconds: float) -> Sample:
@@ -175,12 +219,28 @@ def _back(samples: list[Sample], seconds: float) -> Sample:
     return next((one for one in reversed(samples) if one.at <= at), samples[0])
 
 
-def _growth(samples: list[Sample], name: str) -> float | None:
-    last, first = samples[-1], _back(samples, GROWTH_SECONDS)
-    after, before = last.queues.get(name, Counts()).ready, first.queues.get(name, Counts()).ready
-    if after is None or before is None or last.at - first.at < NOW_SECONDS:
+def _growth(samples: list[Sample], name: str) -> tuple[float | None, float | None]:
+    """Return by how many messages a second a queue grew in the last minute, and over its last three counts.
+
+    Both are the slope of the line that fits the counts best (least squares); None from less than three counts.
+    """
+    last = samples[-1].at
+    counts = [
+        (one.read_at or one.at, one.queues.get(name, Counts()).ready)
+        for one in samples
+        if one.at >= last - GROWTH_SECONDS
+    ]
+    known = [(at, ready) for at, ready in counts if ready is not None]
+    if len(known) < _LEAST_COUNTS or counts[-1][1] is None:
+        return None, None
+    return _slope(known), _slope(known[-_LEAST_COUNTS:])
+
+
+def _slope(points: list[tuple[float, int]]) -> float | None:
+    try:
+        return linear_regression(*zip(*points, strict=True)).slope
+    except StatisticsError:  # all of one moment: the broker was read once
         return None
-    return (after - before) / (last.at - first.at)
 
 
 def _fleet(name: str, host: _Host) -> Fleet:
@@ -197,14 +257,18 @@ def _told(queue: Queue, about: About, samples: list[Sample]) -> dict[str, Any]:
     level, word = verdict(queue)
     lately = samples[-1].since(before := _back(samples, NOW_SECONDS), queue.name)
     seconds = samples[-1].at - before.at
-    return asdict(queue) | {
-        "level": level,
-        "word": word,
-        "reasons": [{"level": each, "text": text} for each, text in reasons(queue)],
-        "keeps_dead": queue.name in about.keeps_dead,
-        "per_second": lately.finished / seconds if seconds else None,
-        "chart": _chart(queue, samples[:-1]),  # the last step is not over yet
-    }
+    return (
+        asdict(queue)
+        | {
+            "level": level,
+            "word": word,
+            "reasons": [{"level": each, "text": text} for each, text in reasons(queue)],
+            "keeps_dead": queue.name in about.keeps_dead,
+            "per_second": lately.finished / seconds if seconds else None,
+            "chart": _chart(queue, samples[:-1]),  # the last step is not over yet
+            "wait_ranges": _wait_ranges(queue, samples[:-1]),
+        }
+    )
 
 
 def _chart(queue: Queue, samples: list[Sample]) -> dict[str, list[Any]]:
@@ -215,9 +279,15 @@ def _chart(queue: Queue, samples: list[Sample]) -> dict[str, list[Any]]:
         for key in ("published", "finished", "failed"):
             chart[key].append(round(getattr(counts, key) / seconds, 3))
         wait = _wait(counts, queue.objective)
-        chart["wait"].append(None if wait is None else round(wait, 3))
+        chart["wait"].append(None if wait is None else round(wait.about, 3))
         chart["ready"].append(counts.ready)
     return dict(chart)
+
+
+def _wait_ranges(queue: Queue, samples: list[Sample]) -> list[tuple[float, float | None] | None]:
+    """Return between what each of the chart's waits is."""
+    waits = [_wait(after.since(before, queue.name), queue.objective) for before, after in pairwise(samples)]
+    return [None if wait is None else (wait.low, wait.high) for wait in waits]
 
 
 def _scheduled(snapshot: Snapshot) -> dict[str, Any] | None:

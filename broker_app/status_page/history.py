@@ -52,10 +52,12 @@ class Sample:
     Attributes:
         at: Seconds since the epoch.
         queues: By name.
+        read_at: When the broker told what waits; None for ``at``.
     """
 
     at: float
     queues: Mapping[str, Counts]
+    read_at: float | None = None
 
     def since(self, before: Sample, queue: str) -> Counts:
         """Return what was counted between two samples; a count that has shrunk, since a file went, as nothing."""
@@ -86,7 +88,7 @@ def sample(snapshot: Snapshot) -> Sample:
                 waited[index] += count
     for name, queue in snapshot.broker.queues.items():
         queues[name].ready, queues[name].head = queue.ready, queue.oldest_wait
-    return Sample(snapshot.at, dict(queues))
+    return Sample(snapshot.at, dict(queues), snapshot.at - snapshot.broker_age)
 
 
 class History:

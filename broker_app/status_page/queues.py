@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLOSE_SHARE = 0.7
 """From this share of the objective on a wait is close to it."""
@@ -11,10 +15,13 @@ CLOSE_SHARE = 0.7
 FAILING_SHARE = 0.01
 """Of the tasks; that fewer fail is told and no warning."""
 
+RANGE_FROM = 1.2
+"""Bounds this far apart are told as a range: the middle would be wrong by more than 10 %."""
+
 MAX_NAMED = 3
 """Queues that the summary names."""
 
-_MINUTES_FROM, _HOURS_FROM = 90, 5_400
+_MINUTES_FROM, _HOURS_FROM, _WHOLE_FROM = 90, 5_400, 10
 
 
 class Level(StrEnum):
@@ -65,6 +72,8 @@ class Queue:
         objective: None if there is none.
         wait: The longer of two: how long its first message has waited, and how long the objective's share of the
             tasks waited that started in the last minute. In seconds; 0 if nothing waits and nothing started.
+        wait_low: The wait is not less.
+        wait_high: Nor more; None if that is not known.
         within_percent: How many of a hundred tasks of the last quarter of an hour waited no longer than that.
         is_missing: Whether the broker, asked, has no such queue.
         is_paused: Whether it was paused.
@@ -73,7 +82,8 @@ class Queue:
         running: Messages that workers hold, on all hosts.
         dead: Messages in its dead letters.
         consumers: Workers that take from it, on all hosts.
-        growth: By how many messages a second ``ready`` has risen, in the last minutes.
+        growth: By how many messages a second ``ready`` has risen in the last minute.
+        recent_growth: The same of the last half minute; None if it is not known.
         finished: Messages that ended in the last quarter of an hour, on this host.
         failed: Those of them that failed for good.
         fleet: Its workers here.
@@ -82,6 +92,8 @@ class Queue:
     name: str
     objective: Objective | None = None
     wait: float | None = None
+    wait_low: float | None = None
+    wait_high: float | None = None
     within_percent: float | None = None
     is_missing: bool = False
     is_paused: bool = False
@@ -91,6 +103,7 @@ class Queue:
     dead: int | None = None
     consumers: int | None = None
     growth: float | None = None
+    recent_growth: float | None = None
     finished: int = 0
     failed: int = 0
     fleet: Fleet = Fleet()
@@ -207,16 +220,31 @@ def _kept(queue: Queue, objective: Objective | None) -> str:
 
 
 def _movement(queue: Queue) -> str:
-    """Say whether what waits grows, or when it will be gone."""
+    """Say whether what waits grows, or when it will be gone; nothing if it has just turned."""
     if not queue.ready or queue.growth is None:
         return ""
-    per_minute = queue.growth * 60.0
-    if per_minute >= 1:
-        return f"It grows by {per_minute:,.0f} a minute."
-    return f"It is empty in about {_span(queue.ready / -queue.growth)}." if per_minute <= -1 else ""
+    growths = [queue.growth] if queue.recent_growth is None else [queue.growth, queue.recent_growth]
+    slow, fast = min(growths) * 60, max(growths) * 60
+    if slow >= 1:
+        return f"It grows by {_between(slow, fast, '{:,.0f}'.format)} a minute."
+    if fast <= -1:
+        return f"It is empty in about {_between(queue.ready / -slow * 60, queue.ready / -fast * 60, _span)}."
+    return ""
+
+
+def _between(low: float, high: float, words: Callable[[float], str]) -> str:
+    """Return one number if both are within 10 % of it, else the range."""
+    first, last = words(low), words(high)
+    if high <= low * RANGE_FROM or first == last:
+        return words((low + high) / 2)
+    return f"{first} to {last}"
 
 
 def _span(seconds: float) -> str:
     if seconds < _MINUTES_FROM:
         return f"{max(1.0, seconds):.0f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < _HOURS_FROM else f"{seconds / 3_600:,.0f} h"
+    return f"{_number(seconds / 60)} min" if seconds < _HOURS_FROM else f"{_number(seconds / 3_600)} h"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if value < _WHOLE_FROM else f"{value:,.0f}"

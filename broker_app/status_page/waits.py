@@ -34,6 +34,27 @@ def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> 
     return low
 
 
+def bucket_of(bounds: Sequence[float], counts: Sequence[float], share: float) -> tuple[float, float | None] | None:
+    """Return the bounds of the bucket that `quantile` lies in, for certain; None without a task.
+
+    The upper one is None beyond the last bound.
+
+    Example:
+        >>> bucket_of((1.0, 2.0), (50, 50, 0), 0.75)
+        (1.0, 2.0)
+    """
+    wanted = sum(counts) * share
+    if not wanted:
+        return None
+    low = seen = 0.0
+    for bound, count in zip(bounds, counts, strict=False):
+        seen += count
+        if count and seen >= wanted:
+            return low, bound
+        low = bound
+    return low, None
+
+
 def share_within(bounds: Sequence[float], counts: Sequence[float], seconds: float) -> float | None:
     """Return which share of the tasks waited no longer, 0..1; None without a task.
 

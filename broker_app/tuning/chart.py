@@ -26,16 +26,21 @@ _COLOURS = ("a", "b", "c", "d")
 _STYLE = """
   .page { fill: #ffffff } .text { fill: #24292f } .quiet { fill: #57606a } .grid { stroke: #d8dee4 }
   .axis { stroke: #57606a } .ideal { stroke: #8c959f }
-  .a { --c: #0969da } .b { --c: #bc4c00 } .c { --c: #1a7f37 } .d { --c: #8250df }
+  .a .line, .a .law, .a .bar, .a .knee { stroke: #0969da } .a .dot, .a .name { fill: #0969da }
+  .b .line, .b .law, .b .bar, .b .knee { stroke: #bc4c00 } .b .dot, .b .name { fill: #bc4c00 }
+  .c .line, .c .law, .c .bar, .c .knee { stroke: #1a7f37 } .c .dot, .c .name { fill: #1a7f37 }
+  .d .line, .d .law, .d .bar, .d .knee { stroke: #8250df } .d .dot, .d .name { fill: #8250df }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117 } .text { fill: #e6edf3 } .quiet { fill: #9198a1 } .grid { stroke: #2a3038 }
     .axis { stroke: #9198a1 } .ideal { stroke: #6e7681 }
-    .a { --c: #58a6ff } .b { --c: #f0883e } .c { --c: #3fb950 } .d { --c: #bc8cff }
+    .a .line, .a .law, .a .bar, .a .knee { stroke: #58a6ff } .a .dot, .a .name { fill: #58a6ff }
+    .b .line, .b .law, .b .bar, .b .knee { stroke: #f0883e } .b .dot, .b .name { fill: #f0883e }
+    .c .line, .c .law, .c .bar, .c .knee { stroke: #3fb950 } .c .dot, .c .name { fill: #3fb950 }
+    .d .line, .d .law, .d .bar, .d .knee { stroke: #bc8cff } .d .dot, .d .name { fill: #bc8cff }
   }
   text { font: 13px system-ui, sans-serif } .title { font-size: 17px; font-weight: 600 } .small { font-size: 12px }
-  .line { fill: none; stroke: var(--c); stroke-width: 2.2 } .law { fill: none; stroke: var(--c); stroke-width: 1.4;
-    stroke-dasharray: 2 4 } .dot { fill: var(--c) } .bar { stroke: var(--c); stroke-width: 1.4 }
-  .knee { fill: none; stroke: var(--c); stroke-width: 2 } .name { fill: var(--c); font-weight: 600 }
+  .line { fill: none; stroke-width: 2.2 } .law { fill: none; stroke-width: 1.4; stroke-dasharray: 2 4 }
+  .bar { stroke-width: 1.4 } .knee { fill: none; stroke-width: 2 } .name { font-weight: 600 }
 """
 
 

@@ -32,6 +32,25 @@ TOKEN = "correct horse battery"
 NASTY = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 PHONE, DESK = 390, 1280
 
+_OVERLAPS = """
+  const found = [];
+  const box = (one) => {
+    const all = document.createRange();
+    all.selectNodeContents(one);
+    return all.getBoundingClientRect();
+  };
+  for (const row of document.querySelectorAll("#queues article")) {
+    const words = ".label, .top, .rate, .wait, .objective, .figure, .word, h2, .reasons li";
+    const texts = [...row.querySelectorAll(words)]
+      .filter((one) => one.textContent && one.getClientRects().length).map((one) => [one.textContent, box(one)]);
+    texts.forEach(([one, a], index) => texts.slice(index + 1).forEach(([other, b]) => {
+      const isBeside = a.right <= b.left + 1 || b.right <= a.left + 1;
+      if (!isBeside && a.bottom > b.top + 4 && b.bottom > a.top + 4) found.push(`${one} / ${other}`);
+    }));
+  }
+  return found;
+"""
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -110,7 +129,14 @@ def test_the_wait_against_its_objective_is_seen_first(browser: Browser, tmp_path
         assert browser.text("h1") == "lopri is late"
         assert rows(browser) == ["lopri", "mail", "default", "reports"]
         late = browser.text('[data-queue="lopri"]')
-        for text in ("29 min", "of 10 min", "7,070", "1,284", "32 of 32", "1 of 2 workers of this host are up."):
+        for text in (
+            "15\N{EN DASH}30",
+            "of 10 min",
+            "7,070",
+            "1,284",
+            "32 of 32",
+            "1 of 2 workers of this host are up.",
+        ):
             assert text in late, text
         assert browser.text("#scheduled").startswith("Scheduled 2,254")
         assert "lopri+2@worker1\ndown" in browser.text("#nodes")
@@ -261,13 +287,24 @@ def test_replay_and_discard(browser: Browser, served: PageServer) -> None:
     assert depth(served.app, "default.dead") == 3
     browser.press_twice("#letters details:nth-of-type(1) button", "Discard", "Discard for good?")
     browser.wait_for("#letters .said", "1 discarded")
-    browser.press("#letters > .tools button", "Replay all")
+    browser.press_twice("#letters > .tools button", "Replay all", "Replay all?")
     browser.wait_for("#letters .said", "2 replayed")
     browser.wait_for("#letters .empty")
     sent = [message.headers["id"] for message in take(served.app, "default")]
     assert sent == [first, third, fourth]
     assert second not in sent
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", [320, PHONE, 600, 1000, DESK])
+def test_no_label_is_on_another(browser: Browser, tmp_path: Path, width: int) -> None:
+    """On every screen the words of a queue's row stand beside each other."""
+    with page_server(tmp_path, STATES["full"]) as server:
+        look(browser, server)
+        browser.shape(width, 900)
+        browser.open(server.url)
+        browser.wait_for("#queues article")
+        assert browser.run(_OVERLAPS) == []
 
 
 def test_pause_and_resume(browser: Browser, tmp_path: Path, fresh_vhost_url: str) -> None:

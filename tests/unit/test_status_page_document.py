@@ -19,6 +19,8 @@ from broker_app.status_page.queues import Objective
 from broker_app.status_page.waits import quantile, share_within
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker_app.metrics.collector import Snapshot
 
 NOW = 1_800_000_000.0
@@ -203,3 +205,54 @@ def test_the_share_that_was_in_time() -> None:
     counts = [1.0] * (len(BOUNDS_SECONDS) + 1)
     assert share_within(BOUNDS_SECONDS, counts, 3600.0) == pytest.approx(20 / 21)
     assert share_within(BOUNDS_SECONDS, [0.0] * len(counts), 5.0) is None
+
+
+def at_rate(ready: Callable[[float], float], *, until: float = 300.0) -> list[Sample]:
+    """Return samples of a queue, the last one now."""
+    moments = [NOW - STEP_SECONDS * step for step in range(int(until / STEP_SECONDS), -1, -1)]
+    return [Sample(at, {"default": Counts(ready=int(ready(at - NOW + until)))}, at - 1.5) for at in moments]
+
+
+@pytest.mark.parametrize(
+    ("ready", "words"),
+    [
+        (lambda at: 100 + 10 * at, "It grows by 600 a minute."),
+        (lambda at: 9_000 - 20 * at, "It is empty in about 2.5 min."),
+        (lambda at: 5_000 + 50 * min(at, 200) - 30 * max(0, at - 200), "It is empty in about 6.7 min."),
+        (lambda at: 100 + 10 * at + 0.12 * max(0, at - 240) ** 2, "It grows by 939 to 1,248 a minute."),
+        (lambda at: 5_000 + 20 * min(at, 270) - 60 * max(0, at - 270), "It is empty in about 2.4 min to 15 min."),
+        (lambda at: 5_000 + 20 * min(at, 285) - 60 * max(0, at - 285), ""),
+        (lambda at: 5_000 + 3 * (at % 2), ""),
+    ],
+    ids=["grows", "falls", "grew before", "grows faster", "has turned", "has just turned", "stands"],
+)
+def test_the_growth_is_what_happens_now(ready: Callable[[float], float], words: str) -> None:
+    """Growth is the trend of the last minute: what was before it does not count, and no opposite is ever said."""
+    *earlier, last = at_rate(ready)
+    now = snapshot({"default": Story(ready=lambda _: last.queues["default"].ready or 0)}, NOW)
+    told = by_name(document(now, [*earlier, last], ABOUT))["default"]
+    said = [one["text"] for one in told["reasons"] if one["text"].startswith(("It grows", "It is empty"))]
+    assert (said or [""])[0].startswith(words) if words else said == []
+
+
+@pytest.mark.parametrize("wait", [0.0003, 0.03, 1.2, 8.0, 45.0, 400.0, 9_000.0])
+def test_the_wait_now_is_certain_or_a_range(wait: float) -> None:
+    """The wait is between the bounds that are told, whatever it is."""
+    busy = Story(finished=lambda _: 50.0, wait=lambda _: wait, ready=lambda _: 9)
+    told = by_name(made({"default": busy}))["default"]
+    assert told["wait_low"] <= wait
+    assert told["wait_high"] is None or told["wait_high"] >= wait
+    assert told["wait_low"] <= told["wait"]
+    assert len(told["wait_ranges"]) == len(told["chart"]["wait"])
+
+
+def test_the_wait_is_gone_when_the_queue_is_empty() -> None:
+    """What waited before the queue was empty is no wait now, though it started in the last minute."""
+    drained = Story(
+        finished=lambda _: 50.0,
+        wait=lambda step: 0.02 if step > STEPS else 45.0,
+        ready=lambda step: 900 * (step < STEPS),
+    )
+    told = by_name(made({"default": drained}))["default"]
+    assert told["wait"] < 1
+    assert told["wait_high"] < 1

@@ -1,7 +1,7 @@
 // The small charts: columns of a quarter of an hour, the newest on the right. And meters.
 
 import { element, shape } from "./elements.js";
-import { perMinute, span } from "./figures.js";
+import { perMinute, spanBetween } from "./figures.js";
 
 const COLUMN = 4;
 const GAP = 1;
@@ -33,19 +33,22 @@ function fill(target, drawing, words) {
   target.replaceChildren(drawing, element("span", { class: "top" }, words));
 }
 
-/** Draw how long was waited, against the objective. */
-export function drawWaits(target, waits, objective, steps) {
+/** Draw how long was waited, against the objective: columns that are solid up to what is certain. */
+export function drawWaits(target, waits, ranges, objective, steps) {
   const known = waits.filter((wait) => wait !== null);
-  const highest = Math.max(0, ...known);
+  const top = ranges.reduce((best, one) => (one && (one[1] ?? Infinity) >= (best ? best[1] ?? Infinity : 0) ? one : best), null);
+  const highest = Math.max(0, ...known, ...ranges.map((one) => one?.[1] ?? 0));
   const scale = Math.max(highest, objective ? objective * 1.25 : 0, 0.001);
-  const words = highest ? `max ${span(highest)}` : "";
+  const words = highest ? `max ${spanBetween(...top)}` : "";
   const drawing = frame(steps, `Waits of the last 15 minutes, ${words || (known.length ? "nothing waited" : "none known")}`);
   const shown = waits.slice(-steps);
   shown.forEach((wait, index) => {
     if (wait === null) return;
     const place = steps - shown.length + index;
     const name = objective && wait > objective ? "over" : "within";
-    drawing.append(column(place, 0, (wait / scale) * (HEIGHT - 2), name));
+    const [low, high] = ranges.at(index - shown.length);
+    const heights = [low, high ?? scale].map((bound) => (bound / scale) * (HEIGHT - 2));
+    drawing.append(column(place, 0, heights[0], name), column(place, ...heights, `${name} maybe`));
   });
   if (objective) {
     const y = HEIGHT - (objective / scale) * (HEIGHT - 2);

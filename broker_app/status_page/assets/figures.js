@@ -47,19 +47,38 @@ export function span(seconds) {
   return parts(seconds).map((pair) => pair.join("\u00a0")).join(" ");
 }
 
+/** Bounds this far apart are shown as a range: the middle would be wrong by more than 10 %. */
+const RANGE_FROM = 1.2;
+
+/** Return the pieces of a span between two bounds: texts, and units as `[unit]`. */
+function pieces(low, high) {
+  if (low === null || low === undefined) return [UNKNOWN];
+  if (high === null || high === undefined) return ["over ", ...flat(low)];
+  if (high <= low * RANGE_FROM) return flat((low + high) / 2);
+  if (low === 0) return ["under ", ...flat(high)];
+  const [first, last] = [parts(low), parts(high)];
+  const isShort = first.length === 1 && last.length === 1 && first[0][1] === last[0][1];
+  return [...(isShort ? [first[0][0]] : flat(low)), "–", ...flat(high)];
+}
+
+function flat(seconds) {
+  return parts(seconds).flatMap(([number, unit], index) => [...(index ? [" "] : []), number, [unit]]);
+}
+
+/** Return a span between two bounds as a text. */
+export function spanBetween(low, high) {
+  return pieces(low, high).map((piece) => Array.isArray(piece) ? `\u00a0${piece[0]}` : piece).join("");
+}
+
 export function ago(seconds) {
   return seconds < 2 ? "just now" : `${span(seconds)} ago`;
 }
 
-/** Write a span large, with its units small. */
-export function writeSpan(target, seconds) {
-  const text = span(seconds);
+/** Write a span between two bounds large, with its units small. */
+export function writeSpan(target, low, high) {
+  const text = spanBetween(low, high);
   if (target.dataset.text === text) return;
   target.dataset.text = text;
-  if (seconds === null || seconds === undefined) {
-    target.replaceChildren(text);
-    return;
-  }
-  const pieces = parts(seconds).flatMap(([number, unit]) => [number, element("small", {}, unit)]);
-  target.replaceChildren(...pieces);
+  target.classList.toggle("range", text.length > 9);
+  target.replaceChildren(...pieces(low, high).map((one) => Array.isArray(one) ? element("small", {}, one[0]) : one));
 }

@@ -57,7 +57,7 @@ function show(found) {
   if (isFull && limit < MORE) head.push(button(`Show ${MORE}`, () => { limit = MORE; return read(); }, "quiet"));
   if (hasToken() && shown) {
     head.push(
-      button("Replay all", () => run("replay", { all: true })),
+      carefulButton("Replay all", "Replay all?", () => run("replay", { all: true }), ""),
       carefulButton("Discard all", "Discard all for good?", () => run("discard", { all: true })),
     );
   }

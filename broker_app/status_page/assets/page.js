@@ -2,7 +2,7 @@
 
 import { drawMeter } from "./charts.js";
 import { element, write } from "./elements.js";
-import { ago, count, span, time } from "./figures.js";
+import { ago, count, span, spanBetween, time } from "./figures.js";
 import { openLetters, refreshLetters } from "./letters.js";
 import { makeRow } from "./queue.js";
 import { act, follow, hasToken, keepToken } from "./server.js";
@@ -54,7 +54,7 @@ function showSummary({ summary, queues, app, broker }) {
 function why(queue) {
   const objective = queue.objective?.seconds ?? null;
   const isLate = objective !== null && queue.wait !== null && queue.wait > objective;
-  const first = isLate ? `The wait is ${span(queue.wait)}; ${span(objective)} is the objective.` : "";
+  const first = isLate ? `The wait is ${spanBetween(queue.wait_low, queue.wait_high)}; ${span(objective)} is the objective.` : "";
   return [first, ...queue.reasons.map(({ text }) => text)].filter(Boolean).slice(0, 3).join(" ");
 }
 

@@ -89,13 +89,13 @@ function showSwitch(place, queue) {
 }
 
 function showWait(parts, queue, steps) {
-  writeSpan(parts.wait, queue.wait);
+  writeSpan(parts.wait, queue.wait_low, queue.wait_high);
   const objective = queue.objective?.seconds ?? null;
   write(parts.objective, objective === null ? "" : `of ${span(objective)}`);
   parts.objective.title = objective === null ? "" : `${queue.objective.percent} % of its tasks wait no longer`;
   parts.waitMeter.hidden = objective === null;
   if (objective !== null) drawMeter(parts.waitMeter, ((queue.wait ?? 0) / objective) * OBJECTIVE_MARK, OBJECTIVE_MARK);
-  drawWaits(parts.waits, queue.chart.wait ?? [], objective, steps);
+  drawWaits(parts.waits, queue.chart.wait ?? [], queue.wait_ranges, objective, steps);
 }
 
 function showDead(target, queue) {
