@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
@@ -12,7 +10,10 @@ from amqp import exceptions as amqp_errors
 from broker_app import topology
 from broker_app.comparison import is_lane
 from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.extras import missing_pool
+from broker_app.findings import Finding, Level
 from broker_app.management import management_of
+from broker_app.policies import judge_policies
 from broker_app.queues import QueueType, missing_features
 from broker_app.rights import listed, missing_rights
 from broker_app.standing import standings
@@ -39,38 +40,19 @@ QUORUM_TIMEOUT_VERSION = (4, 3)
 """From here on only quorum queues have a consumer time-out (measured; 3.10.8 has it for classic ones too)."""
 
 
-class Level(StrEnum):
-    """How much a finding matters."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was judged.
-
-    Attributes:
-        level: An error is something that will not work.
-        where: The setting, the queue or the part of the broker.
-        text: What was found, and what to do about it.
-    """
-
-    level: Level
-    where: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.level:<8} {self.where}: {self.text}"
-
-
 def judge_settings(settings: Settings) -> Iterator[Finding]:
     """Judge what needs no connection, of settings that were read without a fault."""
     yield Finding(Level.OK, "settings", f"{len(settings.queues)} queues are declared")
     if not _is_writable(settings.state_dir):
         text = f"expected a folder that can be written, got {settings.state_dir}; set state_dir or its rights"
         yield Finding(Level.ERROR, "state_dir", text)
+    fleets = {name: queue.fleet for name, queue in settings.queues.items() if queue.fleet.nodes}
+    if fleets and "%" in str(settings.state_dir):
+        text = f"expected a path without %, which `celery multi` replaces in it, got {settings.state_dir}"
+        yield Finding(Level.ERROR, "state_dir", f"{text}; set another one")
+    for name, fleet in fleets.items():
+        if missing := missing_pool(fleet.pool):
+            yield Finding(Level.ERROR, f"queues.{name}.fleet.pool", missing)
 
 
 def judge_broker(app: BrokerApp) -> Iterator[Finding]:
@@ -105,7 +87,9 @@ def _judge(app: BrokerApp, connection: amqp.Connection) -> Iterator[Finding]:
     yield from _judge_standings([one for one in found if one.name not in to_come])
     if product == "RabbitMQ":  # the questions rest on the order in which it judges a request
         yield from _judge_rights(settings, list(missing_rights(app, connection, wanted, found)))
-    yield from _judge_timeouts(settings, version, management_of(app, connection))
+    management = management_of(app, connection)
+    yield from _judge_timeouts(settings, version, management)
+    yield from judge_policies(settings, management, version)
 
 
 def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
@@ -149,26 +133,23 @@ def _judge_timeouts(settings: Settings, version: tuple[int, ...], management: Ma
     judged = [
         spec for spec in settings.specs() if spec.type is QueueType.QUORUM or version[:2] < QUORUM_TIMEOUT_VERSION
     ]
-    policies, problem = _policies([spec.broker_name for spec in judged], management)
-    if problem:
-        text = f"{problem}; a consumer time-out that a policy sets could not be read"
-        yield Finding(Level.WARNING, "consumer_timeout", text)
+    policies = _policies([spec.broker_name for spec in judged], management)
     for spec in judged:
         milliseconds = policies.get(spec.broker_name, {}).get("consumer-timeout")
         yield _judge_run(spec.name, settings.queues[spec.name], milliseconds)
 
 
-def _policies(queues: Sequence[str], management: Management) -> tuple[dict[str, dict[str, Any]], str]:
-    """Return the effective policies of the queues that exist, and why there is no more."""
+def _policies(queues: Sequence[str], management: Management) -> dict[str, dict[str, Any]]:
+    """Return the effective policies of the queues that exist; `judge_policies` says if they cannot be read."""
     found = {}
     for queue in queues:
         try:
             found[queue] = management.effective_policy(queue)
         except NotOnBroker:
             continue
-        except BrokerError as error:
-            return found, str(error)
-    return found, ""
+        except BrokerError:
+            break
+    return found
 
 
 def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None) -> Finding:

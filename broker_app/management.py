@@ -47,10 +47,11 @@ _NUMBERS = (
 )
 
 _FACTS = {
-    "queues": "columns=name,arguments,type,durable,auto_delete,exclusive&disable_stats=true",
+    "queues": "columns=name,arguments,type,durable,auto_delete,exclusive,policy,operator_policy,"
+    "effective_policy_definition,members&disable_stats=true",
     "exchanges": "columns=name,arguments,type,durable,auto_delete,internal",
 }
-"""What is asked of each: what it was declared with."""
+"""What is asked of each: what it was declared with, and which policies apply to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,21 @@ import dataclasses
 import json
 import os
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from broker_app.checks import Finding, Level, judge_broker, judge_settings
+from broker_app.checks import judge_broker, judge_settings
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.table import Table
 from broker_app.errors import SettingsError
+from broker_app.findings import Finding, Level
 from broker_app.queues import DeadLetters
+from broker_app.result_stores import judge_reach, judge_store, judge_workers
 from broker_app.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
@@ -42,12 +45,20 @@ def check(app: BrokerApp, *, broker: bool, as_json: bool) -> None:
     settings = _settings(app, as_json=as_json)
     if not as_json:
         _describe(app, settings)
-    local = _tell(judge_settings(settings), as_json=as_json)
-    remote = _tell(judge_broker(app), as_json=as_json) if broker else []
+    local = _tell(chain(judge_settings(settings), judge_store(app)), as_json=as_json)
+    is_refused = any(finding.where.startswith("environment") for finding in local)  # no connection has its URL
+    remote = _remote(app, as_json=as_json) if broker and not is_refused else []
     if as_json:
         _print_json([*local, *remote])
     if code := _exit_code(local, remote):
         sys.exit(code)
+
+
+def _remote(app: BrokerApp, *, as_json: bool) -> list[Finding]:
+    """Judge the broker, the result store, and, where a broker was reached, the workers that answer."""
+    told = _tell(chain(judge_broker(app), judge_reach(app)), as_json=as_json)
+    is_away = any(finding.where == "broker" for finding in told)
+    return told if is_away else [*told, *_tell(judge_workers(app), as_json=as_json)]
 
 
 def _settings(app: BrokerApp, *, as_json: bool) -> Settings:

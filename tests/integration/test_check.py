@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,11 +19,13 @@ from proxy import TcpProxy
 from waiting import wait_until
 
 from broker_app import BrokerApp, rights, topology
-from broker_app.checks import Finding, Level, judge_broker
+from broker_app.checks import judge_broker
 from broker_app.cli import exit_codes
 from broker_app.cli.check import check
 from broker_app.cli.command import CliContext
+from broker_app.findings import Finding, Level
 from broker_app.queues import Names, work_topology
+from broker_app.result_stores import judge_reach, judge_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -399,3 +404,84 @@ def test_a_broker_that_falls_silent_is_an_error(
         *_, last = findings
     assert (last.level, last.where) == (Level.ERROR, "broker")
     assert "timed out" in last.text
+
+
+# Policies
+
+
+@pytest.fixture
+def policies(fresh_vhost_url: str, management: Management) -> Callable[[str, dict[str, Any]], None]:
+    """Return what sets a policy on the queues whose names match a pattern."""
+
+    def put(pattern: str, definition: dict[str, Any]) -> None:
+        vhost = quote(vhost_of(fresh_vhost_url), safe="")
+        management.put(
+            f"policies/{vhost}/policy-{len(pattern)}",
+            {"pattern": pattern, "definition": definition, "apply-to": "queues"},
+        )
+
+    return put
+
+
+def test_policies_that_hit_queues_and_lanes(
+    make_app: Callable[..., BrokerApp], policies: Callable[[str, dict[str, Any]], None]
+) -> None:
+    """Each key that harms is told by queue: on work queues, delay lanes and dead letters; others are let be."""
+    app = make_app()
+    declare(app)
+    app.send_task("shop.add", countdown=45)
+    policies(r"^lopri$", {"message-ttl": 60_000_000, "max-length": 1_000, "delivery-limit": 20})
+    policies(r"^delay\.", {"max-length": 100_000})
+    policies(r"^default\.dead$", {"expires": 60_000_000})
+    policies(r"^default$", {"queue-mode": "lazy"})
+
+    def found() -> dict[str, str]:
+        return {text: level for level in Level for text in at(judge(app), level) if "a policy sets" in text}
+
+    wait_until(lambda: len(found()) == 5, 20, "the policies to be in force")
+    assert {text.partition(" = ")[0]: level for text, level in found().items()} == {
+        "queue 'lopri': a policy sets message-ttl": Level.ERROR,
+        "queue 'lopri': a policy sets max-length": Level.WARNING,
+        "queue 'lopri': a policy sets delivery-limit": Level.ERROR,
+        "queue 'delay.45s': a policy sets max-length": Level.ERROR,
+        "queue 'default.dead': a policy sets expires": Level.ERROR,
+    }
+
+
+# The result store
+
+
+def test_workers_with_another_result_store(make_app: Callable[..., BrokerApp], tmp_path: Path) -> None:
+    """A worker whose state folder is another one is told: its results would stay PENDING for this process."""
+    app = make_app()
+    declare(app)
+    for state, expected in ((app.settings.state_dir, []), (tmp_path / "other", [Level.ERROR])):
+        with worker(app, state):
+            found = list(judge_workers(app))
+        assert [finding.level for finding in found] == expected
+        assert all("other/results.sqlite3" in finding.text for finding in found)
+
+
+@contextmanager
+def worker(app: BrokerApp, state: Path) -> Iterator[None]:
+    """Run a worker with the app's settings, and results in a state folder, until the block ends."""
+    variables = os.environ | {"BROKER_APP_CONFIG": str(app.config_file), "BROKER_APP_STATE_DIR": str(state)}
+    command = [sys.executable, "-m", "celery", "-A", "broker_app", "worker", "-P", "solo", "-Q", "default"]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: app.control.ping(timeout=1), 90, "the worker")
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "db+postgresql+psycopg://u:s3cret@127.0.0.1:1/d"])
+def test_a_result_store_that_does_not_answer(
+    make_app: Callable[..., BrokerApp], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """It is an error with the store's words, and without its password."""
+    monkeypatch.setenv("BROKER_APP_RESULT_URL", url)
+    [finding] = judge_reach(make_app())
+    assert (finding.level, finding.where) == (Level.ERROR, "results")
+    assert "127.0.0.1:1" in finding.text
+    assert "s3cret" not in finding.text

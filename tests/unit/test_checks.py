@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
+from broker_app import BrokerApp
 from broker_app.checks import (
     DEFAULT_CONSUMER_TIMEOUT_SECONDS,
-    Finding,
-    Level,
     _judge_rights,
     _judge_run,
     _judge_standings,
@@ -21,7 +20,10 @@ from broker_app.checks import (
     judge_settings,
 )
 from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.findings import Finding, Level
 from broker_app.management import Management
+from broker_app.policies import judge_cluster
+from broker_app.result_stores import judge_store
 from broker_app.rights import Missing, listed
 from broker_app.settings import FleetSettings, QueueSettings, Settings
 from broker_app.standing import Standing
@@ -270,3 +272,42 @@ def test_no_api(url: str) -> None:
     """An API that does not answer, or a URL that is none, is one clear error."""
     with pytest.raises(BrokerError):
         Management("amqp://u:p@127.0.0.1//", url).effective_policy("lopri")
+
+
+# Versions whose lanes can stall
+
+
+@pytest.mark.parametrize(
+    ("version", "members", "levels"),
+    [
+        ((4, 3, 0), 3, [Level.ERROR]),
+        ((4, 3, 2), 3, [Level.ERROR]),
+        ((4, 3, 2), 1, []),
+        ((4, 3, 3), 3, []),
+        ((4, 2, 9), 3, []),
+    ],
+)
+def test_lanes_on_a_cluster(version: tuple[int, ...], members: int, levels: list[Level]) -> None:
+    """RabbitMQ 4.3.0 to 4.3.2 with lanes that have several members is an error."""
+    lanes = {"delay.1m": {"members": [f"rabbit@{number}" for number in range(members)]}}
+    assert [finding.level for finding in judge_cluster(version, lanes)] == levels
+
+
+# Settings that cannot work
+
+
+def test_a_percent_sign_in_the_state_folder(tmp_path: Path) -> None:
+    """`celery multi` would replace it: an error where the settings run workers."""
+    fleets = [QueueSettings(fleet=FleetSettings(nodes=nodes)) for nodes in (1, 0)]
+    found = [list(judge_settings(Settings(state_dir=tmp_path / "a%n", queues={"default": it}))) for it in fleets]
+    errors = [[finding.where for finding in each if finding.level is Level.ERROR] for each in found]
+    assert errors == [["state_dir"], []]
+
+
+def test_the_file_of_results_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite is shared by one host, one user and one state folder: the line has the path and the user."""
+    monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path))
+    app = BrokerApp("checked", set_as_current=False)
+    [finding] = judge_store(app)
+    assert finding.level is Level.OK
+    assert f"{tmp_path}/results.sqlite3" in finding.text

@@ -125,5 +125,6 @@ def test_findings_for_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("--broker", "--json")
     assert [(finding["level"], finding["where"]) for finding in json.loads(result.stdout)] == [
         ("ok", "settings"),
+        ("ok", "results"),
         ("error", "broker"),
     ]
