@@ -16,7 +16,7 @@ from rich.console import Console
 from broker_app.app import BrokerApp
 from broker_app.cli.output import echo
 from broker_app.cli.table import Table
-from broker_app.logs import Logging, WholeRecords
+from broker_app.logs import Logging, WholeRecords, log_to_stderr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +86,18 @@ def test_lines_of_a_command_forge_nothing() -> None:
     """A command that logs to stderr formats records as a worker does."""
     record = logging.LogRecord("shop", logging.INFO, "", 0, "task %s", (FORGED,), None)
     assert WholeRecords("%(message)s").format(record).splitlines()[1].startswith("  [2026")
+
+
+def test_a_command_tells_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that logs to stderr logs from info on, and of pika's steps of a connection nothing."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log_to_stderr("%(levelname)s %(message)s")
+    logging.getLogger("pika.adapters.utils.connection_workflow").info("Pika version 1.4.4 connecting to …")
+    logging.getLogger("broker_app.metrics").info("it answers again")
+    assert stream.getvalue() == "INFO it answers again\n"
 
 
 def test_a_terminal_obeys_no_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,3 +68,9 @@ def test_a_tasks_arguments_are_no_markup() -> None:
 
     assert title is not None
     assert title.text == "Queue lopri: shop.pay('<&>')"
+
+
+def test_it_carries_its_colours() -> None:
+    """No colour is a CSS variable, which viewers other than browsers do not know and draw as black."""
+    assert "var(" not in draw(tuning())
+    assert "--c" not in draw(tuning())
