@@ -20,6 +20,8 @@ from broker_app.outgoing import BROKER_HEADERS, PERSISTENT, Outgoing
 from broker_app.queues import Delay, Names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kombu.message import Message
 
     from broker_app.queues import QueueSpec
@@ -51,6 +53,9 @@ STARTS_HEADER = f"{DEAD_PREFIX}starts"
 MAX_EXCEPTION_CHARACTERS = 1_000
 MAX_TRACEBACK_CHARACTERS = 8_000
 """AMQP carries all headers of a message in one frame, of 131,072 bytes with RabbitMQ's default ``frame_max``."""
+
+MAX_ID_CHARACTERS = 60
+"""Of an id that stands in for a correlation id that is missing: AMQP has 255 bytes for it."""
 
 _NOT_CARRIED = frozenset({"user_id", "expiration", "cluster_id", "application_headers"})
 """Properties of the original that the copy goes without: RabbitMQ refuses a ``user_id`` other than the worker's
@@ -104,8 +109,9 @@ def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> O
     """
     headers, properties = carried(message)
     headers |= dead_headers(death, spec, node)
-    properties.setdefault("correlation_id", str(headers.get("id") or uuid4()))
-    task, identity = str(headers.get("task", "unknown")), str(headers.get("id", properties["correlation_id"]))
+    if not isinstance(properties.get("correlation_id"), str):  # a copy that is returned is known by it
+        properties["correlation_id"] = _identity(headers) or str(uuid4())
+    task, identity = str(headers.get("task", "unknown")), _identity(headers) or properties["correlation_id"]
     return Outgoing(
         task=task,
         task_id=identity,
@@ -141,8 +147,13 @@ def carried(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
     return headers, properties
 
 
-def _is_dropped(name: str) -> bool:
-    return name in _DROPPED_HEADERS or name.startswith(DEAD_PREFIX)
+def _is_dropped(name: object) -> bool:
+    return name in _DROPPED_HEADERS or str(name).startswith(DEAD_PREFIX)  # not UTF-8, a name is bytes
+
+
+def _identity(headers: Mapping[Any, Any]) -> str:
+    identity = headers.get("id")
+    return str(identity)[:MAX_ID_CHARACTERS] if isinstance(identity, str | int) else ""
 
 
 def _text(words: str) -> str:
@@ -153,6 +164,8 @@ def _text(words: str) -> str:
 def body_of(message: Message) -> bytes:
     """Return the body as it came: py-amqp has decoded it to text, kombu has decompressed it, where they could."""
     body = message.body
+    if not body:  # py-amqp has a text for it, whatever the encoding
+        return b""
     body = body.encode(message.content_encoding or "utf-8") if isinstance(body, str) else bytes(body)
     compression = (message.headers or {}).get("compression")
     if not compression or message.errors:

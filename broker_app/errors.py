@@ -26,6 +26,7 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 │   ├── Rejected                   it rejected its message
 │   ├── OutOfMemory                it raised MemoryError, and its worker lived
 │   ├── Unawaited                  it returned an awaitable, which no worker awaits
+│   ├── UncaughtBaseException      it raised what is no Exception: SystemExit, asyncio.CancelledError
 │   ├── UnknownTask                no task of that name on the worker (also Celery's NotRegistered)
 │   └── Undecodable                no worker can read its message
 ├── ResultStoreError               the result store does not take what a chord needs
@@ -95,6 +96,7 @@ __all__ = [
     "TaskFailure",
     "TuningError",
     "Unawaited",
+    "UncaughtBaseException",
     "Undecodable",
     "UnknownQueue",
     "UnknownTask",
@@ -297,6 +299,13 @@ class Unawaited(TaskFailure):
     """The task returned a coroutine or another awaitable, which no worker awaits."""
 
     advice = "call `asyncio.run(…)` inside the task, then replay it from the dead letters"
+
+
+class UncaughtBaseException(TaskFailure):
+    """The task raised a BaseException that is no Exception: ``SystemExit``, ``asyncio.CancelledError``, its own.
+
+    Raised by ``get()`` as it is, it would end the caller instead.
+    """
 
 
 class UnknownTask(TaskFailure, NotRegistered):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import amqp
 from amqp.serialization import decode_properties_basic, dumps
 
+from broker_app.field_tables import Encoded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -101,6 +103,8 @@ def properties(values: Mapping[str, Any]) -> bytes:
 
 
 def _short(value: Any) -> bytes:
+    if isinstance(value, Encoded):
+        value = value.data
     encoded: bytes = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
     return _SHORT.pack(len(encoded)) + encoded
 
@@ -127,7 +131,9 @@ def table(headers: Mapping[str, Any]) -> bytes:
     for name, value in headers.items():
         kind = type(value)
         key = keys.get(name) or _key(name)
-        if key is None or kind not in _COMMON:
+        if kind is Encoded:
+            add((key or _short(name)) + value.data)
+        elif key is None or kind not in _COMMON:
             add(dumps("F", [{name: value}])[_LONG.size :])
         elif value is None:
             add(key + b"V")

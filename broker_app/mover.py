@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 
-from broker_app import topology
+from broker_app import frames, topology
 from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.field_tables import accept_undecodable
 from broker_app.outgoing import MAYBE_TWICE_HEADER
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class _Mover:
 
     def __init__(self, connection: amqp.Connection, source: str, way: Way) -> None:
         self.moved = 0
+        accept_undecodable()  # a message that cannot be decoded is moved as it is
         self._connection, self._source, self._way = connection, source, way
         self._taking, self._giving = connection.channel(), connection.channel()
         self._taking.auto_decode = False  # a body is moved as it is
@@ -150,9 +152,16 @@ class _Mover:
             info, way = message.delivery_info, self._way
             self._published += 1
             self._waiting.append((self._published, info["delivery_tag"]))
-            copy = amqp.Message(message.body, **self._properties(message))
             key = info["routing_key"] if way.routing_key is None else way.routing_key
-            self._giving.basic_publish(copy, way.exchange, key, mandatory=True)
+            self._connection.transport.write(
+                frames.publication(
+                    self._giving.channel_id,
+                    self._connection.frame_max,
+                    (way.exchange, key),
+                    self._properties(message),
+                    message.body,
+                )
+            )
 
     def _properties(self, message: amqp.Message) -> dict[str, Any]:
         """Return the properties to send: all but the user that published it, which would have to be ours."""

@@ -47,8 +47,8 @@ class Stream:
 
     Attributes:
         queue: Its name on the broker.
-        on_entry: Takes each entry, a JSON object; those that say nothing too. ValueError, LookupError or TypeError
-            say that it is none: it is passed over.
+        on_entry: Takes each entry, a JSON object; those that say nothing too. If it raises an exception, the entry
+            is passed over.
         begin: Writes the first entry. Raises BrokerError.
         unread: What follows if it cannot be read, for the log.
         on_read: Called with whether it could be read, each time that it is followed.
@@ -137,7 +137,7 @@ class _Reader:
             self._ack()
         try:
             self.stream.on_entry(json.loads(message.body))
-        except (ValueError, LookupError, TypeError) as error:  # it cannot be taken out of the stream
+        except Exception as error:  # noqa: BLE001 - whatever somebody wrote there: it cannot be taken out
             logger.warning("%s: an entry that is none is passed over: %r", self.queue, error)
 
     def _ack(self) -> None:

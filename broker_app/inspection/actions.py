@@ -110,7 +110,7 @@ def properties(delivery: Delivery, headers: dict[str, Any], user: str) -> pika.B
 
 def _as_new(headers: dict[str, Any]) -> dict[str, Any]:
     """Return a task's headers as if it were published now; those of another client's message only less ours."""
-    kept = {name: value for name, value in headers.items() if not name.startswith(DEAD_PREFIX)}
+    kept = {name: value for name, value in headers.items() if not str(name).startswith(DEAD_PREFIX)}
     if "task" not in kept:
         return kept
     return kept | {"retries": 0, PUBLISHED_AT_HEADER: time.time(), DELAY_HEADER: 0.0}

@@ -14,7 +14,9 @@ from broker_app.dead_letters import (
     NODE_HEADER,
     REASON_HEADER,
     TRACEBACK_HEADER,
+    DeadReason,
 )
+from broker_app.field_tables import Encoded, unreadable
 from broker_app.outgoing import PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class Letter:
         age_seconds: Since it was given up, or since it was published if it was not; None if nobody noted it.
         reason: Why it was given up: one of `DeadReason`, or the broker's own word after `BY_BROKER`; empty for
             one that was not.
-        exception: The last error in one line, or empty.
+        exception: The last error in one line, or empty; for a message of which no header says why it was given up,
+            and some cannot be decoded, which.
         traceback: Its traceback, or empty.
         node: The worker that gave it up, or empty.
         is_redelivered: Whether somebody had it in hand before; a look counts too.
@@ -71,6 +74,7 @@ def read_letter(delivery: Delivery, now: float, lane_prefix: str) -> Letter:
     headers = delivery.headers
     death = _death_by_broker(headers, lane_prefix)
     args, kwargs = _arguments(delivery)
+    strange = "" if death or REASON_HEADER in headers else unreadable(headers)
     return Letter(
         id=_text(headers.get("id") or delivery.properties.correlation_id),
         task=_text(headers.get("task")),
@@ -78,8 +82,10 @@ def read_letter(delivery: Delivery, now: float, lane_prefix: str) -> Letter:
         kwargs=kwargs,
         retries=retries if isinstance(retries := headers.get("retries"), int) else 0,
         age_seconds=_age(headers, death, now),
-        reason=_text(headers.get(REASON_HEADER)) or (f"{BY_BROKER}{_text(death.get('reason'))}" if death else ""),
-        exception=_text(headers.get(EXCEPTION_HEADER)),
+        reason=_text(headers.get(REASON_HEADER))
+        or (f"{BY_BROKER}{_text(death.get('reason'))}" if death else "")
+        or (str(DeadReason.UNDECODABLE) if strange else ""),
+        exception=_text(headers.get(EXCEPTION_HEADER)) or strange,
         traceback=_text(headers.get(TRACEBACK_HEADER)),
         node=_text(headers.get(NODE_HEADER)),
         is_redelivered=delivery.is_redelivered,
@@ -120,4 +126,6 @@ def _short(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return "" if value is None or isinstance(value, Encoded) else str(value)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from broker_app.queues import RoutingTable
 
 UNKNOWN = "unknown"
+MAX_WAIT_SECONDS = 10 * 365 * 86_400.0
+"""A message that says that it waited longer, or that it comes from the future, was given a wrong moment."""
 """The task label of what no worker can name."""
 
 
@@ -89,6 +91,8 @@ class NodeMetrics:
         if type(published) is not float or type(delay) not in (int, float) or not 0 <= delay <= MAX_DELAY_SECONDS:
             return
         due = published + delay
+        if abs(started - due) > MAX_WAIT_SECONDS:
+            return
         in_broker = max(0.0, received - due)
         times = [
             (WAITED_SECONDS, started - due),

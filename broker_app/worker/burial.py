@@ -7,18 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
 
-from broker_app.dead_letters import dead_letter
+from broker_app import frames
+from broker_app.dead_letters import TRACEBACK_HEADER, dead_letter
 from broker_app.errors import PublishError
 from broker_app.queues import DeadLetters
+from broker_app.worker.answering import ENDS_OF_WORKER, contained
+from broker_app.worker.form import following
 from broker_app.worker.requeue import requeued
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kombu.message import Message
 
     from broker_app.app import BrokerApp
     from broker_app.dead_letters import Death
+    from broker_app.outgoing import Outgoing
     from broker_app.queues import QueueSpec
     from broker_app.worker.courier import Courier
+
+MAX_PROPERTIES_BYTES = 131_072 - 64
+"""RabbitMQ's default ``frame_max``, in which all headers of a message go, less what stands around them."""
+
+_FACTS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("task", "root_id", "parent_id", "group", "argsrepr", "kwargsrepr"), (str,)),
+    **dict.fromkeys(("retries", "group_index"), (int,)),
+    **dict.fromkeys(("stamps",), (dict,)),
+    **dict.fromkeys(("stamped_headers",), (list,)),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +64,14 @@ class Burial:
         if spec.dead_letters is DeadLetters.DISCARD:
             logger.error("%s is discarded, %s: %s", what, death.reason, death.exception)
             return True
-        self._app.metrics.buried(spec, death)
         try:
-            self._courier.send(dead_letter(message, spec, death, self._node))
-        except PublishError as error:
-            logger.warning("%s goes to the dead letters without its reason, %s: %s", what, death.reason, error)
+            self._app.metrics.buried(spec, death)
+            self._courier.send(self._copy(message, spec, death))
+        except ENDS_OF_WORKER:
+            raise
+        except BaseException as error:  # noqa: BLE001 - no right to publish, or an odd message
+            told = error if isinstance(error, PublishError) else repr(error)
+            logger.warning("%s goes to the dead letters without its reason, %s: %s", what, death.reason, told)
             return False
         logger.warning("%s goes to the dead letters, %s: %s", what, death.reason, death.exception)
         return True
@@ -73,17 +92,32 @@ class Burial:
         """
         headers = message.headers or {}
         identity, task = headers.get("id"), headers.get("task")
-        if not identity:
+        if not identity or not isinstance(identity, str | int):
             return
-        request = Context(
-            {"id": identity, "delivery_info": message.delivery_info, **headers, **_embedded(message)}
-        )
-        request.hostname = self._node
-        store = not headers.get("ignore_result")
-        try:
+        with contained("task %s [%s]: storing its failure", task, identity):
+            request = Context(_facts(headers) | _embedded(message))
+            request.update(id=identity, delivery_info=message.delivery_info, hostname=self._node)
+            store = not headers.get("ignore_result")
             self._app.backend.mark_as_failure(identity, death.error, request=request, store_result=store)
-        except Exception:  # each result store has its own; the message must not stay with us for it
-            logger.exception("task %s [%s]: its failure could not be stored", task, identity)
+
+    def _copy(self, message: Message, spec: QueueSpec, death: Death) -> Outgoing:
+        """Return the dead letter; without the traceback if AMQP's one frame for headers has no room for both.
+
+        Raises:
+            ValueError: There is no room for the headers that it came with.
+        """
+        outgoing = dead_letter(message, spec, death, self._node)
+        if len(frames.properties(outgoing.properties)) > MAX_PROPERTIES_BYTES:
+            outgoing.properties["application_headers"].pop(TRACEBACK_HEADER, None)
+        size = len(frames.properties(outgoing.properties))
+        if size > MAX_PROPERTIES_BYTES:
+            raise ValueError(f"headers of {size:,} bytes with the reason: more than {MAX_PROPERTIES_BYTES:,}")
+        return outgoing
+
+
+def _facts(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that result stores and errbacks ask for, as far as they are what they should be."""
+    return {name: value for name in headers if isinstance(value := headers[name], _FACTS.get(name, ()))}
 
 
 def _header(message: Message, name: str) -> Any:
@@ -94,7 +128,7 @@ def _embedded(message: Message) -> dict[str, Any]:
     """Return what a task message has in its body, nothing if it cannot be read (docs.celeryq.dev, protocol 2)."""
     try:
         args, kwargs, embed = message.payload
-        return dict(embed, args=args, kwargs=kwargs)
     except Exception as error:  # noqa: BLE001 - whatever a decoder may raise
         logger.debug("the body cannot be read: %r", error)
         return {}
+    return following(embed) | {"args": args, "kwargs": kwargs}

@@ -20,9 +20,10 @@ from celery.worker import loops, state
 import broker_app.worker.remote_control  # noqa: F401 - its commands take the place of Celery's
 from broker_app.connections import discard
 from broker_app.errors import SettingsError
+from broker_app.field_tables import accept_undecodable
 from broker_app.pauses import Pauses
 from broker_app.settings import shown_in_one_line
-from broker_app.worker.answering import let_answer
+from broker_app.worker.answering import let_answer, let_processes_answer, let_slots_answer
 from broker_app.worker.decoding import decode_early, is_small
 from broker_app.worker.first_protocol import translate
 from broker_app.worker.gate import Gate
@@ -88,9 +89,12 @@ class Consumer(Selective, celery_consumer.Consumer):
         super().__init__(*args, **options)
         # Celery takes the bound away for gevent, whose publishers and workers would wait for a silent broker.
         self.app.conf.broker_connection_timeout = connect_seconds
+        accept_undecodable()
         lighten(self.pool)
+        let_slots_answer(self.pool)
+        let_processes_answer(self.app)
         self.gate = Gate(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
-        self._to_pool, self.on_task_request = or_given_up(self.on_task_request), self._admit
+        self._to_pool, self.on_task_request = or_given_up(self.on_task_request), or_given_up(self._admit)
         self._pauses = Pauses(self.app, lambda: self.call_soon(self._apply_pauses))
         self.app.amqp.followed[:] = [self.gate.suspects.stream, self._pauses.stream]
         if self.loop is loops.synloop and self._is_green:
@@ -172,17 +176,19 @@ class Consumer(Selective, celery_consumer.Consumer):
         """Return what takes a message: it is not started if its task still runs here, or the worker ends."""
         take = super().create_task_handler(*args, **options)
 
-        def on_task_received(message: Message) -> None:
+        def take_new(message: Message) -> None:
             translate(message)
             self.gate.name_queue(message)
             if self._runs.adopt(message):
-                self._settlements.hold(message)
                 return
             if self._stopping.is_begun or self._is_late(message):
                 give_back(message)
             else:
                 decode_early(message)
-                self.take_or_give_up(take, message)
+                take(message)
+
+        def on_task_received(message: Message) -> None:
+            self.take_or_give_up(take_new, message)
             self._settlements.hold(message)
 
         return on_task_received

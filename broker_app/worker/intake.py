@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amqp import Message, spec
 from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
-from amqp.serialization import _read_item, decode_properties_basic
+from amqp.serialization import decode_properties_basic
 from amqp.transport import TCPTransport
+
+from broker_app.field_tables import read_item, read_key, read_properties
 
 if TYPE_CHECKING:
     from kombu.asynchronous import Hub
@@ -154,9 +156,12 @@ def _deliver(channel: Any, method: bytes, header: bytes, body: bytes) -> None:
     tag: int = _LONG_LONG.unpack_from(method, offset)[0]
     is_redelivered = bool(method[offset + 8] & 1)
     exchange, offset = _short(method, offset + 9)
-    key, _ = _short(method, offset)
+    key, _ = read_key(method, offset)
     message = Message()
-    message.properties = _properties(header, _CONTENT_BYTES)
+    try:
+        message.properties = _properties(header, _CONTENT_BYTES)
+    except Exception:  # noqa: BLE001 - whatever is in it: the worker must outlive it
+        message.properties, _ = read_properties(header, _CONTENT_BYTES)
     message.body = _body(body, message.properties) if channel.auto_decode else body
     message.ready = True
     channel._callbacks[spec.Basic.Deliver](consumer, tag, is_redelivered, exchange, key, message)  # noqa: SLF001
@@ -169,7 +174,7 @@ def _body(content: bytes, properties: dict[str, Any]) -> bytes | str:
         return content
     try:
         return content.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
+    except Exception:  # noqa: BLE001 - an encoding that is unknown, is no name, or is no text's
         return content
 
 
@@ -197,7 +202,7 @@ def _properties(data: bytes, offset: int) -> dict[str, Any]:
 
 
 def _table(data: bytes, offset: int, end: int) -> dict[str, Any]:
-    """Return headers; values of rare kinds by py-amqp."""
+    """Return headers; values of rare kinds by py-amqp. Raises whatever a value that cannot be decoded raises."""
     table: dict[str, Any] = {}
     size_at, names = _LONG.unpack_from, _names
     while offset < end:
@@ -224,7 +229,7 @@ def _table(data: bytes, offset: int, end: int) -> dict[str, Any]:
             table[key] = bool(data[offset])
             offset += 1
         else:
-            table[key], offset = _read_item(data, kind)
+            table[key], offset = read_item(data, kind)
     return table
 
 

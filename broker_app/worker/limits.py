@@ -21,6 +21,9 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from billiard.exceptions import TimeLimitExceeded
+from celery import signals, states
+from celery.app import trace
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from broker_app.worker.slots import slots_of
@@ -44,6 +47,18 @@ logger = logging.getLogger(__name__)
 
 class Overrun(BaseException):
     """Raised inside a task that is over its hard limit; it has been told already, and nobody is to handle it."""
+
+
+class OverLimit(Ignore):
+    """What a task ends with that is over its hard limit: Celery's tracer has nothing more to tell.
+
+    Attributes:
+        failure: What was told.
+    """
+
+    def __init__(self, limit_seconds: float | None) -> None:
+        super().__init__("over its time limit")
+        self.failure = TimeLimitExceeded(limit_seconds)
 
 
 @dataclass(eq=False, slots=True)
@@ -92,6 +107,7 @@ def limits_of(consumer: Any, on_too_many: Callable[[], object]) -> Limits | None
     slots = slots_of(consumer.pool)
     if slots is None:
         return None
+    trace.send_postrun = _send_postrun
     return Limits(
         slots,
         hard_seconds=consumer.controller.time_limit,
@@ -99,6 +115,14 @@ def limits_of(consumer: Any, on_too_many: Callable[[], object]) -> Limits | None
         most_stuck=consumer.pool.limit,
         on_too_many=on_too_many,
     )
+
+
+def _send_postrun(**facts: Any) -> Any:
+    """Send Celery's signal that a task has ended; one that was over its limit has failed."""
+    result = facts.get("retval")
+    if isinstance(result, OverLimit):
+        facts |= {"state": states.FAILURE, "retval": result.failure}
+    return signals.task_postrun.send(**facts)
 
 
 class Limits:
@@ -159,7 +183,7 @@ class Limits:
         try:
             return function()
         except Overrun:
-            raise Ignore("over its time limit") from None
+            raise OverLimit(body.limit_seconds) from None
         finally:
             self._end(body)
 
@@ -208,7 +232,7 @@ class Limits:
             if body.is_stuck:
                 body.is_stuck = False
                 self._slots.regain()
-            raise Ignore("over its time limit")
+            raise OverLimit(body.limit_seconds)
 
     def _watch(self) -> None:
         while True:
@@ -216,7 +240,7 @@ class Limits:
                 self._wakes_at = min((body.next_at for body in self._bodies), default=float("inf"))
                 left = self._wakes_at - time.monotonic()
                 if left > 0:
-                    self._changed.wait(None if left == float("inf") else left)
+                    self._changed.wait(None if left == float("inf") else min(left, threading.TIMEOUT_MAX))
                 now = time.monotonic()
                 due = [body for body in self._bodies if body.next_at <= now]
             for body in due:

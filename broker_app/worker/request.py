@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded
-from celery import signals
-from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
+from celery import signals, states
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.worker import request as celery_request
 from celery.worker.state import task_ready
-from kombu.exceptions import ContentDisallowed, DecodeError
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import Rejected
@@ -21,6 +20,10 @@ from broker_app.metrics.catalogue import Outcome
 from broker_app.metrics.request import Counted
 from broker_app.outgoing import DELAY_HEADER
 from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
+from broker_app.worker.answering import contained
+from broker_app.worker.arrival import keep_arrived
+from broker_app.worker.form import WellFormed
+from broker_app.worker.settled import begun, settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,11 +35,13 @@ logger = logging.getLogger(__name__)
 
 _BEGINNING = threading.Lock()
 
+_GUARDS = {"on_accepted": begun, "on_success": settled, "on_failure": settled, "on_timeout": settled}
+
 _NO_DEATH = (Ignore, Retry, Reject, Terminated, MemoryError, SystemExit, KeyboardInterrupt)
 """After these Celery acknowledges, requeues or reports something else; for `Reject` see `Request.on_failure`."""
 
 
-class Request(Counted, celery_request.Request):
+class Request(Counted, WellFormed, celery_request.Request):
     """Celery's request, kept in the dead letters with its reason when it is given up.
 
     A worker holds it for the fraction of a second that no lane holds, and no longer.
@@ -52,15 +57,15 @@ class Request(Counted, celery_request.Request):
     _is_begun = False
     _is_withdrawn = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "execute_using_pool" in vars(cls):  # Celery makes a class for each task
+            for name, wrap in _GUARDS.items():
+                setattr(cls, name, wrap(getattr(cls, name)))
+
     def __init__(self, message: Any, **options: Any) -> None:
-        try:
-            super().__init__(message, **options)
-        except (InvalidTaskError, ContentDisallowed, DecodeError):
-            raise
-        except Exception as error:  # Celery takes it apart unseen: one odd message would end every worker
-            raise InvalidTaskError(f"it cannot be taken apart: {error!r}") from error
-        if not _are_limits(self.time_limits):  # told here: a pool that meets them has given a slot away for good
-            raise InvalidTaskError(f"its time limits are to be two numbers of seconds, got {self.time_limits!r}")
+        super().__init__(message, **options)
+        keep_arrived(message)
         if self._eta is not None:
             self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
 
@@ -107,7 +112,8 @@ class Request(Counted, celery_request.Request):
             is_late = isinstance(error, TimeLimitExceeded)
             self._death = Death(DeadReason.TIMED_OUT if is_late else DeadReason.FAILED, error, traceback)
         super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
-        if self._death and not self.task.acks_late:  # acknowledged when it started
+        is_told = isinstance(error, _NO_DEATH)  # over its time limit it has a death, and ends by Ignore
+        if self._death and not is_told and not self.task.acks_late:  # acknowledged when it started
             self._keep(self._death)
 
     def time_out(self, limit_seconds: float, where: str) -> None:
@@ -124,32 +130,45 @@ class Request(Counted, celery_request.Request):
         self.give_up(death)
         if not self.task.acks_late:  # acknowledged when it started
             self._keep(death)
-        try:
+        with contained("%s: its on_failure", self.humaninfo()):
             self.task.on_failure(error, self.id, self.args, self.kwargs, _info_of(error))
-        except Exception:  # a user's; all else has been done
-            logger.exception("%s: its on_failure failed", self.humaninfo())
+        with contained("%s: its after_return", self.humaninfo()):
+            self.task.after_return(states.FAILURE, error, self.id, self.args, self.kwargs, None)
 
     def give_up(self, death: Death) -> None:
         """Store FAILURE with a typed error, call the errbacks, fail the chord, put it into the dead letters."""
         task_ready(self)
-        try:
+        with contained("%s: storing its failure", self.humaninfo()):
             self.task.backend.mark_as_failure(
                 self.id, death.error, request=self._context, store_result=self.store_errors
             )
-        except Exception:  # each result store has its own; the message must not stay with us for it
-            logger.exception("%s: its failure could not be stored", self.humaninfo())
-        signals.task_failure.send(
-            sender=self.task,
-            task_id=self.id,
-            exception=death.error,
-            args=self.args,
-            kwargs=self.kwargs,
-            traceback=death.traceback,
-            einfo=_info_of(death.error),
-        )
-        self.send_event("task-failed", exception=repr(death.error), traceback=death.traceback)
+        with contained("%s: telling its failure", self.humaninfo()):
+            signals.task_failure.send(
+                sender=self.task,
+                task_id=self.id,
+                exception=death.error,
+                args=self.args,
+                kwargs=self.kwargs,
+                traceback=death.traceback,
+                einfo=_info_of(death.error),
+            )
+            self.send_event("task-failed", exception=repr(death.error), traceback=death.traceback)
         self._death = death
         self.reject(requeue=False)
+
+    def settle_anyway(self, error: BaseException | None, told: str) -> None:
+        """Settle its message, which the end of its task has left unsettled.
+
+        Args:
+            error: What was raised when its end was told; None if nothing was.
+            told: Its traceback.
+        """
+        if self._death is None and error is not None:
+            self._death = Death(DeadReason.FAILED, error, told)
+        if self._death is None:
+            self.acknowledge()
+        else:
+            self.reject(requeue=False)
 
     def acknowledge(self) -> None:
         """Acknowledge, as Celery's; the next suspect may start."""
@@ -209,15 +228,6 @@ class Request(Counted, celery_request.Request):
     def _release(self) -> None:
         if self.gate is not None:
             self.gate.release(self)
-
-
-def _are_limits(limits: object) -> bool:
-    """Return whether they are the hard and the soft time limit in seconds, None for none."""
-    return (
-        isinstance(limits, (list, tuple))
-        and len(limits) == len(celery_request.Request.time_limits)
-        and all(limit is None or isinstance(limit, (int, float)) for limit in limits)
-    )
 
 
 def _error_of(exc_info: Any) -> BaseException:

@@ -11,7 +11,7 @@ from celery.app import task as celery_task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
 
-from broker_app.errors import OutOfMemory, RoutingError, Unawaited
+from broker_app.errors import RoutingError, Unawaited
 from broker_app.metrics import tracing
 from broker_app.queues import Backoff
 from broker_app.sent import noting_sent
@@ -62,15 +62,21 @@ class Task(celery_task.Task):
             answer = body(*args, **kwargs) if limits is None else limits.run(partial(body, *args, **kwargs))
         except (Ignore, Reject, Retry):
             raise
-        except MemoryError as error:
-            # Celery lets it through: threads then never answer for the task, and prefork ends its whole worker.
+        except BaseException as error:
+            # Celery lets a MemoryError and what is no Exception through: threads then never answer for the task,
+            # and prefork ends its worker or its process.
+            from broker_app.worker.answering import as_failure, is_from_outside  # noqa: PLC0415 - not in producers
+
+            if is_from_outside(error, request.id):
+                raise
             queue = (request.delivery_info or {}).get(QUEUE_KEY, "")
-            raise OutOfMemory(self.name, request.id, queue, f"it ran out of memory: {error}") from error
-        except Exception as error:
-            backoff = self._backoff_for(error, request)
+            failure = as_failure(error, self.name, request.id, queue)
+            if failure is not error:
+                raise failure from error
+            backoff = self._backoff_for(failure, request)
             if backoff is None or request.retries >= backoff.max_retries:
                 raise
-            self._try_again(error, backoff.wait(request.retries), backoff.max_retries)
+            self._try_again(failure, backoff.wait(request.retries), backoff.max_retries)
         if inspect.isawaitable(answer):
             raise self._unawaited(answer, request)
         return answer

@@ -12,6 +12,8 @@ from celery.exceptions import TaskRevokedError
 
 from broker_app.dead_letters import DeadReason, Death
 from broker_app.errors import TaskFailure, Undecodable, UnknownTask
+from broker_app.field_tables import UNREADABLE
+from broker_app.worker.answering import ENDS_OF_WORKER, contained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +35,11 @@ def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
     def start_it(request: Request) -> None:
         try:
             start(request)
-        except (AMQPError, OSError, TaskRevokedError):
+        except (TaskRevokedError, *ENDS_OF_WORKER):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever an odd message may cause
+        except BaseException as error:
+            if _is_lost(request.message, error):
+                raise
             queue = request.spec.name if request.spec else "unknown"
             words = f"it cannot be started: {error!r}"
             told = "".join(traceback.format_exception(error))
@@ -55,35 +59,47 @@ class Unreadable:
     def take_or_give_up(self, take: Callable[[Message], None], message: Message) -> None:
         """Take a message as Celery does, which does not look whether its body has the form of a task's."""
         try:
-            take(message)
-        except (AMQPError, OSError):
+            reason = message.properties.get(UNREADABLE)
+            if reason is None:
+                take(message)
+            else:
+                self.on_decode_error(message, ValueError(reason))
+        except ENDS_OF_WORKER:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever an odd message may cause
-            self.on_invalid_task(None, message, error)
+        except BaseException as error:
+            if _is_lost(message, error):
+                raise
+            if message.acknowledged:  # it was given up, or back
+                logger.exception("a message was settled, and what follows failed")
+            else:
+                self.on_invalid_task(None, message, error)
 
-    def on_decode_error(self, message: Message, exc: Exception) -> None:
+    def on_decode_error(self, message: Message, exc: BaseException) -> None:
         """Give up what cannot be decoded; Celery would acknowledge it, and it would be gone."""
         self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it cannot be decoded: {exc}", exc)
 
-    def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
+    def on_invalid_task(self, body: Any, message: Message, exc: BaseException) -> None:
         """Give up a task whose content type is not accepted, or whose eta or expires is none."""
         del body
         self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it is no valid task: {exc}", exc)
-        signals.task_rejected.send(sender=self, message=message, exc=exc)
+        with contained("telling of a rejected task"):
+            signals.task_rejected.send(sender=self, message=message, exc=exc)
 
     def on_unknown_message(self, body: Any, message: Message) -> None:
         """Give up what is no task message."""
         del body
         words = "it is no task message: the headers task and id are missing"
         self._give_up(message, DeadReason.UNDECODABLE, Undecodable, words)
-        signals.task_rejected.send(sender=self, message=message, exc=None)
+        with contained("telling of a rejected task"):
+            signals.task_rejected.send(sender=self, message=message, exc=None)
 
     def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
         """Give up a task that this worker does not know."""
         del body
         name, identity = message.headers.get("task"), message.headers.get("id")
         self._give_up(message, DeadReason.UNKNOWN_TASK, UnknownTask, "the worker has no task of that name")
-        signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=identity)
+        with contained("telling of an unknown task"):
+            signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=identity)
 
     def on_close(self) -> None:
         """Drop what waits in this worker, as Celery does with its own; the broker has it again."""
@@ -101,7 +117,7 @@ class Unreadable:
         reason: DeadReason,
         cls: type[TaskFailure],
         words: str,
-        cause: Exception | None = None,
+        cause: BaseException | None = None,
     ) -> None:
         self.gate.name_queue(message)
         spec = self.gate.spec_of(message)
@@ -115,4 +131,13 @@ class Unreadable:
         else:
             message.reject_log_error(logger, self.connection_errors)
         if self.event_dispatcher and "id" in message.headers:
-            self.event_dispatcher.send("task-failed", uuid=identity, exception=repr(error))
+            with contained("telling of a failed task"):
+                self.event_dispatcher.send("task-failed", uuid=str(identity), exception=repr(error))
+
+
+def _is_lost(message: Message, error: BaseException) -> bool:
+    """Return whether an error says that the message's connection is lost: the broker has the message again."""
+    if not isinstance(error, (AMQPError, OSError)):
+        return False
+    connection = message.channel.connection
+    return connection is None or not connection.connected

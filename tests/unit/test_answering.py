@@ -6,9 +6,10 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-from celery.exceptions import Reject
+from celery.exceptions import Reject, WorkerShutdown
 
 from broker_app import BrokerApp
+from broker_app.errors import OutOfMemory, UncaughtBaseException
 from broker_app.worker.answering import let_answer
 
 if TYPE_CHECKING:
@@ -46,3 +47,23 @@ def test_celerys_own_ways_stay(tmp_path: Path) -> None:
     """A task that rejects its message does so."""
     with pytest.raises(Reject):
         broken_task(tmp_path, Reject("no")).__trace__("id", (), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("error", "cls"), [(SystemExit(3), UncaughtBaseException), (MemoryError("no more"), OutOfMemory)]
+)
+def test_what_is_no_error_for_celery_is_a_failure(
+    tmp_path: Path, error: BaseException, cls: type[Exception]
+) -> None:
+    """Raised beside the body, it fails the task with an error that a caller can catch, and its result says so."""
+    task = broken_task(tmp_path, error)
+    answer, info, _, _ = task.__trace__("id", (), {}, {"id": "id"})
+    assert info.state == "FAILURE"
+    assert isinstance(answer.exception, cls)
+    assert task.AsyncResult("id").state == "FAILURE"
+
+
+def test_the_end_of_the_worker_is_no_failure(tmp_path: Path) -> None:
+    """By WorkerShutdown Celery ends a worker, wherever it is raised."""
+    with pytest.raises(WorkerShutdown):
+        broken_task(tmp_path, WorkerShutdown(0)).__trace__("id", (), {}, {})

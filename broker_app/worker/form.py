@@ -1,0 +1,141 @@
+"""The form of a task message: what Celery's tracer takes for granted once a task has started.
+
+A worker checks it when the message arrives, because Celery finds out too late: a chain that is no list after the
+task has run, keyword arguments that are null after the message was acknowledged
+(docs.celeryq.dev/en/stable/internals/protocol.html).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Context
+from celery.exceptions import InvalidTaskError
+from celery.worker import request as celery_request
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TEXTS = ("root_id", "parent_id", "group", "shadow")
+_LISTS_OF_TASKS = ("callbacks", "errbacks", "chain")
+
+MAX_RETRIES = 10_000_000
+"""Celery's exponential back-off computes two to the power of a message's retries."""
+
+HIDING = frozenset(
+    {"_children", "_protected"}
+    | {name for name in dir(Context) if callable(getattr(Context, name)) and not name.startswith("__")}
+)
+"""Headers of these names would hide what Celery's request has for itself, its methods among it."""
+
+
+class WellFormed(celery_request.Request):
+    """Celery's request, of a message that has the form of a task's.
+
+    Raises:
+        InvalidTaskError: It has not.
+    """
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        try:
+            super().__init__(message, **options)
+            check_form(self._request_dict, self._payload)
+        except (InvalidTaskError, ContentDisallowed, DecodeError):
+            raise
+        except Exception as error:  # Celery takes it apart unseen: one odd message would end every worker
+            raise InvalidTaskError(f"it cannot be taken apart: {error!r}") from error
+        if not are_limits(self.time_limits):  # told here: a pool that meets them has given a slot away for good
+            raise InvalidTaskError(f"its time limits are to be two numbers of seconds, got {self.time_limits!r}")
+        for name in self._request_dict.keys() & HIDING:
+            del self._request_dict[name]
+
+
+def check_form(headers: Mapping[str, Any], payload: object) -> None:
+    """Return if a message has the form of a task's.
+
+    Args:
+        headers: The message's.
+        payload: Its body, decoded.
+
+    Raises:
+        InvalidTaskError: It has not; the text says where, what was expected and what came.
+    """
+    if not isinstance(payload, (list, tuple)) or len(payload) != 3:  # noqa: PLR2004 - as protocol 2 has it
+        raise _wrong("body", "[args, kwargs, embed]", payload)
+    args, kwargs, embed = payload
+    if not isinstance(args, (list, tuple)):
+        raise _wrong("args", "a list", args)
+    if not isinstance(kwargs, dict):
+        raise _wrong("kwargs", "an object", kwargs)
+    if not isinstance(embed, (dict, type(None))):
+        raise _wrong("embed", "an object", embed)
+    _check_facts(headers)
+    _check_tasks(headers)
+    _check_tasks(embed or {})
+
+
+def are_limits(limits: object) -> bool:
+    """Return whether they are the hard and the soft time limit in seconds, None for none."""
+    return isinstance(limits, (list, tuple)) and len(limits) == 2 and all(map(_is_limit, limits))  # noqa: PLR2004
+
+
+def _is_limit(limit: object) -> bool:
+    """Return whether it can be waited for so long: neither NaN nor more than a lock may wait."""
+    return limit is None or (
+        isinstance(limit, (int, float)) and type(limit) is not bool and 0 <= limit <= threading.TIMEOUT_MAX
+    )
+
+
+def _check_facts(headers: Mapping[str, Any]) -> None:
+    if not headers["id"] or not isinstance(headers["id"], str):
+        raise _wrong("id", "a text", headers["id"])
+    if headers.get("retries") is not None and not _is_count(headers["retries"]):
+        raise _wrong("retries", f"a number from 0 to {MAX_RETRIES:,}", headers["retries"])
+    for name in _TEXTS:
+        value = headers.get(name)
+        if value is not None and not isinstance(value, str):
+            raise _wrong(name, "a text", value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= MAX_RETRIES
+
+
+def following(embed: object) -> dict[str, Any]:
+    """Return the tasks that follow a task, as its message's body embeds them, less what is none."""
+    if not isinstance(embed, dict):
+        return {}
+    tasks = {name: embed[name] for name in _LISTS_OF_TASKS if _are_tasks(embed.get(name))}
+    return tasks | ({"chord": embed["chord"]} if _is_task(embed.get("chord")) else {})
+
+
+def _check_tasks(embed: Mapping[str, Any]) -> None:
+    """Check the tasks that follow; Celery reads them from the headers where the body has none."""
+    for name in _LISTS_OF_TASKS:
+        tasks = embed.get(name)
+        if tasks is not None and not _are_tasks(tasks):
+            raise _wrong(name, "a list of signatures", tasks)
+    chord = embed.get("chord")
+    if chord is not None and not _is_task(chord):
+        raise _wrong("chord", "a signature", chord)
+
+
+def _are_tasks(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_task, value))
+
+
+def _is_task(value: object) -> bool:
+    """Return whether it is a signature, as Celery writes one into a message."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("task"), str)
+        and isinstance(value.get("args") or (), (list, tuple))
+        and isinstance(value.get("kwargs") or {}, dict)
+        and isinstance(value.get("options") or {}, dict)
+    )
+
+
+def _wrong(name: str, expected: str, value: object) -> InvalidTaskError:
+    return InvalidTaskError(f"{name}: expected {expected}, got {type(value).__name__}")
