@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django_shop import DATABASE, put_shop
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -18,29 +19,8 @@ if TYPE_CHECKING:
 SECONDS = 60.0
 POOLS = ["threads", "prefork", "gevent", "solo"]
 SLOTS = 2
-DATABASE = "shop.sqlite3"
+"""Of a worker of the project."""
 
-SETTINGS = f"""
-from pathlib import Path
-
-SECRET_KEY = "secret"
-USE_TZ = True
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-DATABASES = {{
-    "default": {{
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": Path(__file__).parents[1] / "{DATABASE}",
-        "OPTIONS": {{"timeout": 60, "transaction_mode": "IMMEDIATE"}},
-    }}
-}}
-"""
-MODELS = """
-from django.db import models
-
-
-class Order(models.Model):
-    state = models.TextField()
-"""
 TASKS = """
 
 import time
@@ -116,22 +96,12 @@ ENDED = {"SUCCESS": 6, "FAILURE": 2, "REVOKED": 1}
 @pytest.fixture(scope="module")
 def shop(project: Project) -> Project:
     """Return the document's project, with a database."""
-    project.put_document("django.md")
-    project.put("orders/__init__.py", "")
-    project.put("orders/models.py", MODELS)
-    append(project, "shop/settings.py", SETTINGS)
-    append(project, "orders/tasks.py", TASKS)
+    put_shop(project, tasks=TASKS)
     run(
         project,
         SETUP + 'from django.core.management import call_command\ncall_command("migrate", run_syncdb=True)',
     )
     return project
-
-
-def append(project: Project, file: str, text: str) -> None:
-    """Add text to a file of the project."""
-    with (project.folder / file).open("a", encoding="utf-8") as lines:
-        lines.write(text)
 
 
 def run(project: Project, code: str) -> str:
@@ -170,7 +140,7 @@ def test_a_worker_keeps_no_connection_to_the_database(shop: Project, pool: str) 
     """Each task has its result in Django's database; at most one connection per slot is open, and none at rest."""
     with closing(sqlite3.connect(shop.folder / DATABASE)) as database, database:
         database.execute("DELETE FROM django_celery_results_taskresult")
-    with shop.worker("shop", pool=pool, slots=SLOTS) as log:
+    with shop.worker("shop", pool=pool) as log:
         most = 0
         with shop.popen(sys.executable, "-c", SETUP + PUBLISH) as publisher:
 
