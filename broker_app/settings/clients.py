@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator
 
-from broker_app.settings.base import FROZEN, Positive
+from broker_app.settings.base import FROZEN, Positive, Problem, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class PublishSettings(BaseModel):
@@ -33,10 +37,8 @@ class PublishSettings(BaseModel):
     )
 
 
-class TlsSettings(BaseModel):
+class TlsSettings(Table):
     """How the broker's identity is verified with ``amqps://``, and which this client shows."""
-
-    model_config = FROZEN
 
     ca_certificates: Path | None = Field(
         None, description="PEM file of the authorities to trust; None is the system's."
@@ -56,11 +58,10 @@ class TlsSettings(BaseModel):
             raise ValueError(f"must be a PEM file that can be read, got {file}")
         return file
 
-    @model_validator(mode="after")
-    def _check_pair(self) -> TlsSettings:
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong between the fields."""
         if self.certificate_key is not None and self.certificate is None:
-            raise ValueError("certificate_key needs a certificate beside it")
-        return self
+            yield ("certificate", "certificate_key"), "certificate_key needs a certificate beside it"
 
 
 class FetchSettings(BaseModel):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 
-from broker_app.settings.base import FROZEN
+from broker_app.settings.base import Problem, Table
 from broker_app.settings.faults import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_DRAIN_SECONDS = 25.0
 """With the few seconds that a process takes to end it fits into the 30 s that Kubernetes waits before it kills."""
@@ -20,10 +23,8 @@ _YEAR_SECONDS = 365 * 86_400
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class FleetSettings(BaseModel):
+class FleetSettings(Table):
     """The workers of one queue, run by `celery multi`."""
-
-    model_config = FROZEN
 
     nodes: int = Field(1, ge=0, le=1_000, description="Worker processes on this host; 0 runs none.")
     pool: Literal["prefork", "threads", "solo", "gevent"] = Field("threads", description="Celery's -P.")
@@ -71,48 +72,47 @@ class FleetSettings(BaseModel):
         description="How long running tasks may take to finish when a worker is told to end; then they go back.",
     )
 
-    @model_validator(mode="after")
-    def _check_pool(self) -> FleetSettings:
-        if self.pool == "solo" and self.concurrency != 1:
-            raise ValueError(f'concurrency must be 1 with pool = "solo", got {self.concurrency}')
-        if self.pool == "solo":
-            self._refuse(("time_limit_seconds", "soft_time_limit_seconds"), "prefork, threads or gevent")
-        if self.pool != "prefork":
-            self._refuse(("max_tasks_per_child", "max_memory_per_child_mb"), "prefork")
-        return self
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong between the fields."""
+        yield from self._of_pool()
+        yield from self._of_limits()
+        yield from self._of_helps()
+        yield from self._of_environment()
 
-    @model_validator(mode="after")
-    def _check_limits(self) -> FleetSettings:
+    def _of_pool(self) -> Iterator[Problem]:
+        if self.pool == "solo" and self.concurrency != 1:
+            yield ("pool", "concurrency"), f'concurrency must be 1 with pool = "solo", got {self.concurrency}'
+        if self.pool == "solo":
+            yield from self._refused(("time_limit_seconds", "soft_time_limit_seconds"), "prefork, threads or gevent")
+        if self.pool != "prefork":
+            yield from self._refused(("max_tasks_per_child", "max_memory_per_child_mb"), "prefork")
+
+    def _of_limits(self) -> Iterator[Problem]:
         soft, hard = self.soft_time_limit_seconds, self.time_limit_seconds
         if soft is not None and hard is not None and soft >= hard:
-            raise ValueError(
-                f"soft_time_limit_seconds must be below time_limit_seconds ({hard:g}), got {soft:g}; "
-                f"leave a task the time to clean up"
-            )
-        return self
+            text = f"soft_time_limit_seconds must be below time_limit_seconds ({hard:g}), got {soft:g}"
+            fields = ("soft_time_limit_seconds", "time_limit_seconds")
+            yield fields, f"{text}; leave a task the time to clean up"
 
-    @model_validator(mode="after")
-    def _check_helps(self) -> FleetSettings:
+    def _of_helps(self) -> Iterator[Problem]:
         given = len(self.helps) * self.helps_slots
         if self.helps and given >= self.concurrency:
-            raise ValueError(
+            text = (
                 f"helps_slots for each of {len(self.helps)} queues must leave a slot of concurrency "
                 f"({self.concurrency}), got {self.helps_slots}; lower it"
             )
-        return self
+            yield ("helps", "helps_slots", "concurrency"), text
 
-    @model_validator(mode="after")
-    def _check_environment(self) -> FleetSettings:
+    def _of_environment(self) -> Iterator[Problem]:
         for name, value in self.environment.items():
             if not _VARIABLE.fullmatch(name) or "\0" in value:
-                raise ValueError(f"environment must hold names such as MY_PROXY, got {name!r}; correct it")
-            if name.startswith(ENV_PREFIX):
-                raise ValueError(
-                    f"environment must not hold {name}: the commands would not see it; set it where they run"
-                )
-        return self
+                text = f"environment must hold names such as MY_PROXY, got {name!r}; correct it"
+                yield ("environment",), text
+            elif name.startswith(ENV_PREFIX):
+                text = f"environment must not hold {name}: the commands would not see it; set it where they run"
+                yield ("environment",), text
 
-    def _refuse(self, names: tuple[str, ...], pools: str) -> None:
+    def _refused(self, names: tuple[str, ...], pools: str) -> Iterator[Problem]:
         for name in names:
             if getattr(self, name) is not None:
-                raise ValueError(f'{name} needs pool = {pools}, got pool = "{self.pool}"; delete one of them')
+                yield ("pool", name), f'{name} needs pool = {pools}, got pool = "{self.pool}"; delete one of them'

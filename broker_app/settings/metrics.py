@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
-from broker_app.settings.base import FROZEN, Positive
+from broker_app.settings.base import Positive, Problem, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MIN_TOKEN_CHARACTERS = 16
 
 
-class MetricsSettings(BaseModel):
+class MetricsSettings(Table):
     """What is counted, and how the server of the metrics answers."""
-
-    model_config = FROZEN
 
     enabled: bool = Field(default=True, description="Whether producers and workers count what they do.")
     max_tasks: int = Field(
@@ -50,10 +52,9 @@ class MetricsSettings(BaseModel):
             raise ValueError(f"must have at least {MIN_TOKEN_CHARACTERS} characters, all of them ASCII")
         return token
 
-    @model_validator(mode="after")
-    def _check_pairs(self) -> MetricsSettings:
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong between the fields."""
         if (self.username is None) != (self.password is None):
-            raise ValueError("username and password must be set both, or neither")
+            yield ("username", "password"), "username and password must be set both, or neither"
         if self.certificate_key is not None and self.certificate is None:
-            raise ValueError("certificate_key needs a certificate beside it")
-        return self
+            yield ("certificate", "certificate_key"), "certificate_key needs a certificate beside it"

@@ -21,7 +21,7 @@ from broker_app.settings.faults import (
     unknown_variables,
 )
 from broker_app.settings.model import Settings, default_queues
-from broker_app.settings.names import bad_names, bad_references
+from broker_app.settings.names import bad_helps, bad_names, bad_references
 
 DEFAULT_CONFIG = Path("config/broker.toml")
 """Read if it is there and no other file is named; a file that is named must exist."""
@@ -92,8 +92,17 @@ def _names_in(content: Mapping[str, Any], file: str) -> list[str]:
     problems = [
         *bad_names(queues, str(content.get("prefix", ""))),
         *bad_references(queues, default_queue, routes),
+        *bad_helps(_helps(queues)),
     ]
     return [f"{file}: {problem}" for problem in problems]
+
+
+def _helps(queues: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return what each queue's fleet helps, where that is a list of names."""
+    fleets = {name: table.get("fleet") for name, table in queues.items() if isinstance(table, Mapping)}
+    lists = {name: fleet.get("helps", []) for name, fleet in fleets.items() if isinstance(fleet, Mapping)}
+    told = {name: tuple(helps) for name, helps in lists.items() if isinstance(helps, list)}
+    return {name: tuple(map(str, told.get(name, ()))) for name in queues}
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

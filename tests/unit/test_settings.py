@@ -460,3 +460,39 @@ def test_a_queue_alone_has_its_defaults() -> None:
     queue = QueueSettings()
     assert (queue.type, queue.priorities, queue.prefetch) == (QueueType.QUORUM, False, 1)
     assert (queue.dead_letters, queue.delivery_limit) == (DeadLetters.KEEP, 5)
+
+
+def test_all_faults_of_one_table_are_told(write: Callable[[str], Path]) -> None:
+    """A bad field hides no rule between other fields, nor does one rule hide the next."""
+    text = """
+    [queues.default.fleet]
+    pool = "solo"
+    concurrency = 2
+    time_limit_seconds = 5
+    soft_time_limit_seconds = 6
+    max_tasks_per_child = 3
+    nodes = -1
+    helps = ["lopry"]
+    environment = {"A-B" = "x", BROKER_APP_PREFIX = "y"}
+    [metrics]
+    username = "u"
+    certificate_key = "key.pem"
+    port = 70000
+    """
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(text))
+    told = "\n".join(caught.value.problems)
+    for part in (
+        "concurrency must be 1",
+        "time_limit_seconds needs pool",
+        "max_tasks_per_child needs pool",
+        "soft_time_limit_seconds must be below",
+        "nodes: ",
+        "'A-B'",
+        "must not hold BROKER_APP_PREFIX",
+        "lopry",
+        "username and password",
+        "certificate_key needs",
+        "metrics.port",
+    ):
+        assert part in told
