@@ -83,7 +83,8 @@ class FleetSettings(Table):
         if self.pool == "solo" and self.concurrency != 1:
             yield ("pool", "concurrency"), f'concurrency must be 1 with pool = "solo", got {self.concurrency}'
         if self.pool == "solo":
-            yield from self._refused(("time_limit_seconds", "soft_time_limit_seconds"), "prefork, threads or gevent")
+            limits = ("time_limit_seconds", "soft_time_limit_seconds")
+            yield from self._refused(limits, "prefork, threads or gevent")
         if self.pool != "prefork":
             yield from self._refused(("max_tasks_per_child", "max_memory_per_child_mb"), "prefork")
 
