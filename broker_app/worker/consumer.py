@@ -276,7 +276,9 @@ class Consumer(Selective, celery_consumer.Consumer):
             discard(self.connection)
             return
         is_ending = self._stopping.is_begun
-        consumed, paused = ((), ()) if is_ending else (self._subscription.consumed(), self._subscription.paused)
+        is_lost = self._limits is not None and self._limits.stuck >= self.pool.limit  # not ready without a slot
+        consumed, paused = self._subscription.consumed(), self._subscription.paused
+        consumed, paused = ((), ()) if is_ending or is_lost else (consumed, paused)
         self._pulse.beat(self._subscription.connection, consumed, paused)
         if is_ending:
             return

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 SECONDS = 90
 TASKS = """
 
+from types import SimpleNamespace
+
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_postrun
 
 
 def wait_in_steps(seconds=120):
@@ -34,6 +37,22 @@ def wait_in_steps(seconds=120):
 def slow(self):
     write(self.request, "begin")
     wait_in_steps()
+
+
+class Telling(app.Task):
+    def after_return(self, status, retval, task_id, *_):
+        write(SimpleNamespace(id=task_id, delivery_info={}, get={}.get), f"after {status}")
+
+
+@app.task(bind=True, acks_late=False, time_limit=1, base=Telling)
+def early(self):
+    wait_in_steps()
+
+
+@task_postrun.connect(weak=False)
+def note_end(task, state, **_):
+    if task.name.endswith("early"):
+        write(task.request, f"postrun {state}")
 
 
 @app.task(bind=True, time_limit=1)
@@ -100,6 +119,20 @@ def test_a_task_beyond_the_workers_limit_fails(shop: Ledger, app: BrokerApp) -> 
         assert "wait_in_steps" in letter.headers[TRACEBACK_HEADER]
     naps_side_by_side(shop, app, 2)
     assert depth(app, name) == 0
+
+
+def test_its_end_is_told_once(shop: Ledger, app: BrokerApp) -> None:
+    """With acks_late=False too: one dead letter, one after_return and one task_postrun, which say FAILURE."""
+    early = app.send_task("shop.early")
+    assert isinstance(failure(early), TimeLimitExceeded)
+    told = ("after FAILURE", "postrun FAILURE")
+    wait_until(lambda: all(early.id in shop.runs(what) for what in told), SECONDS, "its end to be told")
+    naps_side_by_side(shop, app, 2)
+    letters = take(app, f"{app.settings.prefix}default.dead")
+    assert [letter.headers[REASON_HEADER] for letter in letters if letter.headers["id"] == early.id] == [
+        "timed_out"
+    ]
+    assert [len(shop.runs(what)[early.id]) for what in told] == [1, 1]
 
 
 def test_a_task_cannot_swallow_its_end(shop: Ledger, app: BrokerApp) -> None:
