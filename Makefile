@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check format bench wheel clean
+.PHONY: help demo test unit coverage chaos check format bench wheel clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -26,6 +26,16 @@ demo: .venv/ready ## run the main job: a flood on lopri, interactive work on def
 
 test: .venv/ready ## pass the tests, with a real RabbitMQ
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+unit: .venv/ready ## pass the tests that need no broker, in a minute or two
+	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests/unit $(PYTEST_ARGS)
+
+coverage: .venv/ready ## pass the tests and measure what they run, in worker processes too (report in .state/coverage)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage html --quiet
+	@$(BIN)/coverage report --skip-covered --sort=cover
 
 chaos: .venv/ready ## kill and cut for long, and show what was lost (nothing) and doubled
 	@TEST_CHAOS_SECONDS=$(TEST_CHAOS_SECONDS) $(BIN)/pytest -m "cluster or not cluster" tests/chaos $(PYTEST_ARGS)

@@ -32,6 +32,7 @@ hypothesis_settings.register_profile("tests", deadline=None)  # a shared machine
 hypothesis_settings.load_profile("tests")
 
 _UNIT_SECONDS = 30
+_SLOWEST_FIRST = ("chaos", "acceptance", "ecosystem", "integration", "unit")
 _OURS = "BROKER_APP_"
 _CHOICES = ("TEST_RABBITMQ_IMAGE", "TEST_BROKER")
 _BUILT_IN = {shares for shares in _state._on_app_finalizers if shares.__module__ == builtins.__name__}
@@ -66,8 +67,19 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     node.config.stash[_KEY_HOW] = told.get("how") or node.config.stash.get(_KEY_HOW, None)
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what a run of everything takes and starts, where a person sees nothing but dots for minutes."""
+    if hasattr(config, "workerinput") or config.args != config.getini("testpaths"):
+        return None
+    return (
+        "the whole suite: about 15 minutes on two cores; it starts a RabbitMQ (a container or a private node), "
+        "workers and proxies, and ends them; `make unit` needs no broker"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the unit tests a time limit of their own; that of all others is in pyproject.toml."""
+    """Begin with the slow files, so that no process is left alone with one at the end; limit the unit tests."""
+    items.sort(key=lambda item: next((at for at, kind in enumerate(_SLOWEST_FIRST) if kind in item.path.parts), 0))
     for item in items:
         if "unit" in item.path.parts and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_UNIT_SECONDS))
