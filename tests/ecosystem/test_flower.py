@@ -162,3 +162,12 @@ def test_task_applied_in_flower_is_routed(flower: Flower) -> None:
 
     assert flower.post("task/async-apply/shop.report", json=dict(call, queue="lopry")).is_server_error
     assert flower.get("workers")
+
+
+def test_undeclared_queue_is_refused(flower: Flower, client: BrokerApp) -> None:
+    """The worker refuses to consume a queue that the settings do not have, with the reason, and goes on."""
+    path = f"worker/queue/add-consumer/{flower.worker}"
+    refusal = wait_until(lambda: "lopry" in flower.post(path, data={"queue": "lopry"}).text, SECONDS, "a refusal")
+
+    assert refusal
+    assert client.send_task("shop.report", ["monday"]).get(timeout=SECONDS) == "report of monday"
