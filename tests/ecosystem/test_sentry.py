@@ -172,7 +172,7 @@ def test_task_belongs_to_the_trace_of_its_call(watched: Watched) -> None:
 
 
 def test_entries_of_beat_are_monitored(watched: Watched) -> None:
-    """What beat publishes is a check-in, in progress and then ok or error; without monitoring there is none."""
+    """Each run of an entry is a check-in, in progress and then ok or error, if entries are monitored."""
     if not watched.is_monitoring:
         ran = [event["extra"]["celery-job"]["task_name"] for event in watched.sent("event")]
         assert "shop.tasks.fail" in ran
