@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from benchmarks.management import Management
-from broker_app.embedded import DEFAULT_IMAGE, Way, find_broker
-from broker_app.embedded.home import BrokerHome
+from broker_app.local_broker import DEFAULT_IMAGE, Way, find_broker
+from broker_app.local_broker.home import BrokerHome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from benchmarks.probe import READY
 from benchmarks.publishing import QuorumBroker
 from benchmarks.topologies import QUEUE, Route, declare_ours, declare_plain, direct_route
 from benchmarks.worker import running_commands, session_cpu_seconds, worker_environment
-from broker_app.outgoing import PERSISTENT
+from broker_app.queues.headers import PERSISTENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -19,8 +19,8 @@ from benchmarks.waiting import wait_for
 from benchmarks.worker import worker_environment
 from broker_app import BrokerApp, publish_many
 from broker_app.metrics import catalogue
-from broker_app.metrics.catalogue import BOUNDS_SECONDS
-from broker_app.metrics.reading import Reader
+from broker_app.metrics.reader import Reader
+from broker_app.queues.objectives import BOUNDS_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
     from benchmarks.record import Record
     from broker_app.metrics.catalogue import Metric
-    from broker_app.metrics.reading import Numbers
+    from broker_app.metrics.reader import Numbers
 
 POOLS = ("prefork", "threads", "gevent")
 QUEUES = ("default", "lopri")

@@ -12,11 +12,11 @@ from benchmarks.metrics_scrape import NODES, QUEUES, TASKS, fill, large_app, ser
 from benchmarks.metrics_worker import scrape
 from benchmarks.report import Goal, Report
 from broker_app.metrics.catalogue import Outcome
-from broker_app.outgoing import DELAY_HEADER, PUBLISHED_AT_HEADER
+from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
-    from broker_app.metrics.node import NodeMetrics
+    from broker_app.metrics.worker import NodeMetrics
 
 GOAL_MB = 1.0
 WARM_UP_SCRAPES = 50

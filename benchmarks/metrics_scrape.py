@@ -15,13 +15,15 @@ from benchmarks.figures import Spread, percentile, ratio, shown, shown_spread
 from benchmarks.metrics_worker import cpu_seconds, free_port, running, scrape, scraped
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
-from broker_app import BrokerApp, topology
-from broker_app.dead_letters import DeadReason
+from broker_app import BrokerApp
+from broker_app.broker.access import connect
+from broker_app.broker.declare import declare_topology, wanted_topology
 from broker_app.metrics import catalogue
 from broker_app.metrics.catalogue import Outcome
-from broker_app.metrics.node import NodeMetrics
-from broker_app.metrics.process import folder_of, node_stem
 from broker_app.metrics.recorder import Recorder
+from broker_app.metrics.registry import folder_of, node_stem
+from broker_app.metrics.worker import NodeMetrics
+from broker_app.queues.dead_letters import DeadReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,8 +124,8 @@ def _host(bench: Bench, scale: float) -> Iterator[tuple[str, int]]:
         tempfile.TemporaryDirectory(dir=bench.folder) as folder,
     ):
         app = large_app(Path(folder), url, bench.broker.management.url, int(QUEUES * scale))
-        with topology.connect(app) as connection:
-            topology.declare(connection, topology.wanted(app.settings))
+        with connect(app) as connection:
+            declare_topology(connection, wanted_topology(app.settings))
         fill(app, int(TASKS * scale), int(NODES * scale))
         with serving(app, Path(folder)) as place:
             yield place

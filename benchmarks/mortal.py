@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.management import Management
-from broker_app.embedded.private_node import PrivateNode
-from broker_app.embedded.readiness import wait_for_management, wait_for_version
+from broker_app.local_broker.private_node import PrivateNode
+from broker_app.local_broker.readiness import wait_for_management, wait_for_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from kombu.connection import Connection
 
 from benchmarks.one_by_one import Pace
 from benchmarks.probe import TASK
-from broker_app.outgoing import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
+from broker_app.queues.headers import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.signals import worker_ready
 
-from broker_app.outgoing import PUBLISHED_AT_HEADER
+from broker_app.queues.headers import PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -20,10 +20,10 @@ from benchmarks.probe import TASK
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
 from benchmarks.topologies import QUEUE, Route, declare_ours
-from broker_app.dead_letters import AT_HEADER, EXCEPTION_HEADER, REASON_HEADER, TRACEBACK_HEADER
-from broker_app.inspection import Order, replay
-from broker_app.outgoing import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
+from broker_app.messages import Order, replay
 from broker_app.queues import Names
+from broker_app.queues.dead_letters import AT_HEADER, EXCEPTION_HEADER, REASON_HEADER, TRACEBACK_HEADER
+from broker_app.queues.headers import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

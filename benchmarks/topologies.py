@@ -14,7 +14,7 @@ from kombu.transport.native_delayed_delivery import (
     level_name,
 )
 
-from broker_app import topology
+from broker_app.broker.declare import declare_topology
 from broker_app.queues import Names, QueueSpec, lane_topology, split_delay, work_topology
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def declare_ours(url: str, delays_seconds: Iterable[float] = ()) -> None:
     with Connection(url) as connection:
         connection.ensure_connection(max_retries=1)
         specs = [QueueSpec(QUEUE), QueueSpec(OTHER_QUEUE)]
-        topology.declare(connection.connection, work_topology(specs, ""))
-        topology.declare(connection.connection, lane_topology(sorted(lanes), ""))
+        declare_topology(connection.connection, work_topology(specs, ""))
+        declare_topology(connection.connection, lane_topology(sorted(lanes), ""))
 
 
 def declare_plain(url: str, queue_type: str = "quorum") -> None:

@@ -14,7 +14,7 @@ from benchmarks.figures import Spread, ratio, shown, shown_spread
 from benchmarks.report import Goal, Report
 from broker_app import BrokerApp
 from broker_app.tuning import Call, Effort, Load, Plan, parse_profile, tune
-from broker_app.tuning.place import private_place
+from broker_app.tuning.sandbox import private_place
 from broker_app.tuning.trial import measure
 from broker_app.tuning.worker import tuned_worker
 

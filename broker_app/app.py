@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, _state
 from celery.utils.time import maybe_make_aware
 
-from broker_app.beat import shorten_refusals
-from broker_app.bulk import publish_many
-from broker_app.calls import shortened
-from broker_app.celery_settings import celery_settings
-from broker_app.deferred import DeferredWrites
-from broker_app.django import closing
-from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask
-from broker_app.extras import loading_store
-from broker_app.forgiving import forgiving
-from broker_app.metrics.process import ProcessMetrics
+from broker_app.celery_integration.beat import shorten_refusals
+from broker_app.celery_integration.config import celery_settings
+from broker_app.celery_integration.django import closing
+from broker_app.celery_integration.registry import TaskRegistry, check_function
+from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask, shortened
+from broker_app.metrics.registry import ProcessMetrics
+from broker_app.publishing.bulk import publish_many
+from broker_app.publishing.sent import note_sent
 from broker_app.queues import Delay, split_delay
-from broker_app.registry import TaskRegistry, check_function
-from broker_app.sent import note_sent
+from broker_app.results.deferred import DeferredWrites
+from broker_app.results.fault_tolerance import forgiving
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
+from broker_app.settings.extras import loading_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from celery.result import AsyncResult
 
-    from broker_app.bulk import Publishing
+    from broker_app.publishing.bulk import Publishing
     from broker_app.settings import Settings
-    from broker_app.worker.limits import Limits
+    from broker_app.worker.pools.time_limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +70,9 @@ class BrokerApp(Celery):
         'shop'
     """
 
-    amqp_cls = "broker_app.amqp:BrokerAMQP"
-    control_cls = "broker_app.cancellations:Control"
-    log_cls = "broker_app.logs:Logging"
+    amqp_cls = "broker_app.celery_integration.amqp:BrokerAMQP"
+    control_cls = "broker_app.celery_integration.control:Control"
+    log_cls = "broker_app.cli.logs:Logging"
     registry_cls = TaskRegistry
 
     _tasks: Any
@@ -92,7 +91,7 @@ class BrokerApp(Celery):
             self._tasks = TaskRegistry(self._tasks)
         if self.set_as_current and _state.default_app is not None and _state.default_app is globals().get("app"):
             self.set_default()  # Celery's Django fix-up made the first app the default of all threads: ours, below
-        self.steps["consumer"].add("broker_app.metrics.step:MetricsStep")
+        self.steps["consumer"].add("broker_app.worker.metrics_step:MetricsStep")
         shorten_refusals()
 
     @property

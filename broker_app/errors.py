@@ -41,7 +41,7 @@ BrokerAppError                     queues/errors.py: the root; its text is one l
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery.exceptions import NotRegistered
 from kombu.exceptions import OperationalError
@@ -56,9 +56,8 @@ from broker_app.queues.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from broker_app.fleet import StartedNode
 
 __all__ = [
     "ArgumentsDiffer",
@@ -235,18 +234,19 @@ class NodesFailed(FleetError):
     """At least one node of those that were to be started is not up; the others stay up.
 
     Attributes:
-        outcomes: What became of each node, in the order of the settings.
+        outcomes: A `broker_app.fleet.StartedNode` for each node, in the order of the settings.
+        reasons: Why nodes are not up, by their names.
     """
 
-    def __init__(self, outcomes: Sequence[StartedNode]) -> None:
+    def __init__(self, outcomes: Sequence[Any], reasons: Mapping[str, str]) -> None:
         self.outcomes = tuple(outcomes)
-        super().__init__(self.outcomes)
+        self.reasons = dict(reasons)
+        super().__init__(self.outcomes, self.reasons)
 
     def sentence(self) -> str:
         """Return the text that people read."""
-        failed = [outcome for outcome in self.outcomes if outcome.reason]
-        reasons = "; ".join(f"{outcome.node.name}: {outcome.reason}" for outcome in failed)
-        return f"{len(failed)} of {len(self.outcomes)} nodes are not up: {reasons}"
+        shown = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
+        return f"{len(self.reasons)} of {len(self.outcomes)} nodes are not up: {shown}"
 
 
 class TuningError(BrokerAppError):
@@ -344,3 +344,8 @@ class UnsupportedTask(BrokerAppError, TypeError):
 
 class CallError(BrokerAppError):
     """A task cannot be called as asked."""
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """Return what came, short enough for a line."""
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -27,7 +27,7 @@ def main() -> None:
     """Make the users; the passwords are in the environment, as DEPLOY_PASSWORD and so on."""
     check_passwords()
     from broker_app import app  # noqa: PLC0415 - it reads the URL that has just been checked
-    from broker_app.permissions import roles, vhost_of  # noqa: PLC0415
+    from broker_app.broker.permissions import roles, vhost_of  # noqa: PLC0415
 
     vhost = quote(vhost_of(app), safe="")
     for role in roles(app):

@@ -1,14 +1,5 @@
 """What exists on the broker, as values. No connection is opened here."""
 
-from broker_app.queues.backoff import Backoff
-from broker_app.queues.definitions import (
-    Names,
-    Topology,
-    lane_topology,
-    missing_features,
-    work_queue,
-    work_topology,
-)
 from broker_app.queues.delay import Delay, Lane, rest_of, split_delay, split_rest
 from broker_app.queues.errors import (
     BrokerAppError,
@@ -18,8 +9,12 @@ from broker_app.queues.errors import (
     RoutingError,
     UnknownQueue,
 )
-from broker_app.queues.routing import RoutingTable
+from broker_app.queues.names import Names
+from broker_app.queues.rabbitmq import missing_features
+from broker_app.queues.retry import Backoff
+from broker_app.queues.routing import NameRouter, RoutingTable
 from broker_app.queues.spec import DeadLetters, QueueSpec, QueueType
+from broker_app.queues.topology import Topology, lane_topology, work_queue, work_topology
 
 __all__ = [
     "Backoff",
@@ -30,6 +25,7 @@ __all__ = [
     "InvalidPriority",
     "InvalidQueueName",
     "Lane",
+    "NameRouter",
     "Names",
     "QueueSpec",
     "QueueType",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from kombu.entity import Exchange, Queue
 
-from broker_app.queues.definitions import LOOKS, Names
+from broker_app.queues.names import Names
+from broker_app.queues.rabbitmq import UNLIMITED_DELIVERIES
 from broker_app.queues.spec import QueueType
 
 _HEAD = "tasks.moving."
@@ -37,7 +38,7 @@ class Holding:
 
     def queue(self, queue_type: QueueType) -> Queue:
         """Return the queue: in the order of arrival, whatever the priorities, and with no limit of looks."""
-        limit = {"x-delivery-limit": LOOKS} if queue_type is QueueType.QUORUM else {}
+        limit = {"x-delivery-limit": UNLIMITED_DELIVERIES} if queue_type is QueueType.QUORUM else {}
         arguments = {"x-queue-type": str(queue_type), "x-overflow": "reject-publish", **limit}
         return Queue(self.name, queue_arguments=arguments)
 

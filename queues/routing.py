@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker_app.queues.errors import UnknownQueue
 
@@ -52,3 +52,19 @@ class RoutingTable:
         matching = (queue for pattern, queue in self.patterns.items() if fnmatchcase(task, pattern))
         found = next(matching, None)
         return None if found is None else self.queue(found)
+
+
+@dataclass(frozen=True, slots=True)
+class NameRouter:
+    """Celery's router over a table: it knows a task by its name alone, whatever its arguments.
+
+    Attributes:
+        table: The declared queues and their patterns.
+    """
+
+    table: RoutingTable
+
+    def __call__(self, name: str, /, *_args: Any, **_options: Any) -> dict[str, str] | None:
+        """Return Celery's route of a task, None if no pattern matches its name."""
+        spec = self.table.for_task(name)
+        return None if spec is None else {"queue": spec.name}

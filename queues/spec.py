@@ -6,8 +6,12 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from broker_app.queues.backoff import Backoff
 from broker_app.queues.errors import InvalidPriority, InvalidQueueName
+from broker_app.queues.retry import Backoff
+
+MAX_ID_BYTES = 155
+"""Celery's result tables keep 155 characters (celery/backends/database/models.py); AMQP would take 255."""
+
 
 AMQP_SHORT_STRING_BYTES = 255
 """AMQP 0-9-1, section 4.2.5.3: names and routing keys are short strings of at most 255 bytes."""

@@ -23,7 +23,7 @@ from celery.app import builtins
 from hypothesis import settings as hypothesis_settings
 from leftovers import RunMark
 
-from broker_app.embedded import DEFAULT_IMAGE, FoundBroker, Way, find_broker
+from broker_app.local_broker import DEFAULT_IMAGE, FoundBroker, Way, find_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

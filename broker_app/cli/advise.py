@@ -11,9 +11,9 @@ import click
 
 from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.output import echo
-from broker_app.readable import shown_duration, shown_number
 from broker_app.tuning.advice import Advice, Remedy, Verdict, advise
-from broker_app.tuning.live import watch
+from broker_app.tuning.live_workers import watch
+from broker_app.tuning.readable import shown_duration, shown_number
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from broker_app.calls import parse_json, shortened
-from broker_app.errors import CallError
+from broker_app.cli.calls import parse_json
+from broker_app.errors import CallError, shortened
 
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from broker_app.checks import judge_broker, judge_settings
+from broker_app.broker.checks import judge_broker, judge_settings
+from broker_app.broker.findings import Finding, Level
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.table import Table
 from broker_app.errors import SettingsError
-from broker_app.findings import Finding, Level
 from broker_app.queues import DeadLetters
-from broker_app.result_stores import judge_reach, judge_store, judge_workers
+from broker_app.results.check import judge_reach, judge_store, judge_workers
 from broker_app.settings import ENV_PREFIX
 
 if TYPE_CHECKING:

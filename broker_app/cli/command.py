@@ -206,7 +206,7 @@ def pass_app_or_remains(function: _Function) -> _Function:
 
 
 def _app_or_remains(ctx: click.Context) -> BrokerApp:
-    from broker_app.fleet.remains import remains_by_processes, remains_of  # noqa: PLC0415 - as in `_check_app`
+    from broker_app.fleet.broken_app import remains_by_processes, remains_of  # noqa: PLC0415 - as in `_check_app`
 
     app: BrokerApp | None = None
     try:

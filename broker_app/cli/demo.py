@@ -11,14 +11,14 @@ from rich.console import Console
 
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command
+from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
 from broker_app.demo import display
-from broker_app.demo.interruption import Interruption
-from broker_app.demo.load import read_jobs
+from broker_app.demo.environment import QUEUES, check_settings, end_kept, only_one, stage
 from broker_app.demo.play import play, verdict
 from broker_app.demo.running import demo_folder, environment_file
-from broker_app.demo.stage import QUEUES, check_settings, end_kept, only_one, stage
-from broker_app.demo.tally import Tally
+from broker_app.demo.statistics import Tally
+from broker_app.demo.workload import read_jobs
 from broker_app.settings import broker_url_from_environment, load_settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _run(
     keep: bool,
 ) -> None:
     jobs = read_jobs()[:most_jobs]
-    with stage(folder, broker_url_from_environment(), port, say, interruption, keep=keep) as ready:
+    with stage(folder, broker_url_from_environment(), port, say, interruption.hold, keep=keep) as ready:
         with Tally(ready.app, QUEUES, [node.node.name for node in ready.nodes]) as tally:
             say(f"sending {len(jobs):,} downloads to lopri, and a person's calls to default meanwhile")
             play(ready, tally, jobs, say)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from broker_app.cli.command import app_name, pass_app
+from broker_app.cli.logs import log_to_stderr
 from broker_app.fleet.plan import exports, inherited_variables, plan_fleets, preparation
 from broker_app.fleet.supervisor import RESUMED_OPTION, Supervisor
 from broker_app.fleet.systemd import units, write_units
-from broker_app.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

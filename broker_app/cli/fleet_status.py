@@ -19,9 +19,9 @@ from broker_app.cli.output import echo
 from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table
 from broker_app.fleet import DEFAULT_ANSWER_SECONDS, FleetStatus, fleet_status
+from broker_app.fleet.broken_app import RemainsApp
 from broker_app.fleet.logs import LogReader
-from broker_app.fleet.remains import RemainsApp
-from broker_app.visible import visible
+from broker_app.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

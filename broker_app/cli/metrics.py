@@ -44,11 +44,11 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
     A broker that is down is a metric, broker_app_broker_up 0, and no error.
     """
     from broker_app.cli import version  # noqa: PLC0415 - that package imports this module
-    from broker_app.logs import log_to_stderr  # noqa: PLC0415
-    from broker_app.metrics.collector import Collector  # noqa: PLC0415 - the help comes without all of it
-    from broker_app.metrics.routes import routes  # noqa: PLC0415
-    from broker_app.metrics.server import MetricsServer  # noqa: PLC0415
-    from broker_app.status_page import StatusPage  # noqa: PLC0415
+    from broker_app.cli.logs import log_to_stderr  # noqa: PLC0415
+    from broker_app.monitoring.collector import Collector  # noqa: PLC0415 - the help comes without all of it
+    from broker_app.monitoring.http_server import MetricsServer  # noqa: PLC0415
+    from broker_app.monitoring.routes import routes  # noqa: PLC0415
+    from broker_app.monitoring.status_page import StatusPage  # noqa: PLC0415
 
     log_to_stderr("%(levelname)s %(message)s")
     chosen = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -71,8 +71,8 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
 def show(app: BrokerApp) -> None:
     """Print once what /metrics would answer, without a server."""
     from broker_app.cli import version  # noqa: PLC0415
-    from broker_app.metrics.collector import Collector  # noqa: PLC0415
-    from broker_app.metrics.exposition import render  # noqa: PLC0415
+    from broker_app.monitoring.collector import Collector  # noqa: PLC0415
+    from broker_app.monitoring.exposition import render  # noqa: PLC0415
 
     collector = Collector(app, version())
     try:
@@ -94,8 +94,8 @@ def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None
 
     Without a HOST they are this one, and those where workers have a mailbox on the broker now.
     """
-    from broker_app.metrics import targets as servers  # noqa: PLC0415
-    from broker_app.metrics.broker import BrokerReader  # noqa: PLC0415
+    from broker_app.monitoring import targets as servers  # noqa: PLC0415
+    from broker_app.monitoring.broker_reader import BrokerReader  # noqa: PLC0415
 
     settings = app.settings.metrics
     found = servers.targets(settings, hosts)
@@ -115,7 +115,7 @@ def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None
 @pass_app
 def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | None) -> None:
     """Print Prometheus' recording and alerting rules, made from the settings' queues and objectives."""
-    from broker_app.metrics.rules import JOB, RUNBOOKS, rules_text  # noqa: PLC0415
+    from broker_app.monitoring.prometheus.rule_file import JOB, RUNBOOKS, rules_text  # noqa: PLC0415
 
     _put(rules_text(app.settings, job or JOB, runbooks or RUNBOOKS), output)
 
@@ -126,7 +126,7 @@ def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | 
 @_OUTPUT
 def dashboard(output: Path | None) -> None:
     """Print the dashboard for Grafana; it is the same for all settings."""
-    from broker_app.metrics.dashboard import dashboard_text  # noqa: PLC0415
+    from broker_app.monitoring.prometheus.dashboard import dashboard_text  # noqa: PLC0415
 
     _put(dashboard_text(), output)
 

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import click
 
-from broker_app.visible import visible
+from broker_app.text import visible
 
 
 def echo(text: str = "", *, file: IO[Any] | None = None, err: bool = False, nl: bool = True) -> None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker_app.broker.pauses import pause_queue, paused_queues, resume_queue
 from broker_app.cli.command import Command, pass_app
 from broker_app.cli.output import echo
 from broker_app.errors import UnknownQueue
-from broker_app.pauses import pause_queue, paused_queues, resume_queue
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

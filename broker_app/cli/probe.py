@@ -11,7 +11,7 @@ import click
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, pass_app_or_remains
 from broker_app.cli.output import echo
-from broker_app.probes import Probe, probe, probe_file
+from broker_app.monitoring.probes import Probe, probe, probe_file
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

@@ -10,8 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Column
 
-from broker_app import inspection, lanes
-from broker_app.backlog import read_backlog
+from broker_app import messages
+from broker_app.broker import delay_lanes
+from broker_app.broker.scheduled import read_backlog
 from broker_app.cli.command import Group, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import bar
@@ -22,7 +23,7 @@ from broker_app.cli.table import Table
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.backlog import Backlog
+    from broker_app.broker.scheduled import Backlog
 
 _PEEK = 20
 
@@ -65,7 +66,7 @@ def scheduled(app: BrokerApp, *, as_json: bool) -> None:
     if backlog.held_up:
         echo(f"due and held up, since their queue does not take them: {backlog.held_up:,}")
     if not backlog.is_complete:
-        text = f"lanes of more than {lanes.PROBED_DAYS} days, and what is due and held up, are not known"
+        text = f"lanes of more than {delay_lanes.PROBED_DAYS} days, and what is due and held up, are not known"
         echo(f"{text}: the management API does not answer", err=True)
 
 
@@ -81,7 +82,7 @@ def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) 
         return
     if to:
         raise click.UsageError("--to goes with --replay")
-    parked = inspection.peek_unrouted(app, _PEEK)
+    parked = messages.peek_unrouted(app, _PEEK)
     if as_json:
         echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in parked]))
         return
@@ -94,7 +95,7 @@ def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) 
 
 def _replay(app: BrokerApp, to: str | None, *, as_json: bool) -> None:
     with bar("replayed") as shown:
-        outcome = inspection.replay_unrouted(app, to, shown.show)
+        outcome = messages.replay_unrouted(app, to, shown.show)
     if as_json:
         echo(json.dumps({"moved": outcome.moved, "left": outcome.left, "reason": outcome.reason}))
     else:

@@ -17,15 +17,15 @@ from broker_app.cli.command import Number, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.table import Table
 from broker_app.errors import BrokerError
-from broker_app.inspection import read_overview
+from broker_app.messages import read_overview
 from broker_app.queues import Names
-from broker_app.visible import visible
+from broker_app.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker_app.app import BrokerApp
-    from broker_app.inspection import Overview, Row
+    from broker_app.messages import Overview, Row
 
 _UNKNOWN = "?"
 _COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait", "paused")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.table import Column
 
-from broker_app import inspection
+from broker_app import messages
 from broker_app.cli import exit_codes
 from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
@@ -19,13 +19,13 @@ from broker_app.cli.progress import Stop, bar
 from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
-from broker_app.inspection import Order, Selection, parse_duration
+from broker_app.messages import Order, Selection, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from broker_app.app import BrokerApp
-    from broker_app.inspection import Letter, Outcome, Place
+    from broker_app.messages import Letter, Outcome, Place
 
 _PEEK = 20
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
@@ -75,7 +75,7 @@ def peek(app: BrokerApp, queue: str, *, selection: Selection, as_json: bool) -> 
     a filter every message is looked at, until enough have passed it.
     """
     limit, selection = selection.limit or _PEEK, dataclasses.replace(selection, limit=None)
-    peeked = inspection.peek(app, queue, limit, selection)
+    peeked = messages.peek(app, queue, limit, selection)
     if peeked.is_counted:
         echo("broker-app: this RabbitMQ counts each look at a work queue as a delivery of its messages", err=True)
     if as_json:
@@ -105,7 +105,7 @@ def replay(app: BrokerApp, queue: str, to: str | None, *, skip_succeeded: bool, 
         "replayed",
         queue,
         given,
-        lambda order: inspection.replay(app, queue, order, to=to, skip_succeeded=skip_succeeded),
+        lambda order: messages.replay(app, queue, order, to=to, skip_succeeded=skip_succeeded),
     )
 
 
@@ -116,7 +116,7 @@ def replay(app: BrokerApp, queue: str, to: str | None, *, skip_succeeded: bool, 
 @pass_app
 def move(app: BrokerApp, source: str, target: str, **given: Any) -> None:
     """Move messages to another queue as they are."""
-    _run("moved", source, given, lambda order: inspection.move(app, source, target, order))
+    _run("moved", source, given, lambda order: messages.move(app, source, target, order))
 
 
 @click.command()
@@ -127,7 +127,7 @@ def discard(app: BrokerApp, queue: str, **given: Any) -> None:
     """Remove the messages that the filters name, for good."""
     if given["selection"].is_everything:
         raise SelectionError("discard: expected a filter, got none; `broker-app queues purge` removes all")
-    _run("discarded", queue, given, lambda order: inspection.discard(app, queue, order))
+    _run("discarded", queue, given, lambda order: messages.discard(app, queue, order))
 
 
 @click.command()
@@ -143,7 +143,7 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
     def confirm(place: Place, count: int) -> bool:
         return yes or click.confirm(f"Remove all {count:,} messages of {place.queue} for good?", err=True)
 
-    removed = inspection.purge(app, queue, confirm)
+    removed = messages.purge(app, queue, confirm)
     if removed is None:
         echo("broker-app: nothing was removed", err=True)
         sys.exit(exit_codes.FAILED)

@@ -11,11 +11,11 @@ import click
 from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import stages
-from broker_app.retirement import retire_queue
+from broker_app.topology.retire import retire_queue
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.retirement import Retired
+    from broker_app.topology.retire import Retired
 
 
 @click.command(

@@ -13,14 +13,14 @@ from celery import states
 from celery.backends.base import DisabledBackend
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
-from broker_app.calls import Call, check_call, parse_call
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword, parse_keywords
+from broker_app.cli.calls import Call, check_call, parse_call
 from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks, publish, send_file
 from broker_app.errors import BrokerAppError, CallError
-from broker_app.topology import words
+from broker_app.wire.errors import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,7 +183,7 @@ def _wait(result: AsyncResult, call: Call, timeout: float | None, *, as_json: bo
         return exit_codes.INTERRUPTED
     except Exception as error:
         raise BrokerAppError(
-            f"{where}: it was published, but the result store did not answer: {words(error)}"
+            f"{where}: it was published, but the result store did not answer: {error_text(error)}"
         ) from error
     if state == states.SUCCESS:
         echo(json.dumps({"id": result.id, "state": state, "result": value}) if as_json else _readable(value))

@@ -15,8 +15,8 @@ from celery.canvas import Signature
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from broker_app.calls import Call, check_call, read_calls
 from broker_app.cli import exit_codes
+from broker_app.cli.calls import Call, check_call, read_calls
 from broker_app.cli.output import echo
 from broker_app.errors import BrokerUnreachable, CallError, PublishError, PublishTimeout
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kombu.messaging import Producer
 
     from broker_app.app import BrokerApp
-    from broker_app.bulk import ItemOutcome
+    from broker_app.publishing.bulk import ItemOutcome
 
 STDIN = "-"
 

@@ -11,11 +11,11 @@ import click
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, pass_app
 from broker_app.cli.output import echo
-from broker_app.spool import Flusher, Store
+from broker_app.publishing.spool import Flusher, Store
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.spool import Flushed, SpoolStatus
+    from broker_app.publishing.spool import Flushed, SpoolStatus
 
 
 @click.group(cls=Group, epilog="\b\nExamples:\n  broker-app spool status\n  broker-app spool flush --refused")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from broker_app.visible import visible
+from broker_app.text import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

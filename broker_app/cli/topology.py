@@ -10,27 +10,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker_app import changes, lanes
-from broker_app import permissions as least_rights
-from broker_app import topology as broker_topology
+from broker_app.broker import delay_lanes
+from broker_app.broker import permissions as least_rights
+from broker_app.broker.access import connect
+from broker_app.broker.declare import declare_topology
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, Number, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import stages
-from broker_app.comparison import Kind
-from broker_app.migration import PATIENCE_SECONDS, Waits
-from broker_app.migration import migrate as move_queue
-from broker_app.prune import prune as remove_unused_lanes
 from broker_app.queues import work_topology
 from broker_app.queues.delay import parse_lane
+from broker_app.topology.diff import Kind
+from broker_app.topology.migrate import PATIENCE_SECONDS, Waits
+from broker_app.topology.migrate import migrate as move_queue
+from broker_app.topology.plan import LANE_WAIT_SECONDS, apply_plan, compare_topology
+from broker_app.topology.prune import prune as remove_unused_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker_app.app import BrokerApp
-    from broker_app.changes import Plan
-    from broker_app.comparison import Change
-    from broker_app.migration import Migrated
+    from broker_app.topology.diff import Change
+    from broker_app.topology.migrate import Migrated
+    from broker_app.topology.plan import Plan
 
 ALL_LANES_DAYS = 31
 """With the lanes of the shorter units some 180 queues: 3.5 s and 10 MB of a node (4.3.6, measured)."""
@@ -53,9 +55,9 @@ def declare(app: BrokerApp) -> None:
     settings = app.settings
     wanted = work_topology(settings.specs(), settings.prefix)
     common = {parse_lane(word) for word in settings.common_lanes}
-    with broker_topology.connect(app) as connection:
-        broker_topology.declare(connection, wanted)
-        lanes.declare(connection, sorted(common), settings.prefix, time.monotonic() + changes.LANE_WAIT_SECONDS)
+    with connect(app) as connection:
+        declare_topology(connection, wanted)
+        delay_lanes.declare(connection, sorted(common), settings.prefix, time.monotonic() + LANE_WAIT_SECONDS)
     counts = f"{len(wanted.exchanges)} exchanges, {len(wanted.queues)} queues and {len(common)} delay lanes"
     echo(f"{counts} are declared")
 
@@ -69,8 +71,8 @@ def plan(app: BrokerApp, *, as_json: bool) -> None:
     Exits with 0 if nothing differs, and with 6 if something does. Delay lanes that are not there yet are no
     difference: the first task that needs one declares it.
     """
-    with broker_topology.connect(app) as connection:
-        found = changes.compare(app, connection)
+    with connect(app) as connection:
+        found = compare_topology(app, connection)
     if as_json:
         echo(json.dumps(_as_dict(found.changes, found)))
     else:
@@ -96,12 +98,12 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
 
     What stands with other arguments is told, with what to do, and the exit code is 6.
     """
-    with broker_topology.connect(app) as connection:
-        found = changes.compare(app, connection)
-        changes.apply(app, connection, found)
+    with connect(app) as connection:
+        found = compare_topology(app, connection)
+        apply_plan(app, connection, found)
         if has_all_lanes:
-            deadline = time.monotonic() + changes.LANE_WAIT_SECONDS
-            lanes.declare(connection, lanes.every(ALL_LANES_DAYS), app.settings.prefix, deadline)
+            deadline = time.monotonic() + LANE_WAIT_SECONDS
+            delay_lanes.declare(connection, delay_lanes.every(ALL_LANES_DAYS), app.settings.prefix, deadline)
     created = [change for change in found.changes if change.kind in {Kind.MISSING, Kind.LATER}]
     left = [change for change in found.changes if change not in created]
     if as_json:

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker_app.calls import Call as CheckedCall
-from broker_app.calls import check_call
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword
+from broker_app.cli.calls import Call as CheckedCall
+from broker_app.cli.calls import check_call
 from broker_app.cli.command import Command, Number, app_name, pass_app
+from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks
-from broker_app.demo.interruption import Interruption
 from broker_app.errors import CallError, SettingsError
-from broker_app.readable import shown_duration, shown_number
 from broker_app.tuning import Call, Effort, Limits, Load, Plan, tune
 from broker_app.tuning.chart import draw
 from broker_app.tuning.limits import WORDS
+from broker_app.tuning.live_load import WATCH_SECONDS, cpu_seconds, observe
 from broker_app.tuning.load import parse_duration, parse_profile
-from broker_app.tuning.observed import WATCH_SECONDS, cpu_seconds, observe
+from broker_app.tuning.readable import shown_duration, shown_number
 from broker_app.tuning.settings_file import apply_fleet, fleet_lines
 from broker_app.tuning.worker import is_installed
 

@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from broker_app.demo.tally import QueueTally, Tally
+    from broker_app.demo.statistics import QueueTally, Tally
 
 LINE_INTERVAL_SECONDS = 2.0
 

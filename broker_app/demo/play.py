@@ -7,9 +7,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from broker_app import topology
+from broker_app.broker.access import connect
+from broker_app.broker.declare import queue_depth
 from broker_app.demo import display
-from broker_app.demo.load import Person, send_flood
+from broker_app.demo.workload import Person, send_flood
 from broker_app.errors import BrokerAppError
 from broker_app.queues import DeadLetters
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from broker_app.app import BrokerApp
-    from broker_app.demo.load import Job
-    from broker_app.demo.stage import Stage
-    from broker_app.demo.tally import Tally
+    from broker_app.demo.environment import Stage
+    from broker_app.demo.statistics import Tally
+    from broker_app.demo.workload import Job
 
 MOST_SECONDS = 50.0
 """The demo ends by then, done or not."""
@@ -80,8 +81,8 @@ def verdict(app: BrokerApp, tally: Tally) -> str:
 
 
 def _depths(app: BrokerApp, queues: Iterable[str]) -> dict[str, int | None]:
-    with topology.connect(app) as connection:
-        return {queue: topology.depth(connection, queue) for queue in queues}
+    with connect(app) as connection:
+        return {queue: queue_depth(connection, queue) for queue in queues}
 
 
 def _is_over(flood: Future[None], calls: Future[None], person: Person, tally: Tally) -> bool:

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from broker_app.private import write_private
+from broker_app.settings.private_files import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from broker_app.demo import site
 from broker_app.errors import BrokerAppError
-from broker_app.private import open_private
+from broker_app.settings.private_files import open_private
 
 if TYPE_CHECKING:
     from pathlib import Path

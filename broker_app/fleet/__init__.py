@@ -1,8 +1,9 @@
 """Worker fleets: the nodes of each queue, started through `celery multi`, watched, changed and stopped."""
 
 from broker_app.fleet.plan import Plan, plan_fleets
-from broker_app.fleet.roll import Changes, Patience, reload_fleets, restart_fleets, scale_fleet, start_fleets
+from broker_app.fleet.rolling import Changes, Patience, reload_fleets, restart_fleets, scale_fleet, start_fleets
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS
+from broker_app.fleet.startup_check import Start, StartedNode
 from broker_app.fleet.status import (
     DEFAULT_ANSWER_SECONDS,
     FleetStatus,
@@ -12,7 +13,6 @@ from broker_app.fleet.status import (
     unwanted_nodes,
 )
 from broker_app.fleet.stop import DEFAULT_STOP_SECONDS, Stop, StoppedNode, patience_seconds, stop_fleets
-from broker_app.fleet.watch import Start, StartedNode
 
 __all__ = [
     "DEFAULT_ANSWER_SECONDS",

@@ -1,7 +1,7 @@
 """Nodes that hang: their process is there, and their loop has not turned for three heartbeats.
 
 By then the broker has given their messages to others, so killing such a node costs nothing more. The live probe
-(`broker_app.probes`) fails for them, and for nodes that do not hear their broker; those do not hang.
+(`broker_app.monitoring.probes`) fails for them, and for nodes that do not hear their broker; those do not hang.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker_app.fleet.nodes import node_of
-from broker_app.worker.liveness import Sign
+from broker_app.worker.heartbeat_file import Sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from broker_app.errors import FleetError
 from broker_app.fleet.nodes import wanted_fleets
+from broker_app.fleet.overrides import Wishes
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import check_queues, known_nodes
-from broker_app.fleet.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

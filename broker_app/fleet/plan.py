@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from broker_app.fleet.multi import PATH_VARIABLES, child_environment, pasted_line
 from broker_app.fleet.nodes import wanted_fleets
+from broker_app.fleet.overrides import Wishes
 from broker_app.fleet.state import FleetState
-from broker_app.fleet.wishes import Wishes
 from broker_app.settings import ENV_PREFIX
 
 if TYPE_CHECKING:

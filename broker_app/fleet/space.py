@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
 from broker_app.fleet.state import unusable
-from broker_app.private import open_private
+from broker_app.settings.private_files import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING
 
 from celery.exceptions import ImproperlyConfigured
 
-from broker_app import topology
+from broker_app.broker.access import connect
+from broker_app.broker.declare import declare_topology
 from broker_app.errors import FleetError, NodesFailed
-from broker_app.fleet.answers import ask_workers, is_name_taken
+from broker_app.fleet.inspect_workers import ask_workers, is_name_taken
+from broker_app.fleet.launch_record import record_of
 from broker_app.fleet.multi import LAUNCH_SECONDS_PER_NODE, Launch, launch, start_command
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
-from broker_app.fleet.record import record_of
+from broker_app.fleet.overrides import Wishes
 from broker_app.fleet.space import check_files
+from broker_app.fleet.startup_check import ASK_SECONDS, Start, StartedNode, Watch
 from broker_app.fleet.state import FleetState
-from broker_app.fleet.watch import ASK_SECONDS, Start, StartedNode, Watch
-from broker_app.fleet.wishes import Wishes
 from broker_app.queues import work_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker_app.app import BrokerApp
-    from broker_app.fleet.record import Record
+    from broker_app.fleet.launch_record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def check_up(outcomes: Iterable[StartedNode]) -> tuple[StartedNode, ...]:
     """
     outcomes = tuple(outcomes)
     if any(outcome.outcome is Start.FAILED for outcome in outcomes):
-        raise NodesFailed(outcomes)
+        raise NodesFailed(outcomes, {outcome.node.name: outcome.reason for outcome in outcomes if outcome.reason})
     return outcomes
 
 
@@ -149,8 +150,8 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
     fleets = tuple(fleets)
     _check_installed(app, fleets)
     settings, table = app.settings, app.settings.routing_table()
-    with topology.connect(app) as connection:
-        topology.declare(
+    with connect(app) as connection:
+        declare_topology(
             connection, work_topology([table.queue(fleet.queue) for fleet in fleets], settings.prefix)
         )
         taken = [node.name for node in nodes if is_name_taken(app, connection, node.name)]

@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING
 
 from broker_app.errors import FleetBusy, FleetError
 from broker_app.fleet.processes import Process, find_workers
-from broker_app.private import FILE_MODE, check_not_linked, make_private_folder, open_private
-from broker_app.worker.liveness import SUFFIX, file_name
+from broker_app.settings.private_files import FILE_MODE, check_not_linked, make_private_folder, open_private
+from broker_app.worker.heartbeat_file import SUFFIX, file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
-from broker_app import topology
+from broker_app.broker.access import connect
 from broker_app.errors import BrokerError
-from broker_app.fleet.answers import Answer, ask_workers
 from broker_app.fleet.hanging import hung_nodes
+from broker_app.fleet.inspect_workers import Answer, ask_workers
+from broker_app.fleet.launch_record import Record, boot_id, installed_version
+from broker_app.fleet.memory import memory_bytes
 from broker_app.fleet.nodes import Fleet, Node, node_of, wanted_fleets
-from broker_app.fleet.record import Record, boot_id, installed_version
+from broker_app.fleet.overrides import Wishes
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import check_queues, known_nodes
-from broker_app.fleet.usage import memory_bytes
-from broker_app.fleet.wishes import Wishes
-from broker_app.worker.liveness import Sign
+from broker_app.wire.errors import error_text
+from broker_app.worker.heartbeat_file import Sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -170,10 +171,10 @@ def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[
     if not names:
         return {}, ""
     try:
-        with topology.connect(app):  # bounded, and with a reason, where asking would try again and again
+        with connect(app):  # bounded, and with a reason, where asking would try again and again
             return ask_workers(app, names, timeout_seconds=answer_seconds, with_active=True), ""
     except (BrokerError, OperationalError, *app.connection_for_write().connection_errors) as error:
-        return {}, topology.words(error)
+        return {}, error_text(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from broker_app.errors import FleetError, UnknownQueue
 from broker_app.fleet.hanging import Hang, HangWatch, hung_nodes
 from broker_app.fleet.nodes import Node, node_of
+from broker_app.fleet.overrides import Wishes
 from broker_app.fleet.processes import kill, terminate
 from broker_app.fleet.state import FleetState
-from broker_app.fleet.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING
 from kombu.exceptions import OperationalError
 
 from broker_app.errors import BrokerAppError, FleetBusy
-from broker_app.fleet.backoff import Backoff
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, first_stem, wanted_fleets
+from broker_app.fleet.overrides import Wishes
 from broker_app.fleet.rescue import Rescue
+from broker_app.fleet.restart_backoff import Backoff
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, resume
+from broker_app.fleet.startup_check import Start, StartedNode
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import Stop, patience_seconds, stop_fleets
-from broker_app.fleet.watch import Start, StartedNode
-from broker_app.fleet.wishes import Wishes
 from broker_app.metrics.catalogue import HUNG, RESTARTS
-from broker_app.metrics.process import folder_of
 from broker_app.metrics.recorder import Recorder
+from broker_app.metrics.registry import folder_of
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp

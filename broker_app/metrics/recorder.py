@@ -11,8 +11,9 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from broker_app.metrics.catalogue import BOUNDS_SECONDS, DROPPED_SERIES, METRICS, Kind, Metric
+from broker_app.metrics.catalogue import DROPPED_SERIES, METRICS, Kind, Metric
 from broker_app.metrics.storage import Chunk, MetricFile
+from broker_app.queues.objectives import BOUNDS_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_app.private import make_private_folder, open_private
+from broker_app.settings.private_files import make_private_folder, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

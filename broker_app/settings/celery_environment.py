@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from broker_app.errors import SettingsError
-from broker_app.settings.faults import ENV_PREFIX
+from broker_app.settings.problems import ENV_PREFIX
 
 _BROKER = (("broker_url",), "broker_url")
 _VARIABLES = {
@@ -48,4 +48,4 @@ def _values(conf: Any, keys: tuple[str, ...]) -> set[str]:
     """Return how the URL in force may be written: Celery's form of a ``db+`` URL names our backend."""
     value = next((found for key in keys if (found := conf.get(key))), "")
     text = str(value)
-    return {text, text.replace("broker_app.results:DatabaseBackend+", "db+", 1)}
+    return {text, text.replace("broker_app.results.sql:DatabaseBackend+", "db+", 1)}

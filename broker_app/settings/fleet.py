@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from broker_app.settings.base import Problem, Table
-from broker_app.settings.faults import ENV_PREFIX
+from broker_app.settings.problems import ENV_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,12 +12,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from broker_app.queues import QueueSpec, RoutingTable
 from broker_app.queues.delay import parse_lane
 from broker_app.settings.base import Positive
-from broker_app.settings.clients import FetchSettings, PublishSettings, TlsSettings
-from broker_app.settings.faults import ENV_PREFIX
 from broker_app.settings.fleet import FleetSettings
 from broker_app.settings.metrics import MetricsSettings
-from broker_app.settings.names import bad_helps, bad_names, bad_references, check_login
+from broker_app.settings.problems import ENV_PREFIX
+from broker_app.settings.publish import FetchSettings, PublishSettings, TlsSettings
 from broker_app.settings.queue import QueueSettings
+from broker_app.settings.references import bad_helps, bad_names, bad_references, check_login
 
 BROKER_SCHEMES = ("amqp://", "amqps://")
 

@@ -6,8 +6,8 @@ from bisect import bisect_left
 
 from pydantic import BaseModel, Field, field_validator
 
-from broker_app.metrics.catalogue import BOUNDS_SECONDS
 from broker_app.queues import Backoff, DeadLetters, QueueType
+from broker_app.queues.objectives import BOUNDS_SECONDS
 from broker_app.settings.base import FROZEN, Positive
 from broker_app.settings.fleet import FleetSettings
 

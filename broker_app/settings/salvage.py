@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from broker_app.errors import SettingsError
-from broker_app.settings.faults import ENV_PREFIX
+from broker_app.settings.load import config_path
 from broker_app.settings.model import Settings
-from broker_app.settings.reading import config_path
+from broker_app.settings.problems import ENV_PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from broker_app.readable import shown_duration
 from broker_app.tuning.load import SIMULATED_TASK
+from broker_app.tuning.readable import shown_duration
 
 if TYPE_CHECKING:
     from broker_app.tuning.load import Load

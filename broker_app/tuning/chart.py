@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from broker_app.tuning.figures import Point
+    from broker_app.tuning.measurement import Point
     from broker_app.tuning.recommendation import PoolResult
     from broker_app.tuning.sweep import Tuning
 

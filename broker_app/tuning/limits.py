@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker_app.tuning.figures import Point
+    from broker_app.tuning.measurement import Point
 
 BUSY = 0.9
 """From this share on a core, a host or the slots are taken to be busy."""

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_app.tuning.law import Confidence, Law, confidence, fit_law, misfit
 from broker_app.tuning.limits import Ceiling, Limits, ceiling
+from broker_app.tuning.scalability import Confidence, Law, confidence, fit_law, misfit
 from broker_app.tuning.search import knee_of, undecided
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker_app.tuning.figures import Point
+    from broker_app.tuning.measurement import Point
 
 MIN_POINTS_OF_A_LAW = 4
 """Three parameters and one to spare: through fewer points there is always a curve, and it says nothing."""

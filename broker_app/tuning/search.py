@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from broker_app.tuning.law import KNEE_SHARE
+from broker_app.tuning.scalability import KNEE_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker_app.tuning.figures import Point
     from broker_app.tuning.limits import Limits
+    from broker_app.tuning.measurement import Point
 
 GAIN = 1.05
 """A doubling that brings less than this is no gain; after two such the pool is measured to its end."""

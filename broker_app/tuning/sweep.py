@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from broker_app.errors import TuningError
-from broker_app.readable import shown_duration, shown_number
-from broker_app.tuning import usage
+from broker_app.tuning import proc_usage
 from broker_app.tuning.budget import Budget, point_seconds
-from broker_app.tuning.figures import Point
 from broker_app.tuning.limits import Limits
-from broker_app.tuning.place import private_place
+from broker_app.tuning.measurement import Point
+from broker_app.tuning.readable import shown_duration, shown_number
 from broker_app.tuning.recommendation import PoolResult, Recommendation, gain_of_prefetch, judge_pool, recommend
+from broker_app.tuning.sandbox import private_place
 from broker_app.tuning.search import next_slots, undecided
 from broker_app.tuning.trial import Effort, measure
 from broker_app.tuning.worker import check_pool, tuned_worker
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from broker_app.tuning.load import Load
-    from broker_app.tuning.place import Place
+    from broker_app.tuning.sandbox import Place
 
 _MEMORY_SHARE = 0.9
 """A step that is expected to take more than this share of the free memory is not tried."""
@@ -89,7 +89,7 @@ def tune(
     *,
     app_name: str,
     say: Callable[[str], None] = lambda _: None,
-    on_leaving: Callable[[], None] = lambda: None,
+    on_leaving: Callable[[], object] = lambda: None,
 ) -> Tuning:
     """Measure real workers of a private queue, and return what they did and what to take.
 
@@ -106,7 +106,7 @@ def tune(
         BrokerError: No broker, or a right is missing.
         PublishError: It does not take messages.
     """
-    usage.check_proc()
+    proc_usage.check_proc()
     app.settings.routing_table().queue(plan.queue)
     for pool in plan.pools:
         check_pool(pool)
@@ -138,7 +138,7 @@ class _Sweep:
         """Measure each pool; with a bound on the time each has an equal share of it, and the first its start."""
         pools = self._plan.pools
         self._say(self._budget.words(len(pools), self._bound(pools[0])))
-        if note := busy_host(usage.others_busy_cores(_LOOK_SECONDS), usage.cores()):
+        if note := busy_host(proc_usage.others_busy_cores(_LOOK_SECONDS), proc_usage.cores()):
             self._say(note)
         results: list[PoolResult] = []
         for number, pool in enumerate(pools):
@@ -232,7 +232,7 @@ def shown_point(point: Point) -> str:
 
 def _shortage(points: Mapping[int, Point], slots: int) -> str:
     """Return why the memory is too short for a step, judged by what the slots before took; empty if it is not."""
-    needed, free = _expected_bytes(points, slots), usage.available_bytes()
+    needed, free = _expected_bytes(points, slots), proc_usage.available_bytes()
     if needed <= _MEMORY_SHARE * free:
         return ""
     return f"-c {slots} would take about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker_app.errors import TuningError
-from broker_app.tuning.figures import Point, Times, relative_error
-from broker_app.tuning.record import completed
-from broker_app.tuning.usage import mean_usage, sample, usage_between
+from broker_app.tuning.measurement import Point, Times, relative_error
+from broker_app.tuning.proc_usage import mean_usage, sample, usage_between
+from broker_app.tuning.task_log import completed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker_app.tuning.figures import Usage
+    from broker_app.tuning.measurement import Usage
     from broker_app.tuning.worker import TunedWorker
 
 LOAD_SHARE = 0.8

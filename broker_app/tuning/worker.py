@@ -11,11 +11,12 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from broker_app import topology
+from broker_app.broker.access import connect
+from broker_app.broker.declare import declare_topology, delete_queue, pipelined_channel, wanted_topology
 from broker_app.errors import TuningError
-from broker_app.private import open_private
-from broker_app.tuning.record import Record
-from broker_app.tuning.recorder import BOOTSTRAP
+from broker_app.settings.private_files import open_private
+from broker_app.tuning.task_log import Record
+from broker_app.tuning.task_log_writer import BOOTSTRAP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
 
     from broker_app.tuning.load import Load
-    from broker_app.tuning.place import Place
+    from broker_app.tuning.sandbox import Place
 
 START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
@@ -88,7 +89,7 @@ class TunedWorker:
 
     def discard(self) -> None:
         """Throw away what waits, and wait for what runs."""
-        with topology.connect(self._place.app) as connection, topology.channel(connection, self._queue) as channel:
+        with connect(self._place.app) as connection, pipelined_channel(connection, self._queue) as channel:
             channel.queue_purge(self._place.app.settings.routing_table().queue(self._queue).broker_name)
 
     def pause(self, seconds: float) -> None:
@@ -154,9 +155,9 @@ def tuned_worker(
         TuningError: It does not start.
     """
     pool, slots = pool_and_slots
-    with topology.connect(place.app) as connection:
-        topology.delete_queue(connection, place.app.settings.routing_table().queue(queue).broker_name)
-        topology.declare(connection, topology.wanted(place.app.settings))
+    with connect(place.app) as connection:
+        delete_queue(connection, place.app.settings.routing_table().queue(queue).broker_name)
+        declare_topology(connection, wanted_topology(place.app.settings))
     (place.folder / "record").unlink(missing_ok=True)
     process = _start(place, app_name, queue, _worker_options(place, queue, pool, slots, prefetch))
     try:

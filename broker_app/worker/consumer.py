@@ -18,27 +18,27 @@ from celery.worker import consumer as celery_consumer
 from celery.worker import loops, state
 
 import broker_app.worker.remote_control  # noqa: F401 - its commands take the place of Celery's
-from broker_app.connections import discard
+from broker_app.broker.pauses import Pauses
+from broker_app.celery_integration.tracer import let_answer, let_processes_answer, let_slots_answer
 from broker_app.errors import SettingsError
-from broker_app.field_tables import accept_undecodable
-from broker_app.pauses import Pauses
 from broker_app.settings import shown_in_one_line
-from broker_app.worker.answering import let_answer, let_processes_answer, let_slots_answer
-from broker_app.worker.decoding import decode_early, is_small
-from broker_app.worker.first_protocol import translate
-from broker_app.worker.gate import Gate
-from broker_app.worker.helping import helping_of
-from broker_app.worker.intake import Intake
-from broker_app.worker.limits import limits_of
-from broker_app.worker.liveness import Pulse, sign_file
-from broker_app.worker.reconnecting import Refusals
-from broker_app.worker.recovery import Runs
-from broker_app.worker.selective import Selective
-from broker_app.worker.settling import Settlements
-from broker_app.worker.stopping import Stopping, drain_seconds, give_back, give_back_all
-from broker_app.worker.subscription import Subscription
-from broker_app.worker.threads import lighten
-from broker_app.worker.unreadable import or_given_up
+from broker_app.wire.connection import discard
+from broker_app.wire.field_tables import accept_undecodable
+from broker_app.wire.frame_reader import Intake
+from broker_app.worker.acknowledger import Settlements
+from broker_app.worker.body_decoder import decode_early, is_small
+from broker_app.worker.consumers import Subscription
+from broker_app.worker.consumption import Selective
+from broker_app.worker.deliveries import Runs
+from broker_app.worker.heartbeat_file import Pulse, sign_file
+from broker_app.worker.invalid_messages import or_given_up
+from broker_app.worker.overflow import helping_of
+from broker_app.worker.poison.admission import Gate
+from broker_app.worker.pools.thread_pool import lighten
+from broker_app.worker.pools.time_limits import limits_of
+from broker_app.worker.protocol_v1 import translate
+from broker_app.worker.reconnect_pauses import Refusals
+from broker_app.worker.shutdown import Stopping, drain_seconds, give_back, give_back_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,22 +14,22 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.worker import request as celery_request
 from celery.worker.state import task_ready
 
-from broker_app.dead_letters import DeadReason, Death
+from broker_app.celery_integration.tracer import contained
 from broker_app.errors import Rejected
 from broker_app.metrics.catalogue import Outcome
-from broker_app.metrics.request import Counted
-from broker_app.outgoing import DELAY_HEADER
+from broker_app.queues.dead_letters import DeadReason, Death
 from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
-from broker_app.worker.answering import contained
-from broker_app.worker.arrival import keep_arrived
-from broker_app.worker.form import WellFormed
-from broker_app.worker.settled import begun, settled
+from broker_app.queues.headers import DELAY_HEADER
+from broker_app.worker.arrived_message import keep_arrived
+from broker_app.worker.last_resort import begun, settled
+from broker_app.worker.message_form import WellFormed
+from broker_app.worker.request_metrics import Counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker_app.queues import QueueSpec
-    from broker_app.worker.gate import Gate
+    from broker_app.worker.poison.admission import Gate
 
 logger = logging.getLogger(__name__)
 

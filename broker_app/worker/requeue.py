@@ -10,15 +10,10 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from broker_app.dead_letters import body_of, carried
-from broker_app.outgoing import (
-    DELAY_HEADER,
-    MAYBE_TWICE_HEADER,
-    PERSISTENT,
-    PUBLISHED_AT_HEADER,
-    Outgoing,
-)
+from broker_app.publishing.message import Outgoing
 from broker_app.queues import Delay, Names
+from broker_app.queues.headers import DELAY_HEADER, MAYBE_TWICE_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
+from broker_app.worker.dead_letters import body_of, carried
 
 if TYPE_CHECKING:
     from kombu.message import Message

@@ -13,7 +13,8 @@ from proxy import TcpProxy
 from waiting import wait_until
 from workers import client, environment, running_worker
 
-from broker_app import topology
+from broker_app.broker.access import connect
+from broker_app.broker.declare import delete_queue, queue_depth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,8 @@ def lines(file: Path) -> list[str]:
 
 def depth(app: BrokerApp, queue: str) -> int | None:
     """Return how many messages are ready in a queue."""
-    with topology.connect(app) as connection:
-        return topology.depth(connection, queue)
+    with connect(app) as connection:
+        return queue_depth(connection, queue)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -53,7 +54,7 @@ def test_what_failed_stands_in_the_dead_letters(fresh_vhost_url: str, tmp_path: 
     with running_worker(tmp_path, fresh_vhost_url, "-P", "threads", "-c", "2"):
         app.send_task("workload.fail", ("for good",))
         unknown = app.send_task("workload.nobody_knows")
-        with topology.connect(app) as connection:
+        with connect(app) as connection:
             message = amqp.Message(b"\xff", content_type="application/json", application_headers={"id": "x"})
             connection.channel().basic_publish(message, "tasks", "default")
         wait_until(lambda: depth(app, "default.dead") == 3, SECONDS, "three dead letters")
@@ -65,8 +66,8 @@ def test_a_deleted_queue_is_consumed_again(fresh_vhost_url: str, tmp_path: Path)
     """A queue that is deleted under its worker comes back, and a task sent meanwhile is not lost."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-P", "threads", "-c", "2"):
-        with topology.connect(app) as connection:
-            topology.delete_queue(connection, "default")
+        with connect(app) as connection:
+            delete_queue(connection, "default")
         result = app.send_task("workload.add", (1, 1))
         assert result.get(timeout=SECONDS, interval=0.05) == 2
 

@@ -12,7 +12,7 @@ from fleets import SETTINGS, Host, host
 from ledger import ledger
 from waiting import wait_until
 
-from broker_app import topology
+from broker_app.broker.access import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def watched_consumers(app: BrokerApp, queue: str) -> Iterator[Seen]:
         while not is_over.wait(0.02):
             seen.counts.append(channel.queue_declare(queue, passive=True).consumer_count)
 
-    with topology.connect(app) as connection:
+    with connect(app) as connection:
         thread = threading.Thread(target=watch, args=(connection.channel(),))
         thread.start()
         try:

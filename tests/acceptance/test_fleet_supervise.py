@@ -12,7 +12,7 @@ import pytest
 from fleets import SCRIPTS, SETTINGS, Host, host
 from waiting import wait_until
 
-from broker_app.worker.liveness import Sign
+from broker_app.worker.heartbeat_file import Sign
 
 if TYPE_CHECKING:
     import subprocess

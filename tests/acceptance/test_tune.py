@@ -12,8 +12,8 @@ from brokers import vhost_of
 from fleets import SCRIPTS, Host, host
 from waiting import wait_until
 
-from broker_app.embedded.process import marked
-from broker_app.tuning.place import MARK
+from broker_app.local_broker.process import marked
+from broker_app.tuning.sandbox import MARK
 
 if TYPE_CHECKING:
     import subprocess

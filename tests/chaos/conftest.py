@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from broker_app.embedded import FoundBroker
+    from broker_app.local_broker import FoundBroker
 
 _KEY_ACCOUNTS = pytest.StashKey[dict[str, Account]]()
 _COLUMNS = ("messages", "faults", "lost", "duplicates", "longest_gap_seconds")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from broker_app.embedded import FoundBroker
+    from broker_app.local_broker import FoundBroker
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560)]
 

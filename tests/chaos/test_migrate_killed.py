@@ -11,8 +11,9 @@ from apps import depth
 from ledger import Ledger, kill, ledger
 from waiting import wait_until
 
-from broker_app import changes, topology
+from broker_app.broker.access import connect
 from broker_app.queues.holding import Holding
+from broker_app.topology.plan import apply_plan, compare_topology
 
 if TYPE_CHECKING:
     import subprocess
@@ -80,8 +81,8 @@ def publishing(shop: Ledger) -> Iterator[None]:
 
 def fill(app: BrokerApp) -> set[str]:
     """Publish a backlog and return its ids."""
-    with topology.connect(app) as connection:
-        changes.apply(app, connection, changes.compare(app, connection))
+    with connect(app) as connection:
+        apply_plan(app, connection, compare_topology(app, connection))
     return {app.send_task("shop.note", queue="lopri").id for _ in range(BACKLOG)}
 
 

@@ -14,8 +14,8 @@ from ledger import kill, ledger
 from mortal import mortal_broker
 from waiting import wait_until
 
-from broker_app.outgoing import MAYBE_TWICE_HEADER
-from broker_app.spool import Flusher, Store
+from broker_app.publishing.spool import Flusher, Store
+from broker_app.queues.headers import MAYBE_TWICE_HEADER
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ledger import Ledger
     from mortal import MortalBroker
 
-    from broker_app.embedded import FoundBroker
+    from broker_app.local_broker import FoundBroker
 
 PUBLISHER = """
 import json, pathlib, sys, time

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-    from broker_app.embedded import FoundBroker
+    from broker_app.local_broker import FoundBroker
 
 PUBLISHER = """
 import json, pathlib, random, sys, time

@@ -12,11 +12,11 @@ from configured import configured_client, failure
 from waiting import wait_until
 from workers import running_worker
 
-from broker_app.dead_letters import EXCEPTION_HEADER, REASON_HEADER
 from broker_app.errors import Unawaited
 from broker_app.metrics import catalogue
 from broker_app.metrics.catalogue import Outcome
-from broker_app.metrics.reading import Reader
+from broker_app.metrics.reader import Reader
+from broker_app.queues.dead_letters import EXCEPTION_HEADER, REASON_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,9 @@ import pytest
 from apps import USER_PASSWORD, AppMaker, app_maker
 from brokers import vhost_of
 
-from broker_app import results  # noqa: F401 - seconds on a busy machine, which count in the first call that needs it
-from broker_app.embedded.node_config import find_server
 from broker_app.errors import BrokerNotFound
+from broker_app.local_broker.node_config import find_server
+from broker_app.results import sql  # noqa: F401 - seconds on a busy machine, which count in the first call that needs it
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from brokers import Management
 
     from broker_app import BrokerApp
-    from broker_app.embedded import FoundBroker
+    from broker_app.local_broker import FoundBroker
 
 
 @pytest.fixture(scope="session")

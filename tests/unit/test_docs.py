@@ -134,7 +134,7 @@ def test_page_of_the_settings_is_made_from_the_model(monkeypatch: pytest.MonkeyP
     """docs/settings.md has every setting, with type, limits, default and variable, as the program reads it."""
     monkeypatch.delenv("XDG_STATE_HOME")
 
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `.venv/bin/python tests/settings_page.py`"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `.venv/bin/python tests/support/settings_page.py`"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from broker_app.calls import parse_call
 from broker_app.cli import exit_codes, main
+from broker_app.cli.calls import parse_call
 
 TEXT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
 COMMANDS = [line.partition("broker-app ")[2] for line in TEXT.splitlines() if re.match(r"\$ .*broker-app ", line)]

@@ -1,0 +1,49 @@
+"""Cancelled tasks: a cancellation_stream of ids on the broker that every worker reads when it starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import state as worker_state
+
+from broker_app.broker.control_streams import Stream, append
+from broker_app.queues import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker_app.broker.access import Broker
+
+MAX_REMEMBERED = 100_000
+"""Cancelled ids that a worker holds in memory; the oldest go first."""
+
+IDS_PER_ENTRY = 500
+"""Ids in one message of the cancellation_stream: a list is written in few messages, a single id in one."""
+
+
+def cancellation_stream(app: Broker) -> Stream:
+    """Return the cancellation_stream of cancelled ids, for a worker to follow.
+
+    Args:
+        app: The app, for its prefix.
+    """
+    # Celery forgets revokes after three hours; ours are bounded by the cancellation_stream.
+    worker_state.revoked.maxlen, worker_state.revoked.expires = MAX_REMEMBERED, 0
+    return Stream(
+        Names(app.settings.prefix).cancelled,
+        _learn,
+        begin=lambda: write_cancellations(app, []),
+        unread="cancelled tasks will run",
+    )
+
+
+def _learn(entry: dict[str, Any]) -> None:
+    for identity in entry["ids"]:
+        if isinstance(identity, str) and identity not in worker_state.revoked:
+            worker_state.revoked.add(identity)
+
+
+def write_cancellations(app: Broker, ids: Sequence[str]) -> None:
+    """Append ids to the cancellation_stream; none at all is an entry too."""
+    parts = [ids[start : start + IDS_PER_ENTRY] for start in range(0, max(1, len(ids)), IDS_PER_ENTRY)]
+    append(app, Names(app.settings.prefix).cancelled, [{"ids": list(part)} for part in parts], verb="cancel")

@@ -1,0 +1,180 @@
+"""Judges the settings, and whether a broker can do what they ask; nothing is changed on it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from amqp import exceptions as amqp_errors
+
+from broker_app.broker.access import connect
+from broker_app.broker.declare import wanted_topology
+from broker_app.broker.findings import Finding, Level
+from broker_app.broker.inventory import is_lane, standings
+from broker_app.broker.management import management_of
+from broker_app.broker.permission_probe import listed, missing_rights
+from broker_app.broker.policies import judge_policies
+from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.queues import QueueType, missing_features
+from broker_app.queues.rabbitmq import DEFAULT_CONSUMER_TIMEOUT_SECONDS, OLDEST_VERSION, QUORUM_TIMEOUT_VERSION
+from broker_app.settings.extras import missing_pool
+from broker_app.wire.errors import error_text, server_version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import amqp
+
+    from broker_app.broker.access import Broker
+    from broker_app.broker.inventory import Standing
+    from broker_app.broker.management import Management
+    from broker_app.broker.permission_probe import Missing
+    from broker_app.settings import QueueSettings, Settings
+
+
+def judge_settings(settings: Settings) -> Iterator[Finding]:
+    """Judge what needs no connection, of settings that were read without a fault."""
+    yield Finding(Level.OK, "settings", f"{len(settings.queues)} queues are declared")
+    if not _is_writable(settings.state_dir):
+        text = f"expected a folder that can be written, got {settings.state_dir}; set state_dir or its rights"
+        yield Finding(Level.ERROR, "state_dir", text)
+    fleets = {name: queue.fleet for name, queue in settings.queues.items() if queue.fleet.nodes}
+    if fleets and "%" in str(settings.state_dir):
+        text = f"expected a path without %, which `celery multi` replaces in it, got {settings.state_dir}"
+        yield Finding(Level.ERROR, "state_dir", f"{text}; set another one")
+    for name, fleet in fleets.items():
+        if missing := missing_pool(fleet.pool):
+            yield Finding(Level.ERROR, f"queues.{name}.fleet.pool", missing)
+
+
+def judge_broker(app: Broker) -> Iterator[Finding]:
+    """Judge the broker of an app's settings.
+
+    Args:
+        app: For its settings and its connection.
+
+    Yields:
+        Findings as they are made. A broker that cannot be reached is one, and the last.
+    """
+    try:
+        with connect(app) as connection:
+            yield from _judge(app, connection)
+    except BrokerError as error:
+        yield Finding(Level.ERROR, "broker", str(error))
+    except (amqp_errors.AMQPError, OSError) as error:
+        text = f"the connection was lost while it was judged ({error_text(error)}); try again"
+        yield Finding(Level.ERROR, "broker", text)
+
+
+def _judge(app: Broker, connection: amqp.Connection) -> Iterator[Finding]:
+    settings, version = app.settings, server_version(connection)
+    product = str(connection.server_properties.get("product", "unknown"))
+    yield _judge_version(product, version)
+    for text in missing_features(settings.specs(), version):
+        where, _, rest = text.partition(": ")
+        yield Finding(Level.ERROR, where, rest)
+    wanted = wanted_topology(settings)
+    found = list(standings(connection, wanted))
+    to_come = {one.name for one in found if one.is_missing and is_lane(one.name, settings.prefix)}
+    yield from _judge_standings([one for one in found if one.name not in to_come])
+    if product == "RabbitMQ":  # the questions rest on the order in which it judges a request
+        yield from _judge_rights(settings, list(missing_rights(app, connection, wanted, found)))
+    management = management_of(app, connection)
+    yield from _judge_timeouts(settings, version, management)
+    yield from judge_policies(settings, management, version)
+
+
+def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
+    shown, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST_VERSION))
+    if product != "RabbitMQ":
+        text = f"expected RabbitMQ, got {product} {shown}, which was never tried; rights are not judged"
+        return Finding(Level.WARNING, "version", text)
+    if version[:2] < OLDEST_VERSION:
+        return Finding(Level.ERROR, "version", f"expected RabbitMQ {oldest} or later, got {shown}; upgrade it")
+    return Finding(Level.OK, "version", f"RabbitMQ {shown}")
+
+
+def _judge_standings(found: Sequence[Standing]) -> Iterator[Finding]:
+    for standing in found:
+        if standing.fault:
+            text = f"{standing.fault}; set the settings to what exists, or drain and delete it"
+            yield Finding(Level.ERROR, str(standing), text)
+    if missing := [standing for standing in found if standing.is_missing]:
+        names = "nothing of it" if len(missing) == len(found) else listed(missing)
+        text = f"not declared yet: {names}; run `broker-app topology declare`, or leave it to first use"
+        yield Finding(Level.WARNING, "topology", text)
+    if unknown := [standing for standing in found if standing.is_unknown]:
+        text = f"cannot be compared without the right to configure: {listed(unknown)}"
+        yield Finding(Level.WARNING, "topology", text)
+    if alike := sum(standing.is_alike for standing in found):
+        text = f"{alike} of {len(found)} exchanges and queues stand as the settings ask"
+        yield Finding(Level.OK, "topology", text)
+
+
+def _judge_rights(settings: Settings, missing: Sequence[Missing]) -> Iterator[Finding]:
+    """Say what the user lacks; what only workers need is no error where no fleet runs."""
+    has_fleets = any(queue.fleet.nodes for queue in settings.queues.values())
+    for right in missing:
+        level = Level.ERROR if right.is_for_all or has_fleets else Level.WARNING
+        yield Finding(level, "rights", f"the user may not {right.what}; grant {right.needed}")
+    if not missing:
+        yield Finding(Level.OK, "rights", "the user may declare, bind, publish and consume all of it")
+
+
+def _judge_timeouts(settings: Settings, version: tuple[int, ...], management: Management) -> Iterator[Finding]:
+    judged = [
+        spec for spec in settings.specs() if spec.type is QueueType.QUORUM or version[:2] < QUORUM_TIMEOUT_VERSION
+    ]
+    policies = _policies([spec.broker_name for spec in judged], management)
+    for spec in judged:
+        milliseconds = policies.get(spec.broker_name, {}).get("consumer-timeout")
+        yield _judge_run(spec.name, settings.queues[spec.name], milliseconds)
+
+
+def _policies(queues: Sequence[str], management: Management) -> dict[str, dict[str, Any]]:
+    """Return the effective policies of the queues that exist; `judge_policies` says if they cannot be read."""
+    found = {}
+    for queue in queues:
+        try:
+            found[queue] = management.effective_policy(queue)
+        except NotOnBroker:
+            continue
+        except BrokerError:
+            break
+    return found
+
+
+def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None) -> Finding:
+    """Compare the longest time from delivery to acknowledgement with the time-out.
+
+    A slot of a worker runs its reserved messages one after the other, so the last one waits for all others:
+    ``longest_run_seconds * prefetch``, 900 s with the defaults.
+    """
+    is_known = policy_milliseconds is not None
+    seconds = policy_milliseconds / 1000 if policy_milliseconds is not None else DEFAULT_CONSUMER_TIMEOUT_SECONDS
+    longest = queue.longest_run_seconds * queue.prefetch
+    source = "set by a policy" if is_known else "RabbitMQ's default, assumed: its configuration cannot be read"
+    facts = f"runs of up to {longest:g} s, a consumer time-out of {seconds:g} s ({source})"
+    if longest < seconds:
+        return Finding(Level.OK, f"queues.{name}", facts)
+    text = (
+        f"expected runs below the consumer time-out, or the task is started again beside itself; got {facts}; "
+        f"lower longest_run_seconds or prefetch, or raise the time-out"
+    )
+    return Finding(Level.ERROR if is_known else Level.WARNING, f"queues.{name}", text)
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder, or the nearest one above it that exists, can be written; nothing is made."""
+    while not _is_there(folder) and folder != folder.parent:
+        folder = folder.parent
+    effective = os.access in os.supports_effective_ids
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # a folder above it must not be looked into
+        return False

@@ -1,0 +1,1 @@
+"""The classes that Celery loads by name."""

@@ -1,0 +1,117 @@
+"""The task registry: adds our class in front of each task's own, and refuses tasks that no worker can run."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery.app import registry
+from celery.app import task as celery_task
+
+from broker_app.celery_integration.task import Task, defines_call, in_front_of
+from broker_app.errors import UnsupportedTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class TaskRegistry(registry.TaskRegistry):
+    """Celery's registry; every way of defining a task ends here.
+
+    Args:
+        tasks: Tasks by their names.
+    """
+
+    def __init__(self, tasks: Any = ()) -> None:
+        super().__init__()
+        self.update(tasks)
+
+    def __setitem__(self, name: str, task: Any) -> None:
+        """Register a task, and add `Task` in front of its class.
+
+        Raises:
+            UnsupportedTask: No worker can run it.
+        """
+        if isinstance(task, celery_task.Task) and not isinstance(task, Task):
+            _check_class(name, task)
+            check_function(name, _function_of(task), lambda: type(task))
+            task.__class__ = in_front_of(task)
+        super().__setitem__(name, task)
+
+    def update(self, tasks: Any = (), **named: Any) -> None:
+        """Register tasks, as a dictionary's `update`."""
+        for name, task in dict(tasks, **named).items():
+            self[name] = task
+
+
+def check_function(name: str, function: Any, cls: Callable[[], type]) -> None:
+    """Refuse a function whose body does not run when the function is called.
+
+    Args:
+        name: The task's name.
+        function: The task's function.
+        cls: Returns the task's class. A class with its own ``__call__`` may run a coroutine function.
+
+    Raises:
+        UnsupportedTask: The function is ``async def``, or has a ``yield``.
+    """
+    kind = _kind_of(function)
+    if kind is None or defines_call(cls()):
+        return
+    raise _refusal(name, _place_of(function), *_CURES[kind])
+
+
+def _check_class(name: str, task: celery_task.Task) -> None:
+    cls = type(task)
+    if _kind_of(cls.__call__) is not None:
+        raise _refusal(name, _place_of(cls.__call__), *_CURES["async"])
+    if task.Strategy != celery_task.Task.Strategy:
+        raise _refusal(
+            name,
+            f"class {cls.__module__}.{cls.__qualname__}",
+            "a class with Celery's default Strategy",
+            "one that bypasses the worker's delivery (as celery-batches does): no limits, metrics or dead letters",
+            "publish one task per batch, with a list as its argument",
+        )
+
+
+def _refusal(name: str, place: str, expected: str, got: str, cure: str) -> UnsupportedTask:
+    return UnsupportedTask(f"task {name} ({place}): expected {expected}, got {got}; {cure}")
+
+
+def _function_of(task: Any) -> Any:
+    """Return the function that the user wrote; Celery's wrappers for retries and pydantic are plain functions."""
+    return getattr(task, "_decorated_fun", None) or getattr(task, "_orig_run", None) or task.run
+
+
+def _kind_of(function: Any) -> str | None:
+    """Return ``async`` or ``generator``, or None for a plain function."""
+    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - the method itself
+        if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
+            return "async"
+        if inspect.isgeneratorfunction(one):
+            return "generator"
+    return None
+
+
+def _place_of(function: Any) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+
+_CURES = {
+    "async": (
+        "a plain function",
+        "async def, whose body no worker would run",
+        "write `def` and call `asyncio.run(…)` inside it",
+    ),
+    "generator": (
+        "a plain function",
+        "one with a yield, whose body no worker would run",
+        "return a list, or iterate over it in a plain function",
+    ),
+}
+"""The expected function, the refused one, and the cure."""

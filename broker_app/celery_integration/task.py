@@ -1,0 +1,176 @@
+"""The task class that is added in front of every task's own: our `Request`, and the queue's default retries."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery.app import task as celery_task
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.imports import symbol_by_name
+
+from broker_app.errors import RoutingError, Unawaited
+from broker_app.publishing import trace_context
+from broker_app.publishing.sent import noting_sent
+from broker_app.queues import Backoff
+
+if TYPE_CHECKING:
+    from celery.app.task import Context
+
+    from broker_app.queues import QueueSpec
+
+QUEUE_KEY = "queue"
+"""Where a worker notes in a request's ``delivery_info`` which queue it came from, by the settings' name."""
+
+_CELERYS = "celery."
+"""The names of Celery's own tasks begin with it; they retry by themselves."""
+
+_BEGUN = "_broker_app_begun"
+
+
+class Task(celery_task.Task):
+    """First in the MRO of each registered task, whatever the task's own base class (see `in_front_of`).
+
+    Applies the time limits, and retries as the queue's settings say. The task's own retries take precedence:
+    ``self.retry()``, ``autoretry_for``, or its attribute ``backoff``, as in
+    ``@app.task(backoff=Backoff(max_retries=5))``; `Backoff()` never retries. Errors in ``throws`` and
+    ``dont_autoretry_for`` are not retried.
+
+    Attributes:
+        has_own_call: Whether the task's own class defines ``__call__``, which is then called instead of ``run``.
+    """
+
+    Request = "broker_app.worker.request:Request"
+
+    has_own_call = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task; in a worker, an exception is a retry while there is one left.
+
+        Raises:
+            Unawaited: The task returned an awaitable.
+        """
+        request = self.request_stack.top
+        if request is None or request.called_directly or not self._begins(request):
+            return super().__call__(*args, **kwargs)
+        body = super().__call__ if self.has_own_call else self.run
+        trace_context.enter(request)
+        try:
+            limits = self.app.limits
+            answer = body(*args, **kwargs) if limits is None else limits.run(partial(body, *args, **kwargs))
+        except (Ignore, Reject, Retry):
+            raise
+        except BaseException as error:
+            # Celery lets a MemoryError and what is no Exception through: threads then never answer for the task,
+            # and prefork ends its worker or its process.
+            from broker_app.celery_integration.tracer import as_failure, is_from_outside  # noqa: PLC0415 - not in producers
+
+            if is_from_outside(error, request.id):
+                raise
+            queue = (request.delivery_info or {}).get(QUEUE_KEY, "")
+            failure = as_failure(error, self.name, request.id, queue)
+            if failure is not error:
+                raise failure from error
+            backoff = self._backoff_for(failure, request)
+            if backoff is None or request.retries >= backoff.max_retries:
+                raise
+            self._try_again(failure, backoff.wait(request.retries), backoff.max_retries)
+        if inspect.isawaitable(answer):
+            raise self._unawaited(answer, request)
+        return answer
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Retry, as Celery's; a task that calls it retries by itself, and its queue's default stands back."""
+        self.request.has_own_retries = True
+        return super().retry(*args, **options)
+
+    def _begins(self, request: Context) -> bool:
+        """Mark a delivered task as begun; return False if it was, because then the task calls itself directly.
+
+        With its own ``__call__`` the mark is ours: Celery sets ``_protected`` once that calls ``super()``.
+        """
+        if request._protected or getattr(request, _BEGUN, False):  # noqa: SLF001 - Celery's own mark
+            return False
+        setattr(request, _BEGUN if self.has_own_call else "_protected", 1)
+        return True
+
+    def _unawaited(self, answer: Any, request: Context) -> Unawaited:
+        if inspect.iscoroutine(answer):
+            answer.close()
+        queue = (request.delivery_info or {}).get(QUEUE_KEY, "")
+        reason = f"it returned a {type(answer).__name__}, which no worker awaits"
+        return Unawaited(self.name, request.id, queue, reason)
+
+    def _try_again(self, error: Exception, countdown: float, max_retries: int) -> NoReturn:
+        raise super().retry(exc=error, countdown=countdown, max_retries=max_retries)
+
+    def _backoff_for(self, error: Exception, request: Context) -> Backoff | None:
+        """Return how to retry after an error, None if it is not for us to."""
+        given_up = (*(self.throws or ()), *getattr(self, "dont_autoretry_for", ()))
+        retries_itself = getattr(request, "has_own_retries", False) or getattr(self, "autoretry_for", ())
+        if retries_itself or isinstance(error, given_up) or self.name.startswith(_CELERYS):
+            return None
+        own = getattr(self, "backoff", None)
+        if isinstance(own, Backoff):  # in a class written for plain Celery, any other value has another meaning
+            return own
+        return self._backoff_of_queue(request)
+
+    def _backoff_of_queue(self, request: Context) -> Backoff | None:
+        name = (request.delivery_info or {}).get(QUEUE_KEY)
+        if name is None:
+            return None
+        try:
+            spec: QueueSpec = self.app.settings.routing_table().queue(name)
+        except RoutingError:
+            return None
+        return spec.retry
+
+
+def in_front_of(task: celery_task.Task) -> type[Task]:
+    """Return a copy of a task's class with `Task` in front.
+
+    A custom ``Request`` class stays in effect, as if it derived from ours.
+    """
+    own, asked = type(task), task.Request
+    namespace: dict[str, Any] = {
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "app": vars(celery_task.Task)["app"],  # as bound; a task made by another app has that one in its class
+        "has_own_call": defines_call(own),
+    }
+    if own.apply_async is not celery_task.Task.apply_async:
+        namespace["apply_async"] = _apply_async
+    if asked != celery_task.Task.Request:
+        namespace["Request"] = property(lambda _: _request_class(asked))  # lazy: producers never import it
+    return types.new_class(own.__name__, (Task, own), exec_body=lambda body: body.update(namespace))
+
+
+def _apply_async(
+    self: Any, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+) -> Any:
+    """Publish as the task's own class does; publish a retry even if that class drops it as a duplicate.
+
+    celery-singleton drops it, because the run that retries holds the lock. The task would be lost.
+    """
+    publish = super(Task, self).apply_async
+    if not options.get("retries") or self.app.conf.task_always_eager:
+        return publish(args, kwargs, task_id=task_id, **options)
+    with noting_sent() as sent:
+        result = publish(args, kwargs, task_id=task_id, **options)
+    if task_id in sent:
+        return result
+    return celery_task.Task.apply_async(self, args, kwargs, task_id=task_id, **options)
+
+
+def defines_call(cls: type) -> bool:
+    """Return whether a task class overrides Celery's ``__call__``."""
+    return next(one for one in cls.__mro__ if "__call__" in vars(one)) is not celery_task.Task
+
+
+@cache
+def _request_class(asked: Any) -> Any:
+    own, ours = symbol_by_name(asked), symbol_by_name(Task.Request)
+    return own if issubclass(own, ours) else type(own.__name__, (own, ours), {"__module__": own.__module__})

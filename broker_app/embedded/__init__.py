@@ -1,6 +1,0 @@
-"""A broker for the demo and the tests: the one that is given, one in Docker, or a private node of this machine."""
-
-from broker_app.embedded.finder import DEFAULT_IMAGE, FoundBroker, Way, attach_broker, end_leftovers, find_broker
-from broker_app.embedded.private_node import PrivateNode
-
-__all__ = ["DEFAULT_IMAGE", "FoundBroker", "PrivateNode", "Way", "attach_broker", "end_leftovers", "find_broker"]

@@ -1,0 +1,76 @@
+"""What operators asked of this host beside the settings: other numbers of nodes, and queues that shall rest.
+
+It stands in one file of the state folder, so it lasts over commands and restarts of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+from broker_app.errors import FleetError
+from broker_app.settings.private_files import write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+FILE = "wishes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What stands in the file.
+
+    Attributes:
+        scaled: Nodes by queue, of the queues that were scaled.
+        stopped: Queues that an operator stopped; a supervisor leaves them alone.
+    """
+
+    scaled: Mapping[str, int] = field(default_factory=dict)
+    stopped: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Return what stands in a folder of pid files; nothing if there is no file.
+
+        Raises:
+            FleetError: It cannot be read.
+        """
+        file = run / FILE
+        try:
+            found = json.loads(file.read_bytes())
+            scaled = {str(queue): int(nodes) for queue, nodes in found["scaled"].items()}
+            return cls(scaled, frozenset(map(str, found["stopped"])))
+        except (FileNotFoundError, NotADirectoryError):
+            return cls()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = getattr(error, "strerror", None) or repr(error)
+            raise FleetError(f"{file}: expected what operators asked for, got: {reason}; delete it") from error
+
+    def write(self, run: Path) -> None:
+        """Write it as a whole; the caller holds the lock.
+
+        Raises:
+            FleetError: The disk is full, or the folder cannot be written.
+        """
+        file = run / FILE
+        content = {"scaled": dict(self.scaled), "stopped": sorted(self.stopped)}
+        try:
+            write_private(file, json.dumps(content))
+        except OSError as error:
+            raise FleetError(f"{file}: expected a file that can be written, got: {error.strerror}") from error
+
+    def scale(self, queue: str, nodes: int | None) -> Self:
+        """Return these with another number of nodes for a queue; None for that of the settings."""
+        rest = {name: count for name, count in self.scaled.items() if name != queue}
+        return replace(self, scaled=rest if nodes is None else rest | {queue: nodes})
+
+    def stop(self, queues: Iterable[str]) -> Self:
+        """Return these with queues that shall rest."""
+        return replace(self, stopped=self.stopped | frozenset(queues))
+
+    def start(self, queues: Iterable[str]) -> Self:
+        """Return these with queues that shall run again."""
+        return replace(self, stopped=self.stopped - frozenset(queues))

@@ -1,0 +1,166 @@
+"""Following nodes that were started until each is up: it answers with its pid, and consumes its queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kombu.exceptions import OperationalError
+
+from broker_app.fleet.hanging import hung_nodes
+from broker_app.fleet.inspect_workers import Answer, ask_workers
+from broker_app.wire.errors import error_text
+from broker_app.worker.heartbeat_file import Sign
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from broker_app.app import BrokerApp
+    from broker_app.fleet.multi import Launch
+    from broker_app.fleet.nodes import Fleet, Node
+    from broker_app.fleet.processes import Process
+    from broker_app.fleet.state import FleetState
+
+logger = logging.getLogger(__name__)
+
+LOG_LINES = 10
+"""Shown of the log of a node that did not come up."""
+
+ASK_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+
+
+class Start(StrEnum):
+    """What became of a node that is wanted."""
+
+    STARTED = "started"
+    ALREADY_RUNNING = "already running"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StartedNode:
+    """The outcome of one node.
+
+    Attributes:
+        node: Which.
+        outcome: What became of it.
+        log: Its log file, which need not be there.
+        pid: Of its main process; None if there is none.
+        slots: Tasks that it runs at once; None if it is not up.
+        reason: Why it failed, else empty.
+        log_lines: The last lines that it wrote since it was started, if it failed.
+    """
+
+    node: Node
+    outcome: Start
+    log: Path
+    pid: int | None = None
+    slots: int | None = None
+    reason: str = ""
+    log_lines: tuple[str, ...] = ()
+
+
+class Watch:
+    """Follows the wanted nodes until each is up or has failed."""
+
+    def __init__(
+        self,
+        app: BrokerApp,
+        state: FleetState,
+        fleets: Iterable[Fleet],
+        running: Mapping[str, tuple[Process, ...]],
+    ) -> None:
+        self._app = app
+        self._state = state
+        self._fleets = {node: fleet for fleet in fleets for node in fleet.nodes}
+        self._were_running = frozenset(running)
+        self._log_start_bytes = {node: state.log_bytes(node.stem) for node in self._fleets}
+        self._done: dict[Node, StartedNode] = {}
+
+    def launched(self, launches: Mapping[str, Launch]) -> None:
+        """Take note of the launches: who did not even detach, and who is ending and was left alone."""
+        running = self._state.workers()
+        for node, fleet in self._fleets.items():
+            first = next(iter(running.get(node.stem, ())), None)
+            launch = launches.get(fleet.queue)
+            if first is None and launch is not None and not launch.is_ok:
+                self._fail(node, None, "it could not be started", launch.lines)
+            elif first is not None and self._state.is_stopping(node.stem, first.pid):
+                self._fail(node, first.pid, "it was told to stop and finishes its tasks; use `fleet restart`")
+
+    def wait(self, seconds: float) -> tuple[StartedNode, ...]:
+        """Return the outcomes, in the order of the settings, when all are known or the time is over."""
+        deadline = time.monotonic() + seconds
+        answers = self._look()
+        while self._pending() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            answers = self._look()
+        running = self._state.workers()
+        for node in self._pending():
+            pid = running[node.stem][0].pid if node.stem in running else None
+            self._fail(node, pid, self._complaint(node, answers.get(node), seconds))
+        return tuple(self._done[node] for node in self._fleets)
+
+    def _pending(self) -> list[Node]:
+        return [node for node in self._fleets if node not in self._done]
+
+    def _look(self) -> dict[Node, Answer]:
+        """Settle the nodes that have ended or are up; return what the others answered."""
+        running = self._state.workers()
+        for node in self._pending():
+            if node.stem not in running:
+                self._fail(node, None, "it ended while it started")
+        names = {running[node.stem][0].node_name or node.name: node for node in self._pending()}
+        answers = {names[name]: answer for name, answer in self._ask(list(names)).items()}
+        for node, answer in answers.items():
+            pids = {process.pid for process in running[node.stem]}
+            queue = self._fleets[node].broker_queue
+            if answer.pid in pids and queue in answer.queues and self._is_consuming(node, answer.pid):
+                self._succeed(node, answer.pid, answer.slots)
+        for node in self._pending():
+            if node.stem in self._were_running and self._fleets[node].pool == "solo":
+                # it is silent while it runs a task, and that may take long
+                self._succeed(node, running[node.stem][0].pid, self._fleets[node].concurrency)
+        return answers
+
+    def _ask(self, names: list[str]) -> dict[str, Answer]:
+        try:
+            return ask_workers(self._app, names, timeout_seconds=ASK_SECONDS)
+        except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
+            logger.warning("the broker could not be asked about the workers: %s", error_text(error))
+            return {}
+
+    def _is_consuming(self, node: Node, pid: int) -> bool:
+        """Return whether the broker has the node's consumer, or the queue is paused.
+
+        A solo node may be in a task before it can say so.
+        """
+        sign, queue = Sign.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue
+        is_meant = sign is not None and sign.pid == pid and queue in (*sign.queues, *sign.paused)
+        return is_meant or self._fleets[node].pool == "solo"
+
+    def _succeed(self, node: Node, pid: int, slots: int) -> None:
+        outcome = Start.ALREADY_RUNNING if node.stem in self._were_running else Start.STARTED
+        self._done[node] = StartedNode(node, outcome, self._state.log_file(node.stem), pid, slots)
+
+    def _fail(self, node: Node, pid: int | None, reason: str, lines: tuple[str, ...] = ()) -> None:
+        start_bytes = self._log_start_bytes[node]
+        shown = lines[-LOG_LINES:] or self._state.log_tail(node.stem, start_bytes, LOG_LINES)
+        log = self._state.log_file(node.stem)
+        self._done[node] = StartedNode(node, Start.FAILED, log, pid, reason=reason, log_lines=shown)
+
+    def _complaint(self, node: Node, answer: Answer | None, seconds: float) -> str:
+        if answer is None:
+            hang = hung_nodes(self._app, self._state, self._state.workers()).get(node.stem)
+            return f"it {hang.words}; use `fleet restart`" if hang else f"it did not answer within {seconds:g} s"
+        queue = self._fleets[node].broker_queue
+        if queue not in answer.queues:
+            return f"it consumes {', '.join(answer.queues) or 'nothing'}, not {queue}"
+        if answer.pid in {process.pid for process in self._state.workers().get(node.stem, ())}:
+            return f"it answers, but the broker has no consumer of it on {queue}"
+        return f"another worker (pid {answer.pid}) answers by its name"

@@ -1,0 +1,236 @@
+"""One channel of pika's, driven step by step: many messages on their way below, and plain code above."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pika
+from pika.adapters.select_connection import IOLoop
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ChannelWrongStateError, ConnectionWrongStateError
+
+from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
+from broker_app.messages.pika_floats import keep_floats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pika.channel import Channel
+
+    from broker_app.broker.access import Broker
+
+BLOCKED_TIMEOUT_SECONDS = 30.0
+"""How long a broker with an alarm is waited for."""
+
+ANSWER_SECONDS = 30.0
+"""How long any answer is waited for."""
+
+_REFUSALS: dict[int, type[BrokerError]] = {cls.code: cls for cls in (NotOnBroker, BrokerRefused, BrokerLocked)}
+_TURN_SECONDS = 0.5
+_PIKA_LOGGER = logging.getLogger("pika")
+
+
+class Link:
+    """A channel whose callbacks run only inside `wait`.
+
+    Attributes:
+        channel: pika's; what its callbacks do is wrapped with `heard`.
+        user: Who we are for the broker.
+        version: The broker's, as numbers.
+    """
+
+    channel: Channel
+
+    def __init__(self, connection: Any, ioloop: IOLoop) -> None:
+        self._connection = connection
+        self._ioloop = ioloop
+        self._is_woken = False
+        self._failure: BaseException | None = None
+        self.user = str(connection.params.credentials.username)
+        words = str(connection.server_properties.get("version", "0")).split("-")[0].split(".")
+        self.version = tuple(int(word) for word in words if word.isdigit())
+        connection.add_on_close_callback(self.heard(self._on_close))
+
+    def heard(self, callback: Callable[..., Any]) -> Callable[..., None]:
+        """Return a callback that also lets `wait` look at its condition again."""
+
+        def call(*args: Any) -> None:
+            callback(*args)
+            if not self._is_woken:
+                self._is_woken = True
+                self._ioloop.stop()
+
+        return call
+
+    def ask(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a method of the channel, wait for the broker's answer, and return its method frame.
+
+        Raises:
+            BrokerError: The broker closed the channel or the connection, or did not answer.
+        """
+        answers: list[Any] = []
+        with self.refusals():
+            method(*args, **options, callback=self.heard(answers.append))
+        if not self.wait(lambda: bool(answers), ANSWER_SECONDS):
+            raise BrokerError(
+                f"the broker did not answer within {ANSWER_SECONDS:g} s; look at its alarms and its log"
+            )
+        return answers[0].method
+
+    def has_queue(self, name: str) -> bool:
+        """Return whether a queue exists. Asking for one that does not costs the channel: a new one is opened."""
+        try:
+            self.ask(self.channel.queue_declare, name, passive=True)
+        except NotOnBroker:
+            self._failure = None
+            self.open_channel()
+            return False
+        return True
+
+    def wait(self, is_done: Callable[[], bool], seconds: float) -> bool:
+        """Let the connection work until ``is_done``; return whether it is within so many seconds.
+
+        Raises:
+            BrokerError: The broker closed the channel or the connection.
+        """
+        deadline = time.monotonic() + seconds
+        while not is_done():
+            self.check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._turn(min(left, _TURN_SECONDS))
+        return True
+
+    def check(self) -> None:
+        """Return if channel and connection stand.
+
+        Raises:
+            BrokerError: They do not; the class says why.
+        """
+        if self._failure is not None:
+            raise _as_ours(self._failure) from self._failure
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Say why the channel was closed, if something is asked of one that is."""
+        try:
+            yield
+        except (ChannelWrongStateError, ConnectionWrongStateError) as error:
+            raise _as_ours(self._failure or error) from error
+
+    def open_channel(self) -> None:
+        """Open the channel."""
+        opened: list[Channel] = []
+        channel = self._connection.channel(on_open_callback=self.heard(opened.append))
+        channel.add_on_close_callback(self.heard(self._on_close))
+        if not self.wait(lambda: bool(opened), ANSWER_SECONDS):
+            raise BrokerError("the broker did not open a channel; look at its alarms and its log")
+        self.channel = channel
+
+    def close(self) -> None:
+        """Close the connection; without a word if the broker does not answer."""
+        if self._connection.is_open:
+            self._connection.close()
+        deadline = time.monotonic() + _TURN_SECONDS * 4
+        while not self._connection.is_closed and time.monotonic() < deadline:
+            self._turn(_TURN_SECONDS)
+
+    def _turn(self, seconds: float) -> None:
+        timer = self._ioloop.call_later(seconds, self._ioloop.stop)
+        try:
+            self._ioloop.start()
+        finally:
+            self._is_woken = False
+            self._ioloop.remove_timeout(timer)
+
+    def _on_close(self, _subject: object, reason: BaseException) -> None:
+        self._failure = self._failure or reason
+
+
+@contextmanager
+def open_link(app: Broker) -> Iterator[Link]:
+    """Open a connection of our own to the first broker that answers; it is closed with the block.
+
+    Raises:
+        BrokerError: None answers, or the broker closed the channel.
+        NotOnBroker: A queue is not there.
+    """
+    if not _PIKA_LOGGER.handlers:  # without one Python would print its warnings beside our one line
+        _PIKA_LOGGER.addHandler(logging.NullHandler())
+    keep_floats()
+    ioloop = IOLoop()
+    link = Link(_connect(app, ioloop), ioloop)
+    try:
+        link.open_channel()
+        with link.refusals():
+            yield link
+    finally:
+        link.close()
+        ioloop.close()
+
+
+def _connect(app: Broker, ioloop: IOLoop) -> Any:
+    found: list[Any] = []
+
+    def done(result: Any) -> None:
+        found.append(result)
+        ioloop.stop()
+
+    pika.SelectConnection.create_connection(_parameters(app), done, ioloop)
+    ioloop.start()
+    (connection,) = found
+    if isinstance(connection, BaseException):
+        ioloop.close()
+        where = app.connection_for_write().as_uri()
+        reason = getattr(connection, "exceptions", [connection])[-1]
+        raise BrokerError(f"{where}: no access to the broker ({_words(reason)}); check broker_url") from connection
+    return connection
+
+
+def _words(error: BaseException) -> str:
+    """Return the innermost reason: pika wraps it several times."""
+    inner = getattr(error, "exception", None)
+    return _words(inner) if isinstance(inner, BaseException) else repr(error)
+
+
+def _as_ours(error: BaseException) -> BrokerError:
+    if isinstance(error, ChannelClosedByBroker):
+        cls = _REFUSALS.get(error.reply_code, BrokerError)
+        advice = "; run `broker-app topology declare`" if cls is NotOnBroker else ""
+        return cls(f"the broker answered {error.reply_code} {error.reply_text}{advice}")
+    detail = error if isinstance(error, AMQPError | OSError) else type(error).__name__
+    return BrokerError(f"the connection was lost, try again: {detail!r}")
+
+
+def _parameters(app: Broker) -> list[pika.ConnectionParameters]:
+    """Return pika's parameters for each broker URL of the settings."""
+    connection = app.connection_for_write()
+    parameters = []
+    for url in connection.alt or [None]:
+        one = app.connection_for_write(url) if url else connection
+        context = _tls(one.ssl) if one.ssl else None
+        parameters.append(
+            pika.ConnectionParameters(
+                host=one.hostname or "localhost",
+                port=one.port or (5671 if one.ssl else 5672),
+                virtual_host=one.virtual_host or "/",
+                credentials=pika.PlainCredentials(one.userid or "guest", one.password or "guest"),
+                ssl_options=pika.SSLOptions(context, one.hostname) if context else None,
+                heartbeat=max(1, int(app.settings.heartbeat_seconds)),
+                blocked_connection_timeout=BLOCKED_TIMEOUT_SECONDS,
+            )
+        )
+    return parameters
+
+
+def _tls(options: Any) -> ssl.SSLContext:
+    """Return a context that verifies chain and host name, with the files of Celery's ``broker_use_ssl``."""
+    files = options if isinstance(options, dict) else {}
+    context = ssl.create_default_context(cafile=files.get("ca_certs"))
+    if files.get("certfile"):
+        context.load_cert_chain(files["certfile"], files.get("keyfile"))
+    return context

@@ -1,0 +1,193 @@
+"""What can be done with the messages of a queue, by the names that people give to queues."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from broker_app.errors import SelectionError
+from broker_app.messages.actions import Move, Replay, route_to
+from broker_app.messages.channel import open_link
+from broker_app.messages.filter import Selection
+from broker_app.messages.result_states import result_store
+from broker_app.messages.scan import Reading
+from broker_app.messages.source import Place, find_place
+from broker_app.messages.summary import Letter, read_letter
+from broker_app.messages.transfer import Job, Outcome, transfer
+from broker_app.messages.transfer import discard as discard_from
+from broker_app.messages.unrouted import Unpark
+from broker_app.queues import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker_app.broker.access import Broker
+    from broker_app.messages.channel import Link
+    from broker_app.messages.transfer import Action
+
+COUNTED_LOOKS_BEFORE = (4, 3)
+"""Before this version a quorum queue counts each look at a message as a delivery."""
+
+_EVERYTHING = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How to go about it.
+
+    Attributes:
+        selection: Which messages.
+        is_dry_run: Whether they are only counted.
+        told: Called with the number of messages that were looked at and the number there are to look at.
+        is_stopped: Asked now and then; once it says so no more are sent.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    is_dry_run: bool = False
+    told: Callable[[int, int], None] = lambda _read, _total: None
+    is_stopped: Callable[[], bool] = lambda: False
+
+    def job(self, app: Broker, place: Place) -> Job:
+        """Return it for one queue."""
+        lanes = f"{Names(app.settings.prefix).delay}."
+        return Job(
+            place.queue,
+            self.selection,
+            lanes,
+            is_dry_run=self.is_dry_run,
+            told=self.told,
+            is_stopped=self.is_stopped,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """The first messages of a queue.
+
+    Attributes:
+        letters: In the order in which a worker would get them.
+        is_counted: Whether the broker counted the look as a delivery of a work queue's messages.
+    """
+
+    letters: list[Letter]
+    is_counted: bool
+
+
+def peek(app: Broker, name: str, limit: int, selection: Selection = _EVERYTHING) -> Peeked:
+    """Return the first messages of a queue that pass; all are back in their place when this returns.
+
+    Args:
+        app: The app.
+        name: The queue.
+        limit: At most so many.
+        selection: Which messages, its own limit apart. Without a filter no more than ``limit`` are looked at.
+
+    Raises:
+        SelectionError: No such queue.
+        BrokerError: The broker cannot be reached, or refuses.
+    """
+    letters, now, lanes = [], time.time(), f"{Names(app.settings.prefix).delay}."
+    with open_link(app) as link:
+        place = find_place(app, link, name)
+        with Reading(link, place.queue, limit if selection == _EVERYTHING else None) as reading:
+            for batch in reading.batches():
+                for delivery in batch:
+                    letters.append(read_letter(delivery, now, lanes))
+                    reading.keep(delivery)
+                letters = [letter for letter in letters if selection.matches(letter)][:limit]
+                if len(letters) == limit:
+                    break
+        is_counted = not place.is_kept and link.version[:2] < COUNTED_LOOKS_BEFORE
+    return Peeked(letters, is_counted and bool(letters))
+
+
+def replay(
+    app: Broker, name: str, order: Order, *, to: str | None = None, skip_succeeded: bool = False
+) -> Outcome:
+    """Send dead letters to the queue that they come from, and parked tasks to the one that they were due for.
+
+    Args:
+        app: The app.
+        name: The queue of the dead letters: ``default.dead``.
+        order: Which, and how.
+        to: Another work queue for all of them.
+        skip_succeeded: Whether those whose result is SUCCESS stay.
+
+    Raises:
+        SelectionError: A queue that cannot be, or no result store that could tell what has succeeded.
+        BrokerError: The broker cannot be reached, or refuses; nothing is lost.
+    """
+    results = result_store(app, must_tell=skip_succeeded)
+    with open_link(app) as link:
+        source = find_place(app, link, name)
+        action: Action
+        if to is None and source.home is None and source.queue == Names(app.settings.prefix).unrouted:
+            settings = app.settings
+            table, exchange = settings.routing_table(), Names(settings.prefix).tasks
+            action = Unpark(exchange, table, settings.prefix, None, link.user)
+        else:
+            target = _home(source) if to is None else find_place(app, link, to)
+            _check_target(source, target)
+            link.ask(link.channel.queue_declare, target.queue, passive=True)
+            action = Replay(route_to(target, app.settings.prefix), link.user, results)
+        job = order.job(app, source)
+        return transfer(link, dataclasses.replace(job, succeeded=results) if skip_succeeded else job, action)
+
+
+def move(app: Broker, name: str, to: str, order: Order) -> Outcome:
+    """Move messages as they are to another queue; raises as `replay`."""
+    with open_link(app) as link:
+        source, target = find_place(app, link, name), find_place(app, link, to)
+        _check_target(source, target)
+        return transfer(link, order.job(app, source), Move(route_to(target, app.settings.prefix), link.user))
+
+
+def discard(app: Broker, name: str, order: Order) -> Outcome:
+    """Remove messages for good; raises as `replay`."""
+    with open_link(app) as link:
+        return discard_from(link, order.job(app, find_place(app, link, name)))
+
+
+def purge(app: Broker, name: str, confirm: Callable[[Place, int], bool]) -> int | None:
+    """Remove all messages of a queue that no consumer holds.
+
+    Args:
+        app: The app.
+        name: The queue.
+        confirm: Asked with the queue and the number of its messages.
+
+    Returns:
+        How many were removed; None if ``confirm`` said no.
+
+    Raises:
+        SelectionError: No such queue.
+        BrokerError: The broker cannot be reached, or refuses.
+    """
+    with open_link(app) as link:
+        place = find_place(app, link, name)
+        ready = link.ask(link.channel.queue_declare, place.queue, passive=True).message_count
+        if not confirm(place, int(ready)):
+            return None
+        return _purge(link, place)
+
+
+def _purge(link: Link, place: Place) -> int:
+    return int(link.ask(link.channel.queue_purge, place.queue).message_count)
+
+
+def _home(source: Place) -> Place:
+    """Return the work queue of dead letters."""
+    if source.is_work:
+        raise SelectionError(
+            f"queue {source.name!r}: expected dead letters, got a work queue; use `broker-app queues move`"
+        )
+    if source.home is None:
+        raise SelectionError(f"queue {source.name!r}: expected --to, since no queue of the settings is its home")
+    return Place(source.home.name, source.home.broker_name, source.home)
+
+
+def _check_target(source: Place, target: Place) -> None:
+    if source.queue == target.queue:
+        raise SelectionError(f"queue {target.name!r}: expected another queue to move to, got the same")

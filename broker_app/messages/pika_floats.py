@@ -1,0 +1,63 @@
+"""Values in headers that pika does not carry: floats, and those that cannot be decoded."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from pika import data
+
+from broker_app.wire.field_tables import Encoded, check_depth, read_encoded
+
+_FLOATS = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d")}
+_LENGTH = struct.Struct(">I")
+_decode, _encode, _decode_table = data.decode_value, data.encode_value, data.decode_table
+
+
+def keep_floats() -> None:
+    """Let this process's pika carry each header as it came.
+
+    pika 1.4.4 reads a float as an integer and cannot write any (pika/data.py); a task's headers have them (when it
+    was published), and a message that is moved must not lose them. A header that it cannot decode would close the
+    connection: here it is `Encoded`.
+    """
+    data.decode_value, data.encode_value, data.decode_table = _decode_value, _encode_value, _decode_headers
+
+
+def _decode_headers(encoded: bytes, offset: int) -> tuple[dict[Any, Any], int]:
+    """Decode a table that is no other's value: a message's headers."""
+    headers: dict[Any, Any] = {}
+    limit = offset + _LENGTH.size + _LENGTH.unpack_from(encoded, offset)[0]
+    offset += _LENGTH.size
+    while offset < limit:
+        name, offset = data.decode_short_string(encoded, offset)
+        try:
+            value, end = _decode_value(encoded, offset)
+            check_depth(value, end - offset)
+        except Exception as error:  # noqa: BLE001 - OverflowError, ValueError, RecursionError and more
+            value, end = read_encoded(encoded, offset, limit, error)
+        headers[name], offset = value, end
+    return headers, offset
+
+
+def _decode_value(encoded: bytes, offset: int) -> tuple[Any, int]:
+    kind = encoded[offset : offset + 1]
+    if kind == b"F":
+        table: tuple[Any, int] = _decode_table(encoded, offset + 1)
+        return table
+    form = _FLOATS.get(kind)
+    if form is None:
+        decoded: tuple[Any, int] = _decode(encoded, offset)
+        return decoded
+    return form.unpack_from(encoded, offset + 1)[0], offset + 1 + form.size
+
+
+def _encode_value(pieces: list[bytes], value: Any) -> int:
+    if isinstance(value, Encoded):
+        pieces.append(value.data)
+        return len(value.data)
+    if not isinstance(value, float):
+        length: int = _encode(pieces, value)
+        return length
+    pieces.append(b"d" + _FLOATS[b"d"].pack(value))
+    return 9

@@ -1,0 +1,100 @@
+"""What one process counts for an app: as a producer, and as a node if it is a worker."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from broker_app.errors import RoutingError
+from broker_app.metrics.producer import ProducerMetrics, Publication
+from broker_app.metrics.recorder import Recorder
+from broker_app.metrics.worker import NodeMetrics
+from broker_app.queues.dead_letters import DeadReason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from broker_app.broker.access import Broker
+    from broker_app.queues import QueueSpec
+    from broker_app.queues.dead_letters import Death
+
+PRODUCER_STEM = "producer"
+NODE_STEM = "node"
+_DIGEST_DIGITS = 8
+_NAME_CHARACTERS = 60
+
+
+class ProcessMetrics:
+    """What this process counts; nothing if the settings say so.
+
+    Attributes:
+        producer: Of what it publishes; None if nothing is counted.
+        node: Of what it consumes; None if it is no worker.
+    """
+
+    def __init__(self, app: Broker) -> None:
+        self._app = app
+        self.node: NodeMetrics | None = None
+        self.producer: ProducerMetrics | None = None
+        settings = app.settings.metrics
+        if settings.enabled:
+            self.producer = ProducerMetrics(Recorder(folder_of(app), PRODUCER_STEM, max_tasks=settings.max_tasks))
+
+    def publication(self, task: str, spec: QueueSpec | None) -> Publication:
+        """Return a block around the publishing of one message."""
+        return Publication(self.producer, task, spec)
+
+    @contextmanager
+    def routing(self, task: str) -> Iterator[None]:
+        """Count a task whose destination, priority or delay cannot be."""
+        try:
+            yield
+        except RoutingError as error:
+            if self.producer is not None:
+                self.producer.refused(task, None, error)
+            raise
+
+    def bulk_item(self, task: str, spec: QueueSpec | None, error: Exception | None) -> None:
+        """Count the outcome of one of many messages.
+
+        Args:
+            task: The task's name.
+            spec: Its queue; None for an exchange that is not ours.
+            error: Why it was not published; None if the broker has it.
+        """
+        if self.producer is None:
+            return
+        if error is None:
+            self.producer.published(task, spec)
+        else:
+            self.producer.refused(task, spec, error)
+
+    def buried(self, spec: QueueSpec, death: Death) -> None:
+        """Count a message that is put into the dead letters."""
+        if self.node is None:
+            return
+        self.node.buried(spec.name, death.reason.value)
+        if death.reason in {DeadReason.UNDECODABLE, DeadReason.UNKNOWN_TASK}:
+            self.node.unreadable(spec.name)
+
+    def become(self, node: str) -> NodeMetrics | None:
+        """Return what this process counts as a node; None if nothing is counted."""
+        settings = self._app.settings
+        if self.node is None and settings.metrics.enabled:
+            recorder = Recorder(folder_of(self._app), node_stem(node), node, settings.metrics.max_tasks)
+            self.node = NodeMetrics(recorder, settings.routing_table())
+        return self.node
+
+
+def folder_of(app: Broker) -> Path:
+    """Return where the processes of an app keep their numbers: ``<state_dir>/metrics/<app>``."""
+    return app.settings.state_dir / "metrics" / re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app")
+
+
+def node_stem(node: str) -> str:
+    """Return the stem of a node's files: what a file's name can show of it, and what tells it from others."""
+    digest = hashlib.sha256(node.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGEST_DIGITS]
+    return f"{NODE_STEM}-{re.sub(r'[^A-Za-z0-9_+@-]', '_', node)[:_NAME_CHARACTERS]}-{digest}"

@@ -1,0 +1,1 @@
+"""Showing: metrics over HTTP, probes, Prometheus rules, the status page."""

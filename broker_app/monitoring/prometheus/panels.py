@@ -1,0 +1,309 @@
+"""What the dashboard shows: rows of panels, each with its queries, made of the metrics' and the rules' names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app.metrics import catalogue
+from broker_app.monitoring.prometheus import recording_rules as recorded
+
+if TYPE_CHECKING:
+    from broker_app.metrics.catalogue import Metric
+
+JOB, QUEUE, RATE = "$job", "$queue", "$__rate_interval"
+"""Grafana's variables: the first two are chosen above the panels, the last follows the scrape interval."""
+
+_OF_QUEUE = f'job="{JOB}",queue=~"{QUEUE}"'
+_OF_JOB = f'job="{JOB}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query of a panel.
+
+    Attributes:
+        expr: PromQL.
+        legend: Grafana's template for a line's name.
+    """
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart.
+
+    Attributes:
+        title: Of it.
+        unit: Grafana's: ``s``, ``short``, ``percentunit``, ``cps``.
+        queries: In their order.
+        about: What somebody who sees it for the first time should know.
+        kind: ``timeseries``, or ``stat`` for one number now.
+        stacked: Whether the lines are parts of a whole.
+    """
+
+    title: str
+    unit: str
+    queries: tuple[Query, ...]
+    about: str = ""
+    kind: str = "timeseries"
+    stacked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Panels under a title."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def rows() -> tuple[Row, ...]:
+    """Return the whole dashboard, what matters most first."""
+    return (
+        Row("Now", _now()),
+        Row("Waiting", _waiting()),
+        Row("Queues", _queues()),
+        Row("Tasks", _tasks()),
+        Row("Workers", _workers()),
+        Row("Producers, broker and this monitoring", _others()),
+    )
+
+
+def _now() -> tuple[Panel, ...]:
+    return tuple(
+        Panel(title, "short", (Query(expr, title),), kind="stat")
+        for title, expr in {
+            "Broker up": f"min({_job(catalogue.BROKER_UP)})",
+            "Ready": f"sum(max by (queue) ({_queue(catalogue.READY)}))",
+            "Running": f"sum({_queue(catalogue.SLOTS_BUSY)})",
+            "Scheduled": f"sum(max by (due) ({_job(catalogue.SCHEDULED)}))",
+            "Dead letters": f"sum(max by (queue) ({_queue(catalogue.DEAD)}))",
+            "Nodes missing": f"sum({_queue(catalogue.NODES_WANTED)} - {_queue(catalogue.NODES_UP)})",
+        }.items()
+    )
+
+
+def _waiting() -> tuple[Panel, ...]:
+    objective = Query(_recorded(recorded.OBJECTIVE), "{{queue}} objective")
+    return (
+        Panel(
+            "Wait, 95 of 100 tasks",
+            "s",
+            (Query(_quantile(0.95, catalogue.WAITED_SECONDS), "{{queue}}"), objective),
+            "From publishing, plus the wished delay, to the start of the run.",
+        ),
+        Panel(
+            "Tasks that waited too long",
+            "percentunit",
+            (
+                Query(_recorded(recorded.too_long("1h")), "{{queue}}, 1 h"),
+                Query(_recorded(recorded.BUDGET), "{{queue}} budget"),
+            ),
+            "Share of those that started in the last hour; above the budget the objective is missed.",
+        ),
+        Panel(
+            "Oldest task",
+            "s",
+            (Query(_recorded(recorded.OLDEST_WAIT), "{{queue}}"), objective),
+            "How long the head of the queue has waited; an estimate.",
+        ),
+        Panel(
+            "Where they wait, 95 of 100 tasks",
+            "s",
+            (
+                Query(_quantile(0.95, catalogue.WAITED_BROKER_SECONDS), "{{queue}} in the broker"),
+                Query(_quantile(0.95, catalogue.WAITED_PREFETCH_SECONDS), "{{queue}} in the node"),
+            ),
+        ),
+        Panel(
+            "Scheduled tasks: lateness, 95 of 100",
+            "s",
+            (Query(_quantile(0.95, catalogue.LATE_SECONDS), "{{queue}}"),),
+        ),
+        Panel(
+            "Scheduled tasks by when they are due",
+            "short",
+            (Query(f"max by (due) ({_job(catalogue.SCHEDULED)})", "{{due}}"),),
+            stacked=True,
+        ),
+    )
+
+
+def _queues() -> tuple[Panel, ...]:
+    return (
+        Panel("Ready", "short", (Query(_recorded(recorded.READY), "{{queue}}"),)),
+        Panel(
+            "Time to drain",
+            "s",
+            (Query(_recorded(recorded.DRAIN), "{{queue}}"),),
+            "At the rate of the last 5 minutes, if nothing were added.",
+        ),
+        Panel(
+            "Held by workers",
+            "short",
+            (Query(f"max by (queue) ({_queue(catalogue.UNACKNOWLEDGED)})", "{{queue}}"),),
+        ),
+        Panel(
+            "Consumers",
+            "short",
+            (
+                Query(_recorded(recorded.CONSUMERS), "{{queue}}"),
+                Query(_recorded(recorded.PAUSED), "{{queue}} paused"),
+            ),
+        ),
+        Panel(
+            "Dead letters",
+            "short",
+            (Query(f"max by (queue) ({_queue(catalogue.DEAD)})", "{{queue}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "By priority",
+            "short",
+            (Query(f"max by (queue, priority) ({_queue(catalogue.BY_PRIORITY)})", "{{queue}} {{priority}}"),),
+            stacked=True,
+        ),
+    )
+
+
+def _tasks() -> tuple[Panel, ...]:
+    return (
+        Panel("Published a second", "cps", (Query(_rate("queue", catalogue.PUBLISHED), "{{queue}}"),)),
+        Panel(
+            "Ended a second", "cps", (Query(_rate("queue, outcome", catalogue.FINISHED), "{{queue}} {{outcome}}"),)
+        ),
+        Panel(
+            "The ten tasks with the most run time",
+            "percentunit",
+            (Query(f"topk(10, {_rate('task', catalogue.RUN_SECONDS, '_sum')})", "{{task}}"),),
+            "Seconds of run time in each second: slots that the task keeps busy.",
+        ),
+        Panel(
+            "Run time, 95 of 100 tasks",
+            "s",
+            (Query(f"topk(10, {_quantile(0.95, catalogue.RUN_SECONDS, 'task')})", "{{task}}"),),
+        ),
+        Panel(
+            "Dead letters a second by reason",
+            "cps",
+            (Query(_rate("queue, reason", catalogue.DEAD_LETTERS), "{{queue}} {{reason}}"),),
+        ),
+        Panel(
+            "Delivered again a second",
+            "cps",
+            (Query(_rate("queue", catalogue.REDELIVERED), "{{queue}}"),),
+            "After the death of a worker, or of its connection.",
+        ),
+    )
+
+
+def _workers() -> tuple[Panel, ...]:
+    return (
+        Panel("Slots busy", "percentunit", (Query(_recorded(recorded.BUSY), "{{queue}}"),)),
+        Panel(
+            "Slots busy by node",
+            "short",
+            (
+                Query(f"sum by (node) ({_queue(catalogue.SLOTS_BUSY)})", "{{node}}"),
+                Query(f"sum by (node) ({_queue(catalogue.SLOTS)})", "{{node}} of"),
+            ),
+        ),
+        Panel(
+            "Nodes",
+            "short",
+            (
+                Query(f"sum by (queue) ({_queue(catalogue.NODES_UP)})", "{{queue}} up"),
+                Query(f"sum by (queue) ({_queue(catalogue.NODES_WANTED)})", "{{queue}} wanted"),
+            ),
+        ),
+        Panel(
+            "Tasks in the nodes",
+            "short",
+            (
+                Query(f"sum by (queue) ({_queue(catalogue.PREFETCHED)})", "{{queue}} held"),
+                Query(f"sum by (queue) ({_queue(catalogue.RESERVED)})", "{{queue}} waiting for a slot"),
+                Query(f"sum by (queue) ({_queue(catalogue.PREFETCH_LIMIT)})", "{{queue}} limit"),
+            ),
+        ),
+        Panel(
+            "Since a node was last given a task",
+            "s",
+            (Query(f"max by (node) ({_queue(catalogue.LAST_CONSUMED_AGE)})", "{{node}}"),),
+        ),
+        Panel(
+            "Age of the nodes",
+            "s",
+            (Query(f"time() - max by (node) ({_queue(catalogue.WORKER_START)})", "{{node}}"),),
+        ),
+    )
+
+
+def _others() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            "Until a task is confirmed, 95 of 100",
+            "s",
+            (Query(_quantile(0.95, catalogue.CONFIRM_SECONDS), "{{queue}}"),),
+        ),
+        Panel(
+            "Refused a second by reason",
+            "cps",
+            (Query(f"sum by (reason) (rate({_job(catalogue.REFUSED)}[{RATE}]))", "{{reason}}"),),
+        ),
+        Panel(
+            "Set aside",
+            "short",
+            (
+                Query(f"sum({_job(catalogue.SPOOLED)})", "in the spool"),
+                Query(f"max({_job(catalogue.PARKED)})", "parked, their queue is gone"),
+                Query(f"max({_job(catalogue.HELD_UP)})", "held up in a lane"),
+            ),
+        ),
+        Panel(
+            "Broker up",
+            "short",
+            (
+                Query(_job(catalogue.BROKER_UP), "{{instance}}"),
+                Query(_job(catalogue.MANAGEMENT_UP), "{{instance}} management API"),
+            ),
+        ),
+        Panel(
+            "Time of a scrape and of a look at the broker",
+            "s",
+            (
+                Query(_job(catalogue.SCRAPE_SECONDS), "{{instance}} scrape"),
+                Query(_job(catalogue.READ_SECONDS), "{{instance}} broker"),
+            ),
+        ),
+        Panel(
+            "Not shown",
+            "short",
+            (
+                Query(f"sum by (instance) ({_job(catalogue.DROPPED_SERIES)})", "{{instance}} series without room"),
+                Query(_job(catalogue.FILES, 'state="unreadable"'), "{{instance}} damaged files"),
+            ),
+        ),
+    )
+
+
+def _queue(metric: Metric, part: str = "") -> str:
+    return f"{metric.name}{part}{{{_OF_QUEUE}}}"
+
+
+def _job(metric: Metric, labels: str = "") -> str:
+    return f"{metric.name}{{{','.join(filter(None, (_OF_JOB, labels)))}}}"
+
+
+def _recorded(name: str) -> str:
+    return f"{name}{{{_OF_QUEUE}}}"
+
+
+def _rate(by: str, metric: Metric, part: str = "") -> str:
+    return f"sum by ({by}) (rate({_queue(metric, part)}[{RATE}]))"
+
+
+def _quantile(share: float, metric: Metric, by: str = "queue") -> str:
+    return f"histogram_quantile({share}, {_rate(f'{by}, le', metric, '_bucket')})"

@@ -1,0 +1,58 @@
+"""The paths of the metrics' server. A further page is a further entry in the table."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from broker_app.errors import FleetError
+from broker_app.monitoring.exposition import CONTENT_TYPE, render
+from broker_app.monitoring.http_server import Request, Response, Route, as_json
+from broker_app.monitoring.probes import Probe, probe
+from broker_app.monitoring.targets import found_targets
+
+if TYPE_CHECKING:
+    from broker_app.app import BrokerApp
+    from broker_app.monitoring.collector import Collector
+    from broker_app.monitoring.status_page import StatusPage
+    from broker_app.settings import MetricsSettings
+
+
+def routes(app: BrokerApp, collector: Collector, settings: MetricsSettings, page: StatusPage) -> dict[str, Route]:
+    """Return what is answered, by path."""
+
+    def metrics(_: Request) -> Response:
+        return Response(render(collector.collect().numbers), CONTENT_TYPE)
+
+    def live(request: Request) -> Response:
+        node = request.query.get("node")
+        return Response("live\n") if node is None else _probed(app, Probe.LIVE, node)
+
+    def ready(request: Request) -> Response:
+        if node := request.query.get("node"):
+            return _probed(app, Probe.READY, node)
+        snapshot = collector.collect()
+        reading, is_up = snapshot.reading, snapshot.broker.is_up
+        found = {"broker": is_up, "files": reading.read, "unreadable": reading.unreadable}
+        return as_json(found, HTTPStatus.SERVICE_UNAVAILABLE if reading.problem else HTTPStatus.OK)
+
+    def discovery(_: Request) -> Response:
+        return as_json(found_targets(settings, collector.collect().broker.hosts))
+
+    return {
+        "/metrics": Route(metrics),
+        "/live": Route(live, is_open=True),
+        "/ready": Route(ready, is_open=True),
+        "/targets": Route(discovery),
+        **page.routes(),
+    }
+
+
+def _probed(app: BrokerApp, what: Probe, node: str) -> Response:
+    """Say how a node is; who is not known here is told without the names of those who are."""
+    try:
+        verdict = probe(app, what, node)
+    except FleetError:
+        return Response("no such node gives a sign of life here\n", status=HTTPStatus.NOT_FOUND)
+    status = HTTPStatus.OK if verdict.is_ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(f"{verdict}\n", status=status)

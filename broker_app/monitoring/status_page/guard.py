@@ -1,0 +1,86 @@
+"""Who may read the page's data, and who may act: the checks that stand between a browser and the broker.
+
+A page of somebody else in the same browser can send requests here. So a request must not come from another site,
+and to change something must bring the token in a header, which no other site can send unasked
+(fetch.spec.whatwg.org, CORS protocol). Against names that are made to lead here, see `broker_app.monitoring.hosts`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from broker_app.monitoring.http_server import Request, Response, as_json
+from broker_app.monitoring.targets import is_local
+
+if TYPE_CHECKING:
+    from broker_app.settings import MetricsSettings
+
+TOKEN_HEADER = "x-actions-token"  # noqa: S105 - the name of the header
+
+_OWN_SITES = frozenset({"same-origin", "none"})
+"""Values of Sec-Fetch-Site of our own page, and of an address that a person typed (w3.org/TR/fetch-metadata)."""
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """Judges requests.
+
+    Args:
+        settings: Where the server listens, whom it answers, and its token.
+    """
+
+    def __init__(self, settings: MetricsSettings) -> None:
+        token = settings.actions_token
+        self._token = None if token is None else token.get_secret_value().encode()
+        self._has_login = settings.username is not None
+        self._is_local = is_local(settings.host)
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether a token is set."""
+        return self._token is not None
+
+    def refuses_reader(self, request: Request) -> Response | None:
+        """Return the refusal of a request that only reads figures; None if it may."""
+        if request.headers.get("sec-fetch-site", "none") not in _OWN_SITES:
+            return _refusal("expected a request of this server's own page, got one of another site")
+        return None
+
+    def refuses_contents(self, request: Request) -> Response | None:
+        """Return the refusal of a request for what messages hold.
+
+        It is for who sits at this host, has the password, or has the token.
+        """
+        if self._is_local or self._has_login:
+            return self.refuses_reader(request)
+        if self._token is None:
+            return _refusal(
+                "what messages hold is not shown while the server listens to other hosts without a password; set "
+                " metrics.username and metrics.password, or metrics.actions_token"
+            )
+        return self.refuses_actor(request)
+
+    def refuses_actor(self, request: Request) -> Response | None:
+        """Return the refusal of a request that wants to change something."""
+        if (refusal := self.refuses_reader(request)) is not None:
+            return refusal
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+            logger.warning("status page: %s refused: it came from the page of %.100r", request.path, origin)
+            return _refusal("expected a request of this server's own page, got one of another site")
+        if self._token is None:
+            return _refusal("the page only reads; set metrics.actions_token to act on it")
+        given = request.headers.get(TOKEN_HEADER, "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, self._token):
+            logger.warning("status page: %s refused: wrong token from %s", request.path, request.client)
+            return _refusal("the token is wrong; it is the value of metrics.actions_token on the server")
+        return None
+
+
+def _refusal(problem: str) -> Response:
+    return as_json({"problem": problem}, HTTPStatus.FORBIDDEN)

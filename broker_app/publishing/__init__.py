@@ -1,0 +1,1 @@
+"""Publishing: messages, routes, confirms, in bulk, and from the spool."""

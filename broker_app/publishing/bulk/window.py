@@ -1,0 +1,274 @@
+"""A line of messages to the broker: many are sent before the first is answered, and none is lost from sight.
+
+Every item ends settled: confirmed, refused, or given up because the broker did not answer in time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any
+
+from amqp import exceptions as amqp_errors
+
+from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull
+from broker_app.publishing.message import Packer
+from broker_app.publishing.publisher import RETRY_INTERVALS_SECONDS
+from broker_app.publishing.routes import MOST_AT_ONCE, Ways
+from broker_app.queues.headers import MAYBE_TWICE_HEADER
+from broker_app.wire import frames
+from broker_app.wire.confirm_channel import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
+from broker_app.wire.connection import discard, open_connection
+from broker_app.wire.errors import error_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from celery import Celery
+
+    from broker_app.publishing.bulk.item import Item
+    from broker_app.wire.confirm_channel import Answer
+
+WINDOW_ITEMS = 1_000
+"""Messages that wait for their answers at most."""
+
+WINDOW_BYTES = 8 * 1024 * 1024
+"""Bytes of them; above it the next message waits."""
+
+_LOOK_EVERY = 32
+"""Messages between two looks for answers that have come meanwhile."""
+
+_AT_ONCE_SECONDS = 0.02
+"""Messages that follow each other as fast as this may wait for each other, to have their ways looked after
+together. Who makes them slowly, or waits for more, has each of them sent at once."""
+
+
+class Line:
+    """Sends items over one connection.
+
+    Args:
+        app: The app.
+        connection: A kombu connection that nobody else uses meanwhile.
+        timeout_seconds: How long it goes on without an answer that it waits for, reconnecting included.
+        waited_seconds: What the caller has waited for the connection; it counts until the first answer.
+
+    Attributes:
+        failure: Why it gave up; None while it has not. Nothing is sent any more then.
+    """
+
+    def __init__(self, app: Celery, connection: Any, timeout_seconds: float, waited_seconds: float = 0.0) -> None:
+        self.failure: PublishError | None = None
+        self._app = app
+        self._connection = connection
+        self._ways = Ways(app.settings.prefix)
+        self._way = Packer(app, app.settings.routing_table(), app.settings.prefix).way
+        self._timeout_seconds = timeout_seconds
+        self._channel: ConfirmChannel | None = None
+        self._queue: deque[Item] = deque()  # what is to be sent next
+        self._in_flight: dict[int, Item] = {}  # by tag, in the order of sending
+        self._careful: deque[Item] = deque()  # what is to be sent one by one, when nothing is in flight
+        self._bytes = 0
+        self._unread = 0
+        self._sent_at: float | None = None
+        self._usual_bound: float | None = None
+        self._waited_seconds = waited_seconds
+        self._progress()
+
+    @property
+    def channel(self) -> tuple[int, int]:
+        """The number of the channel that messages are made for, and the largest frame; a guess at first."""
+        if self._channel is None:
+            return _USUAL_CHANNEL
+        return self._channel.number, self._channel.connection.frame_max
+
+    def send(self, item: Item) -> None:
+        """Send an item, as soon as the window and the broker allow it; it may be settled at once, refused.
+
+        One whose way is not known may wait for those that follow it at once.
+        """
+        if not self._in_flight:
+            self._progress()
+        self._queue.append(item)
+        if not self._is_gathering():
+            self._work_until(lambda: not self._queue and not self._is_full)
+        self._sent_at = time.monotonic()
+
+    def settle(self, item: Item) -> None:
+        """Wait until an item that was sent is settled."""
+        self._work_until(lambda: item.is_settled)
+
+    def finish(self) -> None:
+        """Wait until all are settled."""
+        self._work_until(lambda: not (self._queue or self._in_flight or self._careful))
+
+    def fail(self, error: PublishError) -> None:
+        """Give up, because somebody else has waited for the broker in vain."""
+        self._give_up(error)
+
+    def close(self) -> None:
+        """Leave the connection as it was found; one that still owes an answer is dropped."""
+        if self._in_flight or self._queue:
+            discard(self._connection)
+        elif self._channel is not None and self._channel.is_usable:
+            self._channel.connection.sock.settimeout(self._usual_bound)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._in_flight) >= WINDOW_ITEMS or self._bytes >= WINDOW_BYTES
+
+    def _is_gathering(self) -> bool:
+        """Return whether the ways of what is to be sent had better be looked after together with the next ones."""
+        if self._sent_at is None or time.monotonic() - self._sent_at > _AT_ONCE_SECONDS:
+            return False
+        is_room = len(self._queue) < MOST_AT_ONCE and len(self._queue[-1].sent) < WINDOW_BYTES // MOST_AT_ONCE
+        return is_room and not self._ways.is_known(self._queue[0])
+
+    def _work_until(self, is_done: Callable[[], bool]) -> None:
+        while self.failure is None and not is_done():
+            try:
+                self._step()
+            except (BlockedError, ConfirmTimeoutError) as error:
+                self._give_up(error)
+            except self._connection.recoverable_connection_errors as error:
+                self._queue.extendleft(reversed(self._lost()))
+                self._pause(error)
+            except amqp_errors.AMQPError:  # one of those in flight offends the broker, which does not say which
+                self._careful.extend(self._lost() or [self._queue.popleft()])
+
+    def _step(self) -> None:
+        if self._careful and not self._in_flight:
+            self._deliver(self._careful.popleft())
+        elif self._queue and not self._careful and not self._is_full:
+            self._send_next()
+        else:
+            self._read(self._give_up_at)
+
+    def _send_next(self) -> None:
+        item, channel = self._queue[0], self._open()
+        if channel is None:
+            return
+        if not self._in_flight:
+            self._read(None)  # a connection that the broker has closed meanwhile is noticed before it is used
+        channel.wait_until_unblocked(self._give_up_at)
+        item.catch_up(self._way)
+        if not self._ways.is_known(item):
+            self._ways.ensure(channel, self._queue, self._give_up_at)
+            self._progress()
+            item.catch_up(self._way)
+            while self._queue and self._queue[0].is_settled:
+                self._queue.popleft()
+            return
+        if item.is_unanswered or item.channel != self.channel:
+            self._make_anew(item)
+        item.is_unanswered = True  # from here on nobody knows, until it is answered
+        self._in_flight[channel.write(item.sent, item.address)] = item
+        self._queue.popleft()
+        self._bytes += len(item.sent)
+        self._unread += 1
+        if self._unread >= _LOOK_EVERY:
+            self._read(None)
+
+    def _make_anew(self, item: Item) -> None:
+        outgoing = item.outgoing()
+        if item.is_unanswered:
+            item.maybe_twice = True
+            outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
+        item.channel = self.channel
+        item.sent = frames.encode(*item.channel, outgoing.address, outgoing.properties, outgoing.body)
+
+    def _read(self, deadline: float | None) -> None:
+        """Take the answers that have come; with a deadline wait for one."""
+        self._unread = 0
+        if self._channel is None:  # it was lost
+            return
+        self._channel.read(deadline)
+        self._note(self._channel.take_answers())
+
+    def _note(self, answers: dict[int, Answer]) -> None:
+        for tag, answer in answers.items():
+            item = self._in_flight.pop(tag)
+            self._bytes -= len(item.sent)
+            item.is_unanswered = False
+            if answer.outcome is Outcome.CONFIRMED:
+                item.settle()
+            elif answer.outcome is Outcome.REFUSED:
+                item.settle(_error(QueueFull, item, answer.reason))
+            else:  # returned: its queue was deleted, and may be declared again
+                self._careful.append(item)
+        if answers:
+            self._waited_seconds = 0.0
+            self._progress()
+
+    def _deliver(self, item: Item) -> None:
+        """Send one item and wait for its answer, as `apply_async`: declare what is missing, or say why not."""
+        outgoing = item.outgoing()
+        self._channel = None
+        try:
+            self._app.amqp.publisher.deliver(self._connection, outgoing, time.monotonic() + self._timeout_seconds)
+        except PublishError as error:
+            item.settle(error)
+            if isinstance(error, (BrokerUnreachable, PublishTimeout)):
+                self._give_up(error)
+        else:
+            item.settle()
+        item.maybe_twice = MAYBE_TWICE_HEADER in outgoing.properties["application_headers"]
+        self._progress()
+
+    def _open(self) -> ConfirmChannel | None:
+        """Return the channel, of a new connection if need be; None if the broker lets nobody in."""
+        if self._channel is not None:
+            return self._channel
+        try:
+            open_connection(self._connection, self._app.conf.broker_connection_timeout, self._give_up_at)
+        except self._connection.recoverable_connection_errors:
+            raise
+        except amqp_errors.AMQPError as error:
+            self._give_up(error)
+            return None
+        raw = self._connection.connection
+        self._usual_bound = raw.sock.gettimeout()
+        raw.sock.settimeout(self._timeout_seconds)  # a broker with an alarm stops reading
+        self._channel = ConfirmChannel.of(raw)
+        self._ways.forget()
+        return self._channel
+
+    def _lost(self) -> list[Item]:
+        """Drop the connection, and return what it had in flight."""
+        if self._channel is not None:
+            self._note(self._channel.take_answers())
+        items = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._bytes = 0
+        self._channel = None
+        discard(self._connection)
+        return items
+
+    def _progress(self) -> None:
+        self._give_up_at = time.monotonic() + self._timeout_seconds - self._waited_seconds
+        self._pauses = chain(RETRY_INTERVALS_SECONDS, repeat(RETRY_INTERVALS_SECONDS[-1]))
+
+    def _pause(self, error: Exception) -> None:
+        pause = next(self._pauses)
+        if time.monotonic() + pause >= self._give_up_at:
+            self._give_up(error)
+        else:
+            time.sleep(pause)
+
+    def _give_up(self, error: Exception) -> None:
+        reason = error.reason if isinstance(error, PublishError) else error_text(error)
+        left: Iterable[Item] = [*self._careful, *self._lost(), *self._queue]
+        for item in sorted(left, key=lambda one: one.number):
+            item.settle(_error(PublishTimeout if item.is_unanswered else BrokerUnreachable, item, reason))
+            self.failure = self.failure or item.error  # type: ignore[assignment]  # it has one
+        self._careful.clear()
+        self._queue.clear()
+        if self.failure is None and isinstance(error, PublishError):
+            self.failure = error
+
+
+def _error(cls: type[PublishError], item: Item, reason: str) -> PublishError:
+    return cls(task=item.task, task_id=item.task_id, queue=item.place, reason=reason)
+
+
+_USUAL_CHANNEL = (1, 131_072)

@@ -1,0 +1,233 @@
+"""A message on its way out: made from Celery's task message, its destination, priority and headers checked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.utils.time import maybe_make_aware
+from kombu import compression as kombu_compression
+from kombu import serialization
+
+from broker_app.errors import InvalidDelay, PublishError, RoutingError
+from broker_app.publishing import trace_context
+from broker_app.queues import Names, QueueSpec, RoutingTable
+from broker_app.queues.delay import UNITS, Delay, parse_routing_key, rest_of
+from broker_app.queues.headers import (
+    BROKER_HEADERS,
+    DELAY_HEADER,
+    MAYBE_TWICE_HEADER,
+    PERSISTENT,
+    PUBLISHED_AT_HEADER,
+)
+from broker_app.queues.spec import MAX_PRIORITY, MIN_PRIORITY, check_priority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import tzinfo
+
+    from celery import Celery
+
+
+MESSAGE_OPTIONS = frozenset({"app_id", "cluster_id", "message_id", "reply_to", "timestamp", "type", "user_id"})
+"""AMQP basic properties that a caller may set. Not ``expiration``: an expired task would end in the dead letters
+with its result pending for ever; the worker looks at ``expires`` and says REVOKED."""
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One message, ready to be sent.
+
+    Attributes:
+        task: The task's name.
+        task_id: Its id.
+        spec: The queue that it is for; None for an exchange that is not ours.
+        delay: How long it waits in the broker first.
+        exchange: Where it is published.
+        routing_key: At most 255 bytes.
+        body: Serialised.
+        properties: AMQP basic properties, headers included.
+        is_unanswered: Whether it was sent and the broker has not said what became of it.
+        due: When its delay ends, on the clock of `time.monotonic`; None if nobody counts.
+    """
+
+    task: str
+    task_id: str
+    spec: QueueSpec | None
+    delay: Delay
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: dict[str, Any]
+    is_unanswered: bool = False
+    due: float | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much of its delay is over that other lanes hold the rest."""
+        return self.due is not None and rest_of(self.delay, self.due - time.monotonic()) is not self.delay
+
+    def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
+        """Let it wait for the rest of its delay only, and return whether that changed anything.
+
+        Args:
+            way: `Packer.way`.
+        """
+        if self.due is None or self.spec is None or not self.is_behind:
+            return False
+        self.delay = rest_of(self.delay, self.due - time.monotonic())
+        self.exchange, self.routing_key = way(self.spec, self.delay)
+        return True
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """Exchange and routing key."""
+        return self.exchange, self.routing_key
+
+    @property
+    def place(self) -> str:
+        """The queue, or exchange and key, for messages to people."""
+        return self.spec.name if self.spec else f"{self.exchange}/{self.routing_key}"
+
+    def refused(self, cls: type[PublishError], reason: object) -> PublishError:
+        """Return the error that says that the broker did not take it."""
+        return cls(task=self.task, task_id=self.task_id, queue=self.place, reason=str(reason))
+
+
+class Packer:
+    """Makes messages from Celery's.
+
+    Args:
+        app: The Celery app, for its serializer and compression.
+        table: The declared queues.
+        prefix: Of the names on the broker.
+    """
+
+    def __init__(self, app: Celery, table: RoutingTable, prefix: str) -> None:
+        self._app = app
+        self._table = table
+        self._names = Names(prefix)
+        self._delaying = {self._names.delay, *(self._names.hop(level) for level in range(1, len(UNITS) + 1))}
+
+    def pack(self, name: str, message: Any, options: dict[str, Any]) -> Outgoing:
+        """Return a message that is ready to be sent.
+
+        Args:
+            name: The task's name.
+            message: Celery's task message.
+            options: Celery's publishing options, ``broker_app_delay``, and ``broker_app_began``: when the call
+                began, on the clock of `time.monotonic`. What is used is taken out.
+
+        Raises:
+            RoutingError: The destination, priority or delay cannot be.
+        """
+        delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
+        began: float = options.pop("broker_app_began", None) or time.monotonic()
+        spec, exchange, routing_key = self._destination(options, delay)
+        headers = dict(message.headers, **options.pop("headers", None) or {})
+        for stale in (MAYBE_TWICE_HEADER, *BROKER_HEADERS):  # a retry brings its last message's headers along
+            headers.pop(stale, None)
+        # A delay counts from the call, which may have waited since.
+        headers[PUBLISHED_AT_HEADER] = time.time() - (time.monotonic() - began if delay.seconds else 0.0)
+        headers[DELAY_HEADER] = delay.seconds
+        trace_context.inject(headers)
+        _check_expiry(headers, delay, self._app.timezone)
+        priority = self._priority(spec, name, options.pop("priority", None), headers)
+        properties = dict(message.properties, priority=priority)
+        properties.update((option, options[option]) for option in MESSAGE_OPTIONS & options.keys())
+        serializer, compression = options.pop("serializer", None), options.pop("compression", None)
+        signals.before_task_publish.send(
+            sender=name,
+            body=message.body,
+            **announced(spec, exchange, routing_key),
+            declare=[],
+            headers=headers,
+            properties=properties,
+            retry_policy=options.pop("retry_policy", None) or {},
+        )
+        body, encoded = self._encode(message.body, serializer, compression, headers)
+        return Outgoing(
+            task=name,
+            task_id=properties["correlation_id"],
+            spec=spec,
+            delay=delay,
+            exchange=exchange,
+            routing_key=routing_key,
+            body=body,
+            properties=dict(properties, **encoded, application_headers=headers, delivery_mode=PERSISTENT),
+            due=began + delay.seconds if delay.lanes else None,
+        )
+
+    def way(self, spec: QueueSpec, delay: Delay) -> tuple[str, str]:
+        """Return the exchange and the key by which a message reaches a queue."""
+        if delay.lanes:
+            return self._names.delay, delay.routing_key(spec.broker_name)
+        return self._names.tasks, spec.broker_name
+
+    def _destination(self, options: dict[str, Any], delay: Delay) -> tuple[QueueSpec | None, str, str]:
+        """Return the queue's spec, the exchange and the key.
+
+        A routing key for an exchange of ours is a queue's name on the broker. A retried task's exchange and key
+        are those that it came by: the exchange that its last lane handed it to, the delay in front of the name.
+        """
+        queue, exchange, key = (options.pop(name, None) for name in ("queue", "exchange", "routing_key"))
+        exchange = getattr(exchange, "name", exchange)
+        if exchange and exchange not in {self._names.tasks, *self._delaying}:
+            if delay.lanes:
+                raise RoutingError(f"exchange {exchange!r}: expected a declared queue for a countdown; use queue=")
+            return None, exchange, key or ""
+        if key and exchange in self._delaying:
+            key = parse_routing_key(key)[1]
+        spec = self._table.queue(key or getattr(queue, "name", queue) or self._table.default)
+        return spec, *self.way(spec, delay)
+
+    def _priority(
+        self, spec: QueueSpec | None, task: str, priority: int | None, headers: Mapping[str, Any]
+    ) -> int | None:
+        """Return the priority to send; one that no caller asked for is dropped where the queue has none.
+
+        Celery copies the priority of the message to each retry (kombu sends 0 by default), and that of the parent
+        to its children if ``task_inherit_parent_priority`` is set. To refuse it would fail a task that has run.
+        """
+        if spec is None or priority is None:
+            return priority if spec is None else check_priority(spec, None)
+        conf = self._app.conf
+        is_inherited = (
+            bool(headers.get("retries"))
+            or task.startswith("celery.")
+            or bool(headers.get("parent_id") and conf.task_inherit_parent_priority)
+        )
+        if not spec.has_priorities and (is_inherited or priority == conf.task_default_priority):
+            return None
+        if is_inherited and isinstance(priority, int):  # another client may have sent up to 255
+            priority = min(max(priority, MIN_PRIORITY), MAX_PRIORITY)
+        return check_priority(spec, priority)
+
+    def _encode(
+        self, body: Any, serializer: str | None, compression: str | None, headers: dict[str, Any]
+    ) -> tuple[bytes, dict[str, str]]:
+        conf = self._app.conf
+        content_type, encoding, data = serialization.dumps(body, serializer or conf.task_serializer)
+        if compression or conf.task_compression:
+            data, headers["compression"] = kombu_compression.compress(data, compression or conf.task_compression)
+        data = data.encode() if isinstance(data, str) else data
+        return data, {"content_type": content_type, "content_encoding": encoding}
+
+
+def _check_expiry(headers: Mapping[str, Any], delay: Delay, zone: tzinfo) -> None:
+    """Refuse a task that expires before it is due. A retry is let through: its worker would lose the task."""
+    if not headers.get("expires") or not delay.seconds or headers.get("retries"):
+        return
+    due = datetime.fromisoformat(headers["eta"])
+    if maybe_make_aware(datetime.fromisoformat(headers["expires"]), zone) <= due:
+        raise InvalidDelay(f"expires must be after the task is due at {due.isoformat()}, got {headers['expires']}")
+
+
+def announced(spec: QueueSpec | None, exchange: str, routing_key: str) -> dict[str, str]:
+    """Return what signals and events call exchange and routing key: the queue's, whatever lanes come first."""
+    if spec is not None:
+        exchange, routing_key = Names(spec.prefix).tasks, spec.broker_name
+    return {"exchange": exchange, "routing_key": routing_key}

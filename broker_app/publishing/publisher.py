@@ -1,0 +1,258 @@
+"""Confirmed publishing: a task is on the broker when the call returns, or the caller has an exception.
+
+`BrokerApp.send_task` hands every task to `Publisher.send`: Celery's own calls, canvas, retries and chords too.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from contextvars import copy_context
+from itertools import chain, repeat
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from amqp import exceptions as amqp_errors
+from celery import signals
+
+from broker_app.broker import delay_lanes
+from broker_app.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    InvalidDelay,
+    NoRoute,
+    PublishRefused,
+    PublishTimeout,
+    QueueFull,
+)
+from broker_app.publishing.message import Packer, announced
+from broker_app.queues import Names, RoutingTable
+from broker_app.queues.headers import MAYBE_TWICE_HEADER
+from broker_app.wire.confirm_channel import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
+from broker_app.wire.connection import bounded, discard, open_connection
+from broker_app.wire.errors import error_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextvars import Context
+
+    from celery import Celery
+    from kombu.messaging import Producer
+
+    from broker_app.errors import PublishError
+    from broker_app.publishing.message import Outgoing
+
+_TIMEOUTS = ("confirm_timeout", "timeout")
+"""Options that bound a call; the first that is given counts."""
+
+RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
+"""Pauses between attempts to reach the broker; the last one repeats until the time-out."""
+
+
+MOST_CATCH_UPS = 3
+"""How often a message gets lanes for the rest of its delay: to declare them takes time too, but less each time."""
+
+
+class Publisher:
+    """Publishes tasks with confirms and ``mandatory``, in a bounded time.
+
+    Args:
+        app: The Celery app, for its serializer defaults and events.
+        table: The declared queues.
+        prefix: Of the names on the broker.
+        timeout_seconds: Bound of one call: the wait for a connection, connecting and retrying included.
+    """
+
+    def __init__(self, app: Celery, table: RoutingTable, prefix: str, timeout_seconds: float) -> None:
+        self._app = app
+        self._packer = Packer(app, table, prefix)
+        self._names = Names(prefix)
+        self._timeout_seconds = timeout_seconds
+
+    def send(self, producer: Producer, name: str, message: Any, **options: Any) -> None:
+        """Publish a task message; Celery's ``amqp.send_task_message``.
+
+        The signals are sent in a copy of the caller's context: a receiver may set context variables, as
+        OpenTelemetry its current span, and only the second signal would reset them. A call that fails has none.
+
+        Args:
+            producer: From the app's pool, or the caller's; its connection is used.
+            name: The task's name.
+            message: Celery's task message: headers, properties, body, sent event.
+            **options: Celery's publishing options (queue, exchange, routing_key, priority, headers,
+                serializer, compression, retry, retry_policy, confirm_timeout, …), and ours (`Packer.pack`).
+
+        Raises:
+            RoutingError: The destination, priority or delay cannot be; nothing was sent.
+            PublishError: The broker did not take it; the class says why and whether it may have.
+        """
+        context = copy_context()
+        context.run(self._send, context, producer, name, message, options)
+
+    def _send(
+        self, context: Context, producer: Producer, name: str, message: Any, options: dict[str, Any]
+    ) -> None:
+        retry = options.pop("retry", None) is not False
+        deadline = options.get("broker_app_began", time.monotonic()) + self.timeout_seconds(options)
+        for option in _TIMEOUTS:
+            options.pop(option, None)
+        keep = options.pop("broker_app_keep", None)
+        outgoing = self._packer.pack(name, message, options)
+        if keep is not None:  # `publish_many` sends it
+            keep(outgoing, message, context)
+            return
+        with self._app.metrics.publication(outgoing.task, outgoing.spec) as publication:
+            is_taken = self.hand_over(producer.connection, outgoing, deadline, retry=retry)
+            publication.is_taken = is_taken
+        if is_taken:
+            self.tell(producer, outgoing, message, retry=retry)
+
+    def timeout_seconds(self, options: Mapping[str, Any]) -> float:
+        """Return the bound of a call with these of Celery's options.
+
+        Raises:
+            InvalidDelay: ``confirm_timeout`` or ``timeout`` is no number above 0.
+        """
+        given = [options[option] for option in _TIMEOUTS if options.get(option) is not None]
+        checked = [check_seconds("confirm_timeout", seconds) for seconds in given]
+        return checked[0] if checked else self._timeout_seconds
+
+    def tell(self, producer: Producer, outgoing: Outgoing, message: Any, *, retry: bool = True) -> None:
+        """Say that a message was taken: Celery's signal, and its event if it has one."""
+        headers = outgoing.properties["application_headers"]
+        where = announced(outgoing.spec, outgoing.exchange, outgoing.routing_key)
+        signals.after_task_publish.send(sender=outgoing.task, body=message.body, headers=headers, **where)
+        if message.sent_event:
+            event = dict(message.sent_event, queue=outgoing.place, eta=headers.get("eta"), **where)
+            self._app.amqp._event_dispatcher.publish("task-sent", event, producer, retry=retry)  # noqa: SLF001
+
+    def hand_over(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool) -> bool:
+        """Deliver a message and return that the broker has it; a publisher with a spool may keep it instead."""
+        self.deliver(connection, outgoing, deadline, retry=retry)
+        return True
+
+    def deliver(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool = True) -> None:
+        """Get one message onto the broker, connecting again where the connection is lost.
+
+        Args:
+            connection: A kombu connection, open or not.
+            outgoing: The message.
+            deadline: On the clock of `time.monotonic`.
+            retry: Whether a lost connection is tried again. Sent again, a message carries `MAYBE_TWICE_HEADER`.
+
+        Raises:
+            PublishError: As `send`.
+        """
+        for pause in chain(RETRY_INTERVALS_SECONDS, repeat(RETRY_INTERVALS_SECONDS[-1])):
+            try:
+                self._connect(connection, outgoing, deadline)
+                with bounded(connection.connection, deadline):
+                    self._deliver_once(connection, outgoing, deadline)
+                break
+            except connection.recoverable_connection_errors as error:
+                discard(connection)
+                if not retry or time.monotonic() + pause >= deadline:
+                    cls = PublishTimeout if outgoing.is_unanswered else BrokerUnreachable
+                    raise outgoing.refused(cls, error_text(error)) from error
+                time.sleep(pause)
+
+    def _connect(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
+        if connection.connected and not ConfirmChannel.is_inherited(connection.connection):
+            return
+        try:
+            open_connection(connection, self._app.conf.broker_connection_timeout, deadline)
+        except connection.recoverable_connection_errors:
+            raise
+        except amqp_errors.AMQPError as error:
+            raise outgoing.refused(BrokerUnreachable, error_text(error)) from error
+
+    def _deliver_once(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
+        """Publish and wait for the answer; declare what is not there yet, and send once more."""
+        raw = connection.connection
+        try:
+            channel = ConfirmChannel.of(raw)
+            channel.wait_until_unblocked(deadline)
+            self._ensure_rest(channel, outgoing, deadline)  # right before it is published: what was seen may go
+            if self._is_routed(channel, outgoing, deadline):
+                return
+            self._declare_path(channel, outgoing, deadline)
+            if not self._is_routed(ConfirmChannel.of(raw), outgoing, deadline):
+                raise outgoing.refused(
+                    NoRoute, f"no queue takes {outgoing.routing_key!r} from {outgoing.exchange!r}"
+                )
+        except BlockedError as error:
+            raise outgoing.refused(BrokerUnreachable, error_text(error)) from error
+        except ConfirmTimeoutError as error:
+            discard(connection)
+            raise outgoing.refused(PublishTimeout, error_text(error)) from error
+        except connection.recoverable_connection_errors:
+            raise
+        except (amqp_errors.AMQPError, BrokerError, struct.error) as error:
+            discard(connection)
+            raise refusal(outgoing, error) from error
+
+    def _is_routed(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> bool:
+        """Publish; False if there is no exchange or no queue for it."""
+        if outgoing.is_unanswered:
+            outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
+        outgoing.is_unanswered = True
+        try:
+            tag = channel.publish(outgoing.body, outgoing.properties, outgoing.exchange, outgoing.routing_key)
+            answer = channel.wait(tag, deadline)
+        except amqp_errors.NotFound:
+            outgoing.is_unanswered = False
+            return False
+        outgoing.is_unanswered = False
+        if answer.outcome is Outcome.REFUSED:
+            raise outgoing.refused(QueueFull, answer.reason)
+        return answer.outcome is Outcome.CONFIRMED
+
+    def _ensure_rest(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+        """Make sure of the way that a message takes now: only the rest of its delay is before it."""
+        for _ in range(MOST_CATCH_UPS):
+            outgoing.catch_up(self._packer.way)
+            self._ensure_way(channel, outgoing, deadline)
+            if not outgoing.is_behind:
+                return
+
+    def _ensure_way(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+        """Make sure of the lanes on the way, and of the queue at its end, before the message needs them."""
+        spec, held = outgoing.spec, outgoing.delay.lanes
+        if not held or spec is None:
+            return
+        faults = delay_lanes.ensure(channel.connection, held, [spec], channel.seen, self._names.prefix, deadline)
+        if reason := delay_lanes.missing(faults, held, spec.broker_name, self._names.prefix):
+            raise outgoing.refused(NoRoute, reason)
+
+    def _declare_path(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+        """Declare the queue and the lanes of a message that found no route."""
+        spec = outgoing.spec
+        if spec is None:
+            return
+        connection = channel.connection
+        channel.close()
+        try:
+            delay_lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline, [spec])
+        except BrokerError as error:
+            missing = f"queue {spec.broker_name!r}, or its binding or exchange,"
+            raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
+
+
+def refusal(outgoing: Outgoing, error: Exception) -> PublishError:
+    """Return why a message was not published: the broker's words, or what AMQP cannot carry."""
+    if isinstance(error, struct.error):  # py-amqp packs lengths, and says no more than that one was too large
+        return outgoing.refused(PublishRefused, f"AMQP cannot carry it: {error} (names have at most 255 bytes)")
+    return outgoing.refused(PublishRefused, error_text(error))
+
+
+def check_seconds(name: str, seconds: object) -> float:
+    """Return a time-out that a caller gave.
+
+    Raises:
+        InvalidDelay: It is no number above 0, or not finite.
+    """
+    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    if not is_number or not 0 < float(seconds) < math.inf:  # type: ignore[arg-type]  # it is a number
+        raise InvalidDelay(f"{name} must be a number of seconds above 0, got {seconds!r}")
+    return float(seconds)  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""The result store as `broker-app check` judges it: can it be loaded and reached, and do workers share it?"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
+
+from broker_app.broker.findings import Finding, Level
+from broker_app.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+ANSWER_SECONDS = 5.0
+"""How long a store may take to answer a check."""
+
+ASK_SECONDS = 1.0
+"""How long workers may take to answer, as `celery inspect`."""
+
+
+def judge_store(app: Celery) -> Iterator[Finding]:
+    """Judge what needs no connection: Celery's configuration, the store's package, and the file of SQLite."""
+    try:
+        backend = app.backend
+    except SettingsError as error:
+        for problem in error.problems:
+            where, _, text = problem.partition(": ")
+            yield Finding(Level.ERROR, where, text)
+        return
+    file = sqlite_file(app)
+    if file is not None:
+        yield _judge_file(file)
+    elif isinstance(backend, DisabledBackend):
+        yield Finding(Level.WARNING, "results", "there is no result store: no result can be read")
+
+
+def judge_reach(app: Celery) -> Iterator[Finding]:
+    """Judge whether the store answers; one that cannot be loaded is left to `judge_store`."""
+    with suppress(SettingsError):
+        if (ask := _question(app, app.backend)) is not None:
+            yield _judge_answer(_shown(app), ask)
+
+
+def sqlite_file(app: Celery) -> Path | None:
+    """Return the file of a result store in SQLite, None for any other store."""
+    place = urlsplit(_plain(str(app.conf.result_backend)))
+    return Path(place.path[1:]) if place.scheme.partition("+")[0] == "sqlite" and len(place.path) > 1 else None
+
+
+def _judge_file(file: Path) -> Finding:
+    """Tell who can share a file: processes of one host and one user alone, which see the same path."""
+    try:
+        owner = file.stat().st_uid
+    except OSError:
+        owner = os.geteuid()
+    if owner != os.geteuid() and os.geteuid():
+        text = (
+            f"expected a file of this user ({os.geteuid()}), got {file} of user {owner}: run producers and "
+            f"workers as one user, or set result_url to Redis or PostgreSQL"
+        )
+        return Finding(Level.ERROR, "results", text)
+    text = f"SQLite in {file}, for processes of this host and of user {os.geteuid()} with this state_dir only"
+    return Finding(Level.OK, "results", text)
+
+
+def _question(app: Celery, backend: Any) -> Callable[[], object] | None:
+    """Return what asks a store something, and changes nothing; None if nobody knows how."""
+    if isinstance(backend, BaseKeyValueStoreBackend):
+        return lambda: backend.get(backend.get_key_for_task(str(uuid4())))
+    if hasattr(backend, "session_manager") and sqlite_file(app) is None:
+        sessions, options = backend.session_manager, backend.engine_options
+        return lambda: sessions.create_session(backend.url, **options)[0].connect().close()
+    return None
+
+
+def _judge_answer(where: str, ask: Callable[[], object]) -> Finding:
+    """Ask in a thread: some clients wait for a host that is silent as long as the system lets them."""
+    answers: list[str] = []
+
+    def run() -> None:
+        try:
+            ask()
+            answers.append("")
+        except Exception as error:  # noqa: BLE001 - each store has its own
+            answers.append(" ".join(str(error).split()) or type(error).__name__)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    problem = answers[0] if answers else f"no answer in {ANSWER_SECONDS:g} s"
+    if problem:
+        cure = "start it, or correct result_url: until then no result is stored or read"
+        return Finding(Level.ERROR, "results", f"{where}: expected an answer, got: {problem}; {cure}")
+    return Finding(Level.OK, "results", f"{where} answers")
+
+
+def judge_workers(app: Celery) -> Iterator[Finding]:
+    """Compare the store with that of each worker that answers: in another one, results stay PENDING for ever."""
+    try:
+        answers = app.control.inspect(timeout=ASK_SECONDS).conf(with_defaults=True) or {}
+    except Exception as error:  # noqa: BLE001 - a user without the rights for remote control is told elsewhere
+        text = f"which result store the workers use is not known: {' '.join(str(error).split())}"
+        yield Finding(Level.WARNING, "results", text)
+        return
+    ours, here = _shown(app), socket.gethostname()
+    for node, conf in sorted(answers.items()):
+        theirs = _masked(str(conf.get("result_backend")))
+        if theirs != ours:
+            text = f"expected the result store of this process, {ours}, got {theirs}: its results are not here"
+            yield Finding(Level.ERROR, f"worker {node}", text)
+        elif sqlite_file(app) is not None and node.rpartition("@")[2] != here:
+            text = f"expected a worker of this host ({here}), since results are in SQLite; set another result_url"
+            yield Finding(Level.WARNING, f"worker {node}", text)
+
+
+def _shown(app: Celery) -> str:
+    return _masked(str(app.conf.result_backend))
+
+
+def _plain(url: str) -> str:
+    return url.rpartition(":DatabaseBackend+")[2].removeprefix("db+")
+
+
+def _masked(url: str) -> str:
+    """Return a URL without its login, in whatever form Celery shows it."""
+    plain = _plain(url)
+    scheme, mark, rest = plain.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

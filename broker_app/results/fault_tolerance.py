@@ -1,0 +1,250 @@
+"""Makes a result backend fault-tolerant: a failed write never stops a call, a task or a worker.
+
+Celery stores STARTED before it runs a task, REVOKED in the loop of the worker, SUCCESS before it acknowledges, and
+FAILURE before it calls the errbacks: an error there would send tasks that could have run, or have run, into the
+dead letters, end every worker that meets a cancelled or expired task, and leave errbacks uncalled.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError
+
+from broker_app.errors import ResultStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery.backends.base import Backend
+
+    from broker_app.results.deferred import DeferredWrites
+
+DEFERRED = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED})
+"""The final states, which `get()` waits for. The others are tried once: they hold without being stored."""
+
+RESULT, CHORD_PART = "result", "part of a chord"
+
+logger = logging.getLogger(__name__)
+
+
+class Forgiving:
+    """Mixed into a backend's class."""
+
+    _store_result: Any
+    encode_result: Any
+    _deferred: DeferredWrites
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> Any:
+        """Store a state, as Celery's; if that fails, a final one is stored as soon as the store is back.
+
+        Raises:
+            Exception: The store's error, for PENDING, which only `replay` stores, and for a success that the
+                store cannot hold, or if too many writes are deferred already.
+        """
+        traceback = storable(traceback)
+        store = super().store_result  # type: ignore[misc] # Celery's backend comes behind this class
+        if state == states.PENDING:
+            return store(task_id, result, state, traceback, request=request, **options)
+        write = partial(
+            store if state in DEFERRED else self._store_once,
+            *(task_id, result, state, traceback),
+            request=request,
+            **options,
+        )
+        self._deferred.drop((task_id, RESULT))
+        try:
+            return write()
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:  # noqa: BLE001 - each store has its own
+            self._on_error(task_id, result, state, write, error)
+            return result
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **options: Any) -> None:
+        """Count a member of a chord, as Celery's; if that fails, as soon as the store is back."""
+        count = partial(super().on_chord_part_return, request, state, result, **options)  # type: ignore[misc]
+        try:
+            count()
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:
+            if not _is_unstorable(error):
+                self._defer((request.id, CHORD_PART), count, error, is_needed=state == states.SUCCESS)
+            elif state == states.SUCCESS:
+                raise
+            else:
+                _warn(request.id, state, error)
+
+    def on_task_call(self, producer: Any, task_id: str) -> Any:
+        """Prepare for a result, as Celery's; a store that is away keeps no task from being published."""
+        try:
+            return super().on_task_call(producer, task_id)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - each store has its own
+            logger.warning("task [%s]: its result store cannot be prepared: %r", task_id, error)
+            return {}
+
+    def _store_once(self, task_id: str, result: Any, state: str, traceback: Any, **options: Any) -> Any:
+        encoded = self.encode_result(result, state)
+        self._store_result(task_id, encoded, state, traceback, **options)
+        return encoded
+
+    def _on_error(
+        self, task_id: str, result: Any, state: str, write: Callable[[], object], error: Exception
+    ) -> None:
+        if state not in DEFERRED:
+            _warn(task_id, state, error)
+        elif not _is_unstorable(error):
+            self._defer((task_id, RESULT), write, error, is_needed=state == states.SUCCESS)
+        elif state == states.SUCCESS:
+            raise error
+        else:
+            self._store_plainly(task_id, result, state, error)
+
+    def _defer(
+        self, key: tuple[str, str], write: Callable[[], object], error: Exception, *, is_needed: bool
+    ) -> None:
+        """Keep a write for later; raise the error if it is needed and there is no room for it."""
+        if self._deferred.add(key, write):
+            logger.warning("task [%s]: the result store did not take its %s, trying again: %r", *key, error)
+        elif is_needed:
+            raise error
+        else:
+            logger.error("task [%s]: its %s is lost, since too many wait for the result store: %r", *key, error)
+
+    def _store_plainly(self, task_id: str, result: Any, state: str, error: Exception) -> None:
+        """Store the end of a task without what the store cannot hold."""
+        words = f"{type(result).__name__}, which the result store cannot hold: {error!a}"
+        try:
+            self._store_once(task_id, RuntimeError(words), state, None)
+        except Exception as last:  # noqa: BLE001 - each store has its own
+            _warn(task_id, state, last)
+
+
+class CountingChords:
+    """Mixed into a backend that counts the members of chords: Redis."""
+
+    client: Any
+
+    def apply_chord(self, header_result_args: Any, body: Any, **options: Any) -> Any:
+        """Prepare a chord, as Celery's.
+
+        Raises:
+            ResultStoreError: The store is away. Celery would notice it after it had published all members but one.
+        """
+        try:
+            self.client.ping()
+        except Exception as error:
+            raise ResultStoreError(
+                f"chord {header_result_args[0]}: expected the result store, which counts its members, to answer; "
+                f"got {type(error).__name__}: {error}; nothing was published"
+            ) from error
+        return super().apply_chord(header_result_args, body, **options)  # type: ignore[misc]
+
+
+class LazyConsumer:
+    """Mixed into the Redis backend's consumer of results: subscribes when they are waited for.
+
+    Celery subscribes before it publishes each task, and whenever a group's result is made: with the store away,
+    nothing is published. `get()` subscribes first and then looks into the store, so that it misses no result.
+    """
+
+    backend: Any
+    subscribed_to: set[bytes]
+    reconnect_on_error: Any
+    _get_key_for_task: Any
+    _pending_unsubscribe: set[bytes]
+    _locked: Any
+    _pubsub: Any
+    _wanted: set[bytes]
+
+    def consume_from(self, task_id: str) -> None:
+        """Note that a result will be waited for."""
+        key = self._get_key_for_task(task_id)
+        self._pending_unsubscribe.discard(key)
+        if key not in self.subscribed_to:
+            self._wanted.add(key)
+
+    def cancel_for(self, task_id: str) -> None:
+        """Note that a result is no longer waited for."""
+        key = self._get_key_for_task(task_id)
+        if key in self._wanted:
+            self._wanted.discard(key)
+        else:
+            super().cancel_for(task_id)  # type: ignore[misc]
+
+    def on_wait_for_pending(self, result: Any, **options: Any) -> None:
+        """Subscribe, then look into the store, as Celery's."""
+        self._subscribe()
+        super().on_wait_for_pending(result, **options)  # type: ignore[misc]
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Read what has come, as Celery's.
+
+        Raises:
+            OSError: The store is away. Celery's waiting loops survive it, and no other error.
+        """
+        try:
+            self._subscribe()
+            super().drain_events(timeout)  # type: ignore[misc]
+        except TimeoutError:
+            raise
+        except (RuntimeError, *self.backend.connection_errors) as error:
+            raise OSError(f"the result store does not answer: {error!r}") from error
+
+    def _subscribe(self) -> None:
+        if not self._wanted and (self._pubsub is not None or not self.subscribed_to):
+            return
+        with self._locked():
+            if self._pubsub is None:
+                self._pubsub = self.backend.client.pubsub(ignore_subscribe_messages=True)
+                self._wanted |= self.subscribed_to
+            keys = tuple(self._wanted)
+            if not keys:  # another thread has just subscribed
+                return
+            self.subscribed_to.update(keys)
+            self._wanted.difference_update(keys)
+            with self.reconnect_on_error():
+                self._pubsub.subscribe(*keys)
+
+
+def storable(text: Any) -> Any:
+    """Return a text that every store can hold: without lone surrogates and NUL; all else as it is."""
+    if not isinstance(text, str):
+        return text
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def forgiving(backend: Backend, deferred: DeferredWrites) -> Backend:
+    """Return a backend that is fault-tolerant.
+
+    Args:
+        backend: Celery's; its class is extended. Each thread has its own.
+        deferred: The writes that failed, of the whole process.
+    """
+    kind: Any = type(backend)
+    consumer: Any = getattr(backend, "result_consumer", None)
+    is_redis = hasattr(consumer, "_reconnect_pubsub")
+    mixed = (Forgiving, CountingChords) if is_redis else (Forgiving,)
+    backend.__class__ = type(kind.__name__, (*mixed, kind), {"__module__": kind.__module__})
+    backend._deferred = deferred  # noqa: SLF001 - of our own class
+    if is_redis:
+        consumed: Any = type(consumer)
+        consumer.__class__ = type(consumed.__name__, (LazyConsumer, consumed), {"__module__": consumed.__module__})
+        consumer._wanted = set()  # noqa: SLF001 - of our own class
+    return backend
+
+
+def _is_unstorable(error: Exception) -> bool:
+    """Return whether the value is to blame, and not the store: to try again cannot help."""
+    return isinstance(error, (ValueError, TypeError, EncodeError)) or type(error).__name__ == "DataError"
+
+
+def _warn(task_id: str, state: str, error: Exception) -> None:
+    logger.warning("task [%s]: its result store cannot be told %s: %r", task_id, state, error)

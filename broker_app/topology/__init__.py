@@ -1,0 +1,1 @@
+"""Changing what exists on the broker: plan, diff, migrate, prune."""

@@ -1,0 +1,129 @@
+"""What differs between the settings and the broker, and the creation of what is missing.
+
+The management API tells arguments and bindings, and what stands there besides. Where it does not answer, AMQP is
+asked: a queue that is there is declared once more, which the broker only compares. Nobody can be asked for
+bindings and for other queues that way; the plan says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app.broker import delay_lanes
+from broker_app.broker.declare import declare_topology, wanted_topology
+from broker_app.broker.management import management_of
+from broker_app.errors import BrokerError, CallError, UnknownQueue
+from broker_app.queues import Names, Topology
+from broker_app.queues.delay import parse_lane
+from broker_app.topology.diff import Change, Kind, compare_blind, compare_seen
+
+if TYPE_CHECKING:
+    import amqp
+    from kombu.entity import Queue
+
+    from broker_app.broker.access import Broker
+    from broker_app.settings import Settings
+
+LANE_WAIT_SECONDS = 60.0
+"""How long a prune that is under way is waited for before lanes are declared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All differences.
+
+    Attributes:
+        changes: In the order in which they can be made.
+        wanted: What the settings name.
+        blind: Why the management API did not tell; empty if it did. Without it, bindings and what stands besides
+            are not known.
+    """
+
+    changes: tuple[Change, ...]
+    wanted: Topology
+    blind: str = ""
+
+    @property
+    def differences(self) -> tuple[Change, ...]:
+        """The changes without the lanes that come by themselves."""
+        return tuple(change for change in self.changes if change.kind is not Kind.LATER)
+
+    def names(self, *kinds: Kind) -> set[str]:
+        """Return the names of the changes of some kinds."""
+        return {change.name for change in self.changes if change.kind in kinds}
+
+    def counts(self) -> dict[str, int]:
+        """Return how many changes there are of each kind, also of those that have none."""
+        found = Counter(change.kind for change in self.changes)
+        return {str(kind): found[kind] for kind in Kind}
+
+
+def compare_topology(app: Broker, connection: amqp.Connection) -> Plan:
+    """Return what differs; nothing is changed.
+
+    Args:
+        app: For its settings.
+        connection: An open py-amqp connection.
+
+    Raises:
+        amqp.AMQPError, OSError: The connection was lost.
+    """
+    wanted, prefix = wanted_topology(app.settings), app.settings.prefix
+    try:
+        changes = compare_seen(connection, wanted, management_of(app, connection), prefix)
+    except BrokerError as error:
+        return Plan(tuple(compare_blind(connection, wanted, prefix)), wanted, blind=str(error))
+    return Plan(tuple(changes), wanted)
+
+
+def apply_plan(app: Broker, connection: amqp.Connection, plan: Plan) -> None:
+    """Create what is missing; nothing is deleted or altered, and a queue that is being moved is left alone.
+
+    Bindings are made whether or not they are there: a second time changes nothing.
+
+    Raises:
+        BrokerError: Refused, or a prune took too long.
+    """
+    prefix = app.settings.prefix
+    untouched = plan.names(Kind.DIFFERS, Kind.MOVING, Kind.UNKNOWN)
+    lane_of = {Names(prefix).lane(lane): lane for lane in map(parse_lane, app.settings.common_lanes)}
+    unbound = plan.names(Kind.MOVING, Kind.UNKNOWN) | lane_of.keys()
+    declare_topology(
+        connection,
+        Topology(
+            exchanges=tuple(it for it in plan.wanted.exchanges if it.name not in untouched),
+            queues=tuple(it for it in plan.wanted.queues if it.name not in untouched | lane_of.keys()),
+            exchange_bindings=plan.wanted.exchange_bindings,
+            queue_bindings=tuple(it for it in plan.wanted.queue_bindings if it.destination not in unbound),
+        ),
+    )
+    alike = sorted(lane for name, lane in lane_of.items() if name not in untouched)
+    delay_lanes.declare(connection, alike, prefix, time.monotonic() + LANE_WAIT_SECONDS)
+
+
+def movable(settings: Settings, name: str) -> list[Queue]:
+    """Return the queues that `broker-app topology migrate` moves for a name: dead letters first, then the queue.
+
+    Args:
+        settings: The settings.
+        name: A queue of the settings, with or without prefix, or its dead letters', or the parking queue.
+
+    Raises:
+        CallError: A lane or the stream of cancelled ids.
+        UnknownQueue: None of the settings'.
+    """
+    prefix, specs = settings.prefix, settings.specs()
+    wanted = {queue.name: queue for queue in wanted_topology(settings).queues}
+    for spec in specs:
+        if name in {spec.name, spec.broker_name}:
+            return [wanted[one] for one in (spec.dead_name, spec.broker_name) if one in wanted]
+    full = name if name in wanted else prefix + name
+    if full not in wanted:
+        raise UnknownQueue(name, [spec.name for spec in specs])
+    if full not in {Names(prefix).unrouted, *(spec.dead_name for spec in specs)}:
+        text = "expected a work queue, its dead letters or the parking queue: no other can be moved"
+        raise CallError(f"queue {full!r}: {text}; `broker-app topology plan` says what to do with it")
+    return [wanted[full]]

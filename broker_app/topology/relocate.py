@@ -1,0 +1,201 @@
+"""Move messages from one queue to another: acknowledged in the old place once confirmed in the new one."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import amqp
+
+from broker_app.broker.declare import queue_depth
+from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.queues.headers import MAYBE_TWICE_HEADER
+from broker_app.wire import frames
+from broker_app.wire.errors import error_text
+from broker_app.wire.field_tables import accept_undecodable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+WINDOW = 500
+"""Messages on their way at once: what may stand in both places after a kill."""
+
+LOW_CONSUMER_PRIORITY = {"x-priority": -10}
+"""Workers that have a free slot are served first (rabbitmq.com/docs/consumer-priority)."""
+
+_COUNTERS = ("x-delivery-count", "x-acquired-count")
+"""What a quorum queue notes of its own deliveries; the next queue counts anew."""
+
+_CONSUMER = "broker-app-mover"
+
+_IDLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where moved messages go.
+
+    Attributes:
+        exchange: Empty for the default one.
+        routing_key: The key; None keeps each message's own.
+        is_direct: Says of a message's exchange whether a producer's message came by it, past the place that is
+            left; one that did may have come to both places at once.
+    """
+
+    exchange: str
+    routing_key: str | None
+    is_direct: Callable[[str], bool]
+
+
+def move(
+    connection: amqp.Connection, source: str, way: Way, limit: int | None, told: Callable[[int], None]
+) -> int:
+    """Move the messages of a queue in their order until it is empty, and return how many.
+
+    Ended at any point nothing is lost: at most `WINDOW` messages stand in both places. They come again as
+    redelivered, and are then marked with `MAYBE_TWICE_HEADER`.
+
+    Args:
+        connection: An open py-amqp connection; two channels are opened on it.
+        source: The queue.
+        way: To where.
+        limit: Stop after some more than so many; None for no limit.
+        told: Called with the number of messages moved so far.
+
+    Raises:
+        NotOnBroker: The queue was deleted.
+        BrokerError: A message was refused in the new place. It stays in the old one.
+        amqp.AMQPError, OSError: The connection was lost.
+    """
+    mover = _Mover(connection, source, way)
+    try:
+        mover.run(limit, told)
+    except amqp.NotFound as error:
+        raise NotOnBroker(f"queue {source!r}: the broker answered {error_text(error)}") from error
+    finally:
+        mover.close()
+    return mover.moved
+
+
+class _Mover:
+    """One channel that takes, one that publishes with confirms; what is confirmed is acknowledged in its order."""
+
+    def __init__(self, connection: amqp.Connection, source: str, way: Way) -> None:
+        self.moved = 0
+        accept_undecodable()  # a message that cannot be decoded is moved as it is
+        self._connection, self._source, self._way = connection, source, way
+        self._taking, self._giving = connection.channel(), connection.channel()
+        self._taking.auto_decode = False  # a body is moved as it is
+        self._giving.confirm_select()
+        self._giving.events["basic_ack"].add(self._on_ack)
+        self._giving.events["basic_nack"].add(self._on_nack)
+        self._giving.events["basic_return"].add(self._on_return)
+        self._published = 0
+        self._confirmed: set[int] = set()
+        self._received: deque[amqp.Message] = deque()
+        self._waiting: deque[tuple[int, int]] = deque()  # publishing tag, delivery tag
+        self._fault = ""
+        self._is_cancelled = False
+
+    def run(self, limit: int | None, told: Callable[[int], None]) -> None:
+        self._taking.basic_qos(0, WINDOW, a_global=False)
+        self._taking.basic_consume(
+            self._source,
+            consumer_tag=_CONSUMER,
+            callback=self._received.append,
+            on_cancel=self._on_cancel,
+            arguments=LOW_CONSUMER_PRIORITY,
+        )
+        last = 0
+        while not (limit is not None and self.moved >= limit) and not self._is_done():
+            if self.moved >= last + WINDOW:
+                told(last := self.moved)
+        self._taking.basic_cancel(_CONSUMER)
+        self._publish()  # what came before the cancellation
+        while self._waiting:
+            self._drain()
+        told(self.moved)
+
+    def close(self) -> None:
+        """Close the channels; if answers are owed they are left to the connection, which is of no more use."""
+        if self._waiting:
+            self._fault = "the move was ended"
+            return
+        for channel in (self._taking, self._giving):
+            if channel.connection is not None and channel.is_open:
+                channel.close()
+
+    def _is_done(self) -> bool:
+        if self._drain() or self._waiting:
+            return False
+        return not queue_depth(self._connection, self._source)
+
+    def _drain(self) -> bool:
+        """Read what has come, and return whether something had; raise what went wrong in a callback."""
+        try:
+            self._connection.drain_events(timeout=_IDLE_SECONDS)
+        except TimeoutError:
+            return False
+        if self._is_cancelled:
+            raise NotOnBroker(
+                f"queue {self._source!r}: it was deleted while its messages were moved; run it again"
+            )
+        if self._fault:
+            raise BrokerError(f"queue {self._source!r}: {self._fault}; all that is not moved stays there")
+        self._publish()
+        return True
+
+    def _publish(self) -> None:
+        """Publish what was received; not in its callback, for py-amqp reads on while it publishes."""
+        while self._received:
+            message = self._received.popleft()
+            info, way = message.delivery_info, self._way
+            self._published += 1
+            self._waiting.append((self._published, info["delivery_tag"]))
+            key = info["routing_key"] if way.routing_key is None else way.routing_key
+            self._connection.transport.write(
+                frames.encode(
+                    self._giving.channel_id,
+                    self._connection.frame_max,
+                    (way.exchange, key),
+                    self._properties(message),
+                    message.body,
+                )
+            )
+
+    def _properties(self, message: amqp.Message) -> dict[str, Any]:
+        """Return the properties to send: all but the user that published it, which would have to be ours."""
+        info = message.delivery_info
+        headers = dict(message.properties.get("application_headers") or {})
+        for counter in _COUNTERS:
+            headers.pop(counter, None)
+        if info["redelivered"] or self._way.is_direct(info["exchange"]):
+            headers[MAYBE_TWICE_HEADER] = True
+        properties = {name: value for name, value in message.properties.items() if name != "user_id"}
+        return properties | {"application_headers": headers}
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+        if self._fault:
+            return
+        self._confirmed.update(range(self._waiting[0][0], tag + 1) if multiple and self._waiting else (tag,))
+        last = None
+        while self._waiting and self._waiting[0][0] in self._confirmed:
+            published, last = self._waiting.popleft()
+            self._confirmed.discard(published)
+            self.moved += 1
+        if last is not None:
+            self._taking.basic_ack(last, multiple=True)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+        del tag, multiple
+        self._fault = "a message was refused in its new place (its length limit is reached, or it has no leader)"
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
+        del error, exchange, routing_key, message
+        self._fault = "a message found no way to its new place"
+
+    def _on_cancel(self, tag: str) -> None:
+        del tag
+        self._is_cancelled = True

@@ -1,0 +1,227 @@
+"""The load of a queue as the workers of this host run it: its tasks, how long they run, and what they compute.
+
+Run times come from the metrics that this host has counted. The processor that a task uses itself is counted
+nowhere: a worker's own work is done in the same processes. So it is the difference between two workers at the same
+pace: the live ones, and a private one whose tasks only wait.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from broker_app.broker.access import connect
+from broker_app.errors import TuningError
+from broker_app.metrics.catalogue import RUN_SECONDS
+from broker_app.metrics.reader import Reader
+from broker_app.metrics.registry import folder_of
+from broker_app.tuning.live_workers import local_nodes
+from broker_app.tuning.load import MAX_PROFILE_SECONDS, SIMULATED_TASK, Call, Load
+from broker_app.tuning.proc_usage import sample, usage_between
+from broker_app.tuning.readable import shown_duration, shown_number
+from broker_app.tuning.sandbox import private_place
+from broker_app.tuning.worker import tuned_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from broker_app.app import BrokerApp
+    from broker_app.tuning.live_workers import Node
+    from broker_app.tuning.proc_usage import Sample
+    from broker_app.tuning.worker import TunedWorker
+
+WATCH_SECONDS = 20.0
+MIN_TASKS = 20
+"""So many must end while the workers are watched: below that the processor's figures say nothing."""
+
+MAX_TASKS = 5
+"""Tasks of a queue that a load tells apart: those that take most of the slots' time."""
+
+TURNS = 20
+"""Calls in which the tasks take turns, each as often as it comes, and at least once."""
+
+_WARM_UP_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What is known of a task.
+
+    Attributes:
+        name: The task's.
+        count: How often it ran.
+        seconds: How long in the mean.
+        jitter: The half-width of its run times, as a share of the mean, 0..1.
+        ignore_result: Whether its results are not stored.
+    """
+
+    name: str
+    count: int
+    seconds: float
+    jitter: float
+    ignore_result: bool = False
+
+    @classmethod
+    def of(cls, name: str, bounds: Sequence[float], numbers: Sequence[float]) -> Ran:
+        """Return it from a histogram: upper bounds; counts, that above the last bound, and the sum.
+
+        The mean is exact. The spread is that of even run times with the variance of the buckets' middles.
+        """
+        *counts, total = numbers
+        count = int(sum(counts))
+        middles = [(low + high) / 2 for low, high in zip((0.0, *bounds), (*bounds, bounds[-1]), strict=True)]
+        mean = sum(map(math.prod, zip(counts, middles, strict=True))) / count
+        variance = sum(n * (middle - mean) ** 2 for n, middle in zip(counts, middles, strict=True)) / count
+        return cls(name, count, total / count, min(1.0, math.sqrt(3 * variance) / mean))
+
+    def __str__(self) -> str:
+        words = f"{self.name}: {self.count} runs of {shown_duration(self.seconds)} ±{100 * self.jitter:.0f} %"
+        return f"{words}, results ignored" if self.ignore_result else words
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the workers of a queue on this host do.
+
+    Attributes:
+        queue: As producers write it.
+        seconds: How long they were watched.
+        tasks: Those that take most of the slots' time, the first the most.
+        nodes: Workers.
+        pool: Of the first of them.
+        slots: Of the same.
+        pace: Tasks that end in a second, of all nodes.
+        cpu_cores: Processor seconds of all nodes in each second.
+    """
+
+    queue: str
+    seconds: float
+    tasks: tuple[Ran, ...]
+    nodes: int
+    pool: str
+    slots: int
+    pace: float
+    cpu_cores: float
+
+    def calls(self, cpu_seconds: float) -> tuple[Call, ...]:
+        """Return calls that take turns as the tasks do; each computes for so long, or as long as it runs."""
+        return tuple(_call(task, cpu_seconds) for task in take_turns(self.tasks))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.nodes} node(s), {self.pool} -c {self.slots}, {shown_number(self.pace)} tasks a second, "
+            f"{self.cpu_cores:.2f} cores; {'; '.join(map(str, self.tasks))}"
+        )
+
+
+def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Observed:
+    """Watch the workers of a queue on this host for a while; nothing is changed.
+
+    Args:
+        app: Whose workers and metrics; of its registered tasks it is known whether they ignore their results.
+        queue: As producers write it.
+        seconds: How long.
+
+    Raises:
+        TuningError: The metrics are off, no worker of this queue alone runs here, too few tasks ended, or they run
+            longer than a simulated one may.
+        BrokerError: No broker.
+    """
+    if not app.settings.metrics.enabled:
+        raise TuningError("--from-metrics: expected metrics, got [metrics] enabled = false in the settings")
+    with connect(app):
+        nodes = local_nodes(app, queue)
+    if not nodes:
+        raise TuningError(
+            f"--from-metrics: expected workers of {queue!r} alone on this host, got none; `broker-app fleet start`"
+        )
+    reader = Reader(folder_of(app))
+    ran, before, begin = _count(reader, queue), _samples(nodes), time.monotonic()
+    time.sleep(seconds)
+    elapsed, now = time.monotonic() - begin, _count(reader, queue)
+    ended = sum(task.count for task in now) - sum(task.count for task in ran)
+    if ended < MIN_TASKS:
+        raise TuningError(
+            f"--from-metrics: expected {MIN_TASKS} tasks of {queue!r} to end on this host within {seconds:g} s, "
+            f"{ended} did; use --profile"
+        )
+    longest_first = sorted(now, key=lambda task: task.count * task.seconds, reverse=True)
+    tasks = tuple(replace(task, ignore_result=_ignores(app, task)) for task in longest_first[:MAX_TASKS])
+    longest = max(tasks, key=lambda task: task.seconds)
+    if longest.seconds > MAX_PROFILE_SECONDS:
+        raise TuningError(f"--from-metrics: expected runs of up to {MAX_PROFILE_SECONDS:g} s, got {longest}")
+    after = _samples(nodes)
+    cpu_cores = sum(usage_between(pid, before[pid], after[pid], elapsed).cpu_cores for pid in before)
+    node = nodes[0]
+    return Observed(queue, elapsed, tasks, len(nodes), node.pool, node.slots, ended / elapsed, cpu_cores)
+
+
+def cpu_seconds(
+    app: BrokerApp, observed: Observed, *, keeps_results: bool, app_name: str, on_leaving: Callable[[], object]
+) -> float:
+    """Return what a task computes itself: what live workers use for it, less what one uses whose tasks only wait.
+
+    Args:
+        app: Whose settings the private worker has.
+        observed: The live ones; it is measured for as long as they were watched.
+        keeps_results: Whether the private one stores results, of the tasks that do not ignore them.
+        app_name: Celery's ``-A``.
+        on_leaving: Called before the clean-up, which must not be interrupted.
+
+    Raises:
+        TuningError: The worker does not start, or ends.
+        BrokerError, PublishError: The broker is gone.
+    """
+    load = Load(observed.calls(0.0), keeps_results)
+    pool_and_slots = observed.pool, observed.slots
+    with (
+        private_place(app, observed.queue, on_leaving) as place,
+        tuned_worker(place, app_name, observed.queue, load, pool_and_slots) as worker,
+    ):
+        pace = observed.pace / observed.nodes
+        worker.feed_at_random(pace, _WARM_UP_SECONDS)
+        own = _cores_at(worker, pace, observed.seconds)
+    return max(0.0, observed.cpu_cores / observed.nodes - own) / pace
+
+
+def take_turns(tasks: Sequence[Ran]) -> list[Ran]:
+    """Return tasks in turns, each as often as it ran, evenly, and at least once."""
+    if len(tasks) == 1:
+        return list(tasks)
+    total = sum(task.count for task in tasks)
+    wanted = {task: max(1, round(TURNS * task.count / total)) for task in tasks}
+    turns = [((turn + 0.5) / count, task) for task, count in wanted.items() for turn in range(count)]
+    return [task for _, task in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _call(task: Ran, cpu_seconds: float) -> Call:
+    computing = min(cpu_seconds, task.seconds)
+    args = task.seconds - computing, computing, task.jitter
+    return Call(SIMULATED_TASK, args, ignore_result=task.ignore_result)
+
+
+def _ignores(app: BrokerApp, task: Ran) -> bool:
+    registered = app.tasks.get(task.name)
+    return registered is not None and bool(registered.ignore_result)
+
+
+def _cores_at(worker: TunedWorker, pace: float, seconds: float) -> float:
+    before, begin = sample(worker.pid), time.monotonic()
+    worker.feed_at_random(pace, seconds)
+    after, elapsed = sample(worker.pid), time.monotonic() - begin
+    return usage_between(worker.pid, before, after, elapsed).cpu_cores
+
+
+def _samples(nodes: Iterable[Node]) -> dict[int, Sample]:
+    return {node.pid: sample(node.pid) for node in nodes}
+
+
+def _count(reader: Reader, queue: str) -> list[Ran]:
+    """Return the tasks of a queue that have run on this host, as far as it remembers."""
+    return [
+        Ran.of(series.labels[1], series.bounds, numbers)
+        for series, numbers in reader.read().numbers.items()
+        if series.metric is RUN_SECONDS and series.labels[0] == queue and any(numbers[:-1])
+    ]

@@ -1,0 +1,97 @@
+"""What a tuned worker wrote down, as read beside it while it runs."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker_app.errors import TuningError
+from broker_app.settings.private_files import open_private
+from broker_app.tuning.task_log_writer import FAILED, RAN, READY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_SHORT_SECONDS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a task; all times are seconds since the epoch."""
+
+    published: float
+    started: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran."""
+        return self.ended - self.started
+
+
+class Record:
+    """A file that a worker appends to.
+
+    Attributes:
+        path: The file.
+        runs: In the order of their ends, or nearly so.
+        is_ready: Whether the worker consumes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.close(open_private(self.path, os.O_WRONLY | os.O_CREAT))
+        self.runs: list[Run] = []
+        self.is_ready = False
+        self._offset = 0
+
+    def read(self) -> None:
+        """Read what was written since.
+
+        Raises:
+            TuningError: A task failed.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            self._take(line)
+
+    def ended_since(self, moment: float) -> list[Run]:
+        """Return the runs that ended at or after a moment."""
+        first = bisect.bisect_left(self.runs, moment - 1.0, key=lambda run: run.ended)  # nearly in order
+        return [run for run in self.runs[first:] if run.ended >= moment]
+
+    def _take(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word == RAN:
+            self.runs.append(Run(*map(float, rest.split())))
+        elif word == READY:
+            self.is_ready = True
+        elif word == FAILED:
+            raise TuningError(f"a task failed while it was measured, so nothing is recommended: {rest}")
+
+
+def completed(runs: Sequence[Run], begin: float, end: float) -> float:
+    """Return how many tasks were done between two moments, each counted by the part of it that lies between.
+
+    Four tasks of a second each, begun at different moments, are seen as 4 a second in any window, where counting
+    their ends would give 3, 4 or 5.
+
+    Args:
+        runs: Must hold all that ran between the moments.
+        begin: Seconds since the epoch.
+        end: Likewise.
+    """
+    return sum(_part(run, begin, end) for run in runs)
+
+
+def _part(run: Run, begin: float, end: float) -> float:
+    if run.seconds < _SHORT_SECONDS:
+        return float(begin <= run.ended < end)
+    return max(0.0, min(run.ended, end) - max(run.started, begin)) / run.seconds

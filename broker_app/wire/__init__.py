@@ -1,0 +1,1 @@
+"""py-amqp made fast: frames, publisher confirms, connections. No app, no settings, no Celery."""

@@ -1,0 +1,304 @@
+"""A channel on which the broker answers for every message, each answer matched to its own message.
+
+py-amqp can wait for "an ack", but does not ask whose: after a returned message or a time-out the next
+publish would take the late answer for its own. Here every publish has its delivery tag, and a channel that
+owes an answer is never used again.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import amqp
+from amqp.transport import TCPTransport
+
+from broker_app.wire import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Outcome(Enum):
+    """What the broker said of one message."""
+
+    CONFIRMED = auto()
+    REFUSED = auto()
+    RETURNED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The broker's answer to one publish.
+
+    Attributes:
+        outcome: CONFIRMED: it is in a queue (and, for quorum queues, on a majority). REFUSED: a nack. RETURNED:
+            no queue for it.
+        reason: The broker's words, if it had any.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class BlockedError(TimeoutError):
+    """The broker blocks publishers (a memory or disk alarm): nothing was sent."""
+
+
+class ConfirmTimeoutError(TimeoutError):
+    """The message was sent, and no answer came in time."""
+
+
+class ConfirmChannel:
+    """A channel of our own on a connection; nobody else publishes on it, so its tags can be counted.
+
+    Publisher confirms, rabbitmq.com/docs/confirms: tags count from 1 in the order of publishing; an ack may
+    cover all tags up to its own (``multiple``); a mandatory message without a queue is returned before
+    it is acked.
+    """
+
+    def __init__(self, connection: amqp.Connection) -> None:
+        self.is_blocked = False
+        self.seen: dict[str, float] = {}  # when each queue was last seen, on the clock of time.monotonic
+        self.connection = connection
+        self._is_open = True
+        self._process = os.getpid()
+        self._channel = connection.channel()
+        self._channel.confirm_select(nowait=True)  # no round trip: the broker does as it is told, or closes it
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
+        self._channel.events["basic_return"].add(self._on_return)
+        connection.on_blocked = self._on_blocked
+        connection.on_unblocked = self._on_unblocked
+        self._is_readable: Callable[[], bool] | None = None
+        if isinstance(connection.transport, TCPTransport):  # TLS has read ahead by itself
+            self._is_readable = _readiness(connection.sock)
+            _read_ahead(connection.transport)
+        self._can_gather = bool(_MSG_MORE) and not isinstance(connection.sock, ssl.SSLSocket)
+        self._is_gathering = False
+        self._last_tag = 0
+        self._pending: dict[int, Address] = {}  # by tag, in the order of publishing
+        self._answers: dict[int, Answer] = {}
+        self._returns: dict[int, Answer] = {}
+
+    @classmethod
+    def of(cls, connection: amqp.Connection) -> ConfirmChannel:
+        """Return the connection's confirm channel, a new one if it has none that is open.
+
+        It is kept on the connection itself: it lives and is forgotten with it.
+        """
+        channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
+        if channel is None or not channel.is_usable:
+            channel = cls(connection)
+            setattr(connection, _ATTRIBUTE, channel)
+        return channel
+
+    @classmethod
+    def is_inherited(cls, connection: amqp.Connection) -> bool:
+        """Return whether the connection was opened before a fork, by the process that still uses it."""
+        channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
+        return channel is not None and channel._process != os.getpid()  # noqa: SLF001 - its own class
+
+    @property
+    def number(self) -> int:
+        """AMQP's number of the channel."""
+        number: int = self._channel.channel_id
+        return number
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can publish: not closed, by us or by the broker."""
+        return self._is_open and self._channel.connection is not None
+
+    def publish(self, body: bytes, properties: Mapping[str, Any], exchange: str, routing_key: str) -> int:
+        """Send one mandatory message and return its tag.
+
+        Args:
+            body: The serialised body.
+            properties: AMQP basic properties by py-amqp's names; ``correlation_id`` must be there, it
+                matches a returned message to its tag.
+            exchange: Its name.
+            routing_key: At most 255 bytes.
+
+        Raises:
+            amqp.AMQPError, OSError: The channel or the connection is closed.
+            amqp.FrameSyntaxError, struct.error: A property that AMQP cannot carry; nothing was sent.
+        """
+        sent = frames.encode(self.number, self.connection.frame_max, (exchange, routing_key), properties, body)
+        if self._has_news():
+            self._read_news()
+        try:
+            self.connection.transport.write(sent)
+        except TimeoutError as error:  # part of it may be written: nothing else can be
+            raise amqp.RecoverableConnectionError("the broker did not read in time") from error
+        self._last_tag += 1  # not before: what could not be encoded was not sent, and the broker does not count it
+        self._pending[self._last_tag] = (properties["correlation_id"], exchange, routing_key)
+        return self._last_tag
+
+    def write(self, frames: bytes, address: Address) -> int:
+        """Send one mandatory message that is encoded already, and return its tag.
+
+        The kernel gathers what is written until there is enough for a packet, or somebody waits for an answer, for
+        200 ms at most (tcp(7), TCP_CORK): each packet costs the broker a turn.
+
+        Args:
+            frames: From `broker_app.wire.frames`, for this channel's `number`.
+            address: Matches the message to its tag, should it be returned.
+
+        Raises:
+            OSError: The connection is broken, or took nothing in its time.
+        """
+        if self._can_gather:
+            self.connection.sock.sendall(frames, _MSG_MORE)
+            self._is_gathering = True
+        else:
+            self.connection.transport.write(frames)
+        self._last_tag += 1
+        self._pending[self._last_tag] = address
+        return self._last_tag
+
+    def read(self, deadline: float | None = None) -> None:
+        """Read answers, for `take_answers`.
+
+        Args:
+            deadline: Wait for one answer at least, until then; None reads what has arrived.
+
+        Raises:
+            ConfirmTimeoutError: None came before the deadline.
+            amqp.AMQPError, OSError: The channel or the connection was closed.
+        """
+        if deadline is not None and not self._answers and self._is_gathering:
+            self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends what was gathered
+            self._is_gathering = False
+        while deadline is not None and not self._answers:
+            self._drain(deadline)
+        self._read_news()
+
+    def take_answers(self) -> dict[int, Answer]:
+        """Return what was answered and not waited for, by tag, and forget it."""
+        answers, self._answers = self._answers, {}
+        return answers
+
+    def wait(self, tag: int, deadline: float) -> Answer:
+        """Return the answer to a tag.
+
+        Args:
+            tag: From `publish`.
+            deadline: On the clock of `time.monotonic`, in seconds.
+
+        Raises:
+            ConfirmTimeoutError: None came before the deadline.
+            amqp.AMQPError, OSError: The channel or the connection was closed instead.
+        """
+        while tag not in self._answers:
+            self._drain(deadline)
+        return self._answers.pop(tag)
+
+    def wait_until_unblocked(self, deadline: float) -> None:
+        """Wait while the broker blocks publishers; at once if it does not.
+
+        Raises:
+            BlockedError: It still did at the deadline.
+        """
+        while self.is_blocked:
+            try:
+                self._drain(deadline)
+            except ConfirmTimeoutError as error:
+                raise BlockedError("the broker blocks publishers (memory or disk alarm)") from error
+
+    def close(self) -> None:
+        """Close the channel, if the connection still stands; the next one is new, and has seen no queue."""
+        self._is_open = False
+        if self._channel.connection is not None and self._channel.is_open:
+            self._channel.close()
+
+    def _has_news(self) -> bool:
+        """Return whether the broker has said something: that the connection is closed, or that it blocks."""
+        transport = self.connection.transport
+        return self._is_readable is None or bool(transport._read_buffer) or self._is_readable()  # noqa: SLF001
+
+    def _read_news(self) -> None:
+        with suppress(ConfirmTimeoutError):
+            while True:
+                self._drain(None)
+
+    def _drain(self, deadline: float | None) -> None:
+        """Read one frame; None for the deadline takes only one that is there."""
+        left = 0.0 if deadline is None else deadline - time.monotonic()
+        if left <= 0 and deadline is not None:
+            raise ConfirmTimeoutError("the broker did not answer in time")
+        bound = self.connection.sock.gettimeout()  # see `broker_app.wire.connection.bounded`
+        is_bounded = bound is not None and _MOST_OF * bound <= left <= bound
+        try:
+            self.connection.drain_events(timeout=None if is_bounded else left)
+        except TimeoutError as error:
+            raise ConfirmTimeoutError("the broker did not answer in time") from error
+        except amqp.ChannelError:
+            self.close()  # py-amqp has opened it anew: without confirms, and its tags count from 1
+            raise
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+        for answered in self._take(tag, multiple=multiple):
+            self._answers[answered] = self._returns.pop(answered, _CONFIRMED)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+        for answered in self._take(tag, multiple=multiple):
+            self._answers[answered] = _REFUSED
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
+        del error
+        returned = (message.properties.get("correlation_id"), exchange, routing_key)
+        reason = f"no queue is bound to exchange {exchange!r} with the routing key {routing_key!r}"
+        for tag, address in self._pending.items():
+            if address == returned and tag not in self._returns:
+                self._returns[tag] = Answer(Outcome.RETURNED, reason)
+                return
+
+    def _take(self, tag: int, *, multiple: bool) -> list[int]:
+        tags = list(takewhile(lambda pending: pending <= tag, self._pending)) if multiple else [tag]
+        for answered in tags:
+            self._pending.pop(answered, None)
+        return tags
+
+    def _on_blocked(self, reason: str) -> None:
+        del reason
+        self.is_blocked = True
+
+    def _on_unblocked(self) -> None:
+        self.is_blocked = False
+
+
+def _readiness(sock: Any) -> Callable[[], bool]:
+    """Return what tells whether something can be read; eventlet takes ``poll`` away."""
+    if not hasattr(select, "poll"):
+        return lambda: bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return lambda: bool(poll.poll(0))
+
+
+def _read_ahead(transport: TCPTransport) -> None:
+    """Let py-amqp take all that has come into its buffer, where it asks the system three times for each frame."""
+    receive = transport.sock.recv
+    transport._quick_recv = lambda wanted: receive(max(wanted, READ_BYTES))  # noqa: SLF001 - it keeps what is over
+
+
+Address = tuple[str, str, str]
+"""What a returned message is known by: its correlation id, the exchange, and the routing key."""
+
+READ_BYTES = 4_096
+_MOST_OF = 0.98
+"""A socket's own bound that is nearly what is left is not set anew: two calls of the system for each answer."""
+
+_MSG_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux has it
+_ATTRIBUTE = "broker_app_confirm_channel"
+_CONFIRMED = Answer(Outcome.CONFIRMED)
+_REFUSED = Answer(Outcome.REFUSED, "the queue refused it: its length limit is reached, or it has no leader")

@@ -1,0 +1,19 @@
+"""What RabbitMQ and py-amqp say, in plain values: error texts and the server's version."""
+
+from __future__ import annotations
+
+import amqp
+from amqp import exceptions as amqp_errors
+
+
+def error_text(error: BaseException) -> str:
+    """Return what went wrong: the broker's reply, or the error's own text, or its name if it has none."""
+    if isinstance(error, amqp_errors.AMQPError):
+        return f"{error.reply_code or ''} {error.reply_text}".strip()
+    return str(error) or type(error).__name__
+
+
+def server_version(connection: amqp.Connection) -> tuple[int, ...]:
+    """Return the broker's version as numbers, e.g. (4, 3, 6); of a pre-release the numbers before it."""
+    words = str(connection.server_properties.get("version", "0")).split("-")[0].split(".")
+    return tuple(int(word) for word in words if word.isdigit())

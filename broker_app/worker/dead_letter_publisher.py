@@ -1,0 +1,135 @@
+"""How a worker gives a message up: its copy goes to the dead letters, and its result says why."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Context
+
+from broker_app.celery_integration.tracer import ENDS_OF_WORKER, contained
+from broker_app.errors import PublishError
+from broker_app.queues import DeadLetters
+from broker_app.queues.dead_letters import TRACEBACK_HEADER
+from broker_app.wire import frames
+from broker_app.worker.dead_letters import dead_letter
+from broker_app.worker.message_form import following
+from broker_app.worker.requeue import requeued
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery import Celery
+    from kombu.message import Message
+
+    from broker_app.publishing.message import Outgoing
+    from broker_app.queues import QueueSpec
+    from broker_app.queues.dead_letters import Death
+    from broker_app.worker.side_publisher import Courier
+
+MAX_PROPERTIES_BYTES = 131_072 - 64
+"""RabbitMQ's default ``frame_max``, in which all headers of a message go, less what stands around them."""
+
+_FACTS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("task", "root_id", "parent_id", "group", "argsrepr", "kwargsrepr"), (str,)),
+    **dict.fromkeys(("retries", "group_index"), (int,)),
+    **dict.fromkeys(("stamps",), (dict,)),
+    **dict.fromkeys(("stamped_headers",), (list,)),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Burial:
+    """Gives messages up, in a worker's main process.
+
+    Args:
+        app: The worker's app.
+        node: The worker's name.
+        courier: What publishes the copies.
+    """
+
+    def __init__(self, app: Celery, node: str, courier: Courier) -> None:
+        self._app = app
+        self._node = node
+        self._courier = courier
+
+    def keep(self, message: Message, spec: QueueSpec, death: Death) -> bool:
+        """Put a copy into the dead letters, unless the queue discards them.
+
+        Returns:
+            Whether the original may be acknowledged. If not, it is to be rejected: the broker then puts it there
+            itself, without our headers.
+        """
+        what = f"task {_header(message, 'task')} [{_header(message, 'id')}] from queue {spec.name!r}"
+        if spec.dead_letters is DeadLetters.DISCARD:
+            logger.error("%s is discarded, %s: %s", what, death.reason, death.exception)
+            return True
+        try:
+            self._app.metrics.buried(spec, death)
+            self._courier.send(self._copy(message, spec, death))
+        except ENDS_OF_WORKER:
+            raise
+        except BaseException as error:  # noqa: BLE001 - no right to publish, or an odd message
+            told = error if isinstance(error, PublishError) else repr(error)
+            logger.warning("%s goes to the dead letters without its reason, %s: %s", what, death.reason, told)
+            return False
+        logger.warning("%s goes to the dead letters, %s: %s", what, death.reason, death.exception)
+        return True
+
+    def requeue(self, message: Message, spec: QueueSpec) -> bool:
+        """Publish a message to the end of its queue again; return whether the original may be acknowledged."""
+        try:
+            self._courier.send(requeued(message, spec))
+        except PublishError as error:
+            logger.warning("%s; its message is returned to its queue instead", error)
+            return False
+        return True
+
+    def fail(self, message: Message, death: Death) -> None:
+        """Store FAILURE for a message of which no request could be made, and tell its chord and errbacks.
+
+        They stand in the body: where that cannot be read the result alone says it.
+        """
+        headers = message.headers or {}
+        identity, task = headers.get("id"), headers.get("task")
+        if not identity or not isinstance(identity, str | int):
+            return
+        with contained("task %s [%s]: storing its failure", task, identity):
+            request = Context(_facts(headers) | _embedded(message))
+            request.update(id=identity, delivery_info=message.delivery_info, hostname=self._node)
+            store = not headers.get("ignore_result")
+            self._app.backend.mark_as_failure(identity, death.error, request=request, store_result=store)
+
+    def _copy(self, message: Message, spec: QueueSpec, death: Death) -> Outgoing:
+        """Return the dead letter; without the traceback if AMQP's one frame for headers has no room for both.
+
+        Raises:
+            ValueError: There is no room for the headers that it came with.
+        """
+        outgoing = dead_letter(message, spec, death, self._node)
+        if len(frames.properties(outgoing.properties)) > MAX_PROPERTIES_BYTES:
+            outgoing.properties["application_headers"].pop(TRACEBACK_HEADER, None)
+        size = len(frames.properties(outgoing.properties))
+        if size > MAX_PROPERTIES_BYTES:
+            raise ValueError(f"headers of {size:,} bytes with the reason: more than {MAX_PROPERTIES_BYTES:,}")
+        return outgoing
+
+
+def _facts(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that result stores and errbacks ask for, as far as they are what they should be."""
+    return {name: value for name in headers if isinstance(value := headers[name], _FACTS.get(name, ()))}
+
+
+def _header(message: Message, name: str) -> Any:
+    return (message.headers or {}).get(name, "unknown")
+
+
+def _embedded(message: Message) -> dict[str, Any]:
+    """Return what a task message has in its body, nothing if it cannot be read (docs.celeryq.dev, protocol 2)."""
+    try:
+        args, kwargs, embed = message.payload
+    except Exception as error:  # noqa: BLE001 - whatever a decoder may raise
+        logger.debug("the body cannot be read: %r", error)
+        return {}
+    return following(embed) | {"args": args, "kwargs": kwargs}

@@ -1,0 +1,93 @@
+"""What a worker tells of itself, once a second: its slots, what it holds, and that its consumer is connected."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.worker import state
+
+from broker_app.metrics.catalogue import (
+    LAST_CONSUMED_AGE,
+    PREFETCH_LIMIT,
+    PREFETCHED,
+    RESERVED,
+    SLOTS,
+    SLOTS_BUSY,
+    SLOTS_STUCK,
+    WORKER_START,
+    WORKER_UP,
+)
+from broker_app.metrics.recorder import OTHER
+
+if TYPE_CHECKING:
+    from broker_app.metrics.worker import NodeMetrics
+
+SAMPLE_SECONDS = 1.0
+
+
+class MetricsStep(bootsteps.StartStopStep):
+    """A step of the consumer: it runs while the consumer has a connection.
+
+    In the file, ``worker_up`` is the moment of the last sample, 0 without a connection, and the age of the last
+    task is its moment: the server makes of them what they are when it is asked.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._counts: NodeMetrics | None = consumer.app.metrics.become(consumer.hostname)
+        self._started = time.time()
+        self._timer: Any = None
+        queues = _queues_of(consumer)
+        self._labels = (",".join(queues),)
+        if self._counts is not None:
+            self._counts.begin(queues)
+
+    def start(self, consumer: Any) -> None:
+        """Sample from now on."""
+        if self._counts is not None:
+            self._sample(consumer)
+            self._timer = consumer.timer.call_repeatedly(SAMPLE_SECONDS, self._sample, (consumer,))
+
+    def stop(self, consumer: Any) -> None:
+        """Say that there is no connection."""
+        del consumer
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._counts is not None:
+            self._counts.recorder.set(WORKER_UP, self._labels, 0.0)
+
+    def _sample(self, consumer: Any) -> None:
+        if self._counts is None:
+            return
+        busy = len(state.active_requests)
+        values = {
+            WORKER_UP: time.time(),
+            WORKER_START: self._started,
+            LAST_CONSUMED_AGE: self._counts.last_received or self._started,
+            SLOTS: _slots(consumer.pool),
+            SLOTS_BUSY: busy,
+            SLOTS_STUCK: consumer.app.limits.stuck if consumer.app.limits is not None else 0,
+            RESERVED: max(0, len(state.reserved_requests) - busy),
+            PREFETCHED: len(state.requests),
+            PREFETCH_LIMIT: consumer.qos.value if consumer.qos is not None else 0,
+        }
+        for metric, value in values.items():
+            self._counts.recorder.set(metric, self._labels, value)
+
+
+def _queues_of(consumer: Any) -> tuple[str, ...]:
+    """Return the queues that the worker consumes, by the settings' names."""
+    table = consumer.app.settings.routing_table()
+    names = {spec.broker_name: spec.name for spec in table}
+    known = (names.get(queue.name, OTHER) for queue in consumer.app.amqp.queues.consume_from.values())
+    return tuple(dict.fromkeys(known))
+
+
+def _slots(pool: Any) -> int:
+    """Return how many tasks a pool runs at once; what it says of itself to `celery inspect stats`."""
+    return int(pool.info.get("max-concurrency") or pool.num_processes)

@@ -1,0 +1,1 @@
+"""Tasks that kill their workers: the crash log, admission, the guard."""

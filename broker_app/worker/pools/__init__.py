@@ -1,0 +1,1 @@
+"""Pools: threads, interrupts and time limits."""

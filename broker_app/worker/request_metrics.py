@@ -1,0 +1,162 @@
+"""A request that is counted when it comes, begins and ends, in the worker's main process, whatever the pool."""
+
+from __future__ import annotations
+
+import time
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry
+
+from broker_app.metrics.catalogue import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker_app.metrics.worker import NodeMetrics
+
+_OUTCOMES: tuple[tuple[type[BaseException], Outcome | None], ...] = (
+    (Retry, Outcome.RETRIED),
+    (Ignore, Outcome.SUCCEEDED),
+    (Reject, None),  # it goes back to its queue; one that does not is given up
+    (Terminated, None),  # it is revoked, or comes again
+    (TimeLimitExceeded, Outcome.TIMED_OUT),
+    (SoftTimeLimitExceeded, Outcome.TIMED_OUT),
+)
+"""What an exception means; any other is a failure."""
+
+
+class Counted:
+    """Mixed into the request class of our workers.
+
+    Celery makes a subclass of it for each task (celery/worker/request.py, ``create_request_cls``), which overrides
+    what the pool calls; so it is that subclass whose methods are wrapped.
+    """
+
+    _counts: NodeMetrics | None = None
+    _count_queue = ""
+    _count_received = 0.0
+    _run_seconds: float | None = None
+    _is_requeued = False
+    _is_counted = False
+
+    delivery_info: Any
+    name: str
+    time_start: float | None
+    spec: Any
+    check_wanted: Callable[[], None]
+    _app: Any
+    _request_dict: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "execute_using_pool" in vars(cls):
+            for name, wrap in _WRAPPERS.items():
+                setattr(cls, name, wrap(getattr(cls, name)))
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)  # type: ignore[call-arg] # Celery's request comes behind this class
+        counts: NodeMetrics | None = self._app.metrics.node
+        if counts is None:
+            return
+        self._counts = counts
+        self._count_received = counts.last_received = time.time()
+        self._count_queue = counts.queue_of(self.delivery_info)
+        counts.received(self._count_queue, self.name, is_redelivered=bool(self.delivery_info.get("redelivered")))
+
+    def _count_start(self) -> None:
+        if self._counts is not None and self.time_start is not None:
+            self._counts.started(self._count_queue, self._request_dict, self._count_received, self.time_start)
+
+    def _count_end(self, outcome: Outcome) -> None:
+        """Count the end, the first that is told: one may follow from the other."""
+        if self._counts is None or self._is_counted:
+            return
+        self._is_counted = True
+        if self._run_seconds is None and self.time_start is not None:
+            self._run_seconds = max(0.0, time.time() - self.time_start)
+        self._counts.finished(self._count_queue, self.name, outcome, self._run_seconds)
+
+    def _count_failure(self, error: BaseException) -> None:
+        outcome = next((outcome for cls, outcome in _OUTCOMES if isinstance(error, cls)), Outcome.FAILED)
+        if outcome is not None and not (self._is_requeued and outcome is Outcome.FAILED):
+            self._count_end(outcome)
+
+
+def _accepted(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def on_accepted(self: Counted, *args: Any) -> None:
+        method(self, *args)
+        self._count_start()
+
+    return on_accepted
+
+
+def _succeeded(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def on_success(self: Counted, outcome: tuple[bool, Any, float], **options: Any) -> None:
+        is_failed, _, self._run_seconds = outcome
+        method(self, outcome, **options)
+        if not is_failed:
+            self._count_end(Outcome.SUCCEEDED)
+
+    return on_success
+
+
+def _failed(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def on_failure(self: Counted, exc_info: Any, *args: Any, **options: Any) -> None:
+        method(self, exc_info, *args, **options)
+        error = exc_info.exception
+        self._count_failure(error.exc if isinstance(error, ExceptionWithTraceback) else error)
+
+    return on_failure
+
+
+def _rejected(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def reject(self: Counted, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+        self._is_requeued = requeue
+        method(self, requeue=requeue)
+
+    return reject
+
+
+def _revoked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def announce(self: Counted, *args: Any, **options: Any) -> None:
+        method(self, *args, **options)
+        self._count_end(Outcome.REVOKED)
+
+    return announce
+
+
+def _given_up(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def give_up(self: Counted, *args: Any, **options: Any) -> None:
+        method(self, *args, **options)
+        self._count_end(Outcome.DEAD)
+
+    return give_up
+
+
+def _executed(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def execute_using_pool(self: Counted, pool: Any, **options: Any) -> Any:
+        self.check_wanted()
+        return method(self, pool, **options)
+
+    return execute_using_pool
+
+
+_WRAPPERS = {
+    "execute_using_pool": _executed,
+    "on_accepted": _accepted,
+    "on_success": _succeeded,
+    "on_failure": _failed,
+    "reject": _rejected,
+    "give_up": _given_up,
+    "_announce_revoked": _revoked,
+}

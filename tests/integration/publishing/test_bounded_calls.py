@@ -1,0 +1,157 @@
+"""A call ends in its time, whatever it waits for; and a countdown counts from the call."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from apps import take
+from proxy import TcpProxy
+
+from broker_app import publish_many
+from broker_app.broker.pauses import pause_queue
+from broker_app.celery_integration.control import Control
+from broker_app.errors import BrokerError, BrokerUnreachable, PublishTimeout
+from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from apps import AppMaker
+
+    from broker_app import BrokerApp
+
+TIMEOUT_SECONDS = 2
+SLACK_SECONDS = 1.5
+"""For a busy machine; a call that waits for its pool and then as long again is later than that."""
+
+SMALL_POOL = f"[publish]\ntimeout_seconds = {TIMEOUT_SECONDS}\npool_limit = 2\n[queues.default]\n[queues.lopri]\n"
+
+
+@contextmanager
+def in_its_time(seconds: float = TIMEOUT_SECONDS) -> Iterator[None]:
+    """Demand that a block takes no longer than a call may."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds + SLACK_SECONDS
+
+
+@pytest.fixture
+def silent_url() -> Iterator[str]:
+    """A URL at which somebody takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}//"
+
+
+def one(app: BrokerApp) -> object:
+    """Publish one task."""
+    return app.send_task("shop.add", queue="lopri")
+
+
+def many(app: BrokerApp) -> object:
+    """Publish one task as one of many."""
+    return publish_many([app.signature("shop.add", queue="lopri")], app=app).run()
+
+
+@pytest.mark.parametrize("publish", [one, many])
+def test_the_wait_for_a_connection_of_the_pool_counts(
+    make_app: AppMaker, silent_url: str, publish: Callable[[BrokerApp], object]
+) -> None:
+    """Eight threads, two connections, no answer: each call fails in its time, and says what it waited for."""
+    app = make_app(SMALL_POOL, url=silent_url)
+    assert app.backend
+
+    def call(_number: int) -> str:
+        with in_its_time(), pytest.raises((BrokerUnreachable, PublishTimeout)) as caught:
+            publish(app)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(8) as threads:
+        told = list(threads.map(call, range(8)))
+    assert [("publish.pool_limit" in text) for text in told].count(True) >= 4
+    assert all("for queue 'lopri'" in text for text in told)
+
+
+def test_a_call_that_gets_no_connection_is_spooled(make_app: AppMaker) -> None:
+    """Producers that must not fail do not fail for a pool that others hold."""
+    app = make_app(SMALL_POOL.replace("[publish]", "[publish]\nspool = true"))
+    held = [app.pool.acquire(block=True) for _ in range(2)]
+    with in_its_time():
+        one(app)
+    assert app.amqp.publisher.store.has_waiting()
+    for connection in held:
+        connection.release()
+
+
+def test_what_takes_a_connection_of_the_pool_otherwise_is_bounded_too(make_app: AppMaker) -> None:
+    """Celery's remote control, and who takes a producer, wait no longer than a call."""
+    app = make_app(SMALL_POOL)
+    held = [app.pool.acquire(block=True) for _ in range(2)]
+    with in_its_time(), pytest.raises(Exception, match=r"2|[Tt]imed out"):
+        app.control.ping(timeout=0.1)
+    with in_its_time(), pytest.raises(Exception, match=r"2|[Tt]imed out"):
+        app.producer_pool.acquire(block=True)
+    for connection in held:
+        connection.release()
+
+
+@pytest.mark.parametrize("publish", [one, many])
+def test_a_countdown_counts_from_the_call(make_app: AppMaker, publish: Callable[[BrokerApp], object]) -> None:
+    """A call that waits for its network takes that off the countdown: the task is due as if it had not waited."""
+    with TcpProxy.to(make_app.url) as proxy:
+        app = make_app(url=proxy.url(make_app.url))
+        one(app)
+        take(make_app(), "lopri")
+        proxy.freeze()
+        began = time.time()
+        with ThreadPoolExecutor(1) as thread:
+            if publish is one:
+                sending = thread.submit(app.send_task, "shop.add", queue="lopri", countdown=8)
+            else:
+                late = app.signature("shop.add", queue="lopri", countdown=8)
+                sending = thread.submit(lambda: publish_many([late], app=app).run())
+            time.sleep(2.0)  # how long the network is away
+            proxy.thaw()
+            sending.result(30)
+        held = _held(make_app(), seconds=8)
+    headers, key = held
+    assert key.split(".")[3] in {"4s", "5s", "6s"}, "the lanes of the rest"
+    assert headers[DELAY_HEADER] == 8
+    assert headers[PUBLISHED_AT_HEADER] == pytest.approx(began, abs=1)
+    assert datetime.fromisoformat(headers["eta"]).astimezone(UTC).timestamp() == pytest.approx(began + 8, abs=1)
+
+
+def test_cancel_and_pause_return_under_an_alarm(
+    make_app: AppMaker, memory_alarm: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """A broker that reads nothing, not even a farewell, is an error in bounded time; so is remote control."""
+    app = make_app(SMALL_POOL)
+    one(app)
+    with memory_alarm():
+        with in_its_time(TIMEOUT_SECONDS + 2), pytest.raises(BrokerError):
+            Control(app).revoke("an-id")
+        with in_its_time(TIMEOUT_SECONDS + 2), pytest.raises(BrokerError):
+            pause_queue(app, "lopri")
+        with in_its_time(), pytest.raises((BrokerUnreachable, PublishTimeout)):
+            one(app)
+        with in_its_time(TIMEOUT_SECONDS + 2), suppress(OSError):
+            app.control.ping(timeout=0.1)
+
+
+def _held(app: BrokerApp, seconds: float) -> tuple[dict[str, object], str]:
+    """Return headers and routing key of the task that waits in the first lane of the rest of a delay."""
+    with app.connection_for_write() as connection:
+        for count in range(1, int(seconds) + 1):
+            try:
+                found = connection.default_channel.basic_get(f"delay.{count}s", no_ack=True)
+            except connection.channel_errors:
+                continue
+            if found is not None:
+                return dict(found.headers), found.delivery_info["routing_key"]
+    raise AssertionError("no task waits in a lane")

@@ -1,0 +1,137 @@
+"""What the broker refuses, and that each answer is matched to its own message."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from apps import depth, take
+from brokers import vhost_of
+
+from broker_app.errors import (
+    NoRoute,
+    PublishRefused,
+    QueueFull,
+)
+from broker_app.wire.confirm_channel import ConfirmChannel, Outcome
+
+if TYPE_CHECKING:
+    from apps import AppMaker
+    from brokers import Management
+
+    from broker_app import BrokerApp
+
+
+def _limit(management: Management, url: str, queue: str, length: int) -> None:
+    """Bound a queue that is not there yet, with a policy: it is in force from the queue's first moment on."""
+    policy = {"pattern": f"^{queue}$", "definition": {"max-length": length}, "apply-to": "queues"}
+    management.put(f"policies/{vhost_of(url)}/{queue}", policy)
+
+
+def _fill(app: BrokerApp, queue: str) -> None:
+    """Publish until the queue says that it is full: quorum queues take a few more than their limit."""
+    for _ in range(50):
+        try:
+            app.send_task("fill", queue=queue)
+        except QueueFull:
+            return
+    raise AssertionError("the queue was never full")
+
+
+@pytest.mark.parametrize("kind", ["quorum", "classic"])
+def test_a_full_queue_is_an_error_with_a_sentence(
+    make_app: AppMaker, management: Management, fresh_vhost_url: str, kind: str
+) -> None:
+    """The task is not in the queue, the text says why and what to do, and room is all that it takes."""
+    app = make_app(f"[queues.default]\n[queues.lopri]\ntype = '{kind}'\n")
+    _limit(management, fresh_vhost_url, "lopri", 2)
+    app.send_task("shop.add", queue="lopri")
+    _fill(app, "lopri")
+    with pytest.raises(
+        QueueFull, match=r"for queue 'lopri': .*length limit.*it was not published; wait"
+    ) as caught:
+        app.send_task("shop.mul", queue="lopri")
+    assert caught.value.maybe_taken is False
+    assert {message.headers["task"] for message in take(app, "lopri")} == {"shop.add", "fill"}
+    app.send_task("shop.add", queue="lopri")
+
+
+def test_every_answer_is_matched_to_its_own_message(
+    app: BrokerApp, management: Management, fresh_vhost_url: str
+) -> None:
+    """On one connection: a returned task, then one that is refused, then one that is taken. No ack is mistaken.
+
+    py-amqp takes the ack that follows a returned message for the next one's, and would call the refused taken.
+    """
+    _limit(management, fresh_vhost_url, "lopri", 1)
+    _fill(app, "lopri")
+    full_depth = depth(app, "lopri")
+    with app.connection_for_write() as connection:
+        for _ in range(5):
+            with pytest.raises(NoRoute):
+                app.send_task("lost", exchange="tasks.dead", routing_key="nobody", connection=connection)
+            with pytest.raises(QueueFull):
+                app.send_task("refused", queue="lopri", connection=connection)
+            app.send_task("taken", queue="default", connection=connection)
+            with pytest.raises(NoRoute):
+                app.send_task("lost", exchange="not-there", routing_key="nobody", connection=connection)
+            app.send_task("taken", queue="default", connection=connection)
+    assert depth(app, "lopri") == full_depth
+    assert [message.headers["task"] for message in take(app, "default")] == ["taken"] * 10
+
+
+def test_answers_are_matched_whatever_their_order(
+    app: BrokerApp, management: Management, fresh_vhost_url: str
+) -> None:
+    """Many on their way at once, taken, returned and refused: each tag gets what became of its message."""
+    _limit(management, fresh_vhost_url, "lopri", 1)
+    app.send_task("shop.add", queue="default")
+    _fill(app, "lopri")
+    with app.connection_for_write() as connection:
+        channel = ConfirmChannel.of(connection.connection)
+        keys = {"default": Outcome.CONFIRMED, "nobody": Outcome.RETURNED, "lopri": Outcome.REFUSED}
+        tags = [
+            (channel.publish(b"x", {"correlation_id": f"{key}-{number}"}, "tasks", key), outcome)
+            for number in range(30)
+            for key, outcome in keys.items()
+        ]
+        deadline = time.monotonic() + 30
+        for tag, outcome in reversed(tags):
+            assert channel.wait(tag, deadline).outcome is outcome
+    assert len(take(app, "default")) == 31
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"x": object()}},
+        {"headers": {"x": "y" * 200_000}},
+        {"headers": {"x" * 300: 1}},
+        {"task_id": "x" * 300},
+        {"exchange": "tasks.dead", "routing_key": "x" * 300},
+        {"exchange": "tasks.dead", "routing_key": "x", "priority": 999},
+    ],
+    ids=["no AMQP type", "over a frame", "long header name", "long id", "long key", "priority over a byte"],
+)
+def test_what_amqp_cannot_carry_is_refused_and_hurts_nobody_else(app: BrokerApp, options: dict[str, Any]) -> None:
+    """A typed error, and the next task on the same connection is confirmed on its own merits."""
+    with app.connection_for_write() as connection:
+        app.send_task("before", connection=connection)
+        with pytest.raises(PublishRefused) as caught:
+            app.send_task("bad", connection=connection, **options)
+        assert caught.value.maybe_taken is False
+        for _ in range(2):
+            app.send_task("after", connection=connection, confirm_timeout=5)
+    assert [message.headers["task"] for message in take(app, "default")] == ["before", "after", "after"]
+
+
+@pytest.mark.version
+def test_a_body_over_the_brokers_limit_is_refused(app: BrokerApp, broker_version: tuple[int, ...]) -> None:
+    """16 MiB by default since 4.0, 128 MiB before: the error says so, and the next task is fine."""
+    app.send_task("before")
+    if broker_version >= (4, 0):
+        with pytest.raises(PublishRefused, match=r"406 PRECONDITION_FAILED.*size"):
+            app.send_task("big", ("x" * 17_000_000,))
+    app.send_task("after")
+    assert [message.headers["task"] for message in take(app, "default")] == ["before", "after"]

@@ -1,0 +1,198 @@
+"""A worker comes back by itself, and what still runs in it is not started beside itself."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+
+import pytest
+from apps import delete, depth
+from brokers import vhost_of
+from ledger import Ledger, ledger
+from proxy import TcpProxy
+from waiting import wait_until
+
+from broker_app.broker.access import connect
+from broker_app.broker.declare import queue_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from brokers import Management
+
+    from broker_app import BrokerApp
+
+SECONDS = 60.0
+POOLS = ("prefork", "threads", "gevent")
+SETTINGS = "heartbeat_seconds = 4\n[queues.default]\n[queues.lopri]\n"
+
+
+@pytest.fixture
+def shop(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Ledger]:
+    """Return a project on a virtual host of its own; its workers reach it through `cuttable`."""
+    with ledger(tmp_path, fresh_vhost_url, SETTINGS) as made:
+        yield made
+
+
+@pytest.fixture
+def cuttable(shop: Ledger) -> Iterator[TcpProxy]:
+    """Return the network between the project's workers and the broker."""
+    with TcpProxy.to(shop.url) as proxy:
+        shop.variables["BROKER_APP_BROKER_URL"] = proxy.url(shop.url)
+        yield proxy
+
+
+def consumers(app: BrokerApp, queue: str) -> int:
+    """Return how many consume a queue, 0 if it is not there."""
+    with connect(app) as connection:
+        state = queue_state(connection, queue)
+        return state.consumers if state else 0
+
+
+def run_one(app: BrokerApp, shop: Ledger, queue: str = "default") -> None:
+    """Send a task and wait until it has run."""
+    sent = app.send_task("shop.note", queue=queue).id
+    wait_until(lambda: sent in shop.runs(), SECONDS, "a task to run")
+
+
+def start_nap(app: BrokerApp, shop: Ledger, seconds: float) -> str:
+    """Send a task that takes a while, and return its id when it runs."""
+    sent: str = app.send_task("shop.nap", (seconds,)).id
+    wait_until(lambda: sent in shop.runs("begin"), SECONDS, "a task to begin")
+    return sent
+
+
+def check_ran_once(app: BrokerApp, shop: Ledger, *ids: str) -> None:
+    """Wait until tasks have ended and are acknowledged, and judge that each was started once."""
+    for one in ids:
+        wait_until(lambda one=one: one in shop.runs("end"), SECONDS, "a task to end")
+    run_one(app, shop)
+    assert all(len(shop.runs("begin")[one]) == 1 for one in ids)
+    delivered = [queue for queue in ("default", "default.dead") if depth(app, queue)]
+    assert delivered == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_that_outlives_its_connection_runs_once(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
+    """The connection is cut twice while a task runs: it comes again, is held, and is acknowledged when it ends."""
+    app = shop.app()
+    with shop.worker("-P", pool, "-c", "2") as worker:
+        nap = start_nap(app, shop, 8)
+        for _ in range(2):
+            cuttable.cut()
+            run_one(app, shop)
+        check_ran_once(app, shop, nap)
+        assert "not started twice" in worker.text()
+        worker.stop()
+    assert depth(app, "default") == 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_that_ended_while_nobody_could_hear_it_is_not_run_again(
+    shop: Ledger, cuttable: TcpProxy, pool: str
+) -> None:
+    """Its acknowledgement was lost on a network that swallows all: when it comes again it is not run."""
+    app = shop.app()
+    with shop.worker("-P", pool, "-c", "2") as worker:
+        nap = start_nap(app, shop, 2)
+        cuttable.freeze()
+        wait_until(lambda: nap in shop.runs("end"), SECONDS, "the task to end")
+        time.sleep(1)  # its acknowledgement is on its way into the void
+        cuttable.cut()
+        cuttable.thaw()
+        check_ran_once(app, shop, nap)
+        assert "not run again" in worker.text()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_had_not_begun_runs_once_too(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
+    """A worker has reserved tasks that it had not begun when its connection was cut: each runs once."""
+    app = shop.app()
+    with shop.worker("-P", pool, "-c", "1", "--prefetch-multiplier", "4"):
+        first = start_nap(app, shop, 4)
+        others = [app.send_task("shop.nap", (0.1,)).id for _ in range(6)]
+        time.sleep(1)  # three of them are reserved
+        cuttable.cut()
+        check_ran_once(app, shop, first, *others)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_half_open_connection_is_left(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
+    """The broker still holds the old connection and what is locked to it; the worker waits, it does not end."""
+    app = shop.app()
+    with shop.worker("-P", pool, "-c", "2") as worker:
+        nap = start_nap(app, shop, 20)
+        cuttable.freeze(new_too=False)
+        run_one(app, shop)
+        check_ran_once(app, shop, nap)
+        assert worker.process.poll() is None
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_deleted_queue_disturbs_no_other(shop: Ledger, pool: str) -> None:
+    """It is declared and consumed again within seconds, on the same connection: what runs does not come again."""
+    app = shop.app()
+    with shop.worker("-P", pool, "-c", "2") as worker:
+        nap = start_nap(app, shop, 6)
+        delete(app, "lopri", "lopri.dead")
+        wait_until(lambda: consumers(app, "lopri"), 10, "the queue to be consumed again")
+        run_one(app, shop, "lopri")
+        delete(app, "lopri")  # once more: also what was consumed again is looked after
+        wait_until(lambda: consumers(app, "lopri"), 10, "the queue to be consumed again")
+        run_one(app, shop, "lopri")
+        check_ran_once(app, shop, nap)
+        assert worker.text().count("] Connected to") == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_connection_that_an_operator_closes_is_made_again(
+    shop: Ledger, management: Management, pool: str
+) -> None:
+    """Closed by the management API, a worker consumes again within seconds."""
+    app = shop.app()
+    with shop.worker("-P", pool, "-c", "2") as worker:
+        nap = start_nap(app, shop, 10)
+        names = wait_until(
+            lambda: [one["name"] for one in management.connections(vhost_of(shop.url))], SECONDS, "its connections"
+        )
+        for name in names:
+            with suppress(HTTPError):  # it may be this process's, and closed by now
+                management.close_connection(name)
+        check_ran_once(app, shop, nap)
+        assert worker.process.poll() is None
+
+
+@pytest.mark.version
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_virtual_host_that_comes_back_is_consumed_again(shop: Ledger, management: Management, pool: str) -> None:
+    """It is deleted with all that is in it and made again: the worker declares its queues and consumes."""
+    app, name = shop.app(), vhost_of(shop.url)
+    with shop.worker("-P", pool, "-c", "2") as worker:
+        run_one(app, shop)
+        management.delete(f"vhosts/{name}")
+        time.sleep(3)  # the worker meets a broker without it
+        management.put(f"vhosts/{name}")
+        user = {"configure": ".*", "write": ".*", "read": ".*"}
+        management.put(f"permissions/{name}/{management.username}", user)
+        wait_until(lambda: consumers(app, "default"), SECONDS, "the worker to consume again")
+        run_one(app, shop)
+        assert worker.process.poll() is None
+
+
+@pytest.mark.version
+def test_a_consumer_asks_for_the_time_that_its_tasks_may_take(
+    shop: Ledger, management: Management, broker_version: tuple[int, ...]
+) -> None:
+    """A task that runs longer than the broker's consumer time-out is not taken away, from RabbitMQ 4.3 on."""
+    if broker_version < (4, 3):
+        pytest.skip("older brokers have one time-out for all consumers: see docs/recovery.md")
+    policy = {"pattern": "^default$", "definition": {"consumer-timeout": 3000}, "apply-to": "quorum_queues"}
+    management.put(f"policies/{vhost_of(shop.url)}/short", policy)
+    app = shop.app()
+    with shop.worker("-P", "threads", "-c", "2") as worker:
+        nap = start_nap(app, shop, 9)
+        check_ran_once(app, shop, nap)
+        assert "consumed again" not in worker.text()

@@ -1,0 +1,79 @@
+"""Queues that are moved to other arguments: settings, apps and what stands in the queues."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from broker_app.broker.access import connect
+from broker_app.queues.headers import MAYBE_TWICE_HEADER
+from broker_app.queues.holding import Holding
+from broker_app.topology.migrate import Waits
+from broker_app.topology.plan import apply_plan, compare_topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apps import AppMaker
+    from brokers import Management
+    from kombu.message import Message
+
+    from broker_app import BrokerApp
+
+    MakeMigrated = Callable[..., BrokerApp]
+
+SHORT = Waits(count=0.2, patience=20)
+"""For tests in which nobody holds a message: the broker's counts may be behind, but are not read too early."""
+SAFE = Waits(count=6, patience=20)
+"""For tests in which somebody does: a broker with nothing else to do counts every 5 s."""
+
+CLASSIC = '[queues.default]\n[queues.lopri]\ntype = "classic"\n'
+PRIORITIES = CLASSIC + "priorities = true\n"
+ORDERED = CLASSIC + 'dead_letters = "discard"\n'
+RANKED = ORDERED + "priorities = true\n"
+"""With these two nothing is counted late, as in quorum queues: a migration takes no second."""
+
+HOLDING = Holding("lopri").name
+
+
+def declaring(make_app: AppMaker, management: Management) -> MakeMigrated:
+    """Return what makes apps that know the management API; each declares what is missing."""
+    url = f"management_url = {json.dumps(management.url)}\n"
+
+    def made(settings: str, **options: Any) -> BrokerApp:
+        app = make_app(url + settings, **options)
+        with connect(app) as connection:
+            apply_plan(app, connection, compare_topology(app, connection))
+        return app
+
+    return made
+
+
+def ignore(_stage: str, _moved: int, _total: int | None) -> None:
+    """Take no notice of the progress."""
+
+
+def differing(app: BrokerApp) -> list[str]:
+    """Return what differs from an app's settings."""
+    with connect(app) as connection:
+        return [str(change) for change in compare_topology(app, connection).changes]
+
+
+def publish(app: BrokerApp, count: int, **options: Any) -> list[str]:
+    """Publish tasks and return their ids."""
+    return [app.send_task("shop.add", queue="lopri", **options).id for _ in range(count)]
+
+
+def ids(messages: list[Message]) -> list[str]:
+    """Return the ids of the tasks in messages."""
+    return [message.headers["id"] for message in messages]
+
+
+def counted(messages: list[Message]) -> Counter[str]:
+    """Return how often each id is there: twice at most, and then one of the two says so."""
+    counts = Counter(ids(messages))
+    marked = {message.headers["id"] for message in messages if message.headers.get(MAYBE_TWICE_HEADER)}
+    assert {identity for identity, count in counts.items() if count > 1} <= marked
+    assert max(counts.values(), default=0) <= 2
+    return counts

@@ -1,0 +1,139 @@
+"""The page docs/settings.md, made from the settings' model: ``python tests/support/settings_page.py`` writes it anew."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, SecretStr
+
+from broker_app.settings import ENV_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+_INTRODUCTION = """\
+# Settings
+
+Made from the settings' model by `tests/support/settings_page.py`; a test keeps the two equal.
+
+A setting is taken from, in this order: the command line's option, the environment, the settings file, the default
+below. The file is the one that `BROKER_APP_CONFIG` names, else `config/broker.toml` below the current folder if it
+is there; [the shipped one](../config/broker.toml) shows every setting with its default. `broker-app check` judges
+file and environment, and names every fault at once; an unknown key or variable is a fault.
+
+In the environment `__` stands between a table and its key, and lists and tables are JSON. A queue is declared in
+the file only; its settings can be changed from the environment: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
+
+Celery puts `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL`, `CELERY_RESULT_BACKEND`, and
+the options `-b` and `--result-backend` of the `celery` command, above everything else. A URL that differs from the
+setting is refused in one line, so that a leftover variable sends no task to another broker; an equal one is fine.
+"""
+
+_QUEUES = """
+## Queues
+
+A file that declares queues declares all of them. Without any there are `default`, with
+`wait_objective_seconds = 5.0`, and `lopri`, with `wait_objective_seconds = 600.0` and `concurrency = 32`.
+"""
+
+_TYPES = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    SecretStr: "text",
+}
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [_INTRODUCTION, *_table(Settings, (), "At the top"), _QUEUES]
+    queue = Settings.model_fields["queues"].annotation
+    return "\n".join([*parts, *_table(get_args(queue)[1], ("queues", "NAME"), "")]).rstrip() + "\n"
+
+
+def _table(model: type[BaseModel], path: tuple[str, ...], title: str) -> list[str]:
+    """Return the lines of a model's table, and of the tables below it."""
+    heading = title or f"`[{'.'.join(path)}]`"
+    lines = [f"## {heading}" if len(path) < 2 else f"### {heading}", ""]
+    lines += ["| setting | type | default | in the environment | what it does |", "|---|---|---|---|---|"]
+    deeper: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            deeper += ["", *_table(kind, (*path, name), "")]
+        elif name != "queues":
+            lines.append(_row(name, field, path))
+    return [*lines, *deeper]
+
+
+def _row(name: str, field: FieldInfo, path: tuple[str, ...]) -> str:
+    variable = ENV_PREFIX + "__".join(part.upper() for part in (*path, name))
+    description = str(field.description).replace("<", "&lt;")
+    cells = [f"`{name}`", _type(field), _default(field), f"`{variable}`", description]
+    return f"| {' | '.join(cells)} |"
+
+
+def _type(field: FieldInfo) -> str:
+    """Return the type in words, with its limits."""
+    kind = field.annotation
+    if get_origin(kind) is UnionType:
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f"`{choice.value}`" for choice in kind)
+    if get_origin(kind) is tuple:
+        return "list of texts"
+    if get_origin(kind) is dict:
+        return "table of texts"
+    assert isinstance(kind, type)
+    return " ".join([_TYPES[kind], *_limits(field)])
+
+
+def _limits(field: FieldInfo) -> list[str]:
+    found = []
+    for limit in field.metadata:
+        match limit:
+            case Ge(ge=bound):
+                found.append(f"from {bound:,}")
+            case Gt(gt=bound):
+                found.append(f"above {bound:,}")
+            case Le(le=bound):
+                found.append(f"to {bound:,}")
+            case _ if pattern := getattr(limit, "pattern", None):
+                found.append(f"of the form `{pattern}`")
+            case _:
+                pass  # what has no bound: allow_inf_nan
+    return found
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.get_default(call_default_factory=True)
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()  # a default is no secret
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None:
+        return "none"
+    return f"`[{', '.join(map(_toml, value))}]`" if isinstance(value, tuple) else f"`{_toml(value)}`"
+
+
+def _toml(value: Any) -> str:
+    """Return a value as it stands in the settings file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, (str, Path)) else str(value)
+
+
+if __name__ == "__main__":
+    os.environ.pop("XDG_STATE_HOME", None)  # the default of state_dir that everybody else has
+    PAGE.write_text(page(), encoding="utf-8")

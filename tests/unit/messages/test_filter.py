@@ -1,0 +1,133 @@
+"""Filters of messages, and what a message says to them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pika
+import pytest
+from pika import data
+
+from broker_app.errors import SelectionError
+from broker_app.messages import Letter, Selection, parse_duration
+from broker_app.messages.pika_floats import keep_floats
+from broker_app.messages.scan import Delivery
+from broker_app.messages.summary import MAX_SHOWN_CHARACTERS, read_letter
+from broker_app.queues.dead_letters import AT_HEADER, REASON_HEADER
+from broker_app.queues.headers import PUBLISHED_AT_HEADER
+
+NOW = 1_000_000.0
+
+
+def letter(body: bytes = b"", **headers: Any) -> Letter:
+    """Return what a message with these headers says, at `NOW`."""
+    properties = pika.BasicProperties(headers={name.replace("__", "-"): value for name, value in headers.items()})
+    delivery = Delivery(1, 1, "default", is_redelivered=False, properties=properties, body=body)
+    return read_letter(delivery, NOW, "eu.delay.")
+
+
+def death(queue: str, reason: str, seconds_ago: int) -> dict[str, Any]:
+    """Return an entry of ``x-death``."""
+    return {"queue": queue, "reason": reason, "time": datetime.fromtimestamp(NOW - seconds_ago, UTC)}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("2h", 7_200), ("3d", 259_200), ("1h30m", 5_400), ("1d2h3m4s", 93_784), ("0s", 0)],
+)
+def test_a_time_is_read(text: str, seconds: float) -> None:
+    """Days, hours, minutes, seconds, one or several, larger ones first."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "10x", "-5m", "30m1h", "1.5h", "10 m", "٣m", "9" * 30 + "d"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    """With what was expected and what came."""
+    with pytest.raises(SelectionError, match="expected a time such as 90s") as caught:
+        parse_duration(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("selection", "passes"),
+    [
+        (Selection(), True),
+        (Selection(tasks=("shop.*",)), True),
+        (Selection(tasks=("Shop.*", "other")), False),
+        (Selection(ids=frozenset({"one"})), True),
+        (Selection(ids=frozenset({"two"})), False),
+        (Selection(reasons=("fail*",)), True),
+        (Selection(reasons=("rejected",)), False),
+        (Selection(older_than_seconds=100), True),
+        (Selection(older_than_seconds=101), False),
+        (Selection(newer_than_seconds=100), False),
+        (Selection(newer_than_seconds=101), True),
+        (Selection(tasks=("shop.*",), ids=frozenset({"two"})), False),
+    ],
+    ids=str,
+)
+def test_a_message_must_pass_all_filters(selection: Selection, *, passes: bool) -> None:
+    """Each filter is judged by what the message says; a hundred seconds are old enough for a hundred."""
+    headers = {"id": "one", "task": "shop.add", REASON_HEADER: "failed", AT_HEADER: NOW - 100}
+    assert selection.matches(letter(**headers)) is passes
+
+
+@pytest.mark.parametrize("ages", [{"older_than_seconds": 0.0}, {"newer_than_seconds": 1e9}])
+def test_an_unknown_age_passes_no_filter_of_ages(ages: dict[str, float]) -> None:
+    """What nobody noted is not guessed."""
+    assert not Selection(**ages).matches(letter())
+
+
+def test_what_the_worker_noted_wins_over_the_broker() -> None:
+    """Reason and age are the worker's where it noted them; else the broker's latest that is no lane's."""
+    x_death = [
+        death("eu.delay.10s", "expired", 10),
+        death("eu.default", "delivery_limit", 50),
+        death("x", "y", 90),
+    ]
+    ours = {REASON_HEADER: "failed", AT_HEADER: NOW - 5}
+    published = {PUBLISHED_AT_HEADER: NOW - 1_000}
+
+    both = letter(x__death=x_death, **ours, **published)
+    assert (both.reason, both.age_seconds) == ("failed", 5)
+    brokers = letter(x__death=x_death, **published)
+    assert (brokers.reason, brokers.age_seconds) == ("broker:delivery_limit", 50)
+    assert Selection(reasons=("delivery_limit",)).matches(brokers)
+    assert Selection(reasons=("broker:*",)).matches(brokers)
+    alive = letter(x__death=x_death[:1], **published)
+    assert (alive.reason, alive.age_seconds) == ("", 1_000)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"id": 7, "task": None, "retries": "x", "argsrepr": ["?"]},
+        {"x__death": "?"},
+        {"x__death": [7, {"queue": None}]},
+        {AT_HEADER: "yesterday", PUBLISHED_AT_HEADER: []},
+    ],
+)
+def test_headers_that_are_not_what_they_should_be(headers: dict[str, Any]) -> None:
+    """A message of another client is no reason to fail."""
+    assert letter(b"{", **headers).retries == 0
+
+
+def test_long_arguments_are_shortened() -> None:
+    """Wherever they come from."""
+    for shown in (
+        letter(argsrepr="x" * 5_000),
+        letter(b"x" * 5_000),
+        letter(b'[["' + b"x" * 5_000 + b'"], {}, {}]'),
+    ):
+        assert len(shown.args) == MAX_SHOWN_CHARACTERS + 1
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, 1_795_471_851.0133734, 1e300])
+def test_floats_in_headers_survive(value: float) -> None:
+    """They are written and read as they are, inside of lists and tables too."""
+    keep_floats()
+    pieces: list[bytes] = []
+    table = {"at": value, "all": [value, 7, "x", None], "in": {"at": value}}
+    data.encode_table(pieces, table)
+    assert data.decode_table(b"".join(pieces), 0)[0] == table

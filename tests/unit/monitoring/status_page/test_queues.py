@@ -1,0 +1,104 @@
+"""What the page says of a queue: how it stands and why, in words that somebody on call can act on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker_app.monitoring.status_page.queues import Fleet, Level, Objective, Queue, reasons, summary, verdict
+from broker_app.monitoring.status_page.shown import shown, shown_end
+
+FIVE = Objective(5.0, 99.0)
+
+
+def queue(name: str = "mail", **more: Any) -> Queue:
+    """Return a queue with an objective on which all is well, but for what is said."""
+    well: dict[str, Any] = {"objective": FIVE, "wait": 0.1, "ready": 0, "running": 0, "dead": 0, "consumers": 1}
+    return Queue(name, **(well | more))
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "word"),
+    [
+        ({}, Level.GOOD, "on time"),
+        ({"objective": None}, Level.QUIET, "no objective"),
+        ({"wait": 5.0}, Level.WARN, "close"),
+        ({"wait": 5.1}, Level.BAD, "late"),
+        ({"wait": 5.1, "objective": None}, Level.QUIET, "no objective"),
+        ({"wait": None, "ready": None, "consumers": None}, Level.QUIET, "unknown"),
+        ({"ready": 3, "consumers": 0}, Level.BAD, "stuck"),
+        ({"ready": 3, "consumers": 0, "is_paused": True}, Level.WARN, "paused"),
+        ({"is_missing": True}, Level.BAD, "missing"),
+        ({"fleet": Fleet(wanted=2, up=1)}, Level.WARN, "short of workers"),
+        ({"within_percent": 98.9}, Level.WARN, "was late"),
+        ({"within_percent": 99.0}, Level.GOOD, "on time"),
+    ],
+    ids=str,
+)
+def test_how_a_queue_stands(state: dict[str, Any], level: Level, word: str) -> None:
+    """The worst that holds is told, in a word: missing, paused, late, stuck, and then what is less."""
+    assert verdict(queue(**state)) == (level, word)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({}, []),
+        ({"ready": 3, "consumers": 0}, ["No worker takes from it, on any host."]),
+        ({"is_missing": True}, ["It is not on the broker; run `broker-app topology declare`."]),
+        ({"fleet": Fleet(3, 1, 8, 2)}, ["1 of 3 workers of this host are up."]),
+        ({"fleet": Fleet(3, 0)}, ["No worker of this host is up."]),
+        ({"fleet": Fleet(1, 1, 8, 8), "ready": 1}, ["All 8 slots of this host are busy."]),
+        ({"fleet": Fleet(1, 1, 1, 1), "ready": 1}, ["The only slot of this host is busy."]),
+        ({"ready": 90, "growth": 2.0}, ["It grows by 120 a minute."]),
+        ({"ready": 90, "growth": -2.0}, ["It is empty in about 45 s."]),
+        ({"ready": 9_000, "growth": -2.0}, ["It is empty in about 75 min."]),
+        ({"ready": 90_000, "growth": -2.0}, ["It is empty in about 12 h."]),
+        ({"ready": 90, "growth": 0.001}, []),
+        ({"finished": 2_000, "failed": 3}, ["3 of 2,000 tasks failed in 15 minutes."]),
+        ({"within_percent": 98.765}, ["98.77 % were in time in 15 minutes; 99 % is wanted."]),
+    ],
+    ids=str,
+)
+def test_why_it_stands_so(state: dict[str, Any], expected: list[str]) -> None:
+    """Each cause is a sentence with its numbers; a queue on which all is well has none."""
+    assert [text for _, text in reasons(queue(**state))] == expected
+
+
+def test_a_few_failures_are_no_warning() -> None:
+    """One task in a hundred may fail before the page warns."""
+    assert reasons(queue(finished=100, failed=1))[0][0] is Level.QUIET
+    assert reasons(queue(finished=100, failed=2))[0][0] is Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("queues", "problem", "expected"),
+    [
+        ([queue()], "", (Level.GOOD, "Every queue is on time")),
+        ([queue(), queue("x", objective=None)], "", (Level.GOOD, "Every queue with an objective is on time")),
+        ([queue(objective=None)], "", (Level.QUIET, "No queue has an objective")),
+        ([queue("a", wait=9.0), queue("b", wait=4.0)], "", (Level.BAD, "a is late")),
+        ([queue("b", wait=4.0), queue("c")], "", (Level.WARN, "b is close to its objective")),
+        ([queue("b", within_percent=9.0)], "", (Level.WARN, "b was late")),
+        (
+            [queue(str(n), wait=9.0) for n in range(5)],
+            "",
+            (Level.BAD, "0 is late, 1 is late, 2 is late, and 2 more"),
+        ),
+        ([queue()], "refused", (Level.BAD, "The broker does not answer")),
+    ],
+    ids=str,
+)
+def test_the_summary(queues: list[Queue], problem: str, expected: tuple[Level, str]) -> None:
+    """One sentence says what is worst, and of which queues; a silent broker comes before all."""
+    assert summary(queues, problem) == expected
+
+
+def test_text_of_others_is_bounded_and_visible() -> None:
+    """Control characters, reversals, surrogates and line ends become escapes; what is long is cut, and says so."""
+    assert shown("plain <b>&amp;</b> ünïcödé 日本 😀") == "plain <b>&amp;</b> ünïcödé 日本 😀"
+    assert shown("\x1b[2J\x00\r\n\u202e\u200b\ud800\u2028") == r"\x1b[2J\x00\r\n\u202e\u200b\ud800\u2028"
+    assert shown("x" * 10_000_000, 5) == "xxxxx… (10,000,000 characters)"
+    assert shown("a\n\tb\r", is_one_line=False) == "a\n\tb\\r"
+    assert shown_end("first\nlast line", 9) == "(15 characters) …last line"
