@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from benchmarks.management import Management
-from broker_app.local_broker import DEFAULT_IMAGE, Way, find_broker
+from broker_app.local_broker import DEFAULT_IMAGE, BrokerSource, find_broker
 from broker_app.local_broker.home import BrokerHome
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def open_broker(choice: Choice, folder: Path, announce: Callable[[str], None]) -
     Raises:
         BrokerNotFound: None can be had.
     """
-    ways = (Way.CONTAINER,) if choice.image else tuple(Way)
+    ways = (BrokerSource.CONTAINER,) if choice.image else tuple(BrokerSource)
     image = choice.image or DEFAULT_IMAGE
     with find_broker(folder, url=choice.url, image=image, announce=announce, ways=ways) as found:
         host = urlsplit(found.url).hostname

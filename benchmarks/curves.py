@@ -9,7 +9,7 @@ from benchmarks.report import Report
 from benchmarks.tuning import APP, QUEUE, settings
 from benchmarks.worker import ROOT
 from broker_app import BrokerApp
-from broker_app.tuning import Effort, Load, Plan, parse_profile, tune
+from broker_app.tuning import SweepPlan, TaskLoad, TrialEffort, parse_profile, tune
 from broker_app.tuning.chart import draw
 from broker_app.tuning.limits import WORDS
 
@@ -32,16 +32,17 @@ FOLDER = ROOT / "docs" / "curves"
 def run(bench: Bench) -> Report:
     """Tune for each load, and draw its curves into docs/curves, from a quick look into the run's folder."""
     bound, effort = bench.pick(
-        (128, Effort(1.5, 1.5, max_rounds=4, precision=0.15)), (32, Effort(1.0, max_rounds=3, precision=0.2))
+        (128, TrialEffort(1.5, 1.5, max_rounds=4, precision=0.15)),
+        (32, TrialEffort(1.0, max_rounds=3, precision=0.2)),
     )
     folder = bench.pick(FOLDER, bench.folder)
     folder.mkdir(exist_ok=True)
     rows = []
     with bench.virtual_host() as url, settings(url, bench.folder):
         for name, profiles in LOADS.items():
-            load = Load(tuple(map(parse_profile, profiles)), keeps_results=False)
+            load = TaskLoad(tuple(map(parse_profile, profiles)), keeps_results=False)
             ours = BrokerApp("benchmarks", set_as_current=False)
-            plan = Plan(QUEUE, load, POOLS, bound, effort=effort)
+            plan = SweepPlan(QUEUE, load, POOLS, bound, effort=effort)
             tuning = tune(ours, plan, app_name=APP, say=lambda text, name=name: bench.say(f"{name}: {text}"))
             ours.close()
             (folder / f"{name}.svg").write_text(draw(tuning), encoding="utf-8")

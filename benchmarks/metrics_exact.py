@@ -19,7 +19,7 @@ from benchmarks.waiting import wait_for
 from benchmarks.worker import worker_environment
 from broker_app import BrokerApp, publish_many
 from broker_app.metrics import catalogue
-from broker_app.metrics.reader import Reader
+from broker_app.metrics.reader import MetricsReader
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _exactness(bench: Bench, pool: str, count: int) -> Exactness:
         bench.record() as record,
         tempfile.TemporaryDirectory(dir=bench.folder) as state,
     ):
-        reader = Reader(Path(state) / "metrics" / "exact")
+        reader = MetricsReader(Path(state) / "metrics" / "exact")
         environment = worker_environment(url, record.path) | {"BROKER_APP_STATE_DIR": state}
         command = ["-m", "celery", "-A", "benchmarks.metrics_tasks:app", "worker", "-l", "WARNING", "-P", pool]
         command += ["-c", "4", "-Q", ",".join(QUEUES), "-n", "exact@localhost"]
@@ -170,5 +170,5 @@ def _total(numbers: Numbers, metric: Metric) -> int:
     return _by_label(numbers, metric, "queue").total()
 
 
-def _ended(reader: Reader) -> int:
+def _ended(reader: MetricsReader) -> int:
     return _total(reader.read().numbers, catalogue.FINISHED)

@@ -11,7 +11,7 @@ from benchmarks.figures import Spread, shown
 from benchmarks.metrics_scrape import NODES, QUEUES, TASKS, fill, large_app, serving
 from benchmarks.metrics_worker import scrape
 from benchmarks.report import Goal, Report
-from broker_app.metrics.catalogue import Outcome
+from broker_app.metrics.catalogue import TaskOutcome
 from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GOAL_MB = 1.0
 WARM_UP_SCRAPES = 50
 STEPS = 100
-_OUTCOMES = (*[Outcome.SUCCEEDED] * 8, Outcome.FAILED, Outcome.RETRIED)
+_OUTCOMES = (*[TaskOutcome.SUCCEEDED] * 8, TaskOutcome.FAILED, TaskOutcome.RETRIED)
 
 
 def run(bench: Bench) -> Report:

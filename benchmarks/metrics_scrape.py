@@ -19,7 +19,7 @@ from broker_app import BrokerApp
 from broker_app.broker.access import connect
 from broker_app.broker.declare import declare_topology, wanted_topology
 from broker_app.metrics import catalogue
-from broker_app.metrics.catalogue import Outcome
+from broker_app.metrics.catalogue import TaskOutcome
 from broker_app.metrics.recorder import Recorder
 from broker_app.metrics.registry import folder_of, node_stem
 from broker_app.metrics.worker import NodeMetrics
@@ -36,7 +36,7 @@ SCRAPES = 20
 GOAL_MILLISECONDS, GOAL_MB = 100.0, 1.0
 GOAL_GROWTH = 1.5
 """Of a series' time at four times as many; a square would be 4, and what does not fit the caches is some of it."""
-_OUTCOMES = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.RETRIED)
+_OUTCOMES = (TaskOutcome.SUCCEEDED, TaskOutcome.FAILED, TaskOutcome.RETRIED)
 _GAUGES = (
     *(catalogue.WORKER_START, catalogue.SLOTS, catalogue.SLOTS_BUSY, catalogue.RESERVED, catalogue.PREFETCHED),
     *(catalogue.PREFETCH_LIMIT, catalogue.WORKER_UP, catalogue.LAST_CONSUMED_AGE),

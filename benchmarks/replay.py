@@ -20,7 +20,7 @@ from benchmarks.probe import TASK
 from benchmarks.report import Goal, Report
 from benchmarks.rounds import alternate
 from benchmarks.topologies import QUEUE, Route, declare_ours
-from broker_app.messages import Order, replay
+from broker_app.messages import CommandOptions, replay
 from broker_app.queues import Names
 from broker_app.queues.dead_letters import AT_HEADER, EXCEPTION_HEADER, REASON_HEADER, TRACEBACK_HEADER
 from broker_app.queues.headers import DELAY_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
@@ -84,7 +84,7 @@ def _pace(way: Callable[[int], None], url: str, count: int) -> Pace:
 
 
 def _replay(app: BrokerApp, count: int) -> None:
-    outcome = replay(app, DEAD, Order())
+    outcome = replay(app, DEAD, CommandOptions())
     assert outcome.done == count, outcome
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.figures import Spread, ratio, shown, shown_spread
 from benchmarks.report import Goal, Report
 from broker_app import BrokerApp
-from broker_app.tuning import Call, Effort, Load, Plan, parse_profile, tune
+from broker_app.tuning import SampleCall, SweepPlan, TaskLoad, TrialEffort, parse_profile, tune
 from broker_app.tuning.sandbox import private_place
 from broker_app.tuning.trial import measure
 from broker_app.tuning.worker import tuned_worker
@@ -76,13 +76,14 @@ class _Outcome:
 def run(bench: Bench) -> Report:
     """Recommend, sweep, and compare; and find a downstream's limit."""
     bound, effort = bench.pick(
-        (256, Effort(1.5, 1.5, max_rounds=9, precision=PRECISION)), (32, Effort(1.0, precision=PRECISION))
+        (256, TrialEffort(1.5, 1.5, max_rounds=9, precision=PRECISION)),
+        (32, TrialEffort(1.0, precision=PRECISION)),
     )
     rows, goals, notes = [], [], []
     samples: dict[str, Sequence[float]] = {}
     with bench.virtual_host() as url, settings(url, bench.folder):
         for name, load in _loads().items():
-            outcome = _compare(bench, name, Plan(QUEUE, load, ("threads",), bound, effort=effort))
+            outcome = _compare(bench, name, SweepPlan(QUEUE, load, ("threads",), bound, effort=effort))
             if isinstance(outcome, str):
                 notes.append(f"{name}: nothing was recommended: {outcome}.")
                 continue
@@ -106,12 +107,12 @@ def run(bench: Bench) -> Report:
     )
 
 
-def _loads() -> dict[str, Load]:
-    loads = {name: Load((parse_profile(profile),), keeps_results=False) for name, profile in _PROFILES.items()}
-    return loads | {_DOWNSTREAM: Load((Call(call_downstream.name),), keeps_results=False)}
+def _loads() -> dict[str, TaskLoad]:
+    loads = {name: TaskLoad((parse_profile(profile),), keeps_results=False) for name, profile in _PROFILES.items()}
+    return loads | {_DOWNSTREAM: TaskLoad((SampleCall(call_downstream.name),), keeps_results=False)}
 
 
-def _compare(bench: Bench, name: str, plan: Plan) -> _Outcome | str:
+def _compare(bench: Bench, name: str, plan: SweepPlan) -> _Outcome | str:
     """Return how good the recommendation is; why there is none, if there is none."""
 
     def say(text: str) -> None:
@@ -124,7 +125,7 @@ def _compare(bench: Bench, name: str, plan: Plan) -> _Outcome | str:
     recommended = recommendation.point.slots
     with private_place(ours, QUEUE, lambda: None) as place:
 
-        def visit(slots: int, effort: Effort) -> tuple[float, ...]:
+        def visit(slots: int, effort: TrialEffort) -> tuple[float, ...]:
             with tuned_worker(place, APP, QUEUE, plan.load, ("threads", slots)) as worker:
                 throughputs = measure(worker, "threads", effort).throughputs
             say(f"-c {slots}: {shown_spread(Spread.of(throughputs))}")

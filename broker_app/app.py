@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from celery.result import AsyncResult
 
-    from broker_app.publishing.bulk import Publishing
+    from broker_app.publishing.bulk import BulkPublication
     from broker_app.settings import Settings
-    from broker_app.worker.pools.time_limits import Limits
+    from broker_app.worker.pools.time_limits import TimeLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class BrokerApp(Celery):
 
     _tasks: Any
 
-    limits: Limits | None = None
+    limits: TimeLimits | None = None
     """The limits of the tasks that run in this process; None where Celery's own count, and outside of workers."""
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
@@ -271,7 +271,7 @@ class BrokerApp(Celery):
         *,
         timeout_seconds: float | None = None,
         keep_going: bool = True,
-    ) -> Publishing:
+    ) -> BulkPublication:
         """Publish many tasks of this app; see `broker_app.publish_many`."""
         return publish_many(signatures, app=self, timeout_seconds=timeout_seconds, keep_going=keep_going)
 

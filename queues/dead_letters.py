@@ -43,7 +43,7 @@ class DeadReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class DeadLetterCause:
     """What is known of the end of a message.
 
     Attributes:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from broker_app.queues.errors import InvalidDelay
 
 
-class Unit(NamedTuple):
+class LaneUnit(NamedTuple):
     """What the lanes of one level count.
 
     Attributes:
@@ -35,7 +35,13 @@ class Unit(NamedTuple):
     step: int = 1
 
 
-UNITS = (Unit("d", 86_400_000), Unit("h", 3_600_000), Unit("m", 60_000), Unit("s", 1_000), Unit("ms", 100, 100))
+UNITS = (
+    LaneUnit("d", 86_400_000),
+    LaneUnit("h", 3_600_000),
+    LaneUnit("m", 60_000),
+    LaneUnit("s", 1_000),
+    LaneUnit("ms", 100, 100),
+)
 """One a level, longest first."""
 
 MAX_DELAY_DAYS = 3_650
@@ -223,7 +229,7 @@ def _lanes(milliseconds: int) -> tuple[Lane, ...]:
     return tuple(lanes)
 
 
-def _count(word: str, unit: Unit) -> int | None:
+def _count(word: str, unit: LaneUnit) -> int | None:
     """Return the count in front of a unit, or None if the word is not one of the unit's."""
     digits = word.removesuffix(unit.name)
     if digits == word or not (digits.isascii() and digits.isdigit()) or int(digits) % unit.step:

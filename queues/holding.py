@@ -15,7 +15,7 @@ _HEAD = "tasks.moving."
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class HoldingQueue:
     """The holding queue of a queue that is being moved.
 
     Attributes:

@@ -23,7 +23,7 @@ from celery.app import builtins
 from hypothesis import settings as hypothesis_settings
 from leftovers import RunMark
 
-from broker_app.local_broker import DEFAULT_IMAGE, FoundBroker, Way, find_broker
+from broker_app.local_broker import DEFAULT_IMAGE, BrokerSource, FoundBroker, find_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,11 +115,11 @@ def broker(pytestconfig: pytest.Config) -> Iterator[FoundBroker]:
     """Return the broker of the run."""
     chosen = pytestconfig.stash[_KEY_CHOICES]
     image = chosen.get("TEST_RABBITMQ_IMAGE")
-    ways = tuple(Way)
+    ways = tuple(BrokerSource)
     if chosen.get("TEST_BROKER") == "private":
-        ways = (Way.INSTALLED, Way.PACKAGE)
+        ways = (BrokerSource.INSTALLED, BrokerSource.PACKAGE)
     elif image is not None:
-        ways = (Way.CONTAINER,)  # another version in its place would prove nothing
+        ways = (BrokerSource.CONTAINER,)  # another version in its place would prove nothing
     with find_broker(
         pytestconfig.rootpath / ".state" / "tests",  # the same for each run: it ends what a killed one has left
         url=chosen.get("BROKER_APP_BROKER_URL"),

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.broker.access import Broker
-    from broker_app.broker.inventory import Standing
+    from broker_app.broker.inventory import InventoryItem
     from broker_app.broker.management import Management
-    from broker_app.broker.permission_probe import Missing
+    from broker_app.broker.permission_probe import MissingPermission
     from broker_app.settings import QueueSettings, Settings
 
 
@@ -95,7 +95,7 @@ def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
     return Finding(Level.OK, "version", f"RabbitMQ {shown}")
 
 
-def _judge_standings(found: Sequence[Standing]) -> Iterator[Finding]:
+def _judge_standings(found: Sequence[InventoryItem]) -> Iterator[Finding]:
     for standing in found:
         if standing.fault:
             text = f"{standing.fault}; set the settings to what exists, or drain and delete it"
@@ -112,7 +112,7 @@ def _judge_standings(found: Sequence[Standing]) -> Iterator[Finding]:
         yield Finding(Level.OK, "topology", text)
 
 
-def _judge_rights(settings: Settings, missing: Sequence[Missing]) -> Iterator[Finding]:
+def _judge_rights(settings: Settings, missing: Sequence[MissingPermission]) -> Iterator[Finding]:
     """Say what the user lacks; what only workers need is no error where no fleet runs."""
     has_fleets = any(queue.fleet.nodes for queue in settings.queues.values())
     for right in missing:

@@ -21,7 +21,7 @@ from broker_app.errors import BrokerError
 from broker_app.queues import work_topology
 from broker_app.queues.headers import PERSISTENT
 from broker_app.queues.rabbitmq import STREAM_CONSUMER
-from broker_app.wire.confirm_channel import Answer, ConfirmChannel, Outcome
+from broker_app.wire.confirm_channel import Confirmation, ConfirmChannel, ConfirmOutcome
 from broker_app.wire.connection import bounded
 from broker_app.wire.errors import error_text
 
@@ -100,7 +100,7 @@ def append(app: Broker, name: str, entries: Sequence[Mapping[str, Any]], *, verb
         except (amqp.AMQPError, OSError) as error:  # a time-out, too, is one
             raise BrokerError(f"queue {name!r}: {error_text(error)}; then {verb} again") from error
     for answer in answers:
-        if answer.outcome is not Outcome.CONFIRMED:
+        if answer.outcome is not ConfirmOutcome.CONFIRMED:
             raise BrokerError(f"queue {name!r}: {answer.reason}; run `broker-app topology declare`, {verb} again")
 
 
@@ -182,7 +182,7 @@ def _wait_for_entry(connection: amqp.Connection, reader: _Reader, deadline: floa
 
 def _publish(
     channel: ConfirmChannel, name: str, entries: Sequence[Mapping[str, Any]], deadline: float
-) -> list[Answer]:
+) -> list[Confirmation]:
     channel.wait_until_unblocked(deadline)
     tags = []
     for number, entry in enumerate(entries):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from broker_app.queues import QueueSpec
 
 TRUST_SECONDS = 20.0
-"""How long a queue that was seen is taken to be there. `broker_app.topology.prune` relies on it: a message that was
-published without another look stays a minute at least in its first lane before it needs the next."""
+"""How long a queue that was seen is assumed to exist. `broker_app.topology.prune` relies on it: a message that is
+published without another look stays in its first lane for at least a minute before it needs the next."""
 
 PROBED_DAYS = 60
 """How many day lanes are looked for where nothing tells which exist."""

@@ -30,7 +30,7 @@ _IN_WORDS = re.compile(r"^PRECONDITION_FAILED - | for (?:queue|exchange) '.*' in
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class InventoryItem:
     """How one exchange or queue stands.
 
     Attributes:
@@ -61,7 +61,7 @@ class Standing:
         return not self.may_declare and not self.is_missing
 
 
-def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[Standing]:
+def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[InventoryItem]:
     """Compare what is wanted with what is there.
 
     Args:
@@ -77,7 +77,7 @@ def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[Standin
         yield _queue(connection, queue)
 
 
-def _exchange(connection: amqp.Connection, exchange: Any) -> Standing:
+def _exchange(connection: amqp.Connection, exchange: Any) -> InventoryItem:
     return _standing(
         connection,
         ("exchange", exchange.name),
@@ -87,7 +87,7 @@ def _exchange(connection: amqp.Connection, exchange: Any) -> Standing:
     )
 
 
-def _queue(connection: amqp.Connection, queue: Any) -> Standing:
+def _queue(connection: amqp.Connection, queue: Any) -> InventoryItem:
     return _standing(
         connection,
         ("queue", queue.name),
@@ -104,17 +104,17 @@ def _standing(
     look: Callable[..., Any],
     declare: Callable[..., Any],
     may_declare: Callable[[], bool],
-) -> Standing:
+) -> InventoryItem:
     """Look first, and declare only what is there: the broker then compares the arguments (406), and no more."""
     code, text = answer(connection, look)
     if code == NOT_FOUND:
-        return Standing(*name, is_missing=True, may_declare=may_declare())
+        return InventoryItem(*name, is_missing=True, may_declare=may_declare())
     if code in {ACCEPTED, REFUSED}:  # RabbitMQ 4.3 answers 403 to who has no right on it at all
         code, text = answer(connection, declare)
     if code == REFUSED:
-        return Standing(*name, is_missing=False, may_declare=False)
+        return InventoryItem(*name, is_missing=False, may_declare=False)
     fault = _IN_WORDS.sub("", text) if code != ACCEPTED else ""
-    return Standing(*name, is_missing=False, may_declare=True, fault=fault)
+    return InventoryItem(*name, is_missing=False, may_declare=True, fault=fault)
 
 
 def is_lane(name: str, prefix: str) -> bool:

@@ -55,7 +55,7 @@ _FACTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class MessageCounts:
     """The messages of a queue as the broker last counted them.
 
     Attributes:
@@ -133,7 +133,7 @@ class Management:
         found = self._bindings(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
         return [binding for binding in found if binding["source"]]
 
-    def queue_counts(self, part: str) -> dict[str, Counts]:
+    def queue_counts(self, part: str) -> dict[str, MessageCounts]:
         """Return what the broker counted in the virtual host's queues whose names contain ``part``.
 
         A quorum queue counts every five seconds (``quorum_tick_interval``), and is 0 before it has counted.
@@ -141,13 +141,13 @@ class Management:
         Raises:
             BrokerError: No answer or no access.
         """
-        counts: dict[str, Counts] = {}
+        counts: dict[str, MessageCounts] = {}
         page, pages = 1, 1
         while page <= pages:
             query = f"page={page}&page_size={PAGE_SIZE}&name={quote(part, safe='')}&{_COUNTS}"
             answer = self._get(f"/api/queues/{self._vhost}?{query}")
             for item in answer["items"]:
-                counts[item["name"]] = Counts(
+                counts[item["name"]] = MessageCounts(
                     item.get("messages"), item.get("messages_ready"), item.get("messages_unacknowledged")
                 )
             page, pages = page + 1, answer["page_count"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from broker_app.broker.inventory import Standing
+    from broker_app.broker.inventory import InventoryItem
     from broker_app.queues import Topology
     from broker_app.queues.topology import Binding
     from broker_app.settings import Settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingPermission:
     """What the user may not do.
 
     Attributes:
@@ -48,8 +48,8 @@ class Missing:
 
 
 def missing_rights(
-    app: Celery, connection: amqp.Connection, wanted: Topology, found: Sequence[Standing]
-) -> Iterator[Missing]:
+    app: Celery, connection: amqp.Connection, wanted: Topology, found: Sequence[InventoryItem]
+) -> Iterator[MissingPermission]:
     """Ask for every right that producers and workers use.
 
     Args:
@@ -64,17 +64,19 @@ def missing_rights(
     if names := [str(standing) for standing in found if not standing.may_declare]:
         is_for_all = any(standing.is_missing for standing in found)
         needed = "configure, for new queues also read, and write on the exchange of dead letters"
-        yield Missing(f"declare {listed(names)}", needed, is_for_all)
+        yield MissingPermission(f"declare {listed(names)}", needed, is_for_all)
     if names := _unbindable(connection, wanted):
-        yield Missing(f"bind {listed(names)}", "write on them and read on the exchanges", is_for_all=False)
+        yield MissingPermission(
+            f"bind {listed(names)}", "write on them and read on the exchanges", is_for_all=False
+        )
     if names := _unpublishable(app.settings, connection):
-        yield Missing(f"publish to {listed(names)}", "write on the exchanges", is_for_all=True)
+        yield MissingPermission(f"publish to {listed(names)}", "write on the exchanges", is_for_all=True)
     if names := _unreportable(app.settings, connection):
-        yield Missing(f"report failures to {listed(names)}", "write on the exchanges", is_for_all=False)
+        yield MissingPermission(f"report failures to {listed(names)}", "write on the exchanges", is_for_all=False)
     if names := _unreadable(app.settings, connection):
-        yield Missing(f"consume {listed(names)}", "read on them", is_for_all=False)
+        yield MissingPermission(f"consume {listed(names)}", "read on them", is_for_all=False)
     if names := _uncontrollable(app, connection):
-        yield Missing(f"declare {listed(names)}", "configure, read and write on them", is_for_all=False)
+        yield MissingPermission(f"declare {listed(names)}", "configure, read and write on them", is_for_all=False)
 
 
 def listed(names: Sequence[object], shown: int = 6) -> str:

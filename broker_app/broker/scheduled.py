@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.broker.access import Broker
-    from broker_app.broker.management import Counts
+    from broker_app.broker.management import MessageCounts
 
 BUCKETS = (("1 minute", 60), ("10 minutes", 600), ("1 hour", 3_600), ("1 day", 86_400), ("later", None))
 """Name and upper bound in seconds."""
@@ -79,7 +79,7 @@ def read_backlog(app: Broker) -> Backlog:
         return Backlog(depths(connection, sorted(counts), names), held_up, is_complete=True)
 
 
-def count_lanes(app: Broker) -> dict[Lane, Counts]:
+def count_lanes(app: Broker) -> dict[Lane, MessageCounts]:
     """Return every lane that there is, and what the broker last counted in it.
 
     Raises:

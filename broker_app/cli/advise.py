@@ -11,7 +11,7 @@ import click
 
 from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.output import echo
-from broker_app.tuning.advice import Advice, Remedy, Verdict, advise
+from broker_app.tuning.advice import Advice, LoadVerdict, Remedy, advise
 from broker_app.tuning.live_workers import watch
 from broker_app.tuning.readable import shown_duration, shown_number
 
@@ -58,7 +58,7 @@ def _figures(advice: Advice) -> str:
 
 def _sentence(advice: Advice) -> str:
     load, needed = advice.load, advice.slots_needed
-    if advice.verdict is Verdict.UNKNOWN:
+    if advice.verdict is LoadVerdict.UNKNOWN:
         return "nothing began while it was watched: watch longer, or at a busier time"
     queue, each = load.queue, advice.slots_per_node
     table, take_up = f"[queues.{queue}.fleet]", f"`broker-app fleet reload {queue}`"
@@ -93,7 +93,7 @@ def _busy_host(advice: Advice) -> str:
 
 
 def _drained(advice: Advice) -> str:
-    if advice.drain_seconds is None or advice.verdict in {Verdict.IDLE, Verdict.PAUSED}:
+    if advice.drain_seconds is None or advice.verdict in {LoadVerdict.IDLE, LoadVerdict.PAUSED}:
         return ""
     if math.isinf(advice.drain_seconds):
         return "; what waits will not get less"

@@ -34,7 +34,7 @@ MAX_SHOWN_TASKS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallRequest:
     """One call of a task, as a person or a file asks for it.
 
     Attributes:
@@ -75,7 +75,7 @@ class Call:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_call(record: object) -> Call:
+def parse_call(record: object) -> CallRequest:
     """Return the call that a JSON object describes; null is the same as leaving a key out.
 
     Raises:
@@ -97,10 +97,10 @@ def parse_call(record: object) -> Call:
         raise CallError("expected a countdown or an eta, got both; leave one of them out")
     if "eta" in said:
         said["eta"] = datetime.fromisoformat(said["eta"])
-    return Call(**said)
+    return CallRequest(**said)
 
 
-def read_calls(stream: BinaryIO) -> Iterator[tuple[int, Call | CallError]]:
+def read_calls(stream: BinaryIO) -> Iterator[tuple[int, CallRequest | CallError]]:
     """Read JSON lines one by one, so that a file of any length needs the memory of one line.
 
     Args:
@@ -129,7 +129,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def check_call(call: Call, tasks: Mapping[str, Task], *, allow_unregistered: bool = False) -> None:
+def check_call(call: CallRequest, tasks: Mapping[str, Task], *, allow_unregistered: bool = False) -> None:
     """Judge a call by the tasks that the app has.
 
     Args:
@@ -165,7 +165,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
             line = stream.readline(MAX_LINE_BYTES)
 
 
-def _read_call(line: bytes) -> Call | CallError:
+def _read_call(line: bytes) -> CallRequest | CallError:
     if len(line) > MAX_LINE_BYTES:
         return CallError(f"expected a line of at most {MAX_LINE_BYTES} bytes, got a longer one")
     try:
@@ -260,7 +260,7 @@ def _signature(task: Task) -> str:
     return f"{task.name}{signature.replace(parameters=bare, return_annotation=signature.empty)}"
 
 
-def _arguments(call: Call) -> str:
+def _arguments(call: CallRequest) -> str:
     """Return how many arguments came: ``1 positional argument and 'z'``."""
     count = len(call.args)
     positional = f"{count} positional argument{'' if count == 1 else 's'}"

@@ -17,7 +17,7 @@ from broker_app.demo import display
 from broker_app.demo.environment import QUEUES, check_settings, end_kept, only_one, stage
 from broker_app.demo.play import play, verdict
 from broker_app.demo.running import demo_folder, environment_file
-from broker_app.demo.statistics import Tally
+from broker_app.demo.statistics import Statistics
 from broker_app.demo.workload import read_jobs
 from broker_app.settings import broker_url_from_environment, load_settings
 
@@ -46,7 +46,7 @@ def demo(port: int | None, jobs: int | None, *, keep: bool, is_stop: bool) -> No
     """
     if is_stop and (keep or jobs or port):
         raise click.UsageError("--stop goes alone")
-    settings, say = load_settings(), display.Teller()
+    settings, say = load_settings(), display.StepPrinter()
     folder = demo_folder(settings.state_dir)
     with Interruption() as interruption:
         try:
@@ -67,14 +67,14 @@ def _run(
     folder: Path,
     port: int | None,
     most_jobs: int | None,
-    say: display.Teller,
+    say: display.StepPrinter,
     interruption: Interruption,
     *,
     keep: bool,
 ) -> None:
     jobs = read_jobs()[:most_jobs]
     with stage(folder, broker_url_from_environment(), port, say, interruption.hold, keep=keep) as ready:
-        with Tally(ready.app, QUEUES, [node.node.name for node in ready.nodes]) as tally:
+        with Statistics(ready.app, QUEUES, [node.node.name for node in ready.nodes]) as tally:
             say(f"sending {len(jobs):,} downloads to lopri, and a person's calls to default meanwhile")
             play(ready, tally, jobs, say)
         say("done")

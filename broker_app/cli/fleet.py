@@ -14,8 +14,8 @@ from broker_app.cli.output import echo
 from broker_app.fleet import (
     DEFAULT_STOP_SECONDS,
     DEFAULT_WAIT_SECONDS,
-    Changes,
-    Patience,
+    NodeChanges,
+    RollingTimeouts,
     StoppedNode,
     patience_seconds,
     reload_fleets,
@@ -83,7 +83,7 @@ def start(app: BrokerApp, queues: tuple[str, ...], wait_seconds: float) -> None:
     Exit code 1 if a node is not up in time; its log's last lines are shown, and the others stay up.
     """
     name = app_name(click.get_current_context())
-    report(app, queues, lambda: Changes(start_fleets(app, queues, app_name=name, wait_seconds=wait_seconds)))
+    report(app, queues, lambda: NodeChanges(start_fleets(app, queues, app_name=name, wait_seconds=wait_seconds)))
 
 
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet stop\n  broker-app fleet stop lopri")
@@ -195,9 +195,9 @@ def _patience(
     wait_seconds: float,
     *,
     is_kill_allowed: bool,
-) -> Patience:
+) -> RollingTimeouts:
     stop_seconds = patience_seconds(app, queues) if end_seconds is None else end_seconds
-    return Patience(stop_seconds, wait_seconds, is_kill_allowed)
+    return RollingTimeouts(stop_seconds, wait_seconds, is_kill_allowed)
 
 
 def _print_stopped(outcomes: Iterable[StoppedNode]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from broker_app.cli import exit_codes
 from broker_app.cli.output import echo
 from broker_app.errors import NodesFailed
-from broker_app.fleet import Changes, Start, Stop, unwanted_nodes
+from broker_app.fleet import NodeChanges, StartOutcome, StopOutcome, unwanted_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from broker_app.fleet import StartedNode, StoppedNode
 
 
-def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], Changes]) -> None:
+def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], NodeChanges]) -> None:
     """Run something, print each node's outcome, and what the settings leave out; exit with 1 if a node is not up.
 
     The log of a node that is not up goes to stderr.
@@ -25,7 +25,7 @@ def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], Changes]) ->
     try:
         changes = run()
     except NodesFailed as error:
-        changes = Changes(error.outcomes)
+        changes = NodeChanges(error.outcomes)
     except KeyboardInterrupt:
         echo("broker-app: interrupted; what was started runs on: see `broker-app fleet status`", err=True)
         sys.exit(exit_codes.INTERRUPTED)
@@ -38,14 +38,14 @@ def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], Changes]) ->
     for queue in changes.resting:
         echo(f"{queue}: stopped by an operator, left alone; `broker-app fleet start {queue}` starts it")
     _print_notes(app, queues)
-    if any(outcome.outcome is Start.FAILED for outcome in changes.started):
+    if any(outcome.outcome is StartOutcome.FAILED for outcome in changes.started):
         sys.exit(exit_codes.FAILED)
 
 
 def print_started(outcome: StartedNode) -> None:
     """Print the outcome of a node that was to be started."""
     node = outcome.node
-    if outcome.outcome is not Start.FAILED:
+    if outcome.outcome is not StartOutcome.FAILED:
         echo(
             f"{node.name}: {outcome.outcome}, pid {outcome.pid}, consumes {node.queue} with {outcome.slots} slots"
         )
@@ -59,7 +59,9 @@ def print_started(outcome: StartedNode) -> None:
 
 def print_stopped(outcome: StoppedNode) -> None:
     """Print the outcome of a node that was to end."""
-    process = f", pid {outcome.pid}" if outcome.outcome is not Stop.WAS_DEAD else "; its pid file is removed"
+    process = (
+        f", pid {outcome.pid}" if outcome.outcome is not StopOutcome.WAS_DEAD else "; its pid file is removed"
+    )
     echo(f"{outcome.node.name}: {outcome.outcome}{process}")
 
 

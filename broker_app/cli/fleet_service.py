@@ -18,7 +18,7 @@ from broker_app.fleet.systemd import units, write_units
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.fleet import Plan
+    from broker_app.fleet import FleetPlan
 
 
 @click.command(
@@ -100,7 +100,7 @@ def systemd(app: BrokerApp, output: Path | None, secrets: Path | None, *, is_for
     click.echo(f"then: systemctl{scope} daemon-reload && systemctl{scope} enable --now {target}", err=True)
 
 
-def _pasted(one: Plan) -> str:
+def _pasted(one: FleetPlan) -> str:
     """Return a line in a shell of its own, so that the folder and the variables of the caller's stay."""
     given = app_name(click.get_current_context())
     words = [

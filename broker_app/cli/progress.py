@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-class Bar:
+class ProgressBar:
     """A bar on stderr, if that is a terminal."""
 
     def __init__(self, label: str) -> None:
@@ -39,9 +39,9 @@ class Bar:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Bar]:
+def bar(label: str) -> Iterator[ProgressBar]:
     """Hand out a bar for the length of a block."""
-    made = Bar(label)
+    made = ProgressBar(label)
     try:
         yield made
     finally:
@@ -67,7 +67,7 @@ def stages(*, is_quiet: bool) -> Iterator[Callable[[str, int, int | None], None]
         yield told
 
 
-class Stop:
+class InterruptWatch:
     """Whether Ctrl-C was pressed in a block; a second one ends the block at once."""
 
     def __init__(self) -> None:

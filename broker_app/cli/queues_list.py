@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker_app.app import BrokerApp
-    from broker_app.messages import Overview, Row
+    from broker_app.messages import Overview, QueueRow
 
 _UNKNOWN = "?"
 _COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait", "paused")
@@ -104,7 +104,7 @@ def _table(overview: Overview) -> Table:
     return table
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: QueueRow) -> list[str]:
     if not row.is_declared:
         return ["not declared", "", f"{row.dead:,}" if row.dead else "", "", "", "paused" if row.is_paused else ""]
     running = _UNKNOWN if row.running is None else f"{row.running:,}"

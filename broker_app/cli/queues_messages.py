@@ -15,17 +15,17 @@ from broker_app import messages
 from broker_app.cli import exit_codes
 from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
-from broker_app.cli.progress import Stop, bar
+from broker_app.cli.progress import InterruptWatch, bar
 from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
-from broker_app.messages import Order, Selection, parse_duration
+from broker_app.messages import CommandOptions, MessageFilter, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from broker_app.app import BrokerApp
-    from broker_app.messages import Letter, Outcome, Place
+    from broker_app.messages import MessageSource, MessageSummary, TransferOutcome
 
 _PEEK = 20
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
@@ -50,7 +50,7 @@ _FILTERS = (
 
 
 def _filtered(function: _Function, options: Sequence[Callable[..., Any]] = _FILTERS) -> _Function:
-    """Give a verb the filters, as one `Selection`."""
+    """Give a verb the filters, as one `MessageFilter`."""
 
     def wrapper(*args: Any, **given: Any) -> Any:
         return function(*args, selection=_selection(given), **given)
@@ -68,7 +68,7 @@ def _filtered(function: _Function, options: Sequence[Callable[..., Any]] = _FILT
 @click.option("--limit", default=str(_PEEK), show_default=True, metavar="N", help="Only the first N of them.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts; with the tracebacks.")
 @pass_app
-def peek(app: BrokerApp, queue: str, *, selection: Selection, as_json: bool) -> None:
+def peek(app: BrokerApp, queue: str, *, selection: MessageFilter, as_json: bool) -> None:
     """Show the first messages of a queue, and leave them where they are.
 
     Each is in our hand for a moment: workers do not get it meanwhile, and it says "redelivered" from then on. With
@@ -140,7 +140,7 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
     if not yes and not sys.stdin.isatty():
         raise SelectionError("purge: expected --yes where nobody can be asked; nothing was removed")
 
-    def confirm(place: Place, count: int) -> bool:
+    def confirm(place: MessageSource, count: int) -> bool:
         return yes or click.confirm(f"Remove all {count:,} messages of {place.queue} for good?", err=True)
 
     removed = messages.purge(app, queue, confirm)
@@ -150,11 +150,11 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
     echo(json.dumps({"queue": queue, "removed": removed}) if as_json else f"{removed:,} removed")
 
 
-def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[Order], Outcome]) -> None:
+def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[CommandOptions], TransferOutcome]) -> None:
     """Do it with a bar, tell the outcome, and exit with its code."""
     selection, is_dry_run = given["selection"], given["is_dry_run"]
-    with Stop() as stop, bar(queue) as shown:
-        order = Order(selection, is_dry_run=is_dry_run, told=shown.show, is_stopped=lambda: stop.is_asked)
+    with InterruptWatch() as stop, bar(queue) as shown:
+        order = CommandOptions(selection, is_dry_run=is_dry_run, told=shown.show, is_stopped=lambda: stop.is_asked)
         outcome = verb(order)
     not_found = sorted(selection.ids - outcome.found) if selection.limit is None and not stop.is_asked else []
     if given["as_json"]:
@@ -181,7 +181,7 @@ def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[Order], O
         sys.exit(exit_codes.FAILED)
 
 
-def _sentence(done: str, outcome: Outcome, not_found: list[str], *, is_dry_run: bool) -> str:
+def _sentence(done: str, outcome: TransferOutcome, not_found: list[str], *, is_dry_run: bool) -> str:
     tasks = ", ".join(f"{task or 'no task'} {count:,}" for task, count in outcome.by_task.most_common(5))
     words = (
         f"{outcome.selected:,} of {outcome.read:,} would be {done}" if is_dry_run else f"{outcome.done:,} {done}"
@@ -196,10 +196,10 @@ def _sentence(done: str, outcome: Outcome, not_found: list[str], *, is_dry_run: 
     return ", ".join(parts)
 
 
-def _selection(given: dict[str, Any]) -> Selection:
+def _selection(given: dict[str, Any]) -> MessageFilter:
     """Take the filters out of the options."""
     older, newer, limit = given.pop("older_than"), given.pop("newer_than"), given.pop("limit")
-    return Selection(
+    return MessageFilter(
         tasks=given.pop("tasks"),
         ids=frozenset(given.pop("ids")),
         reasons=given.pop("reasons"),
@@ -222,5 +222,5 @@ def _positive(option: str, text: str) -> int:
     return int(text)
 
 
-def _call(letter: Letter) -> str:
+def _call(letter: MessageSummary) -> str:
     return " ".join(part for part in (letter.args, letter.kwargs) if part and part != "{}")

@@ -15,7 +15,7 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword, parse_keywords
-from broker_app.cli.calls import Call, check_call, parse_call
+from broker_app.cli.calls import CallRequest, check_call, parse_call
 from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks, publish, send_file
@@ -131,7 +131,7 @@ def _send_one(app: BrokerApp, task: str | None, args: Sequence[str], options: di
     return exit_codes.OK
 
 
-def _call(task: str, args: Sequence[str], options: dict[str, Any]) -> Call:
+def _call(task: str, args: Sequence[str], options: dict[str, Any]) -> CallRequest:
     record = {"task": task, "args": [], "kwargs": {}} | {name: options[name] for name in _RECORD_OPTIONS}
     for number, word in enumerate(args, 1):
         with _place(f"argument {number}"):
@@ -157,7 +157,7 @@ def _place(place: str) -> Iterator[None]:
         raise CallError(f"{place}: {error}") from None
 
 
-def _check_keeps_result(app: BrokerApp, call: Call) -> None:
+def _check_keeps_result(app: BrokerApp, call: CallRequest) -> None:
     task = app.tasks.get(call.task)
     ignores = app.conf.task_ignore_result if task is None else task.ignore_result
     if ignores or isinstance(app.backend, DisabledBackend):
@@ -166,7 +166,7 @@ def _check_keeps_result(app: BrokerApp, call: Call) -> None:
         )
 
 
-def _wait(result: AsyncResult, call: Call, timeout: float | None, *, as_json: bool) -> int:
+def _wait(result: AsyncResult, call: CallRequest, timeout: float | None, *, as_json: bool) -> int:
     """Print the result on stdout, or on stderr why there is none; return the exit code."""
     where = f"task {call.task} [{result.id}]"
     try:

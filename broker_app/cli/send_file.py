@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker_app.cli import exit_codes
-from broker_app.cli.calls import Call, check_call, read_calls
+from broker_app.cli.calls import CallRequest, check_call, read_calls
 from broker_app.cli.output import echo
 from broker_app.errors import BrokerUnreachable, CallError, PublishError, PublishTimeout
 
@@ -140,7 +140,7 @@ def load_tasks(app: BrokerApp) -> Mapping[str, Task]:
     return tasks
 
 
-def publish(app: BrokerApp, call: Call, producer: Producer | None = None) -> AsyncResult:
+def publish(app: BrokerApp, call: CallRequest, producer: Producer | None = None) -> AsyncResult:
     """Publish one call, confirmed; a registered task keeps its own defaults (queue, priority, …).
 
     Raises:
@@ -198,7 +198,7 @@ class _Sender:
         except KeyboardInterrupt:  # what was sent is still answered
             self._summary.is_interrupted = True
 
-    def _signature(self, call: Call | CallError) -> Signature:
+    def _signature(self, call: CallRequest | CallError) -> Signature:
         if isinstance(call, CallError):
             raise call
         check_call(call, self._tasks, allow_unregistered=self._allow_unregistered)
@@ -264,7 +264,7 @@ def _open(source: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _read(stream: BinaryIO) -> Iterator[tuple[int, Call | CallError]]:
+def _read(stream: BinaryIO) -> Iterator[tuple[int, CallRequest | CallError]]:
     """Yield the calls; a file that cannot be read further ends with that as its last fault."""
     line = 0
     try:

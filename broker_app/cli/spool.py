@@ -11,11 +11,11 @@ import click
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Group, pass_app
 from broker_app.cli.output import echo
-from broker_app.publishing.spool import Flusher, Store
+from broker_app.publishing.spool import Flusher, SpoolFile
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.publishing.spool import Flushed, SpoolStatus
+    from broker_app.publishing.spool import FlushResult, SpoolStatus
 
 
 @click.group(cls=Group, epilog="\b\nExamples:\n  broker-app spool status\n  broker-app spool flush --refused")
@@ -51,9 +51,9 @@ def flush(app: BrokerApp, *, refused: bool, as_json: bool) -> None:
         sys.exit(exit_codes.NOT_PUBLISHED)
 
 
-def _store(app: BrokerApp) -> Store:
+def _store(app: BrokerApp) -> SpoolFile:
     settings = app.settings
-    return Store(settings.state_dir, settings.publish.spool_max_messages, settings.publish.spool_max_bytes)
+    return SpoolFile(settings.state_dir, settings.publish.spool_max_messages, settings.publish.spool_max_bytes)
 
 
 def _record(found: SpoolStatus) -> dict[str, object]:
@@ -74,10 +74,10 @@ def _text(found: SpoolStatus) -> str:
     return "\n".join(lines)
 
 
-def _flushed_record(flushed: Flushed) -> dict[str, object]:
+def _flushed_record(flushed: FlushResult) -> dict[str, object]:
     return {"sent": flushed.sent, "refused": flushed.refused, "left": flushed.left, "busy": flushed.is_busy}
 
 
-def _flushed_text(flushed: Flushed) -> str:
+def _flushed_text(flushed: FlushResult) -> str:
     refused = f", refused {flushed.refused}" if flushed.refused else ""
     return f"sent {flushed.sent}{refused}{', some are left' if flushed.left else ''}"

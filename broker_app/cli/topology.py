@@ -20,8 +20,8 @@ from broker_app.cli.output import echo
 from broker_app.cli.progress import stages
 from broker_app.queues import work_topology
 from broker_app.queues.delay import parse_lane
-from broker_app.topology.diff import Kind
-from broker_app.topology.migrate import PATIENCE_SECONDS, Waits
+from broker_app.topology.diff import DifferenceKind
+from broker_app.topology.migrate import PATIENCE_SECONDS, MigrationTimeouts
 from broker_app.topology.migrate import migrate as move_queue
 from broker_app.topology.plan import LANE_WAIT_SECONDS, apply_plan, compare_topology
 from broker_app.topology.prune import prune as remove_unused_lanes
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker_app.app import BrokerApp
-    from broker_app.topology.diff import Change
-    from broker_app.topology.migrate import Migrated
-    from broker_app.topology.plan import Plan
+    from broker_app.topology.diff import Difference
+    from broker_app.topology.migrate import MigrationResult
+    from broker_app.topology.plan import TopologyPlan
 
 ALL_LANES_DAYS = 31
 """With the lanes of the shorter units some 180 queues: 3.5 s and 10 MB of a node (4.3.6, measured)."""
@@ -104,7 +104,7 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
         if has_all_lanes:
             deadline = time.monotonic() + LANE_WAIT_SECONDS
             delay_lanes.declare(connection, delay_lanes.every(ALL_LANES_DAYS), app.settings.prefix, deadline)
-    created = [change for change in found.changes if change.kind in {Kind.MISSING, Kind.LATER}]
+    created = [change for change in found.changes if change.kind in {DifferenceKind.MISSING, DifferenceKind.LATER}]
     left = [change for change in found.changes if change not in created]
     if as_json:
         done = [{"what": change.what, "name": change.name} for change in created]
@@ -115,7 +115,7 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
         _tell(left)
         echo(f"{len(created)} created")
     _tell_blind(found)
-    if found.names(Kind.DIFFERS, Kind.MOVING, Kind.UNKNOWN):
+    if found.names(DifferenceKind.DIFFERS, DifferenceKind.MOVING, DifferenceKind.UNKNOWN):
         sys.exit(exit_codes.DIFFERS)
 
 
@@ -139,7 +139,7 @@ def migrate(app: BrokerApp, queue: str, *, is_dry_run: bool, patience: float, as
     Ended at any point nothing is lost: run it again. It needs the management API.
     """
     with stages(is_quiet=is_dry_run) as told:
-        done = move_queue(app, queue, told, is_dry_run=is_dry_run, waits=Waits(patience=patience))
+        done = move_queue(app, queue, told, is_dry_run=is_dry_run, waits=MigrationTimeouts(patience=patience))
     if as_json:
         moved = [dataclasses.asdict(one) for one in done]
         echo(json.dumps({"is_dry_run": is_dry_run, "queues": moved}))
@@ -196,28 +196,28 @@ def permissions(app: BrokerApp, role: str | None, user_prefix: str, *, as_json: 
             echo(line)
 
 
-def _tell(found: Iterable[Change]) -> None:
+def _tell(found: Iterable[Difference]) -> None:
     for change in found:
         echo(str(change))
 
 
-def _summary(found: Plan) -> str:
-    counts = {kind: count for kind, count in found.counts().items() if count and kind != Kind.LATER}
+def _summary(found: TopologyPlan) -> str:
+    counts = {kind: count for kind, count in found.counts().items() if count and kind != DifferenceKind.LATER}
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
-def _tell_later(found: Plan) -> None:
-    if lanes_to_come := found.counts()[Kind.LATER]:
+def _tell_later(found: TopologyPlan) -> None:
+    if lanes_to_come := found.counts()[DifferenceKind.LATER]:
         told = "are not there yet: the first task that needs one declares it, or `broker-app topology apply` does"
         echo(f"{lanes_to_come} delay lanes {told}")
 
 
-def _tell_blind(found: Plan) -> None:
+def _tell_blind(found: TopologyPlan) -> None:
     if found.blind:
         echo(f"broker-app: bindings, and what stands besides, are not known: {found.blind}", err=True)
 
 
-def _as_dict(shown: Iterable[Change], found: Plan) -> dict[str, object]:
+def _as_dict(shown: Iterable[Difference], found: TopologyPlan) -> dict[str, object]:
     return {
         "changes": [dataclasses.asdict(change) for change in shown],
         "is_complete": not found.blind,
@@ -225,6 +225,6 @@ def _as_dict(shown: Iterable[Change], found: Plan) -> dict[str, object]:
     }
 
 
-def _moved(one: Migrated, *, is_dry_run: bool) -> str:
+def _moved(one: MigrationResult, *, is_dry_run: bool) -> str:
     why = one.difference or "an older migration had not ended"
     return f"{'would move' if is_dry_run else 'moved'} {one.queue} with {one.messages:,} messages: {why}"

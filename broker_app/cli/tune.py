@@ -14,14 +14,14 @@ import click
 
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword
-from broker_app.cli.calls import Call as CheckedCall
+from broker_app.cli.calls import CallRequest as CheckedCall
 from broker_app.cli.calls import check_call
 from broker_app.cli.command import Command, Number, app_name, pass_app
 from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks
 from broker_app.errors import CallError, SettingsError
-from broker_app.tuning import Call, Effort, Limits, Load, Plan, tune
+from broker_app.tuning import NodeLimits, SampleCall, SweepPlan, TaskLoad, TrialEffort, tune
 from broker_app.tuning.chart import draw
 from broker_app.tuning.limits import WORDS
 from broker_app.tuning.live_load import WATCH_SECONDS, cpu_seconds, observe
@@ -32,7 +32,7 @@ from broker_app.tuning.worker import is_installed
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.tuning import Point, Tuning
+    from broker_app.tuning import Measurement, TuningResult
     from broker_app.tuning.recommendation import PoolResult
 
 POOLS = ("threads", "gevent", "prefork")
@@ -131,7 +131,7 @@ def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
     _finish(tuning, config)
 
 
-def _finish(tuning: Tuning, config: Path | None) -> None:
+def _finish(tuning: TuningResult, config: Path | None) -> None:
     """Apply the recommendation, or say why there is none and exit."""
     for refusal in tuning.recommendation.refusals:
         echo(f"broker-app: nothing is recommended: {refusal}", err=True)
@@ -154,14 +154,14 @@ def _check_load(options: dict[str, Any]) -> None:
         raise CallError("expected no arguments without a --task, got some; leave them out")
 
 
-def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Plan:
+def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> SweepPlan:
     queue = app.settings.routing_table().queue(queue).name
     is_embedded = app.settings.result_url is None
     results = is_embedded if options["results"] is None else options["results"]
     latency, memory = options["max_latency"], options["max_memory"]
-    return Plan(
+    return SweepPlan(
         queue=queue,
-        load=Load(
+        load=TaskLoad(
             _observed_calls(app, queue, name, keeps_results=results)
             if options["is_observed"]
             else _calls(app, options),
@@ -169,17 +169,17 @@ def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Pla
         ),
         pools=options["pools"] or tuple(filter(is_installed, POOLS)),
         bound=options["bound"],
-        limits=Limits(
+        limits=NodeLimits(
             memory_bytes=None if memory is None else _parse_size(memory),
             connections=options["max_connections"],
             latency_seconds=None if latency is None else parse_duration(latency, "--max-latency"),
         ),
-        effort=Effort(round_seconds=options["seconds"], precision=options["precision"]),
+        effort=TrialEffort(round_seconds=options["seconds"], precision=options["precision"]),
         seconds=None if options["minutes"] is None else 60 * options["minutes"],
     )
 
 
-def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[Call, ...]:
+def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[SampleCall, ...]:
     task, profiles = options["task"], options["profiles"]
     if profiles:
         return tuple(map(parse_profile, profiles))
@@ -188,10 +188,10 @@ def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[Call, ...]:
         raise CallError(f"--args: expected a JSON list such as '[2, 2]', got {options['args_json']!r}")
     kwargs = dict(map(parse_keyword, options["keywords"]))
     check_call(CheckedCall(task, args, kwargs), load_tasks(app))
-    return (Call(task, tuple(args), kwargs),)
+    return (SampleCall(task, tuple(args), kwargs),)
 
 
-def _observed_calls(app: BrokerApp, queue: str, name: str, *, keeps_results: bool) -> tuple[Call, ...]:
+def _observed_calls(app: BrokerApp, queue: str, name: str, *, keeps_results: bool) -> tuple[SampleCall, ...]:
     """Return calls like the tasks that the live workers run."""
     load_tasks(app)
     _say(f"watching the workers of {queue} for {WATCH_SECONDS:g} s")
@@ -230,7 +230,7 @@ _COLUMNS: tuple[str, ...] = ("pool", "-c", "tasks/s", "±", "run p50", "run p95"
 _COLUMNS += ("CPU", "memory", "threads", "files", "")
 
 
-def _print(tuning: Tuning, name: str) -> None:
+def _print(tuning: TuningResult, name: str) -> None:
     rows = [_row(point, result, tuning) for result in tuning.results for point in result.points.values()]
     lines = [_COLUMNS, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -251,7 +251,7 @@ def _print(tuning: Tuning, name: str) -> None:
             echo(f"  {setting}")
 
 
-def _row(point: Point, result: PoolResult, tuning: Tuning) -> tuple[str, ...]:
+def _row(point: Measurement, result: PoolResult, tuning: TuningResult) -> tuple[str, ...]:
     broken = tuning.plan.limits.broken_by(point)
     mark = "recommended" if point is tuning.recommendation.point else "knee" if point is result.knee else ""
     return (
@@ -287,14 +287,14 @@ def _span(low: float, high: float) -> str:
     return f"{shown_number(low)} to {shown_number(high)}"
 
 
-def _multi_line(tuning: Tuning, name: str) -> str:
+def _multi_line(tuning: TuningResult, name: str) -> str:
     point, queue = tuning.recommendation.point, tuning.plan.queue
     assert point is not None  # noqa: S101 - it is only printed if there is one
     words = ["celery", "multi", "start", queue, "-A", name, "-Q", queue, "-P", point.pool, "-c", str(point.slots)]
     return shlex.join(words)
 
 
-def _record(tuning: Tuning, name: str) -> dict[str, Any]:
+def _record(tuning: TuningResult, name: str) -> dict[str, Any]:
     """Return all figures as what JSON knows."""
     point = tuning.recommendation.point
     return {

@@ -13,12 +13,12 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from broker_app.demo.statistics import QueueTally, Tally
+    from broker_app.demo.statistics import QueueStatistics, Statistics
 
 LINE_INTERVAL_SECONDS = 2.0
 
 
-class Teller:
+class StepPrinter:
     """Says on stderr what happens, with the seconds since it was made; to be called with a text.
 
     Attributes:
@@ -37,7 +37,7 @@ class Teller:
             )
 
 
-def table(tally: Tally, title: str) -> Table:
+def table(tally: Statistics, title: str) -> Table:
     """Return the figures so far, one row a queue."""
     result = Table(title=title, title_justify="left")
     result.add_column("queue")
@@ -53,7 +53,7 @@ def table(tally: Tally, title: str) -> Table:
 
 
 @contextmanager
-def live(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
+def live(tally: Statistics, console: Console) -> Iterator[Callable[[], None]]:
     """Show the figures while they grow; yields what is to be called now and then."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=5, transient=True) as screen:
@@ -70,7 +70,7 @@ def live(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
     yield say
 
 
-def _line(name: str, queue: QueueTally) -> str:
+def _line(name: str, queue: QueueStatistics) -> str:
     figures = f"sent {queue.sent}, done {queue.done}, failed {queue.failed}"
     return f"{name}: {figures}, waited p50 {_milliseconds(queue.percentile(50))}"
 

@@ -15,7 +15,7 @@ from broker_app.broker import delay_lanes
 from broker_app.broker.access import connect
 from broker_app.broker.declare import declare_topology, delete_exchange, delete_queue, exclusive_queue, queue_state
 from broker_app.demo import running, site_process
-from broker_app.demo.running import PREFIX, Running
+from broker_app.demo.running import PREFIX, RunningDemo
 from broker_app.errors import BrokerAppError, BrokerLocked, NodesFailed
 from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
@@ -47,7 +47,7 @@ class DemoError(BrokerAppError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Environment:
     """What the demo plays on.
 
     Attributes:
@@ -100,7 +100,7 @@ def check_settings(settings: Settings) -> None:
 @contextmanager
 def stage(
     folder: Path, url: str | None, port: int | None, say: Say, on_leaving: Callable[[], bool], *, keep: bool
-) -> Iterator[Stage]:
+) -> Iterator[Environment]:
     """Bring up everything; what came up is ended with the block, also if something failed, unless it is kept.
 
     Args:
@@ -128,7 +128,7 @@ def stage(
             say(f"site: {facts.site_url}, answers after {site_process.LATENCY_SECONDS * 1000:.0f} ms")
             ending.callback(_stop_fleets, app)
             nodes = _start_fleets(app, say)
-            yield Stage(app, facts.site_url, nodes)
+            yield Environment(app, facts.site_url, nodes)
         except KeyboardInterrupt:
             say("interrupted: ending everything")
             raise
@@ -175,13 +175,13 @@ def _clear(folder: Path, say: Say) -> None:
     _end(folder, facts, say)
 
 
-def _is_alive(folder: Path, facts: Running) -> bool:
+def _is_alive(folder: Path, facts: RunningDemo) -> bool:
     if find_workers(FleetState(folder, APP_NAME).run) or site_process.is_alive(facts.site_url, facts.site_key):
         return True
     return facts.is_broker_ours and attach_broker(folder) is not None
 
 
-def _end(folder: Path, facts: Running, say: Say) -> None:
+def _end(folder: Path, facts: RunningDemo, say: Say) -> None:
     """End all that is written down; what is gone already is fine."""
     app = _app(folder, facts)
     with ExitStack() as ending:  # the last one first, each whatever became of the others
@@ -201,8 +201,8 @@ def _end_broker(folder: Path, say: Say) -> None:
     end_leftovers(folder, say)  # of a demo that was killed, and so could not keep it
 
 
-def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> Running:
-    return Running(
+def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> RunningDemo:
+    return RunningDemo(
         broker_url=broker.url,
         management_url=broker.management_url,
         is_broker_ours=is_broker_ours,
@@ -211,7 +211,7 @@ def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> Runni
     )
 
 
-def _begin(folder: Path, facts: Running, ending: ExitStack) -> BrokerApp:
+def _begin(folder: Path, facts: RunningDemo, ending: ExitStack) -> BrokerApp:
     """Write down what will run, claim the broker if others may use it, and declare the queues."""
     app = _app(folder, facts)
     if not facts.is_broker_ours:
@@ -223,7 +223,7 @@ def _begin(folder: Path, facts: Running, ending: ExitStack) -> BrokerApp:
     return app
 
 
-def _app(folder: Path, facts: Running) -> BrokerApp:
+def _app(folder: Path, facts: RunningDemo) -> BrokerApp:
     """Return the default app with the demo's settings, which the workers find in the environment too."""
     os.environ.update(facts.environment(folder))
     app = BrokerApp(APP_NAME, include=["broker_app.tasks"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from broker_app.broker.access import connect
 from broker_app.broker.declare import queue_depth
 from broker_app.demo import display
-from broker_app.demo.workload import Person, send_flood
+from broker_app.demo.workload import InteractiveCaller, send_flood
 from broker_app.errors import BrokerAppError
 from broker_app.queues import DeadLetters
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from broker_app.app import BrokerApp
-    from broker_app.demo.environment import Stage
-    from broker_app.demo.statistics import Tally
+    from broker_app.demo.environment import Environment
+    from broker_app.demo.statistics import Statistics
     from broker_app.demo.workload import Job
 
 MOST_SECONDS = 50.0
@@ -32,14 +32,14 @@ DEAD_LETTER_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
 
 
-def play(stage: Stage, tally: Tally, jobs: Sequence[Job], say: display.Teller) -> None:
+def play(stage: Environment, tally: Statistics, jobs: Sequence[Job], say: display.StepPrinter) -> None:
     """Send the flood and the person's calls, and show both until every task has ended.
 
     Raises:
         BrokerAppError: A task could not be published, or a result was not what it should be.
     """
     stop = threading.Event()
-    person = Person(stage.app, say, stop)
+    person = InteractiveCaller(stage.app, say, stop)
     deadline = time.monotonic() + MOST_SECONDS
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
         try:
@@ -56,7 +56,7 @@ def play(stage: Stage, tally: Tally, jobs: Sequence[Job], say: display.Teller) -
     _settle(tally, deadline)
 
 
-def verdict(app: BrokerApp, tally: Tally) -> str:
+def verdict(app: BrokerApp, tally: Statistics) -> str:
     """Return what became of what failed, as the broker tells it.
 
     Raises:
@@ -85,7 +85,7 @@ def _depths(app: BrokerApp, queues: Iterable[str]) -> dict[str, int | None]:
         return {queue: queue_depth(connection, queue) for queue in queues}
 
 
-def _is_over(flood: Future[None], calls: Future[None], person: Person, tally: Tally) -> bool:
+def _is_over(flood: Future[None], calls: Future[None], person: InteractiveCaller, tally: Statistics) -> bool:
     """Return whether the flood has drained and the person has shown everything, or one of the two has failed."""
     if calls.done():
         return True
@@ -94,7 +94,7 @@ def _is_over(flood: Future[None], calls: Future[None], person: Person, tally: Ta
     return flood.exception() is not None or (person.has_shown.is_set() and not tally.queues["lopri"].left)
 
 
-def _settle(tally: Tally, deadline: float) -> None:
+def _settle(tally: Statistics, deadline: float) -> None:
     """Wait for the events of the last tasks."""
     while tally.left and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)

@@ -21,7 +21,7 @@ _FOLDER = "demo"
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningDemo:
     """What runs around a demo.
 
     Attributes:
@@ -72,15 +72,15 @@ def environment_file(folder: Path) -> Path:
     return folder / _ENVIRONMENT
 
 
-def read_running(folder: Path) -> Running | None:
+def read_running(folder: Path) -> RunningDemo | None:
     """Return what is written down in a folder; None if nothing is."""
     try:
-        return Running(**json.loads((folder / _RECORD).read_text()))
+        return RunningDemo(**json.loads((folder / _RECORD).read_text()))
     except FileNotFoundError:
         return None
 
 
 def forget(folder: Path) -> None:
-    """Remove what `Running.write` wrote."""
+    """Remove what `RunningDemo.write` wrote."""
     for name in (_RECORD, _ENVIRONMENT):
         (folder / name).unlink(missing_ok=True)

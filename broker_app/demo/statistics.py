@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class QueueTally:
+class QueueStatistics:
     """The figures of one queue.
 
     Attributes:
@@ -52,7 +52,7 @@ class QueueTally:
         return quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else None
 
 
-class Tally:
+class Statistics:
     """Counts what this process sends, and what Celery's events tell of its end.
 
     As a context manager it listens in a thread of its own: the block begins when it does, and when every worker
@@ -68,7 +68,7 @@ class Tally:
     """
 
     def __init__(self, app: BrokerApp, queues: Iterable[str], nodes: Iterable[str]) -> None:
-        self.queues = {queue: QueueTally() for queue in queues}
+        self.queues = {queue: QueueStatistics() for queue in queues}
         self._app = app
         self._nodes = sorted(nodes)
         self._by_key = {spec.broker_name: spec.name for spec in app.settings.specs()}

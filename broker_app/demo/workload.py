@@ -46,7 +46,7 @@ def send_flood(app: BrokerApp, jobs: Sequence[Job], site_url: str, stop: threadi
         app.send_task(task, [url.replace(SHIPPED_SITE, site_url) for url in args], queue=queue)
 
 
-class Person:
+class InteractiveCaller:
     """Somebody who calls small tasks on `default` and looks at each result, until told to stop.
 
     Attributes:

@@ -1,9 +1,16 @@
 """Worker fleets: the nodes of each queue, started through `celery multi`, watched, changed and stopped."""
 
-from broker_app.fleet.plan import Plan, plan_fleets
-from broker_app.fleet.rolling import Changes, Patience, reload_fleets, restart_fleets, scale_fleet, start_fleets
+from broker_app.fleet.plan import FleetPlan, plan_fleets
+from broker_app.fleet.rolling import (
+    NodeChanges,
+    RollingTimeouts,
+    reload_fleets,
+    restart_fleets,
+    scale_fleet,
+    start_fleets,
+)
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS
-from broker_app.fleet.startup_check import Start, StartedNode
+from broker_app.fleet.startup_check import StartedNode, StartOutcome
 from broker_app.fleet.status import (
     DEFAULT_ANSWER_SECONDS,
     FleetStatus,
@@ -12,21 +19,21 @@ from broker_app.fleet.status import (
     fleet_status,
     unwanted_nodes,
 )
-from broker_app.fleet.stop import DEFAULT_STOP_SECONDS, Stop, StoppedNode, patience_seconds, stop_fleets
+from broker_app.fleet.stop import DEFAULT_STOP_SECONDS, StopOutcome, StoppedNode, patience_seconds, stop_fleets
 
 __all__ = [
     "DEFAULT_ANSWER_SECONDS",
     "DEFAULT_STOP_SECONDS",
     "DEFAULT_WAIT_SECONDS",
-    "Changes",
+    "FleetPlan",
     "FleetStatus",
+    "NodeChanges",
     "NodeState",
     "NodeStatus",
-    "Patience",
-    "Plan",
-    "Start",
+    "RollingTimeouts",
+    "StartOutcome",
     "StartedNode",
-    "Stop",
+    "StopOutcome",
     "StoppedNode",
     "fleet_status",
     "patience_seconds",

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker_app.fleet.nodes import node_of
-from broker_app.worker.heartbeat_file import Sign
+from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker_app.app import BrokerApp
     from broker_app.fleet.nodes import Node
-    from broker_app.fleet.processes import Process
+    from broker_app.fleet.processes import NodeProcess
     from broker_app.fleet.state import FleetState
 
 LOOKING_SECONDS = 5.0
@@ -51,7 +51,7 @@ class Hang:
         return f"{self.node.name} (pid {self.pid}) {self.words}"
 
 
-def hung_nodes(app: BrokerApp, state: FleetState, running: Mapping[str, Iterable[Process]]) -> dict[str, Hang]:
+def hung_nodes(app: BrokerApp, state: FleetState, running: Mapping[str, Iterable[NodeProcess]]) -> dict[str, Hang]:
     """Return the nodes that hang at this moment, by stem.
 
     Args:
@@ -61,7 +61,7 @@ def hung_nodes(app: BrokerApp, state: FleetState, running: Mapping[str, Iterable
     """
     found = {}
     for stem, processes in running.items():
-        sign = Sign.read(state.sign_file(stem))
+        sign = Heartbeat.read(state.sign_file(stem))
         main = next((process for process in processes if sign is not None and process.pid == sign.pid), None)
         if sign is None or main is None or _SOLO.search(main.command):
             continue

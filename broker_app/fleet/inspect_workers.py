@@ -22,7 +22,7 @@ _POOLS = {"thread": "threads"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WorkerReply:
     """What a worker says about itself.
 
     Attributes:
@@ -44,7 +44,7 @@ class Answer:
 
 def ask_workers(
     app: Celery, names: Sequence[str], *, timeout_seconds: float, with_active: bool = False
-) -> dict[str, Answer]:
+) -> dict[str, WorkerReply]:
     """Return the answers that came in time, by node name; who is silent is not in it.
 
     A solo pool is silent while it runs a task.
@@ -62,7 +62,7 @@ def ask_workers(
     queues = _ask(app, "active_queues", list(stats), timeout_seconds)
     active = _ask(app, "active", list(queues), timeout_seconds) if with_active else {}
     return {
-        name: Answer(
+        name: WorkerReply(
             pid=stats[name]["pid"],
             queues=tuple(queue["name"] for queue in queues[name]),
             pool=pool_name(stats[name]["pool"]["implementation"]),

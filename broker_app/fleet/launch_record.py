@@ -25,7 +25,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LaunchRecord:
     """How a node was started.
 
     Attributes:
@@ -59,7 +59,7 @@ class Record:
             raise FleetError(f"{file}: expected a file that can be written, got: {error.strerror}") from error
 
 
-def record_of(fleet: Fleet, settings: Settings, command: Sequence[str]) -> Record:
+def record_of(fleet: Fleet, settings: Settings, command: Sequence[str]) -> LaunchRecord:
     """Return how a fleet's nodes would be started now.
 
     What the settings say of other queues, of the number of nodes and of the metrics' server does not count: it
@@ -75,7 +75,7 @@ def record_of(fleet: Fleet, settings: Settings, command: Sequence[str]) -> Recor
     metrics = settings.metrics.model_dump(include={"enabled", "max_tasks"})
     version = installed_version()
     content = json.dumps([list(command), queue, rest, metrics, version], default=_plain, sort_keys=True)
-    return Record(hashlib.sha256(content.encode()).hexdigest(), version, boot_id())
+    return LaunchRecord(hashlib.sha256(content.encode()).hexdigest(), version, boot_id())
 
 
 def installed_version() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from broker_app.errors import FleetError
 from broker_app.fleet.nodes import wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import check_queues, known_nodes
 
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
-class _Place:
+class _Position:
     """How far a log was read."""
 
     inode: int
@@ -41,7 +41,7 @@ class LogReader:
 
     folder: Path
     stems: tuple[str, ...]
-    _places: dict[Path, _Place] = field(default_factory=dict)
+    _places: dict[Path, _Position] = field(default_factory=dict)
 
     @classmethod
     def of(cls, app: BrokerApp, queues: Iterable[str]) -> Self:
@@ -52,7 +52,7 @@ class LogReader:
         """
         state = FleetState.of(app)
         names = check_queues(app, state, queues)
-        fleets = wanted_fleets(app.settings, (), Wishes.read(state.run).scaled)
+        fleets = wanted_fleets(app.settings, (), Overrides.read(state.run).scaled)
         wanted = [node for fleet in fleets for node in fleet.nodes]
         nodes = dict.fromkeys([*wanted, *known_nodes(app, state)])
         return cls(state.log, tuple(node.stem for node in nodes if not names or node.queue in names))
@@ -100,7 +100,7 @@ class LogReader:
         status = file.stat()
         place = self._places.get(file)
         if place is None or place.inode != status.st_ino or status.st_size < place.offset:
-            place = self._places[file] = _Place(status.st_ino, 0)
+            place = self._places[file] = _Position(status.st_ino, 0)
         with file.open("rb") as stream:
             stream.seek(place.offset)
             data = stream.read()
@@ -109,7 +109,7 @@ class LogReader:
         return [line.decode(errors="replace") for line in whole]
 
 
-def _last_lines(file: Path, lines: int) -> tuple[list[str], _Place]:
+def _last_lines(file: Path, lines: int) -> tuple[list[str], _Position]:
     try:
         with file.open("rb") as stream:
             inode, end = file.stat().st_ino, stream.seek(0, 2)
@@ -125,4 +125,4 @@ def _last_lines(file: Path, lines: int) -> tuple[list[str], _Place]:
     if rest:
         whole, rest = [*whole, rest], b""
     shown = [line.decode(errors="replace") for line in whole[max(0, len(whole) - lines) :]]
-    return shown, _Place(inode, end, rest)
+    return shown, _Position(inode, end, rest)

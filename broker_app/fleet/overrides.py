@@ -20,7 +20,7 @@ FILE = "wishes.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Overrides:
     """What stands in the file.
 
     Attributes:

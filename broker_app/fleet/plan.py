@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker_app.fleet.multi import PATH_VARIABLES, child_environment, pasted_line
 from broker_app.fleet.nodes import wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.state import FleetState
 from broker_app.settings import ENV_PREFIX
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FleetPlan:
     """How one fleet is started.
 
     Attributes:
@@ -37,7 +37,9 @@ class Plan:
     variables: tuple[str, ...]
 
 
-def plan_fleets(app: BrokerApp, queues: Iterable[str] = (), *, app_name: str | None = None) -> tuple[Plan, ...]:
+def plan_fleets(
+    app: BrokerApp, queues: Iterable[str] = (), *, app_name: str | None = None
+) -> tuple[FleetPlan, ...]:
     """Return what starts the nodes of some queues, or of all; queues without a node are left out.
 
     Args:
@@ -51,13 +53,13 @@ def plan_fleets(app: BrokerApp, queues: Iterable[str] = (), *, app_name: str | N
     """
     state = FleetState.of(app)
     return tuple(
-        Plan(
+        FleetPlan(
             queue=fleet.queue,
             nodes=tuple(node.name for node in fleet.nodes),
             line=pasted_line(fleet, app_name or app.main, state),
             variables=tuple(sorted(fleet.settings.environment)),
         )
-        for fleet in wanted_fleets(app.settings, queues, Wishes.read(state.run).scaled)
+        for fleet in wanted_fleets(app.settings, queues, Overrides.read(state.run).scaled)
         if fleet.nodes
     )
 

@@ -25,7 +25,7 @@ _NODE_NAME = re.compile(r"(?:^|[\0\s])(?:-n|--hostname)[\0\s=]([^\0\s@]+@[^\0\s)
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class NodeProcess:
     """One running process.
 
     Attributes:
@@ -45,7 +45,7 @@ class Process:
         return match.group(1) if match else None
 
 
-def find_workers(run: Path) -> dict[str, tuple[Process, ...]]:
+def find_workers(run: Path) -> dict[str, tuple[NodeProcess, ...]]:
     """Return the workers whose pid file is in a folder, by the file's stem.
 
     A worker's own children (of the pool prefork) have its command line; they are left out while it lives.
@@ -57,7 +57,7 @@ def find_workers(run: Path) -> dict[str, tuple[Process, ...]]:
         FleetError: This system shows no processes: there is neither /proc nor a `ps`.
     """
     wanted = re.compile(rf"--pidfile={re.escape(str(run))}/([^/\0]+?)\.pid(?=[\0\s)]|$)")
-    found: dict[str, list[Process]] = defaultdict(list)
+    found: dict[str, list[NodeProcess]] = defaultdict(list)
     for process in all_processes():
         match = wanted.search(process.command)
         if match and "%" not in match.group(1) and _is_in_our_namespace(process.pid):
@@ -78,7 +78,7 @@ def run_folders(app_name: str) -> set[Path]:
     return {Path(match.group(1)) for pid, match in found.items() if match and _is_in_our_namespace(pid)}
 
 
-def all_processes() -> Iterator[Process]:
+def all_processes() -> Iterator[NodeProcess]:
     """Yield the processes of this host, as far as this user sees them.
 
     Raises:
@@ -118,12 +118,12 @@ def kill(pid: int) -> None:
         return
 
 
-def _without_children(processes: list[Process]) -> tuple[Process, ...]:
+def _without_children(processes: list[NodeProcess]) -> tuple[NodeProcess, ...]:
     pids = {process.pid for process in processes}
     return tuple(process for process in processes if process.parent not in pids)
 
 
-def _from_proc() -> Iterator[Process]:
+def _from_proc() -> Iterator[NodeProcess]:
     for folder in _PROC.iterdir():
         if not folder.name.isdigit():
             continue
@@ -133,10 +133,10 @@ def _from_proc() -> Iterator[Process]:
             parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:  # it ended meanwhile, or is hidden from us
             continue
-        yield Process(int(folder.name), parent, command)
+        yield NodeProcess(int(folder.name), parent, command)
 
 
-def _from_ps() -> Iterator[Process]:
+def _from_ps() -> Iterator[NodeProcess]:
     command = ["ps", "-A", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "args="]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
@@ -144,7 +144,7 @@ def _from_ps() -> Iterator[Process]:
         raise FleetError(f"expected /proc or `ps` to find the workers, got: {error}; install ps") from error
     for line in shown.stdout.splitlines():
         pid, parent, arguments = (*line.split(maxsplit=2), "")[:3]
-        yield Process(int(pid), int(parent), arguments)
+        yield NodeProcess(int(pid), int(parent), arguments)
 
 
 def _is_in_our_namespace(pid: int) -> bool:

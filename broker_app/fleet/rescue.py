@@ -12,14 +12,14 @@ from broker_app.errors import BrokerAppError
 from broker_app.fleet.hanging import Hang, HangWatch, hung_nodes
 from broker_app.fleet.space import check_files
 from broker_app.fleet.start import check_ready
-from broker_app.fleet.stop import Stop, Stopper
+from broker_app.fleet.stop import StopOutcome, Stopper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker_app.app import BrokerApp
     from broker_app.fleet.nodes import Fleet, Node
-    from broker_app.fleet.processes import Process
+    from broker_app.fleet.processes import NodeProcess
     from broker_app.fleet.state import FleetState
 
 AGAIN_SECONDS = 60.0
@@ -36,7 +36,7 @@ class Rescue:
         self._state = state
         self._watch = HangWatch()
 
-    def hung(self, wanted: Mapping[Node, Fleet], running: Mapping[str, tuple[Process, ...]]) -> list[Hang]:
+    def hung(self, wanted: Mapping[Node, Fleet], running: Mapping[str, tuple[NodeProcess, ...]]) -> list[Hang]:
         """Return the wanted nodes that have hung at each look for a while."""
         found = hung_nodes(self._app, self._state, running).values()
         return self._watch.confirmed([hang for hang in found if hang.node in wanted], time.monotonic())
@@ -55,4 +55,4 @@ class Rescue:
             return False
         stopper = Stopper(self._app, self._state, lambda node: node == hang.node)
         stopper.kill()
-        return all(outcome.outcome is not Stop.STOPPING for outcome in stopper.outcomes())
+        return all(outcome.outcome is not StopOutcome.STOPPING for outcome in stopper.outcomes())

@@ -11,7 +11,7 @@ CALM_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class Backoff:
+class RestartBackoff:
     """The deaths of one node.
 
     Attributes:

@@ -10,13 +10,13 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from broker_app.fleet.launch_record import Record
+from broker_app.fleet.launch_record import LaunchRecord
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.space import held_space
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, check_ready, check_up, resume
-from broker_app.fleet.startup_check import Start, StartedNode
+from broker_app.fleet.startup_check import StartedNode, StartOutcome
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import (
     DEFAULT_STOP_SECONDS,
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RollingTimeouts:
     """How long nodes may take.
 
     Attributes:
@@ -52,7 +52,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class NodeChanges:
     """What became of the nodes.
 
     Attributes:
@@ -105,8 +105,8 @@ def start_fleets(
     wanted_fleets(app.settings, queues)  # an unknown queue is refused before a folder is made
     with state.lock():
         wishes = resume(app, state, queues)
-        patience = Patience(patience_seconds(app, queues), wait_seconds)
-        roll = _Roll.of(app, state, app_name, patience, environment)
+        patience = RollingTimeouts(patience_seconds(app, queues), wait_seconds)
+        roll = _RollingChange.of(app, state, app_name, patience, environment)
         outcomes = roll.run(wanted_fleets(app.settings, queues, wishes.scaled), roll.is_ending)
     return check_up(outcomes)
 
@@ -116,9 +116,9 @@ def restart_fleets(
     queues: Iterable[str] = (),
     *,
     app_name: str | None = None,
-    patience: Patience | None = None,
+    patience: RollingTimeouts | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Changes:
+) -> NodeChanges:
     """Replace the nodes one after the other, and bring the fleets to what the settings want.
 
     What would keep the new nodes from coming up is refused while the old ones still run. A queue whose new node
@@ -140,11 +140,11 @@ def restart_fleets(
     check_ready(app, wanted_fleets(app.settings, queues), ())
     with state.lock():
         wishes = resume(app, state, queues)
-        roll = _Roll.of(app, state, app_name, patience, environment)
+        roll = _RollingChange.of(app, state, app_name, patience, environment)
         fleets = wanted_fleets(app.settings, queues, wishes.scaled)
         started = roll.run(fleets, lambda fleet, node: True)  # noqa: ARG005 - every node is due
         stopped = roll.end(lambda node: node.queue in {fleet.queue for fleet in fleets}, fleets)
-    return Changes(check_up(started), stopped)
+    return NodeChanges(check_up(started), stopped)
 
 
 def reload_fleets(
@@ -152,9 +152,9 @@ def reload_fleets(
     queues: Iterable[str] = (),
     *,
     app_name: str | None = None,
-    patience: Patience | None = None,
+    patience: RollingTimeouts | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Changes:
+) -> NodeChanges:
     """Bring the fleets to what the settings say now, and touch no node for which nothing has changed.
 
     Nodes that were started with other settings, another version of broker-app or another interpreter are
@@ -176,17 +176,17 @@ def reload_fleets(
     with state.lock():
         names = check_queues(app, state, queues)
         chosen = [name for name in app.settings.queues if not names or name in names]
-        resting = () if names else tuple(name for name in chosen if name in Wishes.read(state.run).stopped)
+        resting = () if names else tuple(name for name in chosen if name in Overrides.read(state.run).stopped)
         active = [name for name in chosen if name not in resting]
         fleets = wanted_fleets(app.settings, active) if active else ()
-        roll = _Roll.of(app, state, app_name, patience, environment)
+        roll = _RollingChange.of(app, state, app_name, patience, environment)
         check_ready(app, fleets, ())
         unscaled = _unscale(app, state, active)
         started = roll.run(fleets, roll.is_changed)
         gone = known_nodes(app, state)
         meant = names or {*active, *(node.queue for node in gone if node.queue not in app.settings.queues)}
         stopped = roll.end(lambda node: node.queue in meant, fleets)
-    return Changes(check_up(started), stopped, unscaled, resting)
+    return NodeChanges(check_up(started), stopped, unscaled, resting)
 
 
 def scale_fleet(
@@ -195,9 +195,9 @@ def scale_fleet(
     nodes: int | None,
     *,
     app_name: str | None = None,
-    patience: Patience | None = None,
+    patience: RollingTimeouts | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Changes:
+) -> NodeChanges:
     """Give a queue another number of nodes on this host, until it is scaled again or the settings are reloaded.
 
     Args:
@@ -218,19 +218,19 @@ def scale_fleet(
         kept = None if nodes == app.settings.queues[name].fleet.nodes else nodes
         wishes = before.scale(name, kept)
         fleets = wanted_fleets(app.settings, [name], wishes.scaled)
-        roll = _Roll.of(app, state, app_name, patience, environment)
+        roll = _RollingChange.of(app, state, app_name, patience, environment)
         if nodes != 0:
             check_ready(app, fleets, ())
         wishes.write(state.run)
         started = roll.run(fleets, lambda fleet, node: False)  # noqa: ARG005 - what runs stays
         stopped = roll.end(lambda node: node.queue == name, fleets)
     unscaled = (name,) if name in before.scaled and kept is None else ()
-    return Changes(check_up(started), stopped, unscaled)
+    return NodeChanges(check_up(started), stopped, unscaled)
 
 
 def _unscale(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> tuple[str, ...]:
     """Forget other numbers of nodes, also of queues that are gone; return the queues that the settings know."""
-    before = Wishes.read(state.run)
+    before = Overrides.read(state.run)
     after = before.start(queues)
     scaled = [name for name in before.scaled if name in queues or name not in app.settings.queues]
     for name in scaled:
@@ -241,13 +241,13 @@ def _unscale(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> tuple[
 
 
 @dataclass(frozen=True, slots=True)
-class _Roll:
+class _RollingChange:
     """Changes nodes within the lock."""
 
     app: BrokerApp
     state: FleetState
     starter: Starter
-    patience: Patience
+    patience: RollingTimeouts
 
     @classmethod
     def of(
@@ -255,10 +255,10 @@ class _Roll:
         app: BrokerApp,
         state: FleetState,
         app_name: str | None,
-        patience: Patience | None,
+        patience: RollingTimeouts | None,
         environment: Mapping[str, str] | None,
-    ) -> _Roll:
-        patience = patience or Patience()
+    ) -> _RollingChange:
+        patience = patience or RollingTimeouts()
         variables = child_environment(environment)
         starter = Starter(app, state, app_name or app.main, patience.wait_seconds, variables)
         return cls(app, state, starter, patience)
@@ -277,7 +277,7 @@ class _Roll:
 
     def is_changed(self, fleet: Fleet, node: Node) -> bool:
         """Return whether a node was started with something else than what it would be started with now."""
-        return Record.read(self.state.record_file(node.stem)) != self.starter.record(fleet)
+        return LaunchRecord.read(self.state.record_file(node.stem)) != self.starter.record(fleet)
 
     def run(self, fleets: tuple[Fleet, ...], is_due: Callable[[Fleet, Node], bool]) -> tuple[StartedNode, ...]:
         """Start what is missing, then replace the nodes that ran and are due, one of a queue at a time."""
@@ -285,12 +285,12 @@ class _Roll:
         due = {node for fleet in fleets for node in fleet.nodes if node.stem in ran and is_due(fleet, node)}
         fresh = [replace(f, nodes=tuple(node for node in f.nodes if node not in due)) for f in fleets]
         outcomes = {outcome.node: outcome for outcome in self.starter.start(f for f in fresh if f.nodes)}
-        failed = {node.queue for node, outcome in outcomes.items() if outcome.outcome is Start.FAILED}
+        failed = {node.queue for node, outcome in outcomes.items() if outcome.outcome is StartOutcome.FAILED}
         for wave in _waves(fleets, due):
             rest = [fleet for fleet in wave if fleet.queue not in failed]
             for outcome in self._replace(rest):
                 outcomes[outcome.node] = outcome
-                if outcome.outcome is Start.FAILED:
+                if outcome.outcome is StartOutcome.FAILED:
                     failed.add(outcome.node.queue)
         return tuple(outcomes[node] for fleet in fleets for node in fleet.nodes if node in outcomes)
 

@@ -22,9 +22,9 @@ from broker_app.fleet.inspect_workers import ask_workers, is_name_taken
 from broker_app.fleet.launch_record import record_of
 from broker_app.fleet.multi import LAUNCH_SECONDS_PER_NODE, Launch, launch, start_command
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.space import check_files
-from broker_app.fleet.startup_check import ASK_SECONDS, Start, StartedNode, Watch
+from broker_app.fleet.startup_check import ASK_SECONDS, StartedNode, StartOutcome, StartupWatch
 from broker_app.fleet.state import FleetState
 from broker_app.queues import work_topology
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from broker_app.app import BrokerApp
-    from broker_app.fleet.launch_record import Record
+    from broker_app.fleet.launch_record import LaunchRecord
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_SECONDS = 30.0
 
 
-def resume(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> Wishes:
+def resume(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> Overrides:
     """Forget that queues were stopped by an operator, and return what else was asked for; within the lock."""
-    wishes = Wishes.read(state.run)
+    wishes = Overrides.read(state.run)
     started = wishes.start(fleet.queue for fleet in wanted_fleets(app.settings, queues))
     if started != wishes:
         started.write(state.run)
@@ -55,7 +55,7 @@ def check_up(outcomes: Iterable[StartedNode]) -> tuple[StartedNode, ...]:
         NodesFailed: At least one is not.
     """
     outcomes = tuple(outcomes)
-    if any(outcome.outcome is Start.FAILED for outcome in outcomes):
+    if any(outcome.outcome is StartOutcome.FAILED for outcome in outcomes):
         raise NodesFailed(outcomes, {outcome.node.name: outcome.reason for outcome in outcomes if outcome.reason})
     return outcomes
 
@@ -92,13 +92,15 @@ class Starter:
         check_ready(self.app, fleets, [node for fleet in missing for node in fleet.nodes])
         check_files(self.state, [node.stem for fleet in missing for node in fleet.nodes])
         self._prepare(missing)
-        watch = Watch(self.app, self.state, fleets, running)
+        watch = StartupWatch(self.app, self.state, fleets, running)
         watch.launched(self._launch_all(missing))
         outcomes = watch.wait(self.wait_seconds)
-        self.state.close_files(outcome.node.stem for outcome in outcomes if outcome.outcome is Start.STARTED)
+        self.state.close_files(
+            outcome.node.stem for outcome in outcomes if outcome.outcome is StartOutcome.STARTED
+        )
         return outcomes
 
-    def record(self, fleet: Fleet) -> Record:
+    def record(self, fleet: Fleet) -> LaunchRecord:
         """Return what a fleet's nodes would be started with now."""
         command = start_command(replace(fleet, nodes=()), self.app_name, self.state)
         return record_of(fleet, self.app.settings, command)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from kombu.exceptions import OperationalError
 
 from broker_app.fleet.hanging import hung_nodes
-from broker_app.fleet.inspect_workers import Answer, ask_workers
+from broker_app.fleet.inspect_workers import WorkerReply, ask_workers
 from broker_app.wire.errors import error_text
-from broker_app.worker.heartbeat_file import Sign
+from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
     from broker_app.fleet.multi import Launch
     from broker_app.fleet.nodes import Fleet, Node
-    from broker_app.fleet.processes import Process
+    from broker_app.fleet.processes import NodeProcess
     from broker_app.fleet.state import FleetState
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ ASK_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 
 
-class Start(StrEnum):
+class StartOutcome(StrEnum):
     """What became of a node that is wanted."""
 
     STARTED = "started"
@@ -57,7 +57,7 @@ class StartedNode:
     """
 
     node: Node
-    outcome: Start
+    outcome: StartOutcome
     log: Path
     pid: int | None = None
     slots: int | None = None
@@ -65,7 +65,7 @@ class StartedNode:
     log_lines: tuple[str, ...] = ()
 
 
-class Watch:
+class StartupWatch:
     """Follows the wanted nodes until each is up or has failed."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Watch:
         app: BrokerApp,
         state: FleetState,
         fleets: Iterable[Fleet],
-        running: Mapping[str, tuple[Process, ...]],
+        running: Mapping[str, tuple[NodeProcess, ...]],
     ) -> None:
         self._app = app
         self._state = state
@@ -109,7 +109,7 @@ class Watch:
     def _pending(self) -> list[Node]:
         return [node for node in self._fleets if node not in self._done]
 
-    def _look(self) -> dict[Node, Answer]:
+    def _look(self) -> dict[Node, WorkerReply]:
         """Settle the nodes that have ended or are up; return what the others answered."""
         running = self._state.workers()
         for node in self._pending():
@@ -128,7 +128,7 @@ class Watch:
                 self._succeed(node, running[node.stem][0].pid, self._fleets[node].concurrency)
         return answers
 
-    def _ask(self, names: list[str]) -> dict[str, Answer]:
+    def _ask(self, names: list[str]) -> dict[str, WorkerReply]:
         try:
             return ask_workers(self._app, names, timeout_seconds=ASK_SECONDS)
         except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
@@ -140,21 +140,21 @@ class Watch:
 
         A solo node may be in a task before it can say so.
         """
-        sign, queue = Sign.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue
+        sign, queue = Heartbeat.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue
         is_meant = sign is not None and sign.pid == pid and queue in (*sign.queues, *sign.paused)
         return is_meant or self._fleets[node].pool == "solo"
 
     def _succeed(self, node: Node, pid: int, slots: int) -> None:
-        outcome = Start.ALREADY_RUNNING if node.stem in self._were_running else Start.STARTED
+        outcome = StartOutcome.ALREADY_RUNNING if node.stem in self._were_running else StartOutcome.STARTED
         self._done[node] = StartedNode(node, outcome, self._state.log_file(node.stem), pid, slots)
 
     def _fail(self, node: Node, pid: int | None, reason: str, lines: tuple[str, ...] = ()) -> None:
         start_bytes = self._log_start_bytes[node]
         shown = lines[-LOG_LINES:] or self._state.log_tail(node.stem, start_bytes, LOG_LINES)
         log = self._state.log_file(node.stem)
-        self._done[node] = StartedNode(node, Start.FAILED, log, pid, reason=reason, log_lines=shown)
+        self._done[node] = StartedNode(node, StartOutcome.FAILED, log, pid, reason=reason, log_lines=shown)
 
-    def _complaint(self, node: Node, answer: Answer | None, seconds: float) -> str:
+    def _complaint(self, node: Node, answer: WorkerReply | None, seconds: float) -> str:
         if answer is None:
             hang = hung_nodes(self._app, self._state, self._state.workers()).get(node.stem)
             return f"it {hang.words}; use `fleet restart`" if hang else f"it did not answer within {seconds:g} s"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from broker_app.errors import FleetBusy, FleetError
-from broker_app.fleet.processes import Process, find_workers
+from broker_app.fleet.processes import NodeProcess, find_workers
 from broker_app.settings.private_files import FILE_MODE, check_not_linked, make_private_folder, open_private
 from broker_app.worker.heartbeat_file import SUFFIX, file_name
 
@@ -173,7 +173,7 @@ class FleetState:
             with suppress(FileNotFoundError):  # it has ended
                 self.pid_file(stem).chmod(FILE_MODE)
 
-    def workers(self) -> dict[str, tuple[Process, ...]]:
+    def workers(self) -> dict[str, tuple[NodeProcess, ...]]:
         """Return the workers that run, by stem, the one that the pid file names first."""
         return {stem: self._own_first(stem, found) for stem, found in find_workers(self.run).items()}
 
@@ -243,7 +243,7 @@ class FleetState:
             return ()
         return tuple(line for line in text.splitlines() if line.strip())[-lines:]
 
-    def _own_first(self, stem: str, processes: tuple[Process, ...]) -> tuple[Process, ...]:
+    def _own_first(self, stem: str, processes: tuple[NodeProcess, ...]) -> tuple[NodeProcess, ...]:
         own = self.pid(stem)
         return tuple(sorted(processes, key=lambda process: process.pid != own))
 

@@ -11,15 +11,15 @@ from kombu.exceptions import OperationalError
 from broker_app.broker.access import connect
 from broker_app.errors import BrokerError
 from broker_app.fleet.hanging import hung_nodes
-from broker_app.fleet.inspect_workers import Answer, ask_workers
-from broker_app.fleet.launch_record import Record, boot_id, installed_version
+from broker_app.fleet.inspect_workers import WorkerReply, ask_workers
+from broker_app.fleet.launch_record import LaunchRecord, boot_id, installed_version
 from broker_app.fleet.memory import memory_bytes
 from broker_app.fleet.nodes import Fleet, Node, node_of, wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import check_queues, known_nodes
 from broker_app.wire.errors import error_text
-from broker_app.worker.heartbeat_file import Sign
+from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from broker_app.fleet.hanging import Hang
-    from broker_app.fleet.processes import Process
+    from broker_app.fleet.processes import NodeProcess
 
 DEFAULT_ANSWER_SECONDS = 2.0
 
@@ -74,7 +74,7 @@ class NodeStatus:
     is_wanted: bool
     state: NodeState
     pid: int | None
-    answer: Answer | None
+    answer: WorkerReply | None
     pool: str | None
     slots: int | None
     is_consuming: bool
@@ -136,7 +136,7 @@ def fleet_status(
     """
     state = FleetState.of(app)
     names = check_queues(app, state, queues)
-    wishes = Wishes.read(state.run)
+    wishes = Overrides.read(state.run)
     wanted = {node: fleet for fleet in wanted_fleets(app.settings, (), wishes.scaled) for node in fleet.nodes}
     nodes = [
         node for node in dict.fromkeys([*wanted, *known_nodes(app, state)]) if not names or node.queue in names
@@ -146,7 +146,7 @@ def fleet_status(
     answers, problem = _ask(app, list(asked), answer_seconds)
     by_node = {asked[name]: answer for name, answer in answers.items()}
     memory = memory_bytes(workers[0].pid for workers in running.values())
-    look = _Look(state, running, memory, app.settings.heartbeat_seconds, hung_nodes(app, state, running))
+    look = _HostSnapshot(state, running, memory, app.settings.heartbeat_seconds, hung_nodes(app, state, running))
     declared = {
         name: queue.fleet.nodes for name, queue in app.settings.queues.items() if not names or name in names
     }
@@ -161,13 +161,13 @@ def fleet_status(
 def unwanted_nodes(app: BrokerApp) -> tuple[Node, ...]:
     """Return the nodes that run though the settings do not want them: fewer nodes, or a queue that is gone."""
     state = FleetState.of(app)
-    fleets = wanted_fleets(app.settings, (), Wishes.read(state.run).scaled)
+    fleets = wanted_fleets(app.settings, (), Overrides.read(state.run).scaled)
     wanted = {node for fleet in fleets for node in fleet.nodes}
     running = state.workers()
     return tuple(node for stem in sorted(running) if (node := node_of(app.settings, stem)) not in wanted)
 
 
-def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[str, Answer], str]:
+def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[str, WorkerReply], str]:
     if not names:
         return {}, ""
     try:
@@ -178,27 +178,27 @@ def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _HostSnapshot:
     """What this host shows of its nodes."""
 
     state: FleetState
-    running: Mapping[str, tuple[Process, ...]]
+    running: Mapping[str, tuple[NodeProcess, ...]]
     memory: Mapping[int, int]
     heartbeat_seconds: float
     hung: Mapping[str, Hang]
 
-    def status(self, node: Node, fleet: Fleet | None, answer: Answer | None) -> NodeStatus:
+    def status(self, node: Node, fleet: Fleet | None, answer: WorkerReply | None) -> NodeStatus:
         workers = self.running.get(node.stem, ())
         pids = {worker.pid for worker in workers}
         if answer is not None and answer.pid not in pids:
             answer = None  # a worker from elsewhere has its name
-        sign = Sign.read(self.state.sign_file(node.stem))
+        sign = Heartbeat.read(self.state.sign_file(node.stem))
         if sign is not None and sign.pid not in pids:
             sign = None
         known = answer or fleet
         is_paused = self._is_paused(fleet, sign)
         is_consuming = self._is_consuming(fleet, answer, sign)
-        record, pid = Record.read(self.state.record_file(node.stem)), workers[0].pid if workers else None
+        record, pid = LaunchRecord.read(self.state.record_file(node.stem)), workers[0].pid if workers else None
         return NodeStatus(
             node=node,
             is_wanted=fleet is not None,
@@ -221,7 +221,7 @@ class _Look:
         hang = self.hung.get(node.stem)
         return "" if hang is None else f"{hang.words}: `broker-app fleet restart {node.queue}`"
 
-    def _note(self, node: Node, pid: int | None, record: Record | None) -> str:
+    def _note(self, node: Node, pid: int | None, record: LaunchRecord | None) -> str:
         if record is None:
             return ""
         if pid is None and node.stem in self.state.recorded() and record.boot != boot_id():
@@ -230,16 +230,16 @@ class _Look:
             return f"it runs {record.version}, {installed_version()} is installed: `broker-app fleet reload`"
         return ""
 
-    def _is_consuming(self, fleet: Fleet | None, answer: Answer | None, sign: Sign | None) -> bool:
+    def _is_consuming(self, fleet: Fleet | None, answer: WorkerReply | None, sign: Heartbeat | None) -> bool:
         if sign is not None:
             is_fresh = sign.is_fresh(self.heartbeat_seconds)
             return is_fresh and bool(sign.queues if fleet is None else fleet.broker_queue in sign.queues)
         return answer is not None and (fleet is None or fleet.broker_queue in answer.queues)
 
-    def _is_paused(self, fleet: Fleet | None, sign: Sign | None) -> bool:
+    def _is_paused(self, fleet: Fleet | None, sign: Heartbeat | None) -> bool:
         return fleet is not None and sign is not None and fleet.broker_queue in sign.paused
 
-    def _node_state(self, node: Node, workers: tuple[Process, ...], *, is_up: bool) -> NodeState:
+    def _node_state(self, node: Node, workers: tuple[NodeProcess, ...], *, is_up: bool) -> NodeState:
         if not workers:
             return NodeState.DEAD if node.stem in self.state.recorded() else NodeState.STOPPED
         if self.state.is_stopping(node.stem, workers[0].pid):
@@ -249,6 +249,6 @@ class _Look:
         return NodeState.RUNNING
 
 
-def _was_up(sign: Sign | None) -> bool:
+def _was_up(sign: Heartbeat | None) -> bool:
     """Return whether a node has consumed, or was kept from it by a pause: if it hangs now, it is not starting."""
     return sign is not None and bool(sign.queues or sign.paused)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from broker_app.errors import FleetError, UnknownQueue
 from broker_app.fleet.hanging import Hang, HangWatch, hung_nodes
 from broker_app.fleet.nodes import Node, node_of
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.processes import kill, terminate
 from broker_app.fleet.state import FleetState
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from broker_app.app import BrokerApp
-    from broker_app.fleet.processes import Process
+    from broker_app.fleet.processes import NodeProcess
 
 DEFAULT_STOP_SECONDS = 60.0
 STOP_GRACE_SECONDS = 15.0
@@ -35,7 +35,7 @@ _KILL_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Stop(StrEnum):
+class StopOutcome(StrEnum):
     """What became of a node that was to end."""
 
     STOPPING = "stopping"
@@ -57,7 +57,7 @@ class StoppedNode:
     """
 
     node: Node
-    outcome: Stop
+    outcome: StopOutcome
     pid: int | None
     hang: Hang | None = None
 
@@ -147,7 +147,7 @@ def check_queues(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> fr
 def _let_rest(state: FleetState, queues: Iterable[str]) -> None:
     """Write down for supervisors that these queues shall rest; a full disk must not keep nodes from ending."""
     try:
-        Wishes.read(state.run).stop(queues).write(state.run)
+        Overrides.read(state.run).stop(queues).write(state.run)
     except FleetError as error:
         logger.warning("a supervisor may start the nodes again: %s", error)
 
@@ -175,7 +175,7 @@ class Stopper:
         self._told: set[int] = set()
         for node in known_nodes(app, state):
             if is_meant(node):
-                self._outcomes[node] = StoppedNode(node, Stop.WAS_DEAD, None)
+                self._outcomes[node] = StoppedNode(node, StopOutcome.WAS_DEAD, None)
 
     def outcomes(self) -> tuple[StoppedNode, ...]:
         """Return what became of each node."""
@@ -190,10 +190,10 @@ class Stopper:
                     self._told.add(worker.pid)
                     terminate(worker.pid)
                     self._state.mark_stopping(node.stem, worker.pid)
-            self._outcomes[node] = StoppedNode(node, Stop.STOPPING, workers[0].pid)
+            self._outcomes[node] = StoppedNode(node, StopOutcome.STOPPING, workers[0].pid)
         self._look_for_hung(running)
         for node in self._outcomes.keys() - running.keys():
-            self._gone(node, Stop.HUNG if node in self._hung else Stop.STOPPED)
+            self._gone(node, StopOutcome.HUNG if node in self._hung else StopOutcome.STOPPED)
         return list(running)
 
     def end(self, seconds: float, *, is_kill_allowed: bool) -> bool:
@@ -222,9 +222,9 @@ class Stopper:
                 kill(worker.pid)
             time.sleep(_POLL_SECONDS)
         for node in set(left) - running.keys():
-            self._gone(node, Stop.KILLED)
+            self._gone(node, StopOutcome.KILLED)
 
-    def _look_for_hung(self, running: Mapping[Node, tuple[Process, ...]]) -> None:
+    def _look_for_hung(self, running: Mapping[Node, tuple[NodeProcess, ...]]) -> None:
         """Note which nodes hang, and kill those that have hung for a while if that is wanted."""
         hung = hung_nodes(self._app, self._state, {node.stem: workers for node, workers in running.items()})
         for hang in hung.values():
@@ -237,16 +237,16 @@ class Stopper:
                 kill(worker.pid)
             self._hung.add(hang.node)
 
-    def _running(self) -> dict[Node, tuple[Process, ...]]:
+    def _running(self) -> dict[Node, tuple[NodeProcess, ...]]:
         return {
             node: workers
             for stem, workers in self._state.workers().items()
             if self._is_meant(node := node_of(self._app.settings, stem))
         }
 
-    def _gone(self, node: Node, outcome: Stop) -> None:
+    def _gone(self, node: Node, outcome: StopOutcome) -> None:
         before = self._outcomes[node]
-        if before.outcome is Stop.STOPPING:
+        if before.outcome is StopOutcome.STOPPING:
             self._outcomes[node] = StoppedNode(node, outcome, before.pid)
         self._state.forget(node.stem)
 
@@ -257,7 +257,7 @@ def check_gone(outcomes: Iterable[StoppedNode], wait_seconds: float) -> None:
     Raises:
         FleetError: With their names and pids.
     """
-    left = [outcome for outcome in outcomes if outcome.outcome is Stop.STOPPING]
+    left = [outcome for outcome in outcomes if outcome.outcome is StopOutcome.STOPPING]
     if left:
         hung = [str(outcome.hang) for outcome in left if outcome.hang]
         busy = [f"{outcome.node.name} (pid {outcome.pid})" for outcome in left if not outcome.hang]

@@ -22,13 +22,13 @@ from kombu.exceptions import OperationalError
 from broker_app.errors import BrokerAppError, FleetBusy
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, first_stem, wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.rescue import Rescue
-from broker_app.fleet.restart_backoff import Backoff
+from broker_app.fleet.restart_backoff import RestartBackoff
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, resume
-from broker_app.fleet.startup_check import Start, StartedNode
+from broker_app.fleet.startup_check import StartedNode, StartOutcome
 from broker_app.fleet.state import FleetState
-from broker_app.fleet.stop import Stop, patience_seconds, stop_fleets
+from broker_app.fleet.stop import StopOutcome, patience_seconds, stop_fleets
 from broker_app.metrics.catalogue import HUNG, RESTARTS
 from broker_app.metrics.recorder import Recorder
 from broker_app.metrics.registry import folder_of
@@ -51,12 +51,12 @@ _FATAL_CODES = (2, 3)
 logger = logging.getLogger(__name__)
 
 
-class _Told(BaseException):
+class _SignalReceived(BaseException):
     """A signal asks for the end, or for a reload; it passes through what catches a user's exceptions."""
 
 
 @dataclass(slots=True)
-class _Orders:
+class _SignalFlags:
     """What signals have asked for.
 
     A signal breaks off what is under way, as Ctrl-C does: a start may take a minute, and what it started is found
@@ -75,7 +75,7 @@ class _Orders:
     def listen(self) -> None:
         self._is_listening = True
         if self.is_ended or self.is_reloaded:
-            raise _Told
+            raise _SignalReceived
 
     def ignore(self) -> None:
         self._is_listening = False
@@ -88,7 +88,7 @@ class _Orders:
             self.is_ended = True
         if self._is_listening:
             self._is_listening = False
-            raise _Told
+            raise _SignalReceived
 
 
 class Supervisor:
@@ -113,8 +113,8 @@ class Supervisor:
         self._app_name = app_name
         self._is_resumed = is_resumed
         self._state = FleetState.of(app)
-        self._orders = _Orders()
-        self._backoffs: dict[Node, Backoff] = {}
+        self._orders = _SignalFlags()
+        self._backoffs: dict[Node, RestartBackoff] = {}
         self._pids: dict[Node, int] = {}
         self._rescue = Rescue(app, self._state)
         self._recorder = self._make_recorder()
@@ -134,7 +134,7 @@ class Supervisor:
             self._hold(stack)
             self._orders.install()
             while not self._orders.is_ended:
-                with suppress(_Told):
+                with suppress(_SignalReceived):
                     self._turn()
                 if self._orders.is_reloaded and not self._orders.is_ended:
                     self._reload()
@@ -185,7 +185,9 @@ class Supervisor:
         """Kill a node that hangs; it counts as one that died when it began to hang."""
         if not self._rescue.kill(hang, fleet):
             return
-        seconds = self._backoffs.setdefault(hang.node, Backoff()).died(time.monotonic(), hung_seconds=hang.seconds)
+        seconds = self._backoffs.setdefault(hang.node, RestartBackoff()).died(
+            time.monotonic(), hung_seconds=hang.seconds
+        )
         if self._recorder is not None:
             self._recorder.add(HUNG, (fleet.queue,))
         logger.error("%s; it was killed, and is started again in %g s", hang, seconds)
@@ -194,7 +196,8 @@ class Supervisor:
         """Look at each wanted node, and return whether one is missing and not known to have to wait."""
         missing, now = self._missing(), time.monotonic()
         return any(
-            (wait := self._backoffs.setdefault(node, Backoff()).due_at) is None or wait <= now for node in missing
+            (wait := self._backoffs.setdefault(node, RestartBackoff()).due_at) is None or wait <= now
+            for node in missing
         )
 
     def _missing(self) -> dict[Node, Fleet]:
@@ -202,7 +205,7 @@ class Supervisor:
         missing = {}
         for node, fleet in self._wanted().items():
             if node.stem in running:
-                self._backoffs.setdefault(node, Backoff()).ran(now)
+                self._backoffs.setdefault(node, RestartBackoff()).ran(now)
                 self._pids[node] = running[node.stem][0].pid
             else:
                 missing[node] = fleet
@@ -210,7 +213,7 @@ class Supervisor:
 
     def _wanted(self) -> dict[Node, Fleet]:
         """Return the nodes that shall run: those of queues that no operator has stopped."""
-        wishes = Wishes.read(self._state.run)
+        wishes = Overrides.read(self._state.run)
         fleets = wanted_fleets(self._app.settings, self._names, wishes.scaled)
         return {node: fleet for fleet in fleets if fleet.queue not in wishes.stopped for node in fleet.nodes}
 
@@ -218,7 +221,7 @@ class Supervisor:
         """Return the missing nodes that may be started now; those that have just died must wait."""
         due, now = {}, time.monotonic()
         for node, fleet in self._missing().items():
-            backoff = self._backoffs.setdefault(node, Backoff())
+            backoff = self._backoffs.setdefault(node, RestartBackoff())
             if node in self._pids and backoff.due_at is None:
                 seconds = backoff.died(now)
                 logger.warning(
@@ -240,7 +243,7 @@ class Supervisor:
 
     def _tell(self, outcome: StartedNode) -> None:
         node, backoff = outcome.node, self._backoffs[outcome.node]
-        if outcome.outcome is Start.FAILED:
+        if outcome.outcome is StartOutcome.FAILED:
             seconds = backoff.died(time.monotonic())
             shown = "".join(f"\n  {line}" for line in outcome.log_lines)
             logger.error(
@@ -288,7 +291,7 @@ class Supervisor:
             for outcome in outcomes:
                 logger.info("%s: %s", outcome.node.name, outcome.outcome)
             _reap()
-            return int(any(outcome.outcome in {Stop.KILLED, Stop.HUNG} for outcome in outcomes))
+            return int(any(outcome.outcome in {StopOutcome.KILLED, StopOutcome.HUNG} for outcome in outcomes))
 
     def _make_recorder(self) -> Recorder | None:
         metrics = self._app.settings.metrics

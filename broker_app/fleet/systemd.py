@@ -64,7 +64,7 @@ WantedBy={wanted_by}
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class UnitFile:
     """One file for systemd.
 
     Attributes:
@@ -76,7 +76,7 @@ class Unit:
     text: str
 
 
-def units(app: BrokerApp, *, app_name: str, secrets: Path, is_for_user: bool = False) -> tuple[Unit, ...]:
+def units(app: BrokerApp, *, app_name: str, secrets: Path, is_for_user: bool = False) -> tuple[UnitFile, ...]:
     """Return a service for each queue of the settings, and the target.
 
     Each runs `fleet supervise`, in this process's current folder, as its user, and with its interpreter.
@@ -90,7 +90,7 @@ def units(app: BrokerApp, *, app_name: str, secrets: Path, is_for_user: bool = F
     base = _escaped(app_name)
     target = f"{base}.target"
     services = [
-        Unit(
+        UnitFile(
             f"{base}-{_escaped(queue)}.service",
             _SERVICE.format(
                 queue=_text(queue),
@@ -108,10 +108,10 @@ def units(app: BrokerApp, *, app_name: str, secrets: Path, is_for_user: bool = F
     ]
     wanted_by = "default.target" if is_for_user else "multi-user.target"
     names = " ".join(service.name for service in services)
-    return (*services, Unit(target, _TARGET.format(app=_text(app_name), services=names, wanted_by=wanted_by)))
+    return (*services, UnitFile(target, _TARGET.format(app=_text(app_name), services=names, wanted_by=wanted_by)))
 
 
-def write_units(made: Iterable[Unit], folder: Path) -> tuple[Path, ...]:
+def write_units(made: Iterable[UnitFile], folder: Path) -> tuple[Path, ...]:
     """Write the files, each as a whole, and return where they are.
 
     Raises:

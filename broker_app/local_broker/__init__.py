@@ -2,12 +2,20 @@
 
 from broker_app.local_broker.finder import (
     DEFAULT_IMAGE,
+    BrokerSource,
     FoundBroker,
-    Way,
     attach_broker,
     end_leftovers,
     find_broker,
 )
 from broker_app.local_broker.private_node import PrivateNode
 
-__all__ = ["DEFAULT_IMAGE", "FoundBroker", "PrivateNode", "Way", "attach_broker", "end_leftovers", "find_broker"]
+__all__ = [
+    "DEFAULT_IMAGE",
+    "BrokerSource",
+    "FoundBroker",
+    "PrivateNode",
+    "attach_broker",
+    "end_leftovers",
+    "find_broker",
+]

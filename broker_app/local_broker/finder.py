@@ -31,7 +31,7 @@ _NODE = "node"
 logger = logging.getLogger(__name__)
 
 
-class Way(Enum):
+class BrokerSource(Enum):
     """A way to get a broker that nobody gave us."""
 
     CONTAINER = "a container in Docker"
@@ -94,7 +94,7 @@ def find_broker(
     management_url: str | None = None,
     image: str = DEFAULT_IMAGE,
     announce: Announce = logger.info,
-    ways: Sequence[Way] = tuple(Way),
+    ways: Sequence[BrokerSource] = tuple(BrokerSource),
 ) -> FoundBroker:
     """Return a broker that answers: the one at ``url``, or one that is started here, in the order of ``ways``.
 
@@ -165,10 +165,10 @@ def end_leftovers(state_dir: Path, announce: Announce = logger.info) -> None:
             announce(f"ended a broker that an earlier run had left ({home.name})")
 
 
-def _start(way: Way, state_dir: Path, image: str, announce: Announce) -> FoundBroker:
-    home = BrokerHome.create(state_dir, BrokerRecord(in_container=way is Way.CONTAINER))
+def _start(way: BrokerSource, state_dir: Path, image: str, announce: Announce) -> FoundBroker:
+    home = BrokerHome.create(state_dir, BrokerRecord(in_container=way is BrokerSource.CONTAINER))
     try:
-        if way is Way.CONTAINER:
+        if way is BrokerSource.CONTAINER:
             record = _start_container(home, image, announce)
         else:
             record = _start_node(way, home, announce)
@@ -185,11 +185,11 @@ def _start_container(home: BrokerHome, image: str, announce: Announce) -> Broker
     return _started(home, broker, how)
 
 
-def _start_node(way: Way, home: BrokerHome, announce: Announce) -> BrokerRecord:
+def _start_node(way: BrokerSource, home: BrokerHome, announce: Announce) -> BrokerRecord:
     try:
         server = find_server(os.environ.get("PATH", ""))
     except BrokerNotFound:
-        if way is not Way.PACKAGE:
+        if way is not BrokerSource.PACKAGE:
             raise
         install_server(announce)
         server = find_server(os.environ.get("PATH", ""))

@@ -121,7 +121,7 @@ class PrivateNode:
         """Whether the node runs; an epmd that was left alone does not count."""
         return self._known is not None and any(one.name != _EPMD for one in self.processes())
 
-    def processes(self) -> list[process.Process]:
+    def processes(self) -> list[process.ProcessHandle]:
         """Return the running processes of the node: shell, Erlang VM, its helpers, epmd."""
         return process.marked(MARK_VARIABLE, self._record.mark)
 
@@ -194,7 +194,7 @@ class PrivateNode:
             raise PrivateNodeError(f"{self.folder}: the private node was never started; call start() first")
         return self._known
 
-    def _machines(self) -> list[process.Process]:
+    def _machines(self) -> list[process.ProcessHandle]:
         """Return the Erlang VM: it alone stops in order at SIGTERM; without its helpers it would crash."""
         return [one for one in self.processes() if one.name == _ERLANG_VM]
 

@@ -25,7 +25,7 @@ _STARTED_FIELD = 22
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessHandle:
     """One process, living or ended.
 
     Attributes:
@@ -37,7 +37,7 @@ class Process:
     started_ticks: int
 
     @classmethod
-    def of(cls, pid: int) -> Process | None:
+    def of(cls, pid: int) -> ProcessHandle | None:
         """Return the process that has this pid now; None if there is none, or one that has ended already."""
         try:
             text = (_PROC / str(pid) / "stat").read_text(errors="replace")
@@ -52,7 +52,7 @@ class Process:
     @property
     def is_running(self) -> bool:
         """Whether this very process still runs."""
-        return Process.of(self.pid) == self
+        return ProcessHandle.of(self.pid) == self
 
     @property
     def name(self) -> str:
@@ -78,16 +78,16 @@ class Process:
             os.close(descriptor)
 
 
-def marked(variable: str, mark: str) -> list[Process]:
+def marked(variable: str, mark: str) -> list[ProcessHandle]:
     """Return the running processes that were started with ``variable=mark`` in their environment.
 
     A process that merely forked from one of them counts too. Those of other users, unless we are root, do not.
     """
     wanted = f"{variable}={mark}".encode()
-    return [process for pid in _pids() if wanted in _environment(pid) and (process := Process.of(pid))]
+    return [process for pid in _pids() if wanted in _environment(pid) and (process := ProcessHandle.of(pid))]
 
 
-def kill_all(find: Callable[[], list[Process]], deadline_seconds: float) -> list[Process]:
+def kill_all(find: Callable[[], list[ProcessHandle]], deadline_seconds: float) -> list[ProcessHandle]:
     """Send SIGKILL until ``find`` returns none, and return those that are left after the deadline."""
     give_up = time.monotonic() + deadline_seconds
     while (left := find()) and time.monotonic() < give_up:

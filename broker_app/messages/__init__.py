@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from broker_app.messages.commands import Order, Peeked, discard, move, peek, purge, replay
-from broker_app.messages.filter import Selection, parse_duration
-from broker_app.messages.overview import Overview, Row, read_overview
-from broker_app.messages.source import Place, known_places
-from broker_app.messages.summary import Letter
-from broker_app.messages.transfer import Outcome
-from broker_app.messages.unrouted import Parked, Replayed, peek_unrouted, replay_unrouted
+from broker_app.messages.commands import CommandOptions, PeekResult, discard, move, peek, purge, replay
+from broker_app.messages.filter import MessageFilter, parse_duration
+from broker_app.messages.overview import Overview, QueueRow, read_overview
+from broker_app.messages.source import MessageSource, known_places
+from broker_app.messages.summary import MessageSummary
+from broker_app.messages.transfer import TransferOutcome
+from broker_app.messages.unrouted import ReplayResult, UnroutedMessage, peek_unrouted, replay_unrouted
 
 __all__ = [
-    "Letter",
-    "Order",
-    "Outcome",
+    "CommandOptions",
+    "MessageFilter",
+    "MessageSource",
+    "MessageSummary",
     "Overview",
-    "Parked",
-    "Peeked",
-    "Place",
-    "Replayed",
-    "Row",
-    "Selection",
+    "PeekResult",
+    "QueueRow",
+    "ReplayResult",
+    "TransferOutcome",
+    "UnroutedMessage",
     "discard",
     "known_places",
     "move",

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker_app.messages.transfer import Route
+from broker_app.messages.transfer import PublishRoute
 from broker_app.queues import Names
 from broker_app.queues.dead_letters import DEAD_PREFIX
 from broker_app.queues.headers import (
@@ -21,17 +21,17 @@ from broker_app.queues.headers import (
 if TYPE_CHECKING:
     import pika
 
-    from broker_app.messages.result_states import ResultStore
-    from broker_app.messages.scan import Delivery
-    from broker_app.messages.source import Place
-    from broker_app.messages.summary import Letter
+    from broker_app.messages.result_states import ResultStates
+    from broker_app.messages.scan import ScannedMessage
+    from broker_app.messages.source import MessageSource
+    from broker_app.messages.summary import MessageSummary
 
 _OTHERS_HEADERS = frozenset({"CC", "BCC"})
 """With them RabbitMQ would route a message to more queues (rabbitmq.com/docs/sender-selected)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class MoveAction:
     """The message as it is, less what RabbitMQ noted in it.
 
     Attributes:
@@ -39,13 +39,13 @@ class Move:
         user: Who we are for the broker.
     """
 
-    route: Route
+    route: PublishRoute
     user: str
 
-    def prepare(self, letters: list[Letter]) -> None:
+    def prepare(self, letters: list[MessageSummary]) -> None:
         """Nothing need be done before."""
 
-    def message(self, delivery: Delivery) -> tuple[Route, pika.BasicProperties]:
+    def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
         """Return where it goes and its properties."""
         return self.route, properties(delivery, carried_headers(delivery), self.user)
 
@@ -54,7 +54,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayAction:
     """The task, published anew: with the id, the arguments and the relations that it had, and all its retries.
 
     Its result is PENDING before it can start, and what it was again if it could not be sent.
@@ -65,16 +65,16 @@ class Replay:
         results: Of the app.
     """
 
-    route: Route
+    route: PublishRoute
     user: str
-    results: ResultStore
+    results: ResultStates
 
-    def prepare(self, letters: list[Letter]) -> None:
+    def prepare(self, letters: list[MessageSummary]) -> None:
         """Let who waits for the results wait again."""
         if letters:
             self.results.reset([letter.id for letter in letters if letter.id])
 
-    def message(self, delivery: Delivery) -> tuple[Route, pika.BasicProperties]:
+    def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
         """Return where it goes and its properties."""
         return self.route, properties(delivery, _as_new(carried_headers(delivery)), self.user)
 
@@ -83,19 +83,19 @@ class Replay:
         (self.results.forget if is_done else self.results.restore)(letter_id)
 
 
-def route_to(place: Place, prefix: str) -> Route:
+def route_to(place: MessageSource, prefix: str) -> PublishRoute:
     """Return the route into a place: as producers take it into a work queue, by name into others."""
-    return Route(Names(prefix).tasks if place.is_work else "", place.queue, place.name)
+    return PublishRoute(Names(prefix).tasks if place.is_work else "", place.queue, place.name)
 
 
-def carried_headers(delivery: Delivery) -> dict[str, Any]:
+def carried_headers(delivery: ScannedMessage) -> dict[str, Any]:
     """Return the headers less those that RabbitMQ made or acts upon; one that was in a hand before says so."""
     left = BROKER_HEADERS | _OTHERS_HEADERS
     headers = {name: value for name, value in delivery.headers.items() if name not in left}
     return headers | ({MAYBE_TWICE_HEADER: True} if delivery.is_redelivered else {})
 
 
-def properties(delivery: Delivery, headers: dict[str, Any], user: str) -> pika.BasicProperties:
+def properties(delivery: ScannedMessage, headers: dict[str, Any], user: str) -> pika.BasicProperties:
     """Return the properties of a message that we publish again.
 
     RabbitMQ refuses a ``user_id`` other than the connection's own, and closes the channel

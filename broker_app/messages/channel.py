@@ -33,7 +33,7 @@ _TURN_SECONDS = 0.5
 _PIKA_LOGGER = logging.getLogger("pika")
 
 
-class Link:
+class CallbackChannel:
     """A channel whose callbacks run only inside `wait`.
 
     Attributes:
@@ -152,7 +152,7 @@ class Link:
 
 
 @contextmanager
-def open_link(app: Broker) -> Iterator[Link]:
+def open_link(app: Broker) -> Iterator[CallbackChannel]:
     """Open a connection of our own to the first broker that answers; it is closed with the block.
 
     Raises:
@@ -163,7 +163,7 @@ def open_link(app: Broker) -> Iterator[Link]:
         _PIKA_LOGGER.addHandler(logging.NullHandler())
     keep_floats()
     ioloop = IOLoop()
-    link = Link(_connect(app, ioloop), ioloop)
+    link = CallbackChannel(_connect(app, ioloop), ioloop)
     try:
         link.open_channel()
         with link.refusals():

@@ -8,33 +8,33 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker_app.errors import SelectionError
-from broker_app.messages.actions import Move, Replay, route_to
+from broker_app.messages.actions import MoveAction, ReplayAction, route_to
 from broker_app.messages.channel import open_link
-from broker_app.messages.filter import Selection
+from broker_app.messages.filter import MessageFilter
 from broker_app.messages.result_states import result_store
-from broker_app.messages.scan import Reading
-from broker_app.messages.source import Place, find_place
-from broker_app.messages.summary import Letter, read_letter
-from broker_app.messages.transfer import Job, Outcome, transfer
+from broker_app.messages.scan import QueueScan
+from broker_app.messages.source import MessageSource, find_place
+from broker_app.messages.summary import MessageSummary, read_letter
+from broker_app.messages.transfer import TransferJob, TransferOutcome, transfer
 from broker_app.messages.transfer import discard as discard_from
-from broker_app.messages.unrouted import Unpark
+from broker_app.messages.unrouted import UnroutedAction
 from broker_app.queues import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker_app.broker.access import Broker
-    from broker_app.messages.channel import Link
-    from broker_app.messages.transfer import Action
+    from broker_app.messages.channel import CallbackChannel
+    from broker_app.messages.transfer import TransferAction
 
 COUNTED_LOOKS_BEFORE = (4, 3)
 """Before this version a quorum queue counts each look at a message as a delivery."""
 
-_EVERYTHING = Selection()
+_EVERYTHING = MessageFilter()
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class CommandOptions:
     """How to go about it.
 
     Attributes:
@@ -44,15 +44,15 @@ class Order:
         is_stopped: Asked now and then; once it says so no more are sent.
     """
 
-    selection: Selection = field(default_factory=Selection)
+    selection: MessageFilter = field(default_factory=MessageFilter)
     is_dry_run: bool = False
     told: Callable[[int, int], None] = lambda _read, _total: None
     is_stopped: Callable[[], bool] = lambda: False
 
-    def job(self, app: Broker, place: Place) -> Job:
+    def job(self, app: Broker, place: MessageSource) -> TransferJob:
         """Return it for one queue."""
         lanes = f"{Names(app.settings.prefix).delay}."
-        return Job(
+        return TransferJob(
             place.queue,
             self.selection,
             lanes,
@@ -63,7 +63,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Peeked:
+class PeekResult:
     """The first messages of a queue.
 
     Attributes:
@@ -71,11 +71,11 @@ class Peeked:
         is_counted: Whether the broker counted the look as a delivery of a work queue's messages.
     """
 
-    letters: list[Letter]
+    letters: list[MessageSummary]
     is_counted: bool
 
 
-def peek(app: Broker, name: str, limit: int, selection: Selection = _EVERYTHING) -> Peeked:
+def peek(app: Broker, name: str, limit: int, selection: MessageFilter = _EVERYTHING) -> PeekResult:
     """Return the first messages of a queue that pass; all are back in their place when this returns.
 
     Args:
@@ -91,7 +91,7 @@ def peek(app: Broker, name: str, limit: int, selection: Selection = _EVERYTHING)
     letters, now, lanes = [], time.time(), f"{Names(app.settings.prefix).delay}."
     with open_link(app) as link:
         place = find_place(app, link, name)
-        with Reading(link, place.queue, limit if selection == _EVERYTHING else None) as reading:
+        with QueueScan(link, place.queue, limit if selection == _EVERYTHING else None) as reading:
             for batch in reading.batches():
                 for delivery in batch:
                     letters.append(read_letter(delivery, now, lanes))
@@ -100,12 +100,12 @@ def peek(app: Broker, name: str, limit: int, selection: Selection = _EVERYTHING)
                 if len(letters) == limit:
                     break
         is_counted = not place.is_kept and link.version[:2] < COUNTED_LOOKS_BEFORE
-    return Peeked(letters, is_counted and bool(letters))
+    return PeekResult(letters, is_counted and bool(letters))
 
 
 def replay(
-    app: Broker, name: str, order: Order, *, to: str | None = None, skip_succeeded: bool = False
-) -> Outcome:
+    app: Broker, name: str, order: CommandOptions, *, to: str | None = None, skip_succeeded: bool = False
+) -> TransferOutcome:
     """Send dead letters to the queue that they come from, and parked tasks to the one that they were due for.
 
     Args:
@@ -122,35 +122,35 @@ def replay(
     results = result_store(app, must_tell=skip_succeeded)
     with open_link(app) as link:
         source = find_place(app, link, name)
-        action: Action
+        action: TransferAction
         if to is None and source.home is None and source.queue == Names(app.settings.prefix).unrouted:
             settings = app.settings
             table, exchange = settings.routing_table(), Names(settings.prefix).tasks
-            action = Unpark(exchange, table, settings.prefix, None, link.user)
+            action = UnroutedAction(exchange, table, settings.prefix, None, link.user)
         else:
             target = _home(source) if to is None else find_place(app, link, to)
             _check_target(source, target)
             link.ask(link.channel.queue_declare, target.queue, passive=True)
-            action = Replay(route_to(target, app.settings.prefix), link.user, results)
+            action = ReplayAction(route_to(target, app.settings.prefix), link.user, results)
         job = order.job(app, source)
         return transfer(link, dataclasses.replace(job, succeeded=results) if skip_succeeded else job, action)
 
 
-def move(app: Broker, name: str, to: str, order: Order) -> Outcome:
+def move(app: Broker, name: str, to: str, order: CommandOptions) -> TransferOutcome:
     """Move messages as they are to another queue; raises as `replay`."""
     with open_link(app) as link:
         source, target = find_place(app, link, name), find_place(app, link, to)
         _check_target(source, target)
-        return transfer(link, order.job(app, source), Move(route_to(target, app.settings.prefix), link.user))
+        return transfer(link, order.job(app, source), MoveAction(route_to(target, app.settings.prefix), link.user))
 
 
-def discard(app: Broker, name: str, order: Order) -> Outcome:
+def discard(app: Broker, name: str, order: CommandOptions) -> TransferOutcome:
     """Remove messages for good; raises as `replay`."""
     with open_link(app) as link:
         return discard_from(link, order.job(app, find_place(app, link, name)))
 
 
-def purge(app: Broker, name: str, confirm: Callable[[Place, int], bool]) -> int | None:
+def purge(app: Broker, name: str, confirm: Callable[[MessageSource, int], bool]) -> int | None:
     """Remove all messages of a queue that no consumer holds.
 
     Args:
@@ -173,11 +173,11 @@ def purge(app: Broker, name: str, confirm: Callable[[Place, int], bool]) -> int 
         return _purge(link, place)
 
 
-def _purge(link: Link, place: Place) -> int:
+def _purge(link: CallbackChannel, place: MessageSource) -> int:
     return int(link.ask(link.channel.queue_purge, place.queue).message_count)
 
 
-def _home(source: Place) -> Place:
+def _home(source: MessageSource) -> MessageSource:
     """Return the work queue of dead letters."""
     if source.is_work:
         raise SelectionError(
@@ -185,9 +185,9 @@ def _home(source: Place) -> Place:
         )
     if source.home is None:
         raise SelectionError(f"queue {source.name!r}: expected --to, since no queue of the settings is its home")
-    return Place(source.home.name, source.home.broker_name, source.home)
+    return MessageSource(source.home.name, source.home.broker_name, source.home)
 
 
-def _check_target(source: Place, target: Place) -> None:
+def _check_target(source: MessageSource, target: MessageSource) -> None:
     if source.queue == target.queue:
         raise SelectionError(f"queue {target.name!r}: expected another queue to move to, got the same")

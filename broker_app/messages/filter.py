@@ -11,14 +11,14 @@ from broker_app.errors import SelectionError
 from broker_app.messages.summary import BY_BROKER
 
 if TYPE_CHECKING:
-    from broker_app.messages.summary import Letter
+    from broker_app.messages.summary import MessageSummary
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,5})d)?(?:(\d{1,7})h)?(?:(\d{1,8})m)?(?:(\d{1,9})s)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class MessageFilter:
     """Filters; a message must pass all of them, and none at all passes everything.
 
     Attributes:
@@ -40,9 +40,9 @@ class Selection:
     @property
     def is_everything(self) -> bool:
         """Whether every message passes."""
-        return self == Selection()
+        return self == MessageFilter()
 
-    def matches(self, letter: Letter) -> bool:
+    def matches(self, letter: MessageSummary) -> bool:
         """Return whether a message passes, the limit apart. One of unknown age passes no filter of ages."""
         return (
             (not self.ids or letter.id in self.ids)

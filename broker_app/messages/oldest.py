@@ -12,10 +12,10 @@ from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 if TYPE_CHECKING:
     import pika
 
-    from broker_app.messages.channel import Link
+    from broker_app.messages.channel import CallbackChannel
 
 
-class Heads:
+class OldestMessages:
     """Looks at the first message of queues.
 
     A quorum queue puts the message that comes back behind others that came back before; in any other case it is
@@ -25,7 +25,7 @@ class Heads:
         link: An open link that consumes nothing.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: CallbackChannel) -> None:
         self._link = link
         self._answers: list[tuple[int, pika.BasicProperties] | None] = []
         link.channel.add_callback(link.heard(self._on_empty), [Basic.GetEmpty], one_shot=False)

@@ -16,7 +16,7 @@ from broker_app.broker.undeclared import removed_queues
 from broker_app.errors import BrokerError
 from broker_app.messages.channel import open_link
 from broker_app.messages.commands import COUNTED_LOOKS_BEFORE
-from broker_app.messages.oldest import Heads
+from broker_app.messages.oldest import OldestMessages
 from broker_app.queues import Names, QueueSpec, QueueType
 from broker_app.wire.errors import server_version
 
@@ -32,7 +32,7 @@ policy (rabbitmq.com/docs/quorum-queues#poison-message-handling)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class QueueRow:
     """One work queue.
 
     Attributes:
@@ -68,7 +68,7 @@ class Overview:
         missing: What is not known, and why, a sentence each.
     """
 
-    rows: dict[str, Row]
+    rows: dict[str, QueueRow]
     scheduled: int
     unrouted: int
     missing: tuple[str, ...]
@@ -106,7 +106,7 @@ def read_overview(app: Broker, *, may_look: bool) -> Overview:
         missing.append(f"the oldest wait in {', '.join(hidden)}: this RabbitMQ counts a look as a delivery")
     waits = _waits(app, seen)
     rows = {
-        spec.name: Row(
+        spec.name: QueueRow(
             is_declared=(state := states[spec.name]) is not None,
             ready=_ready(state),
             running=counts[spec.broker_name].running if spec.broker_name in counts else None,
@@ -166,7 +166,7 @@ def _waits(app: Broker, specs: list[QueueSpec]) -> dict[str, float | None]:
         return {}
     waits = {}
     with suppress(BrokerError), open_link(app) as link:  # no right to read, or a queue has just gone
-        heads = Heads(link)
+        heads = OldestMessages(link)
         for spec in specs:
             waits[spec.name] = heads.waited_seconds(spec.broker_name, time.time())
     return waits

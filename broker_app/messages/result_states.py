@@ -21,7 +21,7 @@ _SETTLED = (states.PENDING, states.SUCCESS)
 """A result that stays as it is: nothing to do, or not to be taken from who reads it."""
 
 
-class ResultStore(Protocol):
+class ResultStates(Protocol):
     """What a replay asks of the results."""
 
     def succeeded(self, ids: Collection[str]) -> set[str]:
@@ -37,7 +37,7 @@ class ResultStore(Protocol):
         """Forget what it was."""
 
 
-def result_store(app: Celery, *, must_tell: bool) -> ResultStore:
+def result_store(app: Celery, *, must_tell: bool) -> ResultStates:
     """Return the store of an app's results.
 
     Args:
@@ -49,20 +49,20 @@ def result_store(app: Celery, *, must_tell: bool) -> ResultStore:
     """
     backend = app.backend
     if hasattr(backend, "ResultSession"):  # Celery's SQL backend; not imported, since it loads SQLAlchemy
-        return _Careful(_Database(backend))
+        return _FaultTolerantStates(_Database(backend))
     if not isinstance(backend, DisabledBackend) and hasattr(backend, "_get_task_meta_for"):
-        return _Careful(_Backend(backend))
+        return _FaultTolerantStates(_Backend(backend))
     if must_tell:
         raise SelectionError(
             "--skip-succeeded: expected a result store, got none; set result_url, or leave it out"
         )
-    return _Nothing()
+    return _NoResults()
 
 
-class _Careful:
+class _FaultTolerantStates:
     """A store that may be away: tasks are sent all the same, unless they cannot be told apart."""
 
-    def __init__(self, store: ResultStore) -> None:
+    def __init__(self, store: ResultStates) -> None:
         self._store = store
         self._is_lost = False
 
@@ -92,7 +92,7 @@ class _Careful:
             logger.warning("the results stay as they are, since the result store does not answer: %s", words)
 
 
-class _Nothing:
+class _NoResults:
     """No results are kept."""
 
     def succeeded(self, ids: Collection[str]) -> set[str]:

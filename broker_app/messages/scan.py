@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import pika
 
-    from broker_app.messages.channel import Link
+    from broker_app.messages.channel import CallbackChannel
 
 WINDOW = 256
 """Messages that a consumer is given at once: delivered and not looked at, or sent and not confirmed. This process
@@ -55,7 +55,7 @@ _RETURN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class ScannedMessage:
     """A message in our hand.
 
     Attributes:
@@ -85,7 +85,7 @@ class Delivery:
         return self.is_redelivered and not _QUORUM_HEADERS.isdisjoint(self.headers)
 
 
-class Reading:
+class QueueScan:
     """The messages that stand in a queue now, each delivered once; a block, at whose end the rest goes back.
 
     Each delivery must be either kept or removed. Of a kept one this process holds its number only, eight bytes;
@@ -104,7 +104,7 @@ class Reading:
         BrokerError: The broker refused, or the connection was lost; all that was not removed is in the queue.
     """
 
-    def __init__(self, link: Link, queue: str, limit: int | None = None) -> None:
+    def __init__(self, link: CallbackChannel, queue: str, limit: int | None = None) -> None:
         self._link = link
         self._queue = queue
         self._limit = limit
@@ -113,7 +113,7 @@ class Reading:
         self._unsettled = 0  # delivered to it, neither acknowledged nor handed back
         self._confirmed: list[int] = []  # to be acknowledged when it is cancelled
         self._is_ending = False
-        self._arrived: deque[Delivery] = deque()
+        self._arrived: deque[ScannedMessage] = deque()
         self._kept: list[array[int]] = []  # tags, by consumer
         self._is_among_returned = False
         self.total = 0
@@ -131,7 +131,7 @@ class Reading:
         if cls is None:
             self._hand_back()
 
-    def batches(self) -> Iterator[list[Delivery]]:
+    def batches(self) -> Iterator[list[ScannedMessage]]:
         """Yield what has come, in the queue's order, until all were there or the queue has no more."""
         left = self.total
         while left and self._wait():
@@ -139,13 +139,13 @@ class Reading:
             left -= len(batch)
             yield batch
 
-    def keep(self, delivery: Delivery) -> None:
+    def keep(self, delivery: ScannedMessage) -> None:
         """Leave a message in the queue: it goes back at the end of the block."""
         self._kept[delivery.consumer - 1].append(delivery.tag)
         if delivery.consumer == self._consumer and len(self._kept[-1]) * 2 >= self._window:
             self._is_ending = True
 
-    def remove(self, delivery: Delivery) -> None:
+    def remove(self, delivery: ScannedMessage) -> None:
         """Take a message out of the queue; at once, or as soon as its consumer is used up."""
         if delivery.consumer == self._consumer and self._is_ending:
             self._confirmed.append(delivery.tag)
@@ -208,7 +208,7 @@ class Reading:
         self._confirmed.clear()
 
     def _on_delivery(self, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        delivery = Delivery(
+        delivery = ScannedMessage(
             method.delivery_tag, self._consumer, method.routing_key, method.redelivered, properties, body
         )
         self._arrived.append(delivery)

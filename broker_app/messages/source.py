@@ -11,13 +11,13 @@ from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from broker_app.broker.access import Broker
-    from broker_app.messages.channel import Link
+    from broker_app.messages.channel import CallbackChannel
 
 _DEAD = ".dead"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MessageSource:
     """A queue of the broker.
 
     Attributes:
@@ -39,21 +39,21 @@ class Place:
         return self.home is not None and not self.is_kept
 
 
-def known_places(app: Broker) -> dict[str, Place]:
+def known_places(app: Broker) -> dict[str, MessageSource]:
     """Return the places that the settings make, by name: work queues, their dead letters, what is parked."""
     places = {}
     for spec in app.settings.specs():
-        places[spec.name] = Place(spec.name, spec.broker_name, spec)
+        places[spec.name] = MessageSource(spec.name, spec.broker_name, spec)
         if spec.dead_letters is DeadLetters.KEEP:
             name = f"{spec.name}{_DEAD}"
-            places[name] = Place(name, spec.dead_name, spec, is_kept=True)
+            places[name] = MessageSource(name, spec.dead_name, spec, is_kept=True)
     unrouted = Names(app.settings.prefix).unrouted
     name = unrouted.removeprefix(app.settings.prefix)
-    places[name] = Place(name, unrouted, is_kept=True)
+    places[name] = MessageSource(name, unrouted, is_kept=True)
     return places
 
 
-def find_place(app: Broker, link: Link, name: str) -> Place:
+def find_place(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
     """Return the place of a name, with or without the prefix; one that only the broker knows is fine too.
 
     Raises:
@@ -69,7 +69,7 @@ def find_place(app: Broker, link: Link, name: str) -> Place:
     _check_foreign(name.removeprefix(prefix))
     for queue in dict.fromkeys([prefix + name, name]):
         if queue and link.has_queue(queue):
-            return Place(queue.removeprefix(prefix), queue, is_kept=queue.endswith(_DEAD))
+            return MessageSource(queue.removeprefix(prefix), queue, is_kept=queue.endswith(_DEAD))
     raise SelectionError(
         f"queue {name!r}: expected one of {', '.join(places)}{nearest(name, places)}, or another of the broker's"
     )

@@ -20,7 +20,7 @@ from broker_app.queues.headers import PUBLISHED_AT_HEADER
 from broker_app.wire.field_tables import Encoded, unreadable
 
 if TYPE_CHECKING:
-    from broker_app.messages.scan import Delivery
+    from broker_app.messages.scan import ScannedMessage
 
 BY_BROKER = "broker:"
 """Before the reason of a message that the broker gave up itself: ``broker:delivery_limit``."""
@@ -30,7 +30,7 @@ MAX_SHOWN_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class MessageSummary:
     """A message as it is shown.
 
     Attributes:
@@ -63,7 +63,7 @@ class Letter:
     is_redelivered: bool
 
 
-def read_letter(delivery: Delivery, now: float, lane_prefix: str) -> Letter:
+def read_letter(delivery: ScannedMessage, now: float, lane_prefix: str) -> MessageSummary:
     """Return what a message says.
 
     Args:
@@ -75,7 +75,7 @@ def read_letter(delivery: Delivery, now: float, lane_prefix: str) -> Letter:
     death = _death_by_broker(headers, lane_prefix)
     args, kwargs = _arguments(delivery)
     strange = "" if death or REASON_HEADER in headers else unreadable(headers)
-    return Letter(
+    return MessageSummary(
         id=_text(headers.get("id") or delivery.properties.correlation_id),
         task=_text(headers.get("task")),
         args=args,
@@ -110,7 +110,7 @@ def _age(headers: dict[str, Any], death: dict[str, Any], now: float) -> float | 
     return max(0.0, now - moment) if isinstance(moment, int | float) else None
 
 
-def _arguments(delivery: Delivery) -> tuple[str, str]:
+def _arguments(delivery: ScannedMessage) -> tuple[str, str]:
     headers = delivery.headers
     if "argsrepr" in headers:
         return _short(_text(headers["argsrepr"])), _short(_text(headers.get("kwargsrepr")))

@@ -12,7 +12,7 @@ from pika.spec import Basic
 
 from broker_app.errors import BrokerError
 from broker_app.messages.channel import ANSWER_SECONDS
-from broker_app.messages.scan import Reading
+from broker_app.messages.scan import QueueScan
 from broker_app.messages.summary import read_letter
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     import pika
 
-    from broker_app.messages.channel import Link
-    from broker_app.messages.filter import Selection
-    from broker_app.messages.result_states import ResultStore
-    from broker_app.messages.scan import Delivery
-    from broker_app.messages.summary import Letter
+    from broker_app.messages.channel import CallbackChannel
+    from broker_app.messages.filter import MessageFilter
+    from broker_app.messages.result_states import ResultStates
+    from broker_app.messages.scan import ScannedMessage
+    from broker_app.messages.summary import MessageSummary
 
 
 @dataclass(slots=True)
-class Outcome:
+class TransferOutcome:
     """What became of the messages of a queue.
 
     Attributes:
@@ -60,7 +60,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class PublishRoute:
     """Where a message is published.
 
     Attributes:
@@ -74,18 +74,18 @@ class Route:
     shown: str
 
 
-class NoWay(Exception):
+class Unroutable(Exception):
     """A message that has no route; its text says why."""
 
 
-class Action(Protocol):
+class TransferAction(Protocol):
     """What is done with the selected messages."""
 
-    def prepare(self, letters: list[Letter]) -> None:
+    def prepare(self, letters: list[MessageSummary]) -> None:
         """See to what must be done before any of them is sent."""
 
-    def message(self, delivery: Delivery) -> tuple[Route, pika.BasicProperties]:
-        """Return where a message goes, and its properties there; raises `NoWay`."""
+    def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
+        """Return where a message goes, and its properties there; raises `Unroutable`."""
 
     def settle(self, letter_id: str, *, is_done: bool) -> None:
         """Hear what became of one."""
@@ -93,8 +93,8 @@ class Action(Protocol):
 
 @dataclass(slots=True)
 class _Sent:
-    delivery: Delivery
-    route: Route
+    delivery: ScannedMessage
+    route: PublishRoute
     id: str
     is_returned: bool = False
 
@@ -104,7 +104,7 @@ class _Sent:
         return _likeness(self.route.exchange, self.route.key, self.delivery.headers, self.delivery.body)
 
 
-class Sender:
+class ConfirmedSender:
     """Publishes with many confirmations outstanding, and settles each message when its own has come.
 
     Args:
@@ -114,7 +114,9 @@ class Sender:
         outcome: Where they are counted.
     """
 
-    def __init__(self, link: Link, reading: Reading, action: Action, outcome: Outcome) -> None:
+    def __init__(
+        self, link: CallbackChannel, reading: QueueScan, action: TransferAction, outcome: TransferOutcome
+    ) -> None:
         self._link = link
         self._reading = reading
         self._action = action
@@ -125,13 +127,13 @@ class Sender:
         link.channel.add_on_return_callback(link.heard(self._on_return))
         link.ask(link.channel.confirm_delivery, link.heard(self._on_answer))
 
-    def send(self, delivery: Delivery, letter: Letter) -> None:
+    def send(self, delivery: ScannedMessage, letter: MessageSummary) -> None:
         """Publish one message where the action says, or keep it if it has no way."""
         try:
             route, properties = self._action.message(delivery)
-        except NoWay as error:
+        except Unroutable as error:
             self._outcome.unroutable += 1
-            self._leave(_Sent(delivery, Route("", "", ""), letter.id), str(error))
+            self._leave(_Sent(delivery, PublishRoute("", "", ""), letter.id), str(error))
             return
         channel = self._link.channel
         with self._link.refusals():
@@ -197,7 +199,7 @@ def _likeness(exchange: str, key: str, headers: dict[str, Any] | None, body: byt
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TransferJob:
     """What is to be done with a queue's messages.
 
     Attributes:
@@ -211,15 +213,15 @@ class Job:
     """
 
     queue: str
-    selection: Selection
+    selection: MessageFilter
     lane_prefix: str
-    succeeded: ResultStore | None = None
+    succeeded: ResultStates | None = None
     is_dry_run: bool = False
     told: Callable[[int, int], None] = lambda _read, _total: None
     is_stopped: Callable[[], bool] = lambda: False
 
 
-def transfer(link: Link, job: Job, action: Action) -> Outcome:
+def transfer(link: CallbackChannel, job: TransferJob, action: TransferAction) -> TransferOutcome:
     """Send the selected messages of a queue where an action says; the others go back to where they stood.
 
     Killed at any point, each message is in its old place, in its new one, or, at most `2 * WINDOW`, in both.
@@ -227,9 +229,9 @@ def transfer(link: Link, job: Job, action: Action) -> Outcome:
     Raises:
         BrokerError: The broker refused, or the connection was lost.
     """
-    outcome = Outcome()
-    with Reading(link, job.queue) as reading:
-        sender = Sender(link, reading, action, outcome)
+    outcome = TransferOutcome()
+    with QueueScan(link, job.queue) as reading:
+        sender = ConfirmedSender(link, reading, action, outcome)
         for batch in reading.batches():
             chosen = _choose(batch, reading, job, outcome)
             action.prepare([letter for _, letter in chosen])
@@ -242,14 +244,14 @@ def transfer(link: Link, job: Job, action: Action) -> Outcome:
     return outcome
 
 
-def discard(link: Link, job: Job) -> Outcome:
+def discard(link: CallbackChannel, job: TransferJob) -> TransferOutcome:
     """Remove the selected messages of a queue; the others go back to where they stood.
 
     Raises:
         BrokerError: As `transfer`.
     """
-    outcome = Outcome()
-    with Reading(link, job.queue) as reading:
+    outcome = TransferOutcome()
+    with QueueScan(link, job.queue) as reading:
         for batch in reading.batches():
             for delivery, _ in _choose(batch, reading, job, outcome):
                 reading.remove(delivery)
@@ -260,11 +262,13 @@ def discard(link: Link, job: Job) -> Outcome:
     return outcome
 
 
-def _is_enough(job: Job, outcome: Outcome) -> bool:
+def _is_enough(job: TransferJob, outcome: TransferOutcome) -> bool:
     return outcome.selected == job.selection.limit or job.is_stopped()
 
 
-def _choose(batch: list[Delivery], reading: Reading, job: Job, outcome: Outcome) -> list[tuple[Delivery, Letter]]:
+def _choose(
+    batch: list[ScannedMessage], reading: QueueScan, job: TransferJob, outcome: TransferOutcome
+) -> list[tuple[ScannedMessage, MessageSummary]]:
     """Return the selected messages of a batch; the others are kept, and so are all in a dry run."""
     now = time.time()
     letters = [(delivery, read_letter(delivery, now, job.lane_prefix)) for delivery in batch]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from broker_app.messages.actions import carried_headers, properties
 from broker_app.messages.channel import open_link
-from broker_app.messages.filter import Selection
-from broker_app.messages.scan import Reading
-from broker_app.messages.transfer import Job, NoWay, Outcome, Route, transfer
+from broker_app.messages.filter import MessageFilter
+from broker_app.messages.scan import QueueScan
+from broker_app.messages.transfer import PublishRoute, TransferJob, TransferOutcome, Unroutable, transfer
 from broker_app.queues import InvalidDelay, Names, UnknownQueue
 from broker_app.queues.delay import parse_routing_key
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import pika
 
     from broker_app.broker.access import Broker
-    from broker_app.messages.scan import Delivery
-    from broker_app.messages.summary import Letter
+    from broker_app.messages.scan import ScannedMessage
+    from broker_app.messages.summary import MessageSummary
     from broker_app.queues import RoutingTable
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class UnroutedMessage:
     """One message of the parking queue.
 
     Attributes:
@@ -40,7 +40,7 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayResult:
     """What a replay did.
 
     Attributes:
@@ -55,7 +55,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class Unpark:
+class UnroutedAction:
     """Each parked message to the queue that it was due for.
 
     Attributes:
@@ -72,16 +72,16 @@ class Unpark:
     to: str | None
     user: str
 
-    def prepare(self, letters: list[Letter]) -> None:
+    def prepare(self, letters: list[MessageSummary]) -> None:
         """Nothing need be done before."""
 
-    def message(self, delivery: Delivery) -> tuple[Route, pika.BasicProperties]:
+    def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
         """Return where it goes and its properties."""
         try:
             key = self.to or self.table.queue(_due_for(delivery.routing_key, self.prefix)).broker_name
         except UnknownQueue as error:
-            raise NoWay(str(error)) from error
-        return Route(self.exchange, key, delivery.routing_key), properties(
+            raise Unroutable(str(error)) from error
+        return PublishRoute(self.exchange, key, delivery.routing_key), properties(
             delivery, carried_headers(delivery), self.user
         )
 
@@ -89,21 +89,21 @@ class Unpark:
         """Nothing need be done after."""
 
 
-def peek_unrouted(app: Broker, limit: int) -> list[Parked]:
+def peek_unrouted(app: Broker, limit: int) -> list[UnroutedMessage]:
     """Return the first messages of the parking queue; they are back in their place when this returns.
 
     Raises:
         BrokerError: The broker cannot be reached, or nothing was ever declared there.
     """
     found = []
-    with open_link(app) as link, Reading(link, Names(app.settings.prefix).unrouted, limit) as reading:
+    with open_link(app) as link, QueueScan(link, Names(app.settings.prefix).unrouted, limit) as reading:
         for delivery in (one for batch in reading.batches() for one in batch):
             found.append(_parked(delivery, app.settings.prefix))
             reading.keep(delivery)
     return found
 
 
-def replay_unrouted(app: Broker, to: str | None, told: Callable[[int, int], None]) -> Replayed:
+def replay_unrouted(app: Broker, to: str | None, told: Callable[[int, int], None]) -> ReplayResult:
     """Send each parked message to the queue that it was due for.
 
     A message is acknowledged only after its queue has confirmed it: killed at any point, it is there at least
@@ -122,16 +122,16 @@ def replay_unrouted(app: Broker, to: str | None, told: Callable[[int, int], None
     names, table = Names(app.settings.prefix), app.settings.routing_table()
     override = None if to is None else table.queue(to).broker_name
     with open_link(app) as link:
-        action = Unpark(names.tasks, table, app.settings.prefix, override, link.user)
-        job = Job(names.unrouted, Selection(), f"{names.delay}.", told=told)
-        outcome: Outcome = transfer(link, job, action)
-    return Replayed(outcome.done, outcome.failed, outcome.reason)
+        action = UnroutedAction(names.tasks, table, app.settings.prefix, override, link.user)
+        job = TransferJob(names.unrouted, MessageFilter(), f"{names.delay}.", told=told)
+        outcome: TransferOutcome = transfer(link, job, action)
+    return ReplayResult(outcome.done, outcome.failed, outcome.reason)
 
 
-def _parked(delivery: Delivery, prefix: str) -> Parked:
+def _parked(delivery: ScannedMessage, prefix: str) -> UnroutedMessage:
     headers = delivery.headers
     queue = _due_for(delivery.routing_key, prefix)
-    return Parked(str(headers.get("id", "")), str(headers.get("task", "")), queue)
+    return UnroutedMessage(str(headers.get("id", "")), str(headers.get("task", "")), queue)
 
 
 def _due_for(routing_key: str, prefix: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class MetricType(StrEnum):
     """Prometheus' types."""
 
     COUNTER = "counter"
@@ -18,7 +18,7 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
-class Source(StrEnum):
+class MetricSource(StrEnum):
     """Where a metric comes from."""
 
     PRODUCER = "producers"
@@ -27,7 +27,7 @@ class Source(StrEnum):
     HOST = "host"
 
 
-class Outcome(StrEnum):
+class TaskOutcome(StrEnum):
     """How a delivered message ended. One that goes back to its queue has not ended."""
 
     SUCCEEDED = "succeeded"
@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
 
 
-class Refusal(StrEnum):
+class RefusalReason(StrEnum):
     """Why a task was not published."""
 
     ROUTING = "routing"
@@ -62,9 +62,9 @@ class Metric:
     """
 
     name: str
-    kind: Kind
+    kind: MetricType
     labels: tuple[str, ...]
-    source: Source
+    source: MetricSource
     help: str
 
 
@@ -72,110 +72,124 @@ METRICS: dict[str, Metric] = {}
 """All of them by name, in the order in which they are shown."""
 
 
-def _metric(name: str, kind: Kind, labels: str, source: Source, text: str) -> Metric:
+def _metric(name: str, kind: MetricType, labels: str, source: MetricSource, text: str) -> Metric:
     metric = Metric(f"broker_app_{name}", kind, tuple(labels.split()), source, text)
     METRICS[metric.name] = metric
     return metric
 
 
-def _of_producers(name: str, kind: Kind, labels: str, text: str) -> Metric:
-    return _metric(name, kind, labels, Source.PRODUCER, text)
+def _of_producers(name: str, kind: MetricType, labels: str, text: str) -> Metric:
+    return _metric(name, kind, labels, MetricSource.PRODUCER, text)
 
 
-def _of_workers(name: str, kind: Kind, labels: str, text: str) -> Metric:
-    return _metric(name, kind, labels, Source.WORKER, text)
+def _of_workers(name: str, kind: MetricType, labels: str, text: str) -> Metric:
+    return _metric(name, kind, labels, MetricSource.WORKER, text)
 
 
 def _of_broker(name: str, labels: str, text: str) -> Metric:
-    return _metric(name, Kind.GAUGE, labels, Source.BROKER, text)
+    return _metric(name, MetricType.GAUGE, labels, MetricSource.BROKER, text)
 
 
 def _of_host(name: str, labels: str, text: str) -> Metric:
-    return _metric(name, Kind.GAUGE, labels, Source.HOST, text)
+    return _metric(name, MetricType.GAUGE, labels, MetricSource.HOST, text)
 
 
 PUBLISHED = _of_producers(
-    "tasks_published_total", Kind.COUNTER, "queue task", "Tasks that the broker has confirmed."
+    "tasks_published_total", MetricType.COUNTER, "queue task", "Tasks that the broker has confirmed."
 )
 REFUSED = _of_producers(
     "tasks_refused_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "queue task reason",
     "Tasks that were not published; routing: an unknown queue, or a priority or delay that cannot be.",
 )
 CONFIRM_SECONDS = _of_producers(
     "publish_confirm_seconds",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "queue",
     "From the call to the broker's confirmation, connecting and retries included; not of publish_many.",
 )
 
-RECEIVED = _of_workers("tasks_received_total", Kind.COUNTER, "queue task node", "Tasks that a node was given.")
+RECEIVED = _of_workers(
+    "tasks_received_total", MetricType.COUNTER, "queue task node", "Tasks that a node was given."
+)
 REDELIVERED = _of_workers(
     "tasks_redelivered_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "queue task node",
     "Of these, those that the broker marks as given out before.",
 )
 WAITED_SECONDS = _of_workers(
     "task_waited_seconds",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "queue node",
     "From publishing to the start of the run, less the delay that was asked for.",
 )
 WAITED_BROKER_SECONDS = _of_workers(
-    "task_waited_broker_seconds", Kind.HISTOGRAM, "queue node", "The part of the wait until the node had the task."
+    "task_waited_broker_seconds",
+    MetricType.HISTOGRAM,
+    "queue node",
+    "The part of the wait until the node had the task.",
 )
 WAITED_PREFETCH_SECONDS = _of_workers(
     "task_waited_prefetch_seconds",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "queue node",
     "The part of the wait in the node, until a slot took the task.",
 )
 LATE_SECONDS = _of_workers(
     "task_late_seconds",
-    Kind.HISTOGRAM,
+    MetricType.HISTOGRAM,
     "queue node",
     "Of delayed tasks only: the start of the run after the moment that was asked for.",
 )
 RUN_SECONDS = _of_workers(
-    "task_run_seconds", Kind.HISTOGRAM, "queue task", "Run time of tasks, of all nodes of the host."
+    "task_run_seconds", MetricType.HISTOGRAM, "queue task", "Run time of tasks, of all nodes of the host."
 )
 FINISHED = _of_workers(
-    "tasks_finished_total", Kind.COUNTER, "queue task outcome node", "Tasks whose message has ended, by outcome."
+    "tasks_finished_total",
+    MetricType.COUNTER,
+    "queue task outcome node",
+    "Tasks whose message has ended, by outcome.",
 )
 DEAD_LETTERS = _of_workers(
-    "dead_letters_total", Kind.COUNTER, "queue reason node", "Messages that a worker put into the dead letters."
+    "dead_letters_total",
+    MetricType.COUNTER,
+    "queue reason node",
+    "Messages that a worker put into the dead letters.",
 )
 WORKER_UP = _of_workers(
-    "worker_up", Kind.GAUGE, "queue node", "1 if the node's process lives and its consumer has a connection."
+    "worker_up", MetricType.GAUGE, "queue node", "1 if the node's process lives and its consumer has a connection."
 )
 WORKER_START = _of_workers(
-    "worker_start_time_seconds", Kind.GAUGE, "queue node", "When the node started, seconds since the epoch."
+    "worker_start_time_seconds", MetricType.GAUGE, "queue node", "When the node started, seconds since the epoch."
 )
-SLOTS = _of_workers("worker_slots", Kind.GAUGE, "queue node", "Tasks that the node runs at once (-c).")
-SLOTS_BUSY = _of_workers("worker_slots_busy", Kind.GAUGE, "queue node", "Tasks that the node runs now.")
+SLOTS = _of_workers("worker_slots", MetricType.GAUGE, "queue node", "Tasks that the node runs at once (-c).")
+SLOTS_BUSY = _of_workers("worker_slots_busy", MetricType.GAUGE, "queue node", "Tasks that the node runs now.")
 SLOTS_STUCK = _of_workers(
     "worker_slots_stuck",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "queue node",
     "Tasks that are over their time limit, have failed, and cannot be interrupted.",
 )
 RESERVED = _of_workers(
-    "worker_reserved_tasks", Kind.GAUGE, "queue node", "Tasks in the node that wait for a slot."
+    "worker_reserved_tasks", MetricType.GAUGE, "queue node", "Tasks in the node that wait for a slot."
 )
 PREFETCHED = _of_workers(
     "worker_prefetched_messages",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "queue node",
     "All tasks that the node holds: running, waiting for a slot, or for the last fraction of a delay.",
 )
 PREFETCH_LIMIT = _of_workers(
-    "worker_prefetch_limit", Kind.GAUGE, "queue node", "Messages that the node lets the broker give it at once."
+    "worker_prefetch_limit",
+    MetricType.GAUGE,
+    "queue node",
+    "Messages that the node lets the broker give it at once.",
 )
 LAST_CONSUMED_AGE = _of_workers(
     "worker_last_consumed_age_seconds",
-    Kind.GAUGE,
+    MetricType.GAUGE,
     "queue node",
     "Since the node was last given a task; since its start if it never was.",
 )
@@ -207,13 +221,17 @@ NODES_WANTED = _of_host("fleet_nodes_wanted", "queue", "Nodes that the settings 
 NODES_UP = _of_host("fleet_nodes_up", "queue", "Nodes of the queue on this host that are up.")
 RESTARTS = _metric(
     "fleet_restarts_total",
-    Kind.COUNTER,
+    MetricType.COUNTER,
     "queue",
-    Source.HOST,
+    MetricSource.HOST,
     "Nodes that had died and that `fleet supervise` started again.",
 )
 HUNG = _metric(
-    "fleet_hung_total", Kind.COUNTER, "queue", Source.HOST, "Nodes that hung and that `fleet supervise` killed."
+    "fleet_hung_total",
+    MetricType.COUNTER,
+    "queue",
+    MetricSource.HOST,
+    "Nodes that hung and that `fleet supervise` killed.",
 )
 SPOOLED = _of_host("spool_messages", "", "Tasks in the local spool.")
 BUILD_INFO = _of_host("build_info", "version celery python", "1; the versions are its labels.")

@@ -12,19 +12,19 @@ from broker_app.errors import (
     PublishTimeout,
     QueueFull,
 )
-from broker_app.metrics.catalogue import CONFIRM_SECONDS, PUBLISHED, REFUSED, Refusal
+from broker_app.metrics.catalogue import CONFIRM_SECONDS, PUBLISHED, REFUSED, RefusalReason
 from broker_app.metrics.recorder import OTHER
 
 if TYPE_CHECKING:
     from broker_app.metrics.recorder import Recorder
     from broker_app.queues import QueueSpec
 
-_REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
-    (NoRoute, Refusal.NO_ROUTE),
-    (QueueFull, Refusal.QUEUE_FULL),
-    (PublishTimeout, Refusal.TIMEOUT),
-    (BrokerUnreachable, Refusal.UNREACHABLE),
-    (PublishRefused, Refusal.REFUSED),
+_REFUSALS: tuple[tuple[type[Exception], RefusalReason], ...] = (
+    (NoRoute, RefusalReason.NO_ROUTE),
+    (QueueFull, RefusalReason.QUEUE_FULL),
+    (PublishTimeout, RefusalReason.TIMEOUT),
+    (BrokerUnreachable, RefusalReason.UNREACHABLE),
+    (PublishRefused, RefusalReason.REFUSED),
 )
 
 
@@ -53,11 +53,11 @@ class ProducerMetrics:
 
     def refused(self, task: str, spec: QueueSpec | None, error: BaseException) -> None:
         """Count a task that was not published."""
-        reason = next((reason for cls, reason in _REFUSALS if isinstance(error, cls)), Refusal.ROUTING)
+        reason = next((reason for cls, reason in _REFUSALS if isinstance(error, cls)), RefusalReason.ROUTING)
         self._recorder.add(REFUSED, (spec.name if spec else OTHER, self._recorder.task(task), str(reason)))
 
 
-class Publication:
+class PublishScope:
     """The publishing of one message, as a block around it.
 
     Args:

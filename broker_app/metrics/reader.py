@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker_app.metrics import storage
-from broker_app.metrics.catalogue import METRICS, WORKER_UP, Kind, Metric
+from broker_app.metrics.catalogue import METRICS, WORKER_UP, Metric, MetricType
 from broker_app.metrics.recorder import NODE_KEY
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Numbers = dict[Series, list[float]]
 
 
 @dataclass(slots=True)
-class Reading:
+class MetricTotals:
     """All files, summed.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reading:
 
 
 @dataclass(slots=True)
-class _Known:
+class _CachedFile:
     """What is known of a file that was read before: keys stay where they are."""
 
     inode: int
@@ -72,7 +72,7 @@ class _Known:
     node: str = ""
 
 
-class Reader:
+class MetricsReader:
     """Reads the files of a folder, again and again. For several threads at once: one reads, the others wait.
 
     Args:
@@ -81,17 +81,17 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, _Known] = {}
+        self._known: dict[Path, _CachedFile] = {}
         self._warned: set[Path] = set()
         self._lock = threading.Lock()  # what is known of a file must not be learnt twice
 
-    def read(self) -> Reading:
+    def read(self) -> MetricTotals:
         """Return what is counted now. A file that cannot be read is counted, told once, and passed over."""
         with self._lock:
             return self._read()
 
-    def _read(self) -> Reading:
-        reading = Reading()
+    def _read(self) -> MetricTotals:
+        reading = MetricTotals()
         paths = self._paths(reading)
         for path in paths:
             try:
@@ -106,7 +106,7 @@ class Reader:
             del self._known[gone]
         return reading
 
-    def _paths(self, reading: Reading) -> list[Path]:
+    def _paths(self, reading: MetricTotals) -> list[Path]:
         try:
             return sorted(path for path in self._folder.iterdir() if path.suffix == storage.SUFFIX)
         except FileNotFoundError:
@@ -122,7 +122,7 @@ class Reader:
             self._warned.add(path)
             logger.warning("%s", words)
 
-    def _read_file(self, path: Path, reading: Reading) -> None:
+    def _read_file(self, path: Path, reading: MetricTotals) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
@@ -138,14 +138,14 @@ class Reader:
         known = self._known.get(path)
         end = storage.used_bytes(data) if data else storage.HEADER.size
         if known is None or known.inode != inode or known.end > end:
-            known = self._known[path] = _Known(inode)
+            known = self._known[path] = _CachedFile(inode)
         if end > known.end:
             for entry in storage.parse(data, known.end):
                 self._learn(known, entry)
             known.end = end
         return known.entries
 
-    def _learn(self, known: _Known, entry: storage.Entry) -> None:
+    def _learn(self, known: _CachedFile, entry: storage.Entry) -> None:
         name, labels, *bounds = json.loads(entry.key)
         if name == NODE_KEY:
             known.node = str(labels[0])
@@ -154,15 +154,17 @@ class Reader:
             return  # of another version of ours
         values = tuple(map(str, labels)) + ((known.node,) if "node" in metric.labels else ())
         limits = tuple(float(bound) for bound in bounds[0]) if bounds else ()
-        size = len(limits) + 2 if metric.kind is Kind.HISTOGRAM else 1
+        size = len(limits) + 2 if metric.kind is MetricType.HISTOGRAM else 1
         if len(values) == len(metric.labels) and size == entry.count:
             known.entries.append((Series(metric, values, limits), entry))
 
 
-def _sum(data: bytes, entries: list[tuple[Series, storage.Entry]], reading: Reading, *, is_alive: bool) -> None:
+def _sum(
+    data: bytes, entries: list[tuple[Series, storage.Entry]], reading: MetricTotals, *, is_alive: bool
+) -> None:
     for series, entry in entries:
         numbers = storage.numbers(data, entry)
-        is_gauge = series.metric.kind is Kind.GAUGE
+        is_gauge = series.metric.kind is MetricType.GAUGE
         if is_gauge and series.metric is not WORKER_UP and not is_alive:
             continue
         target = reading.live if is_gauge else reading.numbers

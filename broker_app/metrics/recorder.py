@@ -11,7 +11,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from broker_app.metrics.catalogue import DROPPED_SERIES, METRICS, Kind, Metric
+from broker_app.metrics.catalogue import DROPPED_SERIES, METRICS, Metric, MetricType
 from broker_app.metrics.storage import Chunk, MetricFile
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
@@ -146,7 +146,7 @@ class Recorder:
 
     def _find(self, metric: Metric, labels: tuple[str, ...]) -> Cells:
         """Return where a series is, in this process's memory alone if there is no room for it in the file."""
-        count = _HISTOGRAM_NUMBERS if metric.kind is Kind.HISTOGRAM else 1
+        count = _HISTOGRAM_NUMBERS if metric.kind is MetricType.HISTOGRAM else 1
         file, cells = self._file_or_none(), None
         if file is not None:
             try:
@@ -185,7 +185,7 @@ class Recorder:
             if metric is not None and "task" in metric.labels:
                 task = labels[metric.labels.index("task")]
                 self._tasks.setdefault(task, task)
-            if metric is not None and metric.kind is Kind.GAUGE:
+            if metric is not None and metric.kind is MetricType.GAUGE:
                 chunk, index = file.cells(entry.key, entry.count)
                 chunk[index] = 0.0  # of the process before
         return file
@@ -199,7 +199,7 @@ class Recorder:
 def series_key(metric: Metric, labels: Sequence[str]) -> bytes:
     """Return how a series is written in a file: its metric, its labels, and a histogram's bounds."""
     key: list[Any] = [metric.name, list(labels)]
-    if metric.kind is Kind.HISTOGRAM:
+    if metric.kind is MetricType.HISTOGRAM:
         key.append(list(BOUNDS_SECONDS))
     return json.dumps(key, separators=(",", ":")).encode()
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from broker_app.errors import RoutingError
-from broker_app.metrics.producer import ProducerMetrics, Publication
+from broker_app.metrics.producer import ProducerMetrics, PublishScope
 from broker_app.metrics.recorder import Recorder
 from broker_app.metrics.worker import NodeMetrics
 from broker_app.queues.dead_letters import DeadReason
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from broker_app.broker.access import Broker
     from broker_app.queues import QueueSpec
-    from broker_app.queues.dead_letters import Death
+    from broker_app.queues.dead_letters import DeadLetterCause
 
 PRODUCER_STEM = "producer"
 NODE_STEM = "node"
@@ -43,9 +43,9 @@ class ProcessMetrics:
         if settings.enabled:
             self.producer = ProducerMetrics(Recorder(folder_of(app), PRODUCER_STEM, max_tasks=settings.max_tasks))
 
-    def publication(self, task: str, spec: QueueSpec | None) -> Publication:
+    def publication(self, task: str, spec: QueueSpec | None) -> PublishScope:
         """Return a block around the publishing of one message."""
-        return Publication(self.producer, task, spec)
+        return PublishScope(self.producer, task, spec)
 
     @contextmanager
     def routing(self, task: str) -> Iterator[None]:
@@ -72,7 +72,7 @@ class ProcessMetrics:
         else:
             self.producer.refused(task, spec, error)
 
-    def buried(self, spec: QueueSpec, death: Death) -> None:
+    def buried(self, spec: QueueSpec, death: DeadLetterCause) -> None:
         """Count a message that is put into the dead letters."""
         if self.node is None:
             return

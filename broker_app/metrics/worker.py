@@ -15,7 +15,7 @@ from broker_app.metrics.catalogue import (
     WAITED_BROKER_SECONDS,
     WAITED_PREFETCH_SECONDS,
     WAITED_SECONDS,
-    Outcome,
+    TaskOutcome,
 )
 from broker_app.metrics.recorder import OTHER
 from broker_app.queues.dead_letters import DeadReason
@@ -103,7 +103,7 @@ class NodeMetrics:
             times.append((LATE_SECONDS, started - due))
         self.recorder.observe_all(times, (queue,))
 
-    def finished(self, queue: str, task: str, outcome: Outcome, run_seconds: float | None) -> None:
+    def finished(self, queue: str, task: str, outcome: TaskOutcome, run_seconds: float | None) -> None:
         """Count the end of a message.
 
         Args:
@@ -121,7 +121,7 @@ class NodeMetrics:
         """Count a message of which no request could be made, and which is given up."""
         self.last_received = time.time()
         self.recorder.add(RECEIVED, (queue, UNKNOWN))
-        self.recorder.add(FINISHED, (queue, UNKNOWN, Outcome.DEAD.value))
+        self.recorder.add(FINISHED, (queue, UNKNOWN, TaskOutcome.DEAD.value))
 
     def buried(self, queue: str, reason: str) -> None:
         """Count a dead letter."""

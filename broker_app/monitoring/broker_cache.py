@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class BrokerWatch:
+class BrokerCache:
     """Reads in a thread of its own, when it is asked and the last figures are too old.
 
     Args:

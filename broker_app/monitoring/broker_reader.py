@@ -19,7 +19,7 @@ from broker_app.broker.pauses import paused_queues
 from broker_app.broker.scheduled import Backlog
 from broker_app.broker.undeclared import removed_queues
 from broker_app.errors import BrokerError
-from broker_app.monitoring.oldest_wait import Entries
+from broker_app.monitoring.oldest_wait import QueueEntries
 from broker_app.queues import InvalidDelay, Lane, Names
 from broker_app.queues.delay import parse_lane
 from broker_app.wire.errors import error_text
@@ -94,7 +94,7 @@ class BrokerReader:
         self._app = app
         self._names = Names(app.settings.prefix)
         self._specs = tuple(app.settings.specs())
-        self._entries: dict[str, Entries] = defaultdict(Entries)
+        self._entries: dict[str, QueueEntries] = defaultdict(QueueEntries)
         self._told = ""
 
     def read(self) -> BrokerNumbers:

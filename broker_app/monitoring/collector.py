@@ -12,14 +12,14 @@ import celery
 
 from broker_app.errors import FleetError, SpoolError
 from broker_app.fleet.nodes import wanted_fleets
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.state import FleetState
 from broker_app.metrics import catalogue
-from broker_app.metrics.reader import Reader, Reading, Series
+from broker_app.metrics.reader import MetricsReader, MetricTotals, Series
 from broker_app.metrics.registry import folder_of
-from broker_app.monitoring.broker_cache import BrokerWatch
+from broker_app.monitoring.broker_cache import BrokerCache
 from broker_app.monitoring.broker_reader import BrokerNumbers, BrokerReader
-from broker_app.publishing.spool.store import Store
+from broker_app.publishing.spool.store import SpoolFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ class Snapshot:
     """
 
     at: float
-    reading: Reading
+    reading: MetricTotals
     broker: BrokerNumbers
     broker_age: float
     numbers: Numbers
@@ -66,9 +66,9 @@ class Collector:
         self._app = app
         self._version = version
         publish = settings.publish
-        self._spool = Store(settings.state_dir, publish.spool_max_messages, publish.spool_max_bytes)
-        self._reader = Reader(folder_of(app))
-        self._watch = BrokerWatch(
+        self._spool = SpoolFile(settings.state_dir, publish.spool_max_messages, publish.spool_max_bytes)
+        self._reader = MetricsReader(folder_of(app))
+        self._watch = BrokerCache(
             BrokerReader(app).read,
             cache_seconds=settings.metrics.broker_cache_seconds,
             timeout_seconds=settings.metrics.broker_timeout_seconds,
@@ -107,7 +107,7 @@ class Collector:
 
     def _scaled(self) -> Mapping[str, int]:
         try:
-            return Wishes.read(FleetState.of(self._app).run).scaled
+            return Overrides.read(FleetState.of(self._app).run).scaled
         except FleetError as error:
             logger.warning("%s", error)
             return {}
@@ -126,7 +126,7 @@ def _up(numbers: Numbers, queue: str) -> int:
     )
 
 
-def _nodes(reading: Reading, now: float) -> Iterator[tuple[Series, list[float]]]:
+def _nodes(reading: MetricTotals, now: float) -> Iterator[tuple[Series, list[float]]]:
     """Yield the nodes' gauges; moments become what they are worth now."""
     for series, (value,) in reading.live.items():
         if series.metric is catalogue.WORKER_UP:

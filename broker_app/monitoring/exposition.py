@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from broker_app.metrics.catalogue import METRICS, Kind
+from broker_app.metrics.catalogue import METRICS, MetricType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ def render(numbers: Mapping[Series, Sequence[float]]) -> str:
 def _lines(series: Series, values: Sequence[float]) -> Iterable[str]:
     pairs = zip(series.metric.labels, series.labels, strict=True)
     labels = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs)
-    if series.metric.kind is Kind.HISTOGRAM:
+    if series.metric.kind is MetricType.HISTOGRAM:
         return _histogram(series.metric.name, labels, series.bounds, values)
     return (
         (f"{series.metric.name}{{{labels}}} {_number(values[0])}",)

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """What a client asks for.
 
     Attributes:
@@ -74,7 +74,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class HttpResponse:
     """What it gets.
 
     Attributes:
@@ -91,7 +91,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class HttpRoute:
     """One path.
 
     Attributes:
@@ -100,14 +100,14 @@ class Route:
         is_open: Whether it is answered without a password.
     """
 
-    answer: Callable[[Request], Response]
+    answer: Callable[[HttpRequest], HttpResponse]
     methods: tuple[str, ...] = ("GET",)
     is_open: bool = False
 
 
-def as_json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
+def as_json(value: object, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
     """Return a value as a response."""
-    return Response(json.dumps(value) + "\n", JSON, status)
+    return HttpResponse(json.dumps(value) + "\n", JSON, status)
 
 
 class MetricsServer:
@@ -146,7 +146,7 @@ class MetricsServer:
         """The port that it listens on."""
         return int(self._server.server_address[1])
 
-    def serve(self, routes: Mapping[str, Route]) -> None:
+    def serve(self, routes: Mapping[str, HttpRoute]) -> None:
         """Answer until `close` is called from another thread.
 
         Args:
@@ -170,7 +170,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, family: int, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         self.address_family = family  # an IPv6 address needs it
-        self.routes: dict[str, Route] = {}
+        self.routes: dict[str, HttpRoute] = {}
         self.token: bytes | None = None
         self.hosts: KnownHosts
         self._room = threading.BoundedSemaphore(MAX_REQUESTS)
@@ -257,28 +257,28 @@ class _Handler(BaseHTTPRequestHandler):
         """Log for whom it looks for it: a scrape every few seconds is no news."""
         logger.debug(format, *args)
 
-    def _response(self, method: str) -> Response:
+    def _response(self, method: str) -> HttpResponse:
         try:
             place = urlsplit(self.path)
         except ValueError:
-            return Response("expected a path\n", status=HTTPStatus.BAD_REQUEST)
+            return HttpResponse("expected a path\n", status=HTTPStatus.BAD_REQUEST)
         route = self.server.routes.get(place.path)
         if (refusal := self._refusal(route)) is not None:
             return refusal
         if route is None:
             known = " ".join(sorted(self.server.routes))
-            return Response(f"not found; there is: {known}\n", status=HTTPStatus.NOT_FOUND)
+            return HttpResponse(f"not found; there is: {known}\n", status=HTTPStatus.NOT_FOUND)
         if method not in route.methods:
-            return Response(f"expected {' or '.join(route.methods)}\n", status=HTTPStatus.METHOD_NOT_ALLOWED)
+            return HttpResponse(f"expected {' or '.join(route.methods)}\n", status=HTTPStatus.METHOD_NOT_ALLOWED)
         body = self._body()
         if body is None:
-            return Response("the body is too long\n", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            return HttpResponse("the body is too long\n", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         self.server.is_complete(self.connection)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query, client = dict(parse_qsl(place.query)), str(self.client_address[0])
-        return _answer(route, Request(method, place.path, query, headers, body, client))
+        return _answer(route, HttpRequest(method, place.path, query, headers, body, client))
 
-    def _refusal(self, route: Route | None) -> Response | None:
+    def _refusal(self, route: HttpRoute | None) -> HttpResponse | None:
         """Return why a client gets nothing; what there is not is nobody's business either."""
         is_open = route is not None and route.is_open
         is_login = self._is_login()
@@ -298,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return token is not None and hmac.compare_digest(given, token)
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: HttpResponse) -> None:
         body = response.body.encode("utf-8", "backslashreplace")
         self.connection.settimeout(REQUEST_SECONDS)
         self.send_response(response.status)
@@ -337,15 +337,15 @@ class _Requests(io.RawIOBase):
         return self._connection.recv_into(buffer)
 
 
-def _answer(route: Route, request: Request) -> Response:
+def _answer(route: HttpRoute, request: HttpRequest) -> HttpResponse:
     try:
         return route.answer(request)
     except Exception:
         logger.exception("%s %s", request.method, request.path)
-        return Response("it failed; the log says why\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        return HttpResponse("it failed; the log says why\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-_WHO = Response(
+_WHO = HttpResponse(
     "401: basic authentication required\n",
     status=HTTPStatus.UNAUTHORIZED,
     headers={"WWW-Authenticate": 'Basic realm="broker-app", charset="UTF-8"'},

@@ -14,7 +14,7 @@ MAX_LOOKS = 20_000
 """A day of looks, five seconds apart, and some; the oldest are forgotten first."""
 
 
-class Entries:
+class QueueEntries:
     """The entries into one queue, as seen."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
 from broker_app.fleet.state import FleetState
-from broker_app.worker.heartbeat_file import STUCK_SECONDS, SUFFIX, Sign
+from broker_app.worker.heartbeat_file import STUCK_SECONDS, SUFFIX, Heartbeat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ class Probe(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeResult:
     """The answer.
 
     Attributes:
@@ -45,7 +45,7 @@ class Verdict:
         return f"{self.node}: {self.words}"
 
 
-def probe(app: BrokerApp, what: Probe, node: str | None = None) -> Verdict:
+def probe(app: BrokerApp, what: Probe, node: str | None = None) -> ProbeResult:
     """Judge a node of this host.
 
     Args:
@@ -64,10 +64,10 @@ def probe(app: BrokerApp, what: Probe, node: str | None = None) -> Verdict:
             f"{run}: expected the sign of life of a node {name!r}, found {', '.join(names) or 'none'}; "
             f"start it, or name another"
         )
-    return judge(name, what, Sign.read(run / f"{name}{SUFFIX}"), app.settings.heartbeat_seconds)
+    return judge(name, what, Heartbeat.read(run / f"{name}{SUFFIX}"), app.settings.heartbeat_seconds)
 
 
-def probe_file(app: BrokerApp, what: Probe, pid_file: Path) -> Verdict:
+def probe_file(app: BrokerApp, what: Probe, pid_file: Path) -> ProbeResult:
     """Judge a worker whose pid file is elsewhere: its sign of life stands beside it.
 
     Args:
@@ -75,10 +75,10 @@ def probe_file(app: BrokerApp, what: Probe, pid_file: Path) -> Verdict:
         what: Live or ready.
         pid_file: What ``--pidfile`` said.
     """
-    return judge(pid_file.stem, what, Sign.read(pid_file.with_suffix(SUFFIX)), app.settings.heartbeat_seconds)
+    return judge(pid_file.stem, what, Heartbeat.read(pid_file.with_suffix(SUFFIX)), app.settings.heartbeat_seconds)
 
 
-def judge(node: str, what: Probe, sign: Sign | None, heartbeat_seconds: float) -> Verdict:
+def judge(node: str, what: Probe, sign: Heartbeat | None, heartbeat_seconds: float) -> ProbeResult:
     """Return what a sign of life says.
 
     Args:
@@ -88,18 +88,18 @@ def judge(node: str, what: Probe, sign: Sign | None, heartbeat_seconds: float) -
         heartbeat_seconds: The broker must have been heard in three of them.
     """
     if sign is None:
-        return Verdict(node, is_ok=False, words="gives no sign of life")
+        return ProbeResult(node, is_ok=False, words="gives no sign of life")
     if sign.turned_seconds >= STUCK_SECONDS:
-        return Verdict(node, is_ok=False, words=f"its loop has not turned for {sign.turned_seconds:.0f} s")
+        return ProbeResult(node, is_ok=False, words=f"its loop has not turned for {sign.turned_seconds:.0f} s")
     if not sign.is_fresh(heartbeat_seconds):
         since = "yet" if sign.heard_seconds is None else f"for {sign.heard_seconds:.0f} s"
-        return Verdict(node, is_ok=False, words=f"has not heard from the broker {since}")
+        return ProbeResult(node, is_ok=False, words=f"has not heard from the broker {since}")
     if what is Probe.LIVE:
-        return Verdict(node, is_ok=True, words=f"live, heard from the broker {sign.heard_seconds:.0f} s ago")
+        return ProbeResult(node, is_ok=True, words=f"live, heard from the broker {sign.heard_seconds:.0f} s ago")
     served = [*sign.queues, *(f"{queue} (paused)" for queue in sign.paused)]
     if not served:
-        return Verdict(node, is_ok=False, words="consumes nothing: it starts, or ends")
-    return Verdict(node, is_ok=True, words=f"ready, consumes {', '.join(served)}")
+        return ProbeResult(node, is_ok=False, words="consumes nothing: it starts, or ends")
+    return ProbeResult(node, is_ok=True, words=f"ready, consumes {', '.join(served)}")
 
 
 def _only(run: Path, names: list[str]) -> str:
@@ -113,5 +113,5 @@ def _only(run: Path, names: list[str]) -> str:
 
 
 def _is_recent(file: Path) -> bool:
-    sign = Sign.read(file)
+    sign = Heartbeat.read(file)
     return sign is not None and sign.turned_seconds < STUCK_SECONDS

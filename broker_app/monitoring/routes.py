@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
 from broker_app.monitoring.exposition import CONTENT_TYPE, render
-from broker_app.monitoring.http_server import Request, Response, Route, as_json
+from broker_app.monitoring.http_server import HttpRequest, HttpResponse, HttpRoute, as_json
 from broker_app.monitoring.probes import Probe, probe
 from broker_app.monitoring.targets import found_targets
 
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from broker_app.settings import MetricsSettings
 
 
-def routes(app: BrokerApp, collector: Collector, settings: MetricsSettings, page: StatusPage) -> dict[str, Route]:
+def routes(
+    app: BrokerApp, collector: Collector, settings: MetricsSettings, page: StatusPage
+) -> dict[str, HttpRoute]:
     """Return what is answered, by path."""
 
-    def metrics(_: Request) -> Response:
-        return Response(render(collector.collect().numbers), CONTENT_TYPE)
+    def metrics(_: HttpRequest) -> HttpResponse:
+        return HttpResponse(render(collector.collect().numbers), CONTENT_TYPE)
 
-    def live(request: Request) -> Response:
+    def live(request: HttpRequest) -> HttpResponse:
         node = request.query.get("node")
-        return Response("live\n") if node is None else _probed(app, Probe.LIVE, node)
+        return HttpResponse("live\n") if node is None else _probed(app, Probe.LIVE, node)
 
-    def ready(request: Request) -> Response:
+    def ready(request: HttpRequest) -> HttpResponse:
         if node := request.query.get("node"):
             return _probed(app, Probe.READY, node)
         snapshot = collector.collect()
@@ -36,23 +38,23 @@ def routes(app: BrokerApp, collector: Collector, settings: MetricsSettings, page
         found = {"broker": is_up, "files": reading.read, "unreadable": reading.unreadable}
         return as_json(found, HTTPStatus.SERVICE_UNAVAILABLE if reading.problem else HTTPStatus.OK)
 
-    def discovery(_: Request) -> Response:
+    def discovery(_: HttpRequest) -> HttpResponse:
         return as_json(found_targets(settings, collector.collect().broker.hosts))
 
     return {
-        "/metrics": Route(metrics),
-        "/live": Route(live, is_open=True),
-        "/ready": Route(ready, is_open=True),
-        "/targets": Route(discovery),
+        "/metrics": HttpRoute(metrics),
+        "/live": HttpRoute(live, is_open=True),
+        "/ready": HttpRoute(ready, is_open=True),
+        "/targets": HttpRoute(discovery),
         **page.routes(),
     }
 
 
-def _probed(app: BrokerApp, what: Probe, node: str) -> Response:
+def _probed(app: BrokerApp, what: Probe, node: str) -> HttpResponse:
     """Say how a node is; who is not known here is told without the names of those who are."""
     try:
         verdict = probe(app, what, node)
     except FleetError:
-        return Response("no such node gives a sign of life here\n", status=HTTPStatus.NOT_FOUND)
+        return HttpResponse("no such node gives a sign of life here\n", status=HTTPStatus.NOT_FOUND)
     status = HTTPStatus.OK if verdict.is_ok else HTTPStatus.SERVICE_UNAVAILABLE
-    return Response(f"{verdict}\n", status=status)
+    return HttpResponse(f"{verdict}\n", status=status)

@@ -38,7 +38,7 @@ with its result pending for ever; the worker looks at ``expires`` and says REVOK
 
 
 @dataclass(slots=True)
-class Outgoing:
+class OutgoingMessage:
     """One message, ready to be sent.
 
     Attributes:
@@ -74,7 +74,7 @@ class Outgoing:
         """Let it wait for the rest of its delay only, and return whether that changed anything.
 
         Args:
-            way: `Packer.way`.
+            way: `MessageBuilder.way`.
         """
         if self.due is None or self.spec is None or not self.is_behind:
             return False
@@ -97,7 +97,7 @@ class Outgoing:
         return cls(task=self.task, task_id=self.task_id, queue=self.place, reason=str(reason))
 
 
-class Packer:
+class MessageBuilder:
     """Makes messages from Celery's.
 
     Args:
@@ -112,7 +112,7 @@ class Packer:
         self._names = Names(prefix)
         self._delaying = {self._names.delay, *(self._names.hop(level) for level in range(1, len(UNITS) + 1))}
 
-    def pack(self, name: str, message: Any, options: dict[str, Any]) -> Outgoing:
+    def pack(self, name: str, message: Any, options: dict[str, Any]) -> OutgoingMessage:
         """Return a message that is ready to be sent.
 
         Args:
@@ -149,7 +149,7 @@ class Packer:
             retry_policy=options.pop("retry_policy", None) or {},
         )
         body, encoded = self._encode(message.body, serializer, compression, headers)
-        return Outgoing(
+        return OutgoingMessage(
             task=name,
             task_id=properties["correlation_id"],
             spec=spec,

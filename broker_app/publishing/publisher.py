@@ -26,10 +26,10 @@ from broker_app.errors import (
     PublishTimeout,
     QueueFull,
 )
-from broker_app.publishing.message import Packer, announced
+from broker_app.publishing.message import MessageBuilder, announced
 from broker_app.queues import Names, RoutingTable
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
-from broker_app.wire.confirm_channel import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
+from broker_app.wire.confirm_channel import BlockedError, ConfirmChannel, ConfirmOutcome, ConfirmTimeoutError
 from broker_app.wire.connection import bounded, discard, open_connection
 from broker_app.wire.errors import error_text
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kombu.messaging import Producer
 
     from broker_app.errors import PublishError
-    from broker_app.publishing.message import Outgoing
+    from broker_app.publishing.message import OutgoingMessage
 
 _TIMEOUTS = ("confirm_timeout", "timeout")
 """Options that bound a call; the first that is given counts."""
@@ -66,7 +66,7 @@ class Publisher:
 
     def __init__(self, app: Celery, table: RoutingTable, prefix: str, timeout_seconds: float) -> None:
         self._app = app
-        self._packer = Packer(app, table, prefix)
+        self._packer = MessageBuilder(app, table, prefix)
         self._names = Names(prefix)
         self._timeout_seconds = timeout_seconds
 
@@ -81,7 +81,8 @@ class Publisher:
             name: The task's name.
             message: Celery's task message: headers, properties, body, sent event.
             **options: Celery's publishing options (queue, exchange, routing_key, priority, headers,
-                serializer, compression, retry, retry_policy, confirm_timeout, …), and ours (`Packer.pack`).
+                serializer, compression, retry, retry_policy, confirm_timeout, …) and ours; see
+                `MessageBuilder.pack`.
 
         Raises:
             RoutingError: The destination, priority or delay cannot be; nothing was sent.
@@ -118,7 +119,7 @@ class Publisher:
         checked = [check_seconds("confirm_timeout", seconds) for seconds in given]
         return checked[0] if checked else self._timeout_seconds
 
-    def tell(self, producer: Producer, outgoing: Outgoing, message: Any, *, retry: bool = True) -> None:
+    def tell(self, producer: Producer, outgoing: OutgoingMessage, message: Any, *, retry: bool = True) -> None:
         """Say that a message was taken: Celery's signal, and its event if it has one."""
         headers = outgoing.properties["application_headers"]
         where = announced(outgoing.spec, outgoing.exchange, outgoing.routing_key)
@@ -127,12 +128,12 @@ class Publisher:
             event = dict(message.sent_event, queue=outgoing.place, eta=headers.get("eta"), **where)
             self._app.amqp._event_dispatcher.publish("task-sent", event, producer, retry=retry)  # noqa: SLF001
 
-    def hand_over(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool) -> bool:
+    def hand_over(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool) -> bool:
         """Deliver a message and return that the broker has it; a publisher with a spool may keep it instead."""
         self.deliver(connection, outgoing, deadline, retry=retry)
         return True
 
-    def deliver(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool = True) -> None:
+    def deliver(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool = True) -> None:
         """Get one message onto the broker, connecting again where the connection is lost.
 
         Args:
@@ -157,7 +158,7 @@ class Publisher:
                     raise outgoing.refused(cls, error_text(error)) from error
                 time.sleep(pause)
 
-    def _connect(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
+    def _connect(self, connection: Any, outgoing: OutgoingMessage, deadline: float) -> None:
         if connection.connected and not ConfirmChannel.is_inherited(connection.connection):
             return
         try:
@@ -167,7 +168,7 @@ class Publisher:
         except amqp_errors.AMQPError as error:
             raise outgoing.refused(BrokerUnreachable, error_text(error)) from error
 
-    def _deliver_once(self, connection: Any, outgoing: Outgoing, deadline: float) -> None:
+    def _deliver_once(self, connection: Any, outgoing: OutgoingMessage, deadline: float) -> None:
         """Publish and wait for the answer; declare what is not there yet, and send once more."""
         raw = connection.connection
         try:
@@ -192,7 +193,7 @@ class Publisher:
             discard(connection)
             raise refusal(outgoing, error) from error
 
-    def _is_routed(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> bool:
+    def _is_routed(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> bool:
         """Publish; False if there is no exchange or no queue for it."""
         if outgoing.is_unanswered:
             outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
@@ -204,11 +205,11 @@ class Publisher:
             outgoing.is_unanswered = False
             return False
         outgoing.is_unanswered = False
-        if answer.outcome is Outcome.REFUSED:
+        if answer.outcome is ConfirmOutcome.REFUSED:
             raise outgoing.refused(QueueFull, answer.reason)
-        return answer.outcome is Outcome.CONFIRMED
+        return answer.outcome is ConfirmOutcome.CONFIRMED
 
-    def _ensure_rest(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+    def _ensure_rest(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
         """Make sure of the way that a message takes now: only the rest of its delay is before it."""
         for _ in range(MOST_CATCH_UPS):
             outgoing.catch_up(self._packer.way)
@@ -216,7 +217,7 @@ class Publisher:
             if not outgoing.is_behind:
                 return
 
-    def _ensure_way(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+    def _ensure_way(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
         """Make sure of the lanes on the way, and of the queue at its end, before the message needs them."""
         spec, held = outgoing.spec, outgoing.delay.lanes
         if not held or spec is None:
@@ -225,7 +226,7 @@ class Publisher:
         if reason := delay_lanes.missing(faults, held, spec.broker_name, self._names.prefix):
             raise outgoing.refused(NoRoute, reason)
 
-    def _declare_path(self, channel: ConfirmChannel, outgoing: Outgoing, deadline: float) -> None:
+    def _declare_path(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
         """Declare the queue and the lanes of a message that found no route."""
         spec = outgoing.spec
         if spec is None:
@@ -239,7 +240,7 @@ class Publisher:
             raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
 
 
-def refusal(outgoing: Outgoing, error: Exception) -> PublishError:
+def refusal(outgoing: OutgoingMessage, error: Exception) -> PublishError:
     """Return why a message was not published: the broker's words, or what AMQP cannot carry."""
     if isinstance(error, struct.error):  # py-amqp packs lengths, and says no more than that one was too large
         return outgoing.refused(PublishRefused, f"AMQP cannot carry it: {error} (names have at most 255 bytes)")

@@ -13,7 +13,7 @@ from broker_app.queues import Names
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker_app.publishing.bulk.item import Item
+    from broker_app.publishing.bulk.item import BulkItem
     from broker_app.queues import Lane
     from broker_app.wire.confirm_channel import ConfirmChannel
 
@@ -25,7 +25,7 @@ MOST_AT_ONCE = 32
 _MOST_WAYS = 10_000
 
 
-class Ways:
+class KnownRoutes:
     """Which ways are known to be open.
 
     Args:
@@ -40,13 +40,13 @@ class Ways:
         """Know nothing: the connection is another."""
         self._until.clear()
 
-    def is_known(self, item: Item) -> bool:
+    def is_known(self, item: BulkItem) -> bool:
         """Return whether a message can go; what was seen is trusted for `lanes.TRUST_SECONDS`."""
         if item.spec is None:
             return True
         return time.monotonic() < self._until.get((item.spec.broker_name, item.delay.lanes), -inf)
 
-    def ensure(self, channel: ConfirmChannel, items: Iterable[Item], deadline: float) -> None:
+    def ensure(self, channel: ConfirmChannel, items: Iterable[BulkItem], deadline: float) -> None:
         """Look after the ways of messages, together, and declare what is missing.
 
         Args:
@@ -73,9 +73,9 @@ class Ways:
                 seen = [channel.seen.get(name, -inf) for name in (end, *map(self._names.lane, on_way))]
                 self._until[end, on_way] = min(seen) + delay_lanes.TRUST_SECONDS
 
-    def _unknown(self, items: Iterable[Item]) -> dict[_Way, list[Item]]:
+    def _unknown(self, items: Iterable[BulkItem]) -> dict[_Way, list[BulkItem]]:
         """Return the messages whose ways are not known, by way."""
-        ways: dict[_Way, list[Item]] = {}
+        ways: dict[_Way, list[BulkItem]] = {}
         for item in items:
             if self.is_known(item) or item.spec is None:
                 continue

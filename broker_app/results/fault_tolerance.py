@@ -32,7 +32,7 @@ RESULT, CHORD_PART = "result", "part of a chord"
 logger = logging.getLogger(__name__)
 
 
-class Forgiving:
+class FaultTolerantBackend:
     """Mixed into a backend's class."""
 
     _store_result: Any
@@ -231,7 +231,7 @@ def forgiving(backend: Backend, deferred: DeferredWrites) -> Backend:
     kind: Any = type(backend)
     consumer: Any = getattr(backend, "result_consumer", None)
     is_redis = hasattr(consumer, "_reconnect_pubsub")
-    mixed = (Forgiving, CountingChords) if is_redis else (Forgiving,)
+    mixed = (FaultTolerantBackend, CountingChords) if is_redis else (FaultTolerantBackend,)
     backend.__class__ = type(kind.__name__, (*mixed, kind), {"__module__": kind.__module__})
     backend._deferred = deferred  # noqa: SLF001 - of our own class
     if is_redis:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class QueueBindings:
     """What binds a queue.
 
     Attributes:
@@ -31,7 +31,7 @@ class Bound:
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
-def standing(management: Management, queue: str, but: str) -> list[Bound]:
+def standing(management: Management, queue: str, but: str) -> list[QueueBindings]:
     """Return what a queue is bound to, none if it is not there.
 
     Args:
@@ -43,13 +43,13 @@ def standing(management: Management, queue: str, but: str) -> list[Bound]:
         BrokerError: The API does not answer.
     """
     found = [
-        Bound(item["source"], item["routing_key"], tuple(sorted(item["arguments"].items())))
+        QueueBindings(item["source"], item["routing_key"], tuple(sorted(item["arguments"].items())))
         for item in management.bindings_to(queue)
     ]
     return [bound for bound in found if bound.source != but]
 
 
-def bind(connection: amqp.Connection, queue: str, bounds: Iterable[Bound]) -> None:
+def bind(connection: amqp.Connection, queue: str, bounds: Iterable[QueueBindings]) -> None:
     """Bind a queue; what stands so already stays.
 
     Raises:
@@ -60,7 +60,7 @@ def bind(connection: amqp.Connection, queue: str, bounds: Iterable[Bound]) -> No
             _bind(channel, queue, bound)
 
 
-def unbind(connection: amqp.Connection, queue: str, bounds: Iterable[Bound]) -> None:
+def unbind(connection: amqp.Connection, queue: str, bounds: Iterable[QueueBindings]) -> None:
     """Unbind a queue; fine if it was not bound. Raises as `bind`."""
     with pipelined_channel(connection, f"queue {queue!r}") as channel:
         for bound in bounds:
@@ -68,7 +68,12 @@ def unbind(connection: amqp.Connection, queue: str, bounds: Iterable[Bound]) -> 
 
 
 def replace(
-    connection: amqp.Connection, queue: Any, stand_in: str, bounds: Iterable[Bound], *, is_deleted_first: bool
+    connection: amqp.Connection,
+    queue: Any,
+    stand_in: str,
+    bounds: Iterable[QueueBindings],
+    *,
+    is_deleted_first: bool,
 ) -> bool:
     """Declare a queue, and turn to it what leads to its stand-in, in one go: no answer is waited for in between.
 
@@ -108,10 +113,10 @@ def declare(channel: amqp.Channel, queue: Any) -> None:
     channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=arguments, nowait=True)
 
 
-def _bind(channel: amqp.Channel, queue: str, bound: Bound) -> None:
+def _bind(channel: amqp.Channel, queue: str, bound: QueueBindings) -> None:
     channel.queue_bind(queue, bound.source, bound.key, arguments=dict(bound.arguments), nowait=True)
 
 
-def _unbind(channel: amqp.Channel, queue: str, bound: Bound) -> None:
+def _unbind(channel: amqp.Channel, queue: str, bound: QueueBindings) -> None:
     """AMQP knows no such request without an answer; py-amqp passes over one that nobody waits for."""
     channel.queue_unbind(queue, bound.source, bound.key, arguments=dict(bound.arguments), nowait=True)

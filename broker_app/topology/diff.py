@@ -13,7 +13,7 @@ from broker_app.broker.inventory import is_lane, standings
 from broker_app.errors import BrokerLocked, BrokerRefused
 from broker_app.queues import Names, Topology
 from broker_app.queues.delay import due_pattern
-from broker_app.queues.holding import Holding, held_target
+from broker_app.queues.holding import HoldingQueue, held_target
 from broker_app.queues.topology import Binding
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Facts = Mapping[str, Mapping[str, Any]]
 
 
-class Kind(StrEnum):
+class DifferenceKind(StrEnum):
     """What is the matter."""
 
     MISSING = "missing"
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Difference:
     """One difference.
 
     Attributes:
@@ -51,7 +51,7 @@ class Change:
         cure: What to do; empty for what only has to be created.
     """
 
-    kind: Kind
+    kind: DifferenceKind
     what: str
     name: str
     detail: str = ""
@@ -64,7 +64,7 @@ class Change:
 
 def compare_seen(
     connection: amqp.Connection, wanted: Topology, management: Management, prefix: str
-) -> list[Change]:
+) -> list[Difference]:
     """Compare with what the management API tells: arguments, bindings, and what stands besides.
 
     Raises:
@@ -74,7 +74,7 @@ def compare_seen(
     bindings = [item for exchange in wanted.exchanges for item in management.bindings_from(exchange.name)]
     moving = {target for name in queues if (target := held_target(name, prefix))}
     changes = [*_exchanges(wanted, exchanges), *_queues(wanted, queues, moving, prefix)]
-    absent = {change.name for change in changes if change.kind is Kind.LATER}
+    absent = {change.name for change in changes if change.kind is DifferenceKind.LATER}
     changes += _bindings(wanted, bindings, moving | absent)
     for name in _strangers(wanted, queues, bindings, prefix):
         with suppress(BrokerLocked):  # exclusive to a connection, and gone with it
@@ -82,18 +82,22 @@ def compare_seen(
     return changes
 
 
-def compare_blind(connection: amqp.Connection, wanted: Topology, prefix: str) -> Iterator[Change]:
+def compare_blind(connection: amqp.Connection, wanted: Topology, prefix: str) -> Iterator[Difference]:
     """Compare with what AMQP tells: whether it is there, and whether its arguments are ours (406 if not)."""
     for found in standings(connection, wanted):
-        if found.kind == "queue" and _is_moving(connection, Holding(found.name, prefix)):
+        if found.kind == "queue" and _is_moving(connection, HoldingQueue(found.name, prefix)):
             yield _moving(found.name)
         elif found.is_missing:
             yield _missing(found.kind, found.name, prefix)
         elif found.is_unknown:
             text = "it cannot be compared without the right to configure it"
-            yield Change(Kind.UNKNOWN, found.kind, found.name, text, "ask as a user who may declare it")
+            yield Difference(
+                DifferenceKind.UNKNOWN, found.kind, found.name, text, "ask as a user who may declare it"
+            )
         elif found.fault:
-            yield Change(Kind.DIFFERS, found.kind, found.name, found.fault, _cure(found.kind, found.name, prefix))
+            yield Difference(
+                DifferenceKind.DIFFERS, found.kind, found.name, found.fault, _cure(found.kind, found.name, prefix)
+            )
 
 
 def differences(queue: Any, found: Mapping[str, Any]) -> str:
@@ -112,12 +116,12 @@ def differences(queue: Any, found: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
-def _exchanges(wanted: Topology, found: Facts) -> Iterator[Change]:
+def _exchanges(wanted: Topology, found: Facts) -> Iterator[Difference]:
     exchange: Any
     for exchange in wanted.exchanges:
         standing = found.get(exchange.name)
         if standing is None:
-            yield Change(Kind.MISSING, "exchange", exchange.name)
+            yield Difference(DifferenceKind.MISSING, "exchange", exchange.name)
             continue
         arguments, ours = standing.get("arguments") or {}, exchange.arguments or {}
         told = (
@@ -127,20 +131,22 @@ def _exchanges(wanted: Topology, found: Facts) -> Iterator[Change]:
         )
         told += [] if arguments == ours else [f"its arguments are {_word(arguments)}, wanted {_word(ours)}"]
         if told:
-            yield Change(Kind.DIFFERS, "exchange", exchange.name, ", ".join(told), _cure("exchange", "", ""))
+            yield Difference(
+                DifferenceKind.DIFFERS, "exchange", exchange.name, ", ".join(told), _cure("exchange", "", "")
+            )
 
 
-def _queues(wanted: Topology, found: Facts, moving: Collection[str], prefix: str) -> Iterator[Change]:
+def _queues(wanted: Topology, found: Facts, moving: Collection[str], prefix: str) -> Iterator[Difference]:
     for queue in wanted.queues:
         if queue.name in moving:
             yield _moving(queue.name)
         elif queue.name not in found:
             yield _missing("queue", queue.name, prefix)
         elif told := differences(queue, found[queue.name]):
-            yield Change(Kind.DIFFERS, "queue", queue.name, told, _cure("queue", queue.name, prefix))
+            yield Difference(DifferenceKind.DIFFERS, "queue", queue.name, told, _cure("queue", queue.name, prefix))
 
 
-def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str]) -> Iterator[Change]:
+def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str]) -> Iterator[Difference]:
     """Compare the bindings of our exchanges with each other, and with our queues.
 
     Args:
@@ -153,12 +159,14 @@ def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str
     ours |= {("queue", binding): None for binding in wanted.queue_bindings if binding.destination not in but}
     for what, binding in ours:
         if (what, binding) not in standing:
-            yield Change(Kind.MISSING, "binding", _shown(binding))
+            yield Difference(DifferenceKind.MISSING, "binding", _shown(binding))
     known = {("exchange", exchange.name) for exchange in wanted.exchanges}
     known |= {("queue", queue.name) for queue in wanted.queues if queue.name not in but}
     for what, binding in sorted(standing - ours.keys(), key=str):
         if (what, binding.destination) in known:
-            yield Change(Kind.EXTRA, "binding", _shown(binding), "", _cure_of_binding(binding, wanted))
+            yield Difference(
+                DifferenceKind.EXTRA, "binding", _shown(binding), "", _cure_of_binding(binding, wanted)
+            )
 
 
 def _cure_of_binding(binding: Binding, wanted: Topology) -> str:
@@ -182,28 +190,30 @@ def _strangers(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], p
     )
 
 
-def _extra_queue(connection: amqp.Connection, name: str) -> Change:
+def _extra_queue(connection: amqp.Connection, name: str) -> Difference:
     state = queue_state(connection, name)
     counts = f"{state.ready} ready messages, {state.consumers} consumers" if state else "it has just gone"
-    return Change(Kind.EXTRA, "queue", name, counts, "declare it, or remove it with `broker-app queues retire`")
+    return Difference(
+        DifferenceKind.EXTRA, "queue", name, counts, "declare it, or remove it with `broker-app queues retire`"
+    )
 
 
-def _missing(what: str, name: str, prefix: str) -> Change:
+def _missing(what: str, name: str, prefix: str) -> Difference:
     if what == "queue" and is_lane(name, prefix):
-        return Change(Kind.LATER, what, name, "the first task that needs it declares it")
-    return Change(Kind.MISSING, what, name)
+        return Difference(DifferenceKind.LATER, what, name, "the first task that needs it declares it")
+    return Difference(DifferenceKind.MISSING, what, name)
 
 
-def _is_moving(connection: amqp.Connection, holding: Holding) -> bool:
+def _is_moving(connection: amqp.Connection, holding: HoldingQueue) -> bool:
     try:
         return queue_exists(connection, holding.name)
     except BrokerRefused:  # RabbitMQ 4.3 does not tell who has no right on it
         return False
 
 
-def _moving(name: str) -> Change:
+def _moving(name: str) -> Difference:
     cure = f"run `broker-app topology migrate {name}` again, or wait for the one that is at work"
-    return Change(Kind.MOVING, "queue", name, "a migration of it has not ended", cure)
+    return Difference(DifferenceKind.MOVING, "queue", name, "a migration of it has not ended", cure)
 
 
 def _cure(what: str, name: str, prefix: str) -> str:

@@ -14,7 +14,8 @@ What has been done is read off the broker, so a migration that was ended at any 
 5. Move the messages from the holding queue, wait until the broker has counted it empty, and delete it.
 
 A message that a producer publishes in step 2 or 4 may be in both queues. All that came to the holding queue from a
-producer, and all that was on its way when a migration was ended, carries `broker_app.publishing.message.MAYBE_TWICE_HEADER`.
+producer, and all that was on its way when a migration was ended, carries
+`broker_app.queues.headers.MAYBE_TWICE_HEADER`.
 What was in the queue before keeps its order. What is published while step 5 is at work may come before it.
 """
 
@@ -41,11 +42,11 @@ from broker_app.broker.declare import (
 from broker_app.broker.management import management_of
 from broker_app.errors import BrokerError, BrokerLocked, NotOnBroker
 from broker_app.queues import QueueType
-from broker_app.queues.holding import Holding, lock_name
-from broker_app.topology.bindings import Bound, bind, declare, replace, standing, unbind
+from broker_app.queues.holding import HoldingQueue, lock_name
+from broker_app.topology.bindings import QueueBindings, bind, declare, replace, standing, unbind
 from broker_app.topology.diff import differences
 from broker_app.topology.plan import movable
-from broker_app.topology.relocate import Way, move
+from broker_app.topology.relocate import Destination, move
 from broker_app.wire.errors import error_text
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ _LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class MigrationTimeouts:
     """How long a migration waits for others, in seconds.
 
     Attributes:
@@ -82,7 +83,7 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True)
-class Migrated:
+class MigrationResult:
     """What became of one queue.
 
     Attributes:
@@ -97,8 +98,8 @@ class Migrated:
 
 
 def migrate(
-    app: Broker, name: str, told: Told, *, is_dry_run: bool = False, waits: Waits | None = None
-) -> list[Migrated]:
+    app: Broker, name: str, told: Told, *, is_dry_run: bool = False, waits: MigrationTimeouts | None = None
+) -> list[MigrationResult]:
     """Give a queue the arguments of the settings; its dead letters' queue too, if that differs.
 
     Args:
@@ -119,7 +120,7 @@ def migrate(
     """
     targets = movable(app.settings, name)
     with connect(app) as connection:
-        moves = [_Migration(app, connection, queue, told, waits or Waits()) for queue in targets]
+        moves = [_Migration(app, connection, queue, told, waits or MigrationTimeouts()) for queue in targets]
         due = [one for one in moves if one.is_due()]
         if not any(one.is_there() for one in moves):
             raise NotOnBroker(f"queue {name!r} is not on the broker; run `broker-app topology apply`")
@@ -136,13 +137,15 @@ def migrate(
 class _Migration:
     """One queue on its way."""
 
-    def __init__(self, app: Broker, connection: amqp.Connection, queue: Any, told: Told, waits: Waits) -> None:
+    def __init__(
+        self, app: Broker, connection: amqp.Connection, queue: Any, told: Told, waits: MigrationTimeouts
+    ) -> None:
         self._queue, self._name, self._waits = queue, queue.name, waits
         self._connection, self._told = connection, told
         self._management = management_of(app, connection)
-        self._holding = Holding(queue.name, app.settings.prefix)
+        self._holding = HoldingQueue(queue.name, app.settings.prefix)
         bindings = wanted_topology(app.settings).queue_bindings
-        self._ours = [Bound(it.source, it.key) for it in bindings if it.destination == queue.name]
+        self._ours = [QueueBindings(it.source, it.key) for it in bindings if it.destination == queue.name]
         self._is_keeper = queue.name not in {spec.broker_name for spec in app.settings.specs()}
         self._messages = 0
         self._difference = ""
@@ -156,12 +159,12 @@ class _Migration:
         """Whether the queue, or the one that holds its messages, is on the broker."""
         return any(self._depth(name) is not None for name in (self._name, self._holding.name))
 
-    def outlook(self) -> Migrated:
+    def outlook(self) -> MigrationResult:
         """Return what would be moved."""
         depths = [self._depth(name) or 0 for name in (self._name, self._holding.name)]
-        return Migrated(self._name, self._difference, sum(depths))
+        return MigrationResult(self._name, self._difference, sum(depths))
 
-    def run(self) -> Migrated:
+    def run(self) -> MigrationResult:
         """Move it; steps 1 to 5."""
         for _ in range(_ROUNDS):
             differs = bool(self._look())
@@ -169,7 +172,7 @@ class _Migration:
                 self._set_aside()
             if self._replace(is_deleted_first=differs):
                 self._fetch_back()
-                return Migrated(self._name, self._difference, self._messages)
+                return MigrationResult(self._name, self._difference, self._messages)
         raise BrokerError(
             f"queue {self._name!r}: somebody declares it with its old arguments whenever it is gone; its messages "
             f"are in {self._holding.name!r}. Stop who runs with older settings and run it again"
@@ -252,7 +255,7 @@ class _Migration:
         told = self._told
         return move(self._connection, source, self._way(to), limit, lambda moved: told(stage, moved, total))
 
-    def _way(self, to: str) -> Way:
+    def _way(self, to: str) -> Destination:
         """Return how moved messages go: a keeper's keep the routing key by which they are replayed.
 
         A work queue's go by the default exchange: a task that is retried goes by the key that it came by.
@@ -260,14 +263,14 @@ class _Migration:
         ours = {"", self._holding.name}
         is_direct = (lambda exchange: exchange not in ours) if to == self._name else (lambda _: False)
         if not self._is_keeper:
-            return Way("", to, is_direct)
+            return Destination("", to, is_direct)
         other = self._name if to == self._holding.name else self._holding.name
-        lead = [Bound(self._holding.name, "")]
+        lead = [QueueBindings(self._holding.name, "")]
         with pipelined_channel(self._connection, f"exchange {self._holding.name!r}") as channel:
             self._holding.exchange(channel).declare()
         unbind(self._connection, other, lead)
         bind(self._connection, to, lead)
-        return Way(self._holding.name, None, is_direct)
+        return Destination(self._holding.name, None, is_direct)
 
     def _declare_holding(self) -> None:
         """Declare the holding queue; one that an older migration left is used as it is."""
@@ -276,12 +279,12 @@ class _Migration:
             with pipelined_channel(self._connection, f"queue {self._holding.name!r}") as channel:
                 declare(channel, self._holding.queue(kind))
 
-    def _bindings(self) -> list[Bound]:
+    def _bindings(self) -> list[QueueBindings]:
         """Return what the queue must be bound to: what the settings say, and what stands besides."""
         found = self._standing(self._name) + self._standing(self._holding.name)
         return list(dict.fromkeys([*self._ours, *found]))
 
-    def _standing(self, name: str) -> list[Bound]:
+    def _standing(self, name: str) -> list[QueueBindings]:
         return standing(self._management, name, but=self._holding.name)
 
     def _unbind_all(self, name: str) -> None:

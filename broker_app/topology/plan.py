@@ -18,7 +18,7 @@ from broker_app.broker.management import management_of
 from broker_app.errors import BrokerError, CallError, UnknownQueue
 from broker_app.queues import Names, Topology
 from broker_app.queues.delay import parse_lane
-from broker_app.topology.diff import Change, Kind, compare_blind, compare_seen
+from broker_app.topology.diff import Difference, DifferenceKind, compare_blind, compare_seen
 
 if TYPE_CHECKING:
     import amqp
@@ -32,7 +32,7 @@ LANE_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TopologyPlan:
     """All differences.
 
     Attributes:
@@ -42,26 +42,26 @@ class Plan:
             are not known.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[Difference, ...]
     wanted: Topology
     blind: str = ""
 
     @property
-    def differences(self) -> tuple[Change, ...]:
+    def differences(self) -> tuple[Difference, ...]:
         """The changes without the lanes that come by themselves."""
-        return tuple(change for change in self.changes if change.kind is not Kind.LATER)
+        return tuple(change for change in self.changes if change.kind is not DifferenceKind.LATER)
 
-    def names(self, *kinds: Kind) -> set[str]:
+    def names(self, *kinds: DifferenceKind) -> set[str]:
         """Return the names of the changes of some kinds."""
         return {change.name for change in self.changes if change.kind in kinds}
 
     def counts(self) -> dict[str, int]:
         """Return how many changes there are of each kind, also of those that have none."""
         found = Counter(change.kind for change in self.changes)
-        return {str(kind): found[kind] for kind in Kind}
+        return {str(kind): found[kind] for kind in DifferenceKind}
 
 
-def compare_topology(app: Broker, connection: amqp.Connection) -> Plan:
+def compare_topology(app: Broker, connection: amqp.Connection) -> TopologyPlan:
     """Return what differs; nothing is changed.
 
     Args:
@@ -75,11 +75,11 @@ def compare_topology(app: Broker, connection: amqp.Connection) -> Plan:
     try:
         changes = compare_seen(connection, wanted, management_of(app, connection), prefix)
     except BrokerError as error:
-        return Plan(tuple(compare_blind(connection, wanted, prefix)), wanted, blind=str(error))
-    return Plan(tuple(changes), wanted)
+        return TopologyPlan(tuple(compare_blind(connection, wanted, prefix)), wanted, blind=str(error))
+    return TopologyPlan(tuple(changes), wanted)
 
 
-def apply_plan(app: Broker, connection: amqp.Connection, plan: Plan) -> None:
+def apply_plan(app: Broker, connection: amqp.Connection, plan: TopologyPlan) -> None:
     """Create what is missing; nothing is deleted or altered, and a queue that is being moved is left alone.
 
     Bindings are made whether or not they are there: a second time changes nothing.
@@ -88,9 +88,9 @@ def apply_plan(app: Broker, connection: amqp.Connection, plan: Plan) -> None:
         BrokerError: Refused, or a prune took too long.
     """
     prefix = app.settings.prefix
-    untouched = plan.names(Kind.DIFFERS, Kind.MOVING, Kind.UNKNOWN)
+    untouched = plan.names(DifferenceKind.DIFFERS, DifferenceKind.MOVING, DifferenceKind.UNKNOWN)
     lane_of = {Names(prefix).lane(lane): lane for lane in map(parse_lane, app.settings.common_lanes)}
-    unbound = plan.names(Kind.MOVING, Kind.UNKNOWN) | lane_of.keys()
+    unbound = plan.names(DifferenceKind.MOVING, DifferenceKind.UNKNOWN) | lane_of.keys()
     declare_topology(
         connection,
         Topology(

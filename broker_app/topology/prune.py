@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import amqp
 
     from broker_app.broker.access import Broker
-    from broker_app.broker.management import Counts
+    from broker_app.broker.management import MessageCounts
 
 SHORTEST_HOP_SECONDS = 60.0
 """How long a message stays at least in a lane that hands it on to another: that of one minute."""
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class PruneTimeouts:
     """How long a prune waits for others, in seconds.
 
     Attributes:
@@ -71,7 +71,7 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class PruneResult:
     """What a prune did.
 
     Attributes:
@@ -83,10 +83,10 @@ class Pruned:
     kept: tuple[Lane, ...]
 
 
-_WAITS = Waits()
+_WAITS = PruneTimeouts()
 
 
-def prune(app: Broker, *, is_dry_run: bool = False, waits: Waits = _WAITS) -> Pruned:
+def prune(app: Broker, *, is_dry_run: bool = False, waits: PruneTimeouts = _WAITS) -> PruneResult:
     """Remove the lanes that no message is in or on its way to.
 
     It takes most of a minute, in some eight seconds of which a producer waits that needs a lane that is not there.
@@ -115,7 +115,7 @@ def prune(app: Broker, *, is_dry_run: bool = False, waits: Waits = _WAITS) -> Pr
         time.sleep(waits.trust)
         removed = _declare_needed(app, removed)
     gone = chosen if is_dry_run else removed
-    return Pruned(gone, tuple(lane for lane in sorted(in_use) if lane not in gone))
+    return PruneResult(gone, tuple(lane for lane in sorted(in_use) if lane not in gone))
 
 
 def removable(in_use: Mapping[Lane, object], keep: Collection[Lane] = ()) -> tuple[Lane, ...]:
@@ -146,12 +146,12 @@ def _lock(connection: amqp.Connection, names: Names) -> Iterator[None]:
         ) from error
 
 
-def _keep(app: Broker, waits: Waits) -> set[Lane]:
+def _keep(app: Broker, waits: PruneTimeouts) -> set[Lane]:
     common = {parse_lane(word) for word in app.settings.common_lanes}
     return common | {lane for lane in delay_lanes.every(0) if lane.seconds <= waits.shortest_lane}
 
 
-def _count(app: Broker) -> dict[Lane, Counts]:
+def _count(app: Broker) -> dict[Lane, MessageCounts]:
     try:
         return scheduled.count_lanes(app)
     except BrokerError as error:
@@ -166,7 +166,7 @@ def _look(app: Broker, connection: amqp.Connection) -> set[Lane]:
     return {lane for lane, depth in found.items() if not depth}
 
 
-def _remove(app: Broker, chosen: Iterable[Lane], first_look: float, waits: Waits) -> tuple[Lane, ...]:
+def _remove(app: Broker, chosen: Iterable[Lane], first_look: float, waits: PruneTimeouts) -> tuple[Lane, ...]:
     """Take steps 2 and 3."""
     prefix = app.settings.prefix
     names = Names(prefix)

@@ -34,7 +34,7 @@ _IDLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Destination:
     """Where moved messages go.
 
     Attributes:
@@ -50,7 +50,7 @@ class Way:
 
 
 def move(
-    connection: amqp.Connection, source: str, way: Way, limit: int | None, told: Callable[[int], None]
+    connection: amqp.Connection, source: str, way: Destination, limit: int | None, told: Callable[[int], None]
 ) -> int:
     """Move the messages of a queue in their order until it is empty, and return how many.
 
@@ -82,7 +82,7 @@ def move(
 class _Mover:
     """One channel that takes, one that publishes with confirms; what is confirmed is acknowledged in its order."""
 
-    def __init__(self, connection: amqp.Connection, source: str, way: Way) -> None:
+    def __init__(self, connection: amqp.Connection, source: str, way: Destination) -> None:
         self.moved = 0
         accept_undecodable()  # a message that cannot be decoded is moved as it is
         self._connection, self._source, self._way = connection, source, way

@@ -32,9 +32,9 @@ from broker_app.errors import BrokerError, NotOnBroker, SelectionError
 from broker_app.queues import DeadLetters, Names, QueueSpec, work_topology
 from broker_app.queues.delay import due_pattern
 from broker_app.queues.spec import check_queue_name
-from broker_app.topology.bindings import Bound, bind, standing, unbind
-from broker_app.topology.migrate import Waits, migration_lock
-from broker_app.topology.relocate import Way, move
+from broker_app.topology.bindings import QueueBindings, bind, standing, unbind
+from broker_app.topology.migrate import MigrationTimeouts, migration_lock
+from broker_app.topology.relocate import Destination, move
 from broker_app.wire.errors import error_text
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def retire_queue(
     *,
     into: str | None = None,
     is_dry_run: bool = False,
-    waits: Waits | None = None,
+    waits: MigrationTimeouts | None = None,
 ) -> Retired:
     """Remove a queue that the settings no longer declare, with its dead-letter queue, its bindings and its pause.
 
@@ -103,7 +103,7 @@ def retire_queue(
     target = None if into is None else app.settings.routing_table().queue(into)
     try:
         with connect(app) as connection:
-            one = _Retirement(app, connection, short, target, told, waits or Waits())
+            one = _Retirement(app, connection, short, target, told, waits or MigrationTimeouts())
             one.check()
             if is_dry_run:
                 return one.outlook()
@@ -124,7 +124,7 @@ class _Retirement:
         name: str,
         into: QueueSpec | None,
         told: Told,
-        waits: Waits,
+        waits: MigrationTimeouts,
     ) -> None:
         self._app, self._connection, self._told, self._waits = app, connection, told, waits
         self._management = management_of(app, connection)
@@ -132,7 +132,10 @@ class _Retirement:
         self._spec = self._find(name)
         self._is_paused = name in paused_queues(app)
         due, tasks = due_pattern(self._spec.broker_name), self._spec.broker_name
-        self._scheduled_way, self._way = Bound(self._names.due, due), Bound(self._names.tasks, tasks)
+        self._scheduled_way, self._way = (
+            QueueBindings(self._names.due, due),
+            QueueBindings(self._names.tasks, tasks),
+        )
 
     def _find(self, name: str) -> QueueSpec:
         """Return the queue as it is on the broker."""
@@ -250,7 +253,9 @@ class _Retirement:
             )
         is_dead = name == self._spec.dead_name
         exchange = self._names.dead if is_dead else ""
-        way = Way(exchange, self._into.broker_name, lambda came_by: is_direct and bool(came_by) and not is_dead)
+        way = Destination(
+            exchange, self._into.broker_name, lambda came_by: is_direct and bool(came_by) and not is_dead
+        )
         to = self._into.dead_name if is_dead else self._into.broker_name
         stage, told = f"moving messages from {name} to {to}", self._told
         return move(self._connection, name, way, limit, lambda moved: told(stage, moved, total))

@@ -1,9 +1,19 @@
 """Choosing pool and slots by measurement."""
 
-from broker_app.tuning.limits import Limits
-from broker_app.tuning.load import Call, Load, parse_profile
-from broker_app.tuning.measurement import Point
-from broker_app.tuning.sweep import Plan, Tuning, tune
-from broker_app.tuning.trial import Effort
+from broker_app.tuning.limits import NodeLimits
+from broker_app.tuning.load import SampleCall, TaskLoad, parse_profile
+from broker_app.tuning.measurement import Measurement
+from broker_app.tuning.sweep import SweepPlan, TuningResult, tune
+from broker_app.tuning.trial import TrialEffort
 
-__all__ = ["Call", "Effort", "Limits", "Load", "Plan", "Point", "Tuning", "parse_profile", "tune"]
+__all__ = [
+    "Measurement",
+    "NodeLimits",
+    "SampleCall",
+    "SweepPlan",
+    "TaskLoad",
+    "TrialEffort",
+    "TuningResult",
+    "parse_profile",
+    "tune",
+]

@@ -28,7 +28,7 @@ OWN_SHARE = 0.5
 """A queue's workers have used up a host if at least this share of its busy cores is theirs."""
 
 
-class Verdict(StrEnum):
+class LoadVerdict(StrEnum):
     """How a queue stands."""
 
     SHORT = "short"
@@ -141,7 +141,7 @@ class Advice:
     """
 
     load: QueueLoad
-    verdict: Verdict
+    verdict: LoadVerdict
     remedy: Remedy
     slots_needed: int | None
     drain_seconds: float | None
@@ -165,22 +165,22 @@ def _slots_needed(load: QueueLoad) -> int | None:
     return max(1, math.ceil(load.arrivals * load.run_seconds / TARGET_SHARE - 1e-9))
 
 
-def _verdict(load: QueueLoad, needed: int | None) -> Verdict:
+def _verdict(load: QueueLoad, needed: int | None) -> LoadVerdict:
     if load.is_paused:
-        return Verdict.PAUSED
+        return LoadVerdict.PAUSED
     if not load.slots:
-        return Verdict.UNSERVED
+        return LoadVerdict.UNSERVED
     if needed is None:
-        return Verdict.UNKNOWN
+        return LoadVerdict.UNKNOWN
     is_full = load.busy_slots >= FULL_SHARE * load.slots and not load.is_shrinking
     if load.is_growing or is_full:
-        return Verdict.SHORT
+        return LoadVerdict.SHORT
     is_idle = needed <= IDLE_SHARE * load.slots and load.waiting <= load.slots
-    return Verdict.IDLE if is_idle else Verdict.FITS
+    return LoadVerdict.IDLE if is_idle else LoadVerdict.FITS
 
 
-def _remedy(load: QueueLoad, verdict: Verdict) -> Remedy:
-    if verdict is not Verdict.SHORT:
+def _remedy(load: QueueLoad, verdict: LoadVerdict) -> Remedy:
+    if verdict is not LoadVerdict.SHORT:
         return _REMEDIES.get(verdict, Remedy.NONE)
     if load.is_host_busy and (load.own_cores or 0.0) >= OWN_SHARE * (load.host_busy_cores or 0.0):
         return Remedy.HOST
@@ -189,7 +189,7 @@ def _remedy(load: QueueLoad, verdict: Verdict) -> Remedy:
     return Remedy.SLOTS if load.busy_slots >= TARGET_SHARE * load.slots else Remedy.FETCHING
 
 
-_REMEDIES = {Verdict.UNSERVED: Remedy.START, Verdict.PAUSED: Remedy.RESUME, Verdict.IDLE: Remedy.FEWER}
+_REMEDIES = {LoadVerdict.UNSERVED: Remedy.START, LoadVerdict.PAUSED: Remedy.RESUME, LoadVerdict.IDLE: Remedy.FEWER}
 
 
 def _drain_seconds(load: QueueLoad) -> float | None:

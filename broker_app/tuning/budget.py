@@ -11,8 +11,8 @@ from broker_app.tuning.load import SIMULATED_TASK
 from broker_app.tuning.readable import shown_duration
 
 if TYPE_CHECKING:
-    from broker_app.tuning.load import Load
-    from broker_app.tuning.trial import Effort
+    from broker_app.tuning.load import TaskLoad
+    from broker_app.tuning.trial import TrialEffort
 
 START_SECONDS = 5.0
 """A worker's start and end, on a machine that is otherwise quiet."""
@@ -22,7 +22,7 @@ _MORE_POINTS = 5
 """Numbers of slots between the doublings, and points that are measured again because they are uncertain."""
 
 
-def point_seconds(load: Load, effort: Effort) -> float:
+def point_seconds(load: TaskLoad, effort: TrialEffort) -> float:
     """Return about how long one number of slots takes; the time of a real task is not known and counts as 0."""
     task = max((sum(call.args[:2]) for call in load.calls if call.task == SIMULATED_TASK), default=0.0)
     one_round = max(effort.round_seconds, min(task, 10 * effort.round_seconds)) + 2 * task

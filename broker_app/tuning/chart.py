@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from broker_app.tuning.measurement import Point
+    from broker_app.tuning.measurement import Measurement
     from broker_app.tuning.recommendation import PoolResult
-    from broker_app.tuning.sweep import Tuning
+    from broker_app.tuning.sweep import TuningResult
 
 WIDTH, HEIGHT = 900, 630
 _LEFT, _RIGHT = 76, 168
@@ -63,7 +63,7 @@ class _Panel:
         return self.top + self.height * (1 - min(value, self.highest) / self.highest)
 
 
-def draw(tuning: Tuning) -> str:
+def draw(tuning: TuningResult) -> str:
     """Return the throughput and the run time over the number of slots, a curve for each pool."""
     points = [point for result in tuning.results for point in result.points.values()]
     slots = max(point.slots for point in points)
@@ -96,7 +96,7 @@ def _page(title: str, subtitle: str, parts: Iterable[str]) -> str:
     return "\n".join([*head, *parts, "</svg>", ""])
 
 
-def _subtitle(tuning: Tuning) -> str:
+def _subtitle(tuning: TuningResult) -> str:
     point = tuning.recommendation.point
     if point is None:
         return "nothing is recommended: the figures do not carry it"
@@ -132,7 +132,7 @@ def _ideal(panel: _Panel, results: Sequence[PoolResult]) -> list[str]:
     return [f'<path class="ideal" fill="none" stroke-dasharray="6 5" d="{ends}"/>']
 
 
-def _curve(panel: _Panel, result: PoolResult, recommended: Point | None) -> list[str]:
+def _curve(panel: _Panel, result: PoolResult, recommended: Measurement | None) -> list[str]:
     points = list(result.points.values())
     most = points[-1].slots
     parts = [f'<path class="law" d="{_path(panel, result.law.throughput, most)}"/>'] if most > 1 else []

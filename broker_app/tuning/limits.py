@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker_app.tuning.measurement import Point
+    from broker_app.tuning.measurement import Measurement
 
 BUSY = 0.9
 """From this share on a core, a host or the slots are taken to be busy."""
@@ -26,7 +26,7 @@ _SINGLE = frozenset({"threads", "gevent", "solo"})
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class NodeLimits:
     """What one node may use.
 
     Attributes:
@@ -39,7 +39,7 @@ class Limits:
     connections: int | None = None
     latency_seconds: float | None = None
 
-    def broken_by(self, point: Point) -> str:
+    def broken_by(self, point: Measurement) -> str:
         """Return which limits a point breaks, in words; empty if none."""
         broken = []
         if self.memory_bytes is not None and point.usage.memory_bytes > self.memory_bytes:
@@ -88,7 +88,7 @@ WORDS = {
 }
 
 
-def ceiling(points: Mapping[int, Point]) -> Ceiling:
+def ceiling(points: Mapping[int, Measurement]) -> Ceiling:
     """Return what limits a pool, judged at the most slots that were measured, in the order of `Ceiling`.
 
     ``points`` are of one pool, at least one. A cause that shows in the processor comes before one that shows in
@@ -109,7 +109,7 @@ def ceiling(points: Mapping[int, Point]) -> Ceiling:
     return Ceiling.BROKER if last.busy_share < BUSY else Ceiling.NONE
 
 
-def _still_rises(points: Mapping[int, Point]) -> bool:
+def _still_rises(points: Mapping[int, Measurement]) -> bool:
     """Return whether the last number of slots brought a good part of what it added."""
     if len(points) == 1:
         return False

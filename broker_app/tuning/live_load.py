@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from broker_app.broker.access import connect
 from broker_app.errors import TuningError
 from broker_app.metrics.catalogue import RUN_SECONDS
-from broker_app.metrics.reader import Reader
+from broker_app.metrics.reader import MetricsReader
 from broker_app.metrics.registry import folder_of
 from broker_app.tuning.live_workers import local_nodes
-from broker_app.tuning.load import MAX_PROFILE_SECONDS, SIMULATED_TASK, Call, Load
+from broker_app.tuning.load import MAX_PROFILE_SECONDS, SIMULATED_TASK, SampleCall, TaskLoad
 from broker_app.tuning.proc_usage import sample, usage_between
 from broker_app.tuning.readable import shown_duration, shown_number
 from broker_app.tuning.sandbox import private_place
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from broker_app.app import BrokerApp
-    from broker_app.tuning.live_workers import Node
-    from broker_app.tuning.proc_usage import Sample
+    from broker_app.tuning.live_workers import WatchedWorker
+    from broker_app.tuning.proc_usage import UsageSample
     from broker_app.tuning.worker import TunedWorker
 
 WATCH_SECONDS = 20.0
@@ -46,7 +46,7 @@ _WARM_UP_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ObservedTask:
     """What is known of a task.
 
     Attributes:
@@ -64,7 +64,7 @@ class Ran:
     ignore_result: bool = False
 
     @classmethod
-    def of(cls, name: str, bounds: Sequence[float], numbers: Sequence[float]) -> Ran:
+    def of(cls, name: str, bounds: Sequence[float], numbers: Sequence[float]) -> ObservedTask:
         """Return it from a histogram: upper bounds; counts, that above the last bound, and the sum.
 
         The mean is exact. The spread is that of even run times with the variance of the buckets' middles.
@@ -82,7 +82,7 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedLoad:
     """What the workers of a queue on this host do.
 
     Attributes:
@@ -98,14 +98,14 @@ class Observed:
 
     queue: str
     seconds: float
-    tasks: tuple[Ran, ...]
+    tasks: tuple[ObservedTask, ...]
     nodes: int
     pool: str
     slots: int
     pace: float
     cpu_cores: float
 
-    def calls(self, cpu_seconds: float) -> tuple[Call, ...]:
+    def calls(self, cpu_seconds: float) -> tuple[SampleCall, ...]:
         """Return calls that take turns as the tasks do; each computes for so long, or as long as it runs."""
         return tuple(_call(task, cpu_seconds) for task in take_turns(self.tasks))
 
@@ -116,7 +116,7 @@ class Observed:
         )
 
 
-def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Observed:
+def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> ObservedLoad:
     """Watch the workers of a queue on this host for a while; nothing is changed.
 
     Args:
@@ -137,7 +137,7 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
         raise TuningError(
             f"--from-metrics: expected workers of {queue!r} alone on this host, got none; `broker-app fleet start`"
         )
-    reader = Reader(folder_of(app))
+    reader = MetricsReader(folder_of(app))
     ran, before, begin = _count(reader, queue), _samples(nodes), time.monotonic()
     time.sleep(seconds)
     elapsed, now = time.monotonic() - begin, _count(reader, queue)
@@ -155,11 +155,11 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
     after = _samples(nodes)
     cpu_cores = sum(usage_between(pid, before[pid], after[pid], elapsed).cpu_cores for pid in before)
     node = nodes[0]
-    return Observed(queue, elapsed, tasks, len(nodes), node.pool, node.slots, ended / elapsed, cpu_cores)
+    return ObservedLoad(queue, elapsed, tasks, len(nodes), node.pool, node.slots, ended / elapsed, cpu_cores)
 
 
 def cpu_seconds(
-    app: BrokerApp, observed: Observed, *, keeps_results: bool, app_name: str, on_leaving: Callable[[], object]
+    app: BrokerApp, observed: ObservedLoad, *, keeps_results: bool, app_name: str, on_leaving: Callable[[], object]
 ) -> float:
     """Return what a task computes itself: what live workers use for it, less what one uses whose tasks only wait.
 
@@ -174,7 +174,7 @@ def cpu_seconds(
         TuningError: The worker does not start, or ends.
         BrokerError, PublishError: The broker is gone.
     """
-    load = Load(observed.calls(0.0), keeps_results)
+    load = TaskLoad(observed.calls(0.0), keeps_results)
     pool_and_slots = observed.pool, observed.slots
     with (
         private_place(app, observed.queue, on_leaving) as place,
@@ -186,7 +186,7 @@ def cpu_seconds(
     return max(0.0, observed.cpu_cores / observed.nodes - own) / pace
 
 
-def take_turns(tasks: Sequence[Ran]) -> list[Ran]:
+def take_turns(tasks: Sequence[ObservedTask]) -> list[ObservedTask]:
     """Return tasks in turns, each as often as it ran, evenly, and at least once."""
     if len(tasks) == 1:
         return list(tasks)
@@ -196,13 +196,13 @@ def take_turns(tasks: Sequence[Ran]) -> list[Ran]:
     return [task for _, task in sorted(turns, key=lambda turn: turn[0])]
 
 
-def _call(task: Ran, cpu_seconds: float) -> Call:
+def _call(task: ObservedTask, cpu_seconds: float) -> SampleCall:
     computing = min(cpu_seconds, task.seconds)
     args = task.seconds - computing, computing, task.jitter
-    return Call(SIMULATED_TASK, args, ignore_result=task.ignore_result)
+    return SampleCall(SIMULATED_TASK, args, ignore_result=task.ignore_result)
 
 
-def _ignores(app: BrokerApp, task: Ran) -> bool:
+def _ignores(app: BrokerApp, task: ObservedTask) -> bool:
     registered = app.tasks.get(task.name)
     return registered is not None and bool(registered.ignore_result)
 
@@ -214,14 +214,14 @@ def _cores_at(worker: TunedWorker, pace: float, seconds: float) -> float:
     return usage_between(worker.pid, before, after, elapsed).cpu_cores
 
 
-def _samples(nodes: Iterable[Node]) -> dict[int, Sample]:
+def _samples(nodes: Iterable[WatchedWorker]) -> dict[int, UsageSample]:
     return {node.pid: sample(node.pid) for node in nodes}
 
 
-def _count(reader: Reader, queue: str) -> list[Ran]:
+def _count(reader: MetricsReader, queue: str) -> list[ObservedTask]:
     """Return the tasks of a queue that have run on this host, as far as it remembers."""
     return [
-        Ran.of(series.labels[1], series.bounds, numbers)
+        ObservedTask.of(series.labels[1], series.bounds, numbers)
         for series, numbers in reader.read().numbers.items()
         if series.metric is RUN_SECONDS and series.labels[0] == queue and any(numbers[:-1])
     ]

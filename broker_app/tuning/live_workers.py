@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from broker_app.tuning.measurement import Usage
-    from broker_app.tuning.proc_usage import Sample
+    from broker_app.tuning.proc_usage import UsageSample
 
 ANSWER_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 
 
 @dataclass
-class Node:
+class WatchedWorker:
     """One worker, watched.
 
     Attributes:
@@ -53,7 +53,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchResult:
     """What was seen.
 
     Attributes:
@@ -65,7 +65,7 @@ class Watched:
     missing: tuple[str, ...]
 
 
-def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
+def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> WatchResult:
     """Return the figures of some queues, or of all, over a while.
 
     Args:
@@ -103,10 +103,10 @@ def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> Watched:
         )
         for queue in names
     )
-    return Watched(loads, tuple(missing))
+    return WatchResult(loads, tuple(missing))
 
 
-def local_nodes(app: BrokerApp, queue: str) -> list[Node]:
+def local_nodes(app: BrokerApp, queue: str) -> list[WatchedWorker]:
     """Return the workers of this host that consume a queue and nothing else."""
     nodes, _ = _find_nodes(app, {app.settings.routing_table().queue(queue).broker_name})
     return [node for name, node in sorted(nodes.items()) if _is_here(name)]
@@ -116,7 +116,7 @@ def _is_here(name: str) -> bool:
     return name.partition("@")[2] == socket.gethostname()
 
 
-def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, Node], list[str]]:
+def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, WatchedWorker], list[str]]:
     """Return the workers that consume one of the queues and nothing else, and what that leaves out."""
     consumed = _ask(app, "active_queues", None)
     stats = _ask(app, "stats", list(consumed))
@@ -129,7 +129,7 @@ def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, Node], list
             missing.append(f"{name} is not counted: it consumes {len(of_node)} queues, or did not answer twice")
             continue
         pool = stats[name]["pool"]
-        nodes[name] = Node(
+        nodes[name] = WatchedWorker(
             of_node[0], stats[name]["pid"], pool_name(pool["implementation"]), pool["max-concurrency"]
         )
     remote = [name for name in nodes if not _is_here(name)]
@@ -147,7 +147,7 @@ def _ask(app: BrokerApp, question: str, names: list[str] | None) -> dict[str, An
     return {n: answer for n, answer in answers.items() if not (isinstance(answer, dict) and "error" in answer)}
 
 
-def _look(app: BrokerApp, nodes: Mapping[str, Node]) -> None:
+def _look(app: BrokerApp, nodes: Mapping[str, WatchedWorker]) -> None:
     """Note how many tasks each node has begun, and the processor time of its main process."""
     for name, answer in _ask(app, "stats", list(nodes)).items():
         nodes[name].started.append(sum(answer["total"].values()))
@@ -155,7 +155,10 @@ def _look(app: BrokerApp, nodes: Mapping[str, Node]) -> None:
 
 
 def _count(
-    app: BrokerApp, connection: amqp.Connection, nodes: Mapping[str, Node], depths: Mapping[str, list[int]]
+    app: BrokerApp,
+    connection: amqp.Connection,
+    nodes: Mapping[str, WatchedWorker],
+    depths: Mapping[str, list[int]],
 ) -> None:
     """Note what waits, and which slots are busy."""
     for queue, seen in depths.items():
@@ -164,7 +167,7 @@ def _count(
         nodes[name].busy.append(len(answer))
 
 
-def _samples(local: Mapping[str, int]) -> dict[int, Sample]:
+def _samples(local: Mapping[str, int]) -> dict[int, UsageSample]:
     """Return the counters of this host's workers, with all their processes, by pid."""
     return {pid: proc_usage.sample(pid) for pid in local.values()}
 
@@ -183,7 +186,7 @@ def _own_cores(pids: Iterable[int], used: Mapping[int, Usage]) -> float | None:
     return sum(cores) if cores else None
 
 
-def _load(queue: str, nodes: list[Node], depths: list[int], elapsed: float) -> QueueLoad:
+def _load(queue: str, nodes: list[WatchedWorker], depths: list[int], elapsed: float) -> QueueLoad:
     whole = [node for node in nodes if len(node.started) > 1 and node.busy]
     return QueueLoad(
         queue=queue,

@@ -29,7 +29,7 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SampleCall:
     """One call of a task: its name and arguments, JSON values.
 
     Attributes:
@@ -53,7 +53,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class TaskLoad:
     """What is published: calls that take turns.
 
     Attributes:
@@ -61,7 +61,7 @@ class Load:
         keeps_results: Whether the workers store results, of the calls that do not ignore them.
     """
 
-    calls: tuple[Call, ...]
+    calls: tuple[SampleCall, ...]
     keeps_results: bool = True
 
     def signatures(self, app: BrokerApp, queue: str) -> Iterator[Signature]:
@@ -79,7 +79,7 @@ class Load:
         return "; ".join(f"{count} of {len(self.calls)} {words}" for words, count in counts.items())
 
 
-def parse_profile(text: str) -> Call:
+def parse_profile(text: str) -> SampleCall:
     """Return the call of a simulated task: ``wait=50ms,cpu=2ms,jitter=20%``.
 
     ``wait`` sleeps, as I/O does; ``cpu`` computes in Python, holding the interpreter; ``jitter`` draws both anew
@@ -96,7 +96,7 @@ def parse_profile(text: str) -> Call:
         raise CallError(
             f"--profile: expected wait and cpu of up to {MAX_PROFILE_SECONDS:g} s in all, got {text!r}"
         )
-    return Call(SIMULATED_TASK, (wait, cpu, _share(words.get("jitter", "0"))))
+    return SampleCall(SIMULATED_TASK, (wait, cpu, _share(words.get("jitter", "0"))))
 
 
 def parse_duration(text: str, where: str) -> float:

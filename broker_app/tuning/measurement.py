@@ -32,7 +32,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class Durations:
     """Durations of many tasks, in seconds.
 
     Attributes:
@@ -48,7 +48,7 @@ class Times:
     count: int
 
     @classmethod
-    def of(cls, seconds: Iterable[float]) -> Times:
+    def of(cls, seconds: Iterable[float]) -> Durations:
         """Return the figures of at least one duration.
 
         Raises:
@@ -86,7 +86,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Measurement:
     """One pool with one number of slots, measured.
 
     Attributes:
@@ -103,9 +103,9 @@ class Point:
     pool: str
     slots: int
     throughputs: tuple[float, ...]
-    run: Times
-    wait: Times | None
-    latency: Times | None
+    run: Durations
+    wait: Durations | None
+    latency: Durations | None
     usage: Usage
 
     @property

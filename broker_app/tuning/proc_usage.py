@@ -26,7 +26,7 @@ _IDLE = slice(3, 5)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class UsageSample:
     """The counters of a worker and its host at one moment.
 
     Attributes:
@@ -50,17 +50,17 @@ def check_proc() -> None:
         raise TuningError("expected /proc, from which processor and memory are read, got none; tune on Linux")
 
 
-def sample(main: int) -> Sample:
+def sample(main: int) -> UsageSample:
     """Return the counters of a process and all below it."""
     seconds = {}
     for pid in family(main):
         if fields := _stat(pid):
             seconds[pid] = (int(fields[_USER]) + int(fields[_SYSTEM])) / _TICKS
     ticks = [int(word) for word in (_PROC / "stat").read_text().splitlines()[0].split()[1:9]]
-    return Sample(seconds, sum(ticks[_IDLE]) / _TICKS, sum(ticks) / _TICKS)
+    return UsageSample(seconds, sum(ticks[_IDLE]) / _TICKS, sum(ticks) / _TICKS)
 
 
-def usage_between(main: int, before: Sample, after: Sample, elapsed_seconds: float) -> Usage:
+def usage_between(main: int, before: UsageSample, after: UsageSample, elapsed_seconds: float) -> Usage:
     """Return what was used between two samples; memory, threads and descriptors are those of now."""
     used = {pid: seconds - before.seconds.get(pid, 0.0) for pid, seconds in after.seconds.items()}
     pids = tuple(after.seconds)

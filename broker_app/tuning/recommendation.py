@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_app.tuning.limits import Ceiling, Limits, ceiling
-from broker_app.tuning.scalability import Confidence, Law, confidence, fit_law, misfit
+from broker_app.tuning.limits import Ceiling, NodeLimits, ceiling
+from broker_app.tuning.scalability import Confidence, ScalabilityCurve, confidence, fit_law, misfit
 from broker_app.tuning.search import knee_of, undecided
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker_app.tuning.measurement import Point
+    from broker_app.tuning.measurement import Measurement
 
 MIN_POINTS_OF_A_LAW = 4
 """Three parameters and one to spare: through fewer points there is always a curve, and it says nothing."""
@@ -41,10 +41,10 @@ class PoolResult:
     """
 
     pool: str
-    points: Mapping[int, Point]
-    knee: Point | None
-    best: Point
-    law: Law
+    points: Mapping[int, Measurement]
+    knee: Measurement | None
+    best: Measurement
+    law: ScalabilityCurve
     confidence: Confidence | None
     misfit: float
     ceiling: Ceiling
@@ -65,12 +65,12 @@ class Recommendation:
     notes: tuple[str, ...] = ()
 
     @property
-    def point(self) -> Point | None:
+    def point(self) -> Measurement | None:
         """The pool and its slots."""
         return self.result.knee if self.result else None
 
 
-def judge_pool(points: Mapping[int, Point], limits: Limits, bound: int) -> PoolResult:
+def judge_pool(points: Mapping[int, Measurement], limits: NodeLimits, bound: int) -> PoolResult:
     """Return what the points of one pool, at least one, say."""
     ordered = dict(sorted(points.items()))
     curve = fit_law({slots: point.throughput for slots, point in ordered.items()})
@@ -87,7 +87,7 @@ def judge_pool(points: Mapping[int, Point], limits: Limits, bound: int) -> PoolR
     )
 
 
-def recommend(results: Sequence[PoolResult], limits: Limits, precision: float) -> Recommendation:
+def recommend(results: Sequence[PoolResult], limits: NodeLimits, precision: float) -> Recommendation:
     """Return the pool and the slots to take.
 
     Of the pools whose knees are within `ALIKE` of the fastest the one with the least memory. Refused if no point
@@ -111,7 +111,7 @@ def recommend(results: Sequence[PoolResult], limits: Limits, precision: float) -
     return Recommendation(chosen, notes=tuple(_notes(chosen, limits)))
 
 
-def gain_of_prefetch(point: Point, ahead: Point) -> float | None:
+def gain_of_prefetch(point: Measurement, ahead: Measurement) -> float | None:
     """Return how much more a larger prefetch does, as a share; None if less than `ALIKE`, or than is certain.
 
     Args:
@@ -122,7 +122,7 @@ def gain_of_prefetch(point: Point, ahead: Point) -> float | None:
     return gain if gain >= max(ALIKE, point.error + ahead.error) else None
 
 
-def _noise(result: PoolResult, limits: Limits, precision: float) -> tuple[str, ...]:
+def _noise(result: PoolResult, limits: NodeLimits, precision: float) -> tuple[str, ...]:
     """Return which figures are too uncertain to decide."""
     return tuple(
         f"{result.pool} -c {point.slots}: the throughput is known to ±{_percent(point.error)} after "
@@ -132,7 +132,7 @@ def _noise(result: PoolResult, limits: Limits, precision: float) -> tuple[str, .
     )
 
 
-def _notes(result: PoolResult, limits: Limits) -> list[str]:
+def _notes(result: PoolResult, limits: NodeLimits) -> list[str]:
     notes = []
     if broken := limits.broken_by(result.best):
         notes.append(

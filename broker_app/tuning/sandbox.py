@@ -45,7 +45,7 @@ _KILL_SECONDS = 5.0
 _DAYS = 31
 
 
-class _TwinApp(BrokerApp):
+class _SandboxApp(BrokerApp):
     """The same app with other names on the broker and another state folder."""
 
     def __init__(self, app: BrokerApp, prefix: str, folder: Path) -> None:
@@ -60,7 +60,7 @@ class _TwinApp(BrokerApp):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Sandbox:
     """Where a tuning run works.
 
     Attributes:
@@ -89,7 +89,7 @@ class Place:
 
 
 @contextmanager
-def private_place(app: BrokerApp, queue: str, on_leaving: Callable[[], object]) -> Iterator[Place]:
+def private_place(app: BrokerApp, queue: str, on_leaving: Callable[[], object]) -> Iterator[Sandbox]:
     """Make a place, and remove it with the block: processes, queues, exchanges, files.
 
     What earlier runs have left that were killed is removed first.
@@ -113,9 +113,9 @@ def private_place(app: BrokerApp, queue: str, on_leaving: Callable[[], object]) 
         broker = app.connection_for_write().as_uri()
     folder = parent / token
     with _locked(folder, {"broker": broker, "prefix": prefix}):
-        twin = _TwinApp(app, prefix, folder)
+        twin = _SandboxApp(app, prefix, folder)
         try:
-            yield Place(twin, token, folder)
+            yield Sandbox(twin, token, folder)
         finally:
             on_leaving()
             _end_processes(token)
@@ -136,7 +136,7 @@ def _remove_leftovers(app: BrokerApp, parent: Path, connection: amqp.Connection)
                 facts = json.load(file)
                 if facts["broker"] != app.connection_for_write().as_uri():
                     continue
-                twin = _TwinApp(app, facts["prefix"], facts_file.parent)
+                twin = _SandboxApp(app, facts["prefix"], facts_file.parent)
                 _remove_names(twin, connection)
             shutil.rmtree(facts_file.parent, ignore_errors=True)
 

@@ -31,7 +31,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class ScalabilityCurve:
     """One curve.
 
     Attributes:
@@ -73,9 +73,9 @@ class Confidence:
     """How sure a fit is: each interval holds 95 % of the fits to resampled rounds.
 
     Attributes:
-        rate: Of `Law.rate`.
-        contention: Of `Law.contention`.
-        coherency: Of `Law.coherency`.
+        rate: Of `ScalabilityCurve.rate`.
+        contention: Of `ScalabilityCurve.contention`.
+        coherency: Of `ScalabilityCurve.coherency`.
         knee: Of the knee, in slots.
     """
 
@@ -85,7 +85,7 @@ class Confidence:
     knee: Interval
 
 
-def fit_law(throughputs: Mapping[int, float]) -> Law:
+def fit_law(throughputs: Mapping[int, float]) -> ScalabilityCurve:
     """Return the law nearest to measured throughputs, by least squares of the relative errors.
 
     Args:
@@ -99,10 +99,10 @@ def fit_law(throughputs: Mapping[int, float]) -> Law:
     rows = [_row(slots, throughput) for slots, throughput in throughputs.items()]
     fits = [_solve(rows, columns) for columns in _COLUMNS if len(columns) <= len(rows)]
     _, (base, linear, square) = min(fit for fit in fits if fit is not None)
-    return Law(rate=1 / base, contention=linear / base, coherency=square / base)
+    return ScalabilityCurve(rate=1 / base, contention=linear / base, coherency=square / base)
 
 
-def misfit(law: Law, throughputs: Mapping[int, float]) -> float:
+def misfit(law: ScalabilityCurve, throughputs: Mapping[int, float]) -> float:
     """Return the largest relative distance of a point from the curve: 0.1 is ten per cent."""
     return max(abs(law.throughput(slots) / throughput - 1) for slots, throughput in throughputs.items())
 

@@ -14,8 +14,8 @@ from broker_app.tuning.scalability import KNEE_SHARE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker_app.tuning.limits import Limits
-    from broker_app.tuning.measurement import Point
+    from broker_app.tuning.limits import NodeLimits
+    from broker_app.tuning.measurement import Measurement
 
 GAIN = 1.05
 """A doubling that brings less than this is no gain; after two such the pool is measured to its end."""
@@ -27,7 +27,7 @@ _FUTILE_STEPS = 2
 _WHOLE_DOUBLING = 1.9
 
 
-def next_slots(points: Mapping[int, Point], bound: int, limits: Limits) -> int | None:
+def next_slots(points: Mapping[int, Measurement], bound: int, limits: NodeLimits) -> int | None:
     """Return the number of slots to measure next, None when the pool is known.
 
     Args:
@@ -38,7 +38,7 @@ def next_slots(points: Mapping[int, Point], bound: int, limits: Limits) -> int |
     return _upwards(points, bound, limits) or _topping(points, limits) or _narrowing(points, limits)
 
 
-def knee_of(points: Mapping[int, Point], limits: Limits) -> Point | None:
+def knee_of(points: Mapping[int, Measurement], limits: NodeLimits) -> Measurement | None:
     """Return the point of the fewest slots with `KNEE_SHARE` of the best throughput within the limits, if any."""
     best = best_of(points, limits)
     if best is None:
@@ -47,12 +47,12 @@ def knee_of(points: Mapping[int, Point], limits: Limits) -> Point | None:
     return min(enough, key=lambda point: point.slots)
 
 
-def best_of(points: Mapping[int, Point], limits: Limits) -> Point | None:
+def best_of(points: Mapping[int, Measurement], limits: NodeLimits) -> Measurement | None:
     """Return the point of the best throughput within the limits, if any."""
     return max(_allowed(points, limits), key=lambda point: point.throughput, default=None)
 
 
-def undecided(points: Mapping[int, Point], limits: Limits, precision: float) -> list[Point]:
+def undecided(points: Mapping[int, Measurement], limits: NodeLimits, precision: float) -> list[Measurement]:
     """Return the points whose uncertainty could change the knee: nothing may be recommended while there are any.
 
     Of those that are not known to ``precision``: the best and the knee themselves, fewer slots that may reach what
@@ -70,11 +70,11 @@ def undecided(points: Mapping[int, Point], limits: Limits, precision: float) -> 
     ]
 
 
-def _allowed(points: Mapping[int, Point], limits: Limits) -> list[Point]:
+def _allowed(points: Mapping[int, Measurement], limits: NodeLimits) -> list[Measurement]:
     return [point for point in points.values() if not limits.broken_by(point)]
 
 
-def _upwards(points: Mapping[int, Point], bound: int, limits: Limits) -> int | None:
+def _upwards(points: Mapping[int, Measurement], bound: int, limits: NodeLimits) -> int | None:
     slots = 1
     best, futile = 0.0, 0
     while slots in points:
@@ -87,7 +87,7 @@ def _upwards(points: Mapping[int, Point], bound: int, limits: Limits) -> int | N
     return slots
 
 
-def _topping(points: Mapping[int, Point], limits: Limits) -> int | None:
+def _topping(points: Mapping[int, Measurement], limits: NodeLimits) -> int | None:
     """Return the middle of a doubling beside the best point that may hold the top: both ends may be 5 % below it.
 
     A curve that still rises at its last point has its top there.
@@ -104,12 +104,12 @@ def _topping(points: Mapping[int, Point], limits: Limits) -> int | None:
     return None
 
 
-def _second(points: Mapping[int, Point], limits: Limits) -> float:
+def _second(points: Mapping[int, Measurement], limits: NodeLimits) -> float:
     """Return the second best throughput within the limits, 0 if there is none."""
     return sorted((0.0, 0.0, *(point.throughput for point in _allowed(points, limits))))[-2]
 
 
-def _narrowing(points: Mapping[int, Point], limits: Limits) -> int | None:
+def _narrowing(points: Mapping[int, Measurement], limits: NodeLimits) -> int | None:
     knee, best = knee_of(points, limits), best_of(points, limits)
     if knee is None or best is None:
         return None
@@ -125,7 +125,7 @@ def _narrowing(points: Mapping[int, Point], limits: Limits) -> int | None:
     return guess if _is_apart(low.slots, knee.slots) and guess not in points else None
 
 
-def _guess(low: Point, high: Point, wanted: float) -> int:
+def _guess(low: Measurement, high: Measurement, wanted: float) -> int:
     """Return where a curve that bends downwards has the wanted throughput, between two measured points.
 
     It lies above the straight line from the origin through the lower point, and below the chord of the two.

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from broker_app.errors import TuningError
 from broker_app.tuning import proc_usage
 from broker_app.tuning.budget import Budget, point_seconds
-from broker_app.tuning.limits import Limits
-from broker_app.tuning.measurement import Point
+from broker_app.tuning.limits import NodeLimits
+from broker_app.tuning.measurement import Measurement
 from broker_app.tuning.readable import shown_duration, shown_number
 from broker_app.tuning.recommendation import PoolResult, Recommendation, gain_of_prefetch, judge_pool, recommend
 from broker_app.tuning.sandbox import private_place
 from broker_app.tuning.search import next_slots, undecided
-from broker_app.tuning.trial import Effort, measure
+from broker_app.tuning.trial import TrialEffort, measure
 from broker_app.tuning.worker import check_pool, tuned_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker_app.app import BrokerApp
-    from broker_app.tuning.load import Load
-    from broker_app.tuning.sandbox import Place
+    from broker_app.tuning.load import TaskLoad
+    from broker_app.tuning.sandbox import Sandbox
 
 _MEMORY_SHARE = 0.9
 """A step that is expected to take more than this share of the free memory is not tried."""
@@ -46,7 +46,7 @@ _MORE_VISITS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """What is measured.
 
     Attributes:
@@ -60,16 +60,16 @@ class Plan:
     """
 
     queue: str
-    load: Load
+    load: TaskLoad
     pools: tuple[str, ...]
     bound: int = 64
-    limits: Limits = field(default_factory=Limits)
-    effort: Effort = field(default_factory=Effort)
+    limits: NodeLimits = field(default_factory=NodeLimits)
+    effort: TrialEffort = field(default_factory=TrialEffort)
     seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class TuningResult:
     """The outcome.
 
     Attributes:
@@ -78,19 +78,19 @@ class Tuning:
         recommendation: Or why there is none.
     """
 
-    plan: Plan
+    plan: SweepPlan
     results: tuple[PoolResult, ...]
     recommendation: Recommendation
 
 
 def tune(
     app: BrokerApp,
-    plan: Plan,
+    plan: SweepPlan,
     *,
     app_name: str,
     say: Callable[[str], None] = lambda _: None,
     on_leaving: Callable[[], object] = lambda: None,
-) -> Tuning:
+) -> TuningResult:
     """Measure real workers of a private queue, and return what they did and what to take.
 
     Args:
@@ -116,7 +116,7 @@ def tune(
         recommendation = recommend(results, plan.limits, plan.effort.precision)
         if note := sweep.look_ahead(recommendation.point):
             sweep.notes.append(note)
-    return Tuning(plan, results, replace(recommendation, notes=(*recommendation.notes, *sweep.notes)))
+    return TuningResult(plan, results, replace(recommendation, notes=(*recommendation.notes, *sweep.notes)))
 
 
 class _Sweep:
@@ -126,7 +126,7 @@ class _Sweep:
         notes: Caveats about the figures.
     """
 
-    def __init__(self, place: Place, plan: Plan, app_name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, place: Sandbox, plan: SweepPlan, app_name: str, say: Callable[[str], None]) -> None:
         self.notes: list[str] = []
         self._place = place
         self._plan = plan
@@ -153,7 +153,7 @@ class _Sweep:
         return 1 if pool == "solo" else min(self._plan.bound, self._plan.limits.connections or self._plan.bound)
 
     def _measure_pool(self, pool: str, end: float) -> PoolResult:
-        plan, points = self._plan, dict[int, Point]()
+        plan, points = self._plan, dict[int, Measurement]()
         bound, visits = self._bound(pool), Counter[int]()
         while (slots := next_slots(points, bound, plan.limits) or _uncertain(points, plan, visits)) is not None:
             if shortage := _shortage(points, slots):
@@ -169,7 +169,9 @@ class _Sweep:
             raise TuningError(f"--pool {pool}: there is no memory for a single worker")
         return judge_pool(points, plan.limits, bound)
 
-    def _measure(self, pool: str, slots: int, *, known: Point | None = None, prefetch: int | None = None) -> Point:
+    def _measure(
+        self, pool: str, slots: int, *, known: Measurement | None = None, prefetch: int | None = None
+    ) -> Measurement:
         plan, begin = self._plan, time.monotonic()
         with tuned_worker(
             self._place, self._app_name, plan.queue, plan.load, (pool, slots), prefetch=prefetch
@@ -178,7 +180,7 @@ class _Sweep:
         self._budget.took(time.monotonic() - begin)
         return point
 
-    def look_ahead(self, point: Point | None) -> str | None:
+    def look_ahead(self, point: Measurement | None) -> str | None:
         """Return what the recommended worker gains by taking its next messages before it is done; None if little.
 
         With one message for each slot a slot that is free waits for the broker's next one: some milliseconds.
@@ -215,13 +217,13 @@ def busy_host(others: float, cores: int) -> str:
     )
 
 
-def _uncertain(points: Mapping[int, Point], plan: Plan, visits: Mapping[int, int]) -> int | None:
+def _uncertain(points: Mapping[int, Measurement], plan: SweepPlan, visits: Mapping[int, int]) -> int | None:
     """Return the slots of a point that decides and is not known well enough; None if there is none."""
     open_points = undecided(points, plan.limits, plan.effort.precision)
     return next((point.slots for point in open_points if visits[point.slots] <= _MORE_VISITS), None)
 
 
-def shown_point(point: Point) -> str:
+def shown_point(point: Measurement) -> str:
     """Return a point as a line for a person who waits."""
     return (
         f"{point.pool} -c {point.slots}: {shown_number(point.throughput)} a second ±{100 * point.error:.0f} %, "
@@ -230,7 +232,7 @@ def shown_point(point: Point) -> str:
     )
 
 
-def _shortage(points: Mapping[int, Point], slots: int) -> str:
+def _shortage(points: Mapping[int, Measurement], slots: int) -> str:
     """Return why the memory is too short for a step, judged by what the slots before took; empty if it is not."""
     needed, free = _expected_bytes(points, slots), proc_usage.available_bytes()
     if needed <= _MEMORY_SHARE * free:
@@ -238,7 +240,7 @@ def _shortage(points: Mapping[int, Point], slots: int) -> str:
     return f"-c {slots} would take about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"
 
 
-def _expected_bytes(points: Mapping[int, Point], slots: int) -> float:
+def _expected_bytes(points: Mapping[int, Measurement], slots: int) -> float:
     """Return the memory of a number of slots: on the line through the two largest that were measured."""
     *_, before, last = (None, None, *(points[known] for known in sorted(points)))
     if last is None:

@@ -19,7 +19,7 @@ _SHORT_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LoggedRun:
     """One run of a task; all times are seconds since the epoch."""
 
     published: float
@@ -32,7 +32,7 @@ class Run:
         return self.ended - self.started
 
 
-class Record:
+class TaskLog:
     """A file that a worker appends to.
 
     Attributes:
@@ -44,7 +44,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         os.close(open_private(self.path, os.O_WRONLY | os.O_CREAT))
-        self.runs: list[Run] = []
+        self.runs: list[LoggedRun] = []
         self.is_ready = False
         self._offset = 0
 
@@ -62,7 +62,7 @@ class Record:
         for line in whole.decode(errors="replace").splitlines():
             self._take(line)
 
-    def ended_since(self, moment: float) -> list[Run]:
+    def ended_since(self, moment: float) -> list[LoggedRun]:
         """Return the runs that ended at or after a moment."""
         first = bisect.bisect_left(self.runs, moment - 1.0, key=lambda run: run.ended)  # nearly in order
         return [run for run in self.runs[first:] if run.ended >= moment]
@@ -70,14 +70,14 @@ class Record:
     def _take(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word == RAN:
-            self.runs.append(Run(*map(float, rest.split())))
+            self.runs.append(LoggedRun(*map(float, rest.split())))
         elif word == READY:
             self.is_ready = True
         elif word == FAILED:
             raise TuningError(f"a task failed while it was measured, so nothing is recommended: {rest}")
 
 
-def completed(runs: Sequence[Run], begin: float, end: float) -> float:
+def completed(runs: Sequence[LoggedRun], begin: float, end: float) -> float:
     """Return how many tasks were done between two moments, each counted by the part of it that lies between.
 
     Four tasks of a second each, begun at different moments, are seen as 4 a second in any window, where counting
@@ -91,7 +91,7 @@ def completed(runs: Sequence[Run], begin: float, end: float) -> float:
     return sum(_part(run, begin, end) for run in runs)
 
 
-def _part(run: Run, begin: float, end: float) -> float:
+def _part(run: LoggedRun, begin: float, end: float) -> float:
     if run.seconds < _SHORT_SECONDS:
         return float(begin <= run.ended < end)
     return max(0.0, min(run.ended, end) - max(run.started, begin)) / run.seconds

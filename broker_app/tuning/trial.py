@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker_app.errors import TuningError
-from broker_app.tuning.measurement import Point, Times, relative_error
+from broker_app.tuning.measurement import Durations, Measurement, relative_error
 from broker_app.tuning.proc_usage import mean_usage, sample, usage_between
 from broker_app.tuning.task_log import completed
 
@@ -28,7 +28,7 @@ _STARVED_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class TrialEffort:
     """How long is measured.
 
     Attributes:
@@ -53,7 +53,7 @@ class _Rounds:
     usages: list[Usage] = field(default_factory=list)
 
 
-def measure(worker: TunedWorker, pool: str, effort: Effort, known: Point | None = None) -> Point:
+def measure(worker: TunedWorker, pool: str, effort: TrialEffort, known: Measurement | None = None) -> Measurement:
     """Return the figures of a worker that has just become ready.
 
     Args:
@@ -79,12 +79,12 @@ def measure(worker: TunedWorker, pool: str, effort: Effort, known: Point | None 
         if starved > _STARVED_TRIES:
             raise TuningError("messages cannot be published as fast as the worker takes them; try fewer slots")
     wait, latency = _below_full_load(worker, rate, effort)
-    run = Times.of(rounds.seconds)
+    run = Durations.of(rounds.seconds)
     usage = mean_usage(rounds.usages)
-    return Point(pool, worker.slots, (*earlier, *rounds.throughputs), run, wait, latency, usage)
+    return Measurement(pool, worker.slots, (*earlier, *rounds.throughputs), run, wait, latency, usage)
 
 
-def _is_enough(throughputs: Sequence[float], new: int, effort: Effort) -> bool:
+def _is_enough(throughputs: Sequence[float], new: int, effort: TrialEffort) -> bool:
     if new < effort.min_rounds:
         return False
     is_first_look = len(throughputs) == new
@@ -93,7 +93,7 @@ def _is_enough(throughputs: Sequence[float], new: int, effort: Effort) -> bool:
     )
 
 
-def _warm_up(worker: TunedWorker, effort: Effort) -> float:
+def _warm_up(worker: TunedWorker, effort: TrialEffort) -> float:
     """Keep the slots busy until each has run and a while has passed; return the tasks a second at the end."""
     give_up = time.monotonic() + _LONGEST_WARM_UP_SECONDS
     first = 0.0
@@ -122,7 +122,7 @@ def _longest(worker: TunedWorker) -> float:
     return max((run.seconds for run in worker.record.runs[-2 * worker.slots :]), default=0.0) or _PAUSE_SECONDS
 
 
-def _run_round(worker: TunedWorker, rate: float, effort: Effort, rounds: _Rounds) -> float | None:
+def _run_round(worker: TunedWorker, rate: float, effort: TrialEffort, rounds: _Rounds) -> float | None:
     """Measure one round and add it; if messages ran out add nothing, and return the throughput until then."""
     longest = _longest(worker)
     seconds = max(effort.round_seconds, min(longest, 10 * effort.round_seconds))
@@ -144,7 +144,9 @@ def _run_round(worker: TunedWorker, rate: float, effort: Effort, rounds: _Rounds
     return None
 
 
-def _below_full_load(worker: TunedWorker, rate: float, effort: Effort) -> tuple[Times | None, Times | None]:
+def _below_full_load(
+    worker: TunedWorker, rate: float, effort: TrialEffort
+) -> tuple[Durations | None, Durations | None]:
     """Return wait and latency of tasks that come at random at `LOAD_SHARE` of the throughput."""
     worker.discard()
     worker.pause(2 * _longest(worker) + _PAUSE_SECONDS)
@@ -156,4 +158,4 @@ def _below_full_load(worker: TunedWorker, rate: float, effort: Effort) -> tuple[
     if not runs:
         return None, None
     waits = [max(0.0, run.started - run.published) for run in runs]
-    return Times.of(waits), Times.of([run.ended - run.published for run in runs])
+    return Durations.of(waits), Durations.of([run.ended - run.published for run in runs])

@@ -15,7 +15,7 @@ from broker_app.broker.access import connect
 from broker_app.broker.declare import declare_topology, delete_queue, pipelined_channel, wanted_topology
 from broker_app.errors import TuningError
 from broker_app.settings.private_files import open_private
-from broker_app.tuning.task_log import Record
+from broker_app.tuning.task_log import TaskLog
 from broker_app.tuning.task_log_writer import BOOTSTRAP
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from celery.canvas import Signature
 
-    from broker_app.tuning.load import Load
-    from broker_app.tuning.sandbox import Place
+    from broker_app.tuning.load import TaskLoad
+    from broker_app.tuning.sandbox import Sandbox
 
 START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
@@ -44,14 +44,16 @@ class TunedWorker:
         published: Messages so far.
     """
 
-    def __init__(self, place: Place, queue: str, load: Load, slots: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, place: Sandbox, queue: str, load: TaskLoad, slots: int, process: subprocess.Popen[bytes]
+    ) -> None:
         self.slots = slots
         self.pid = process.pid
         self.published = 0
         self._place = place
         self._process = process
         self._log = place.folder / "worker.log"
-        self.record = Record(place.folder / "record")
+        self.record = TaskLog(place.folder / "record")
         self._queue = queue
         self._signatures = load.signatures(place.app, queue)
 
@@ -133,10 +135,10 @@ def is_installed(pool: str) -> bool:
 
 @contextmanager
 def tuned_worker(
-    place: Place,
+    place: Sandbox,
     app_name: str,
     queue: str,
-    load: Load,
+    load: TaskLoad,
     pool_and_slots: tuple[str, int],
     *,
     prefetch: int | None = None,
@@ -176,12 +178,12 @@ def log_tail(log: Path) -> str:
     return "it has no log"
 
 
-def _worker_options(place: Place, queue: str, pool: str, slots: int, prefetch: int | None) -> list[str]:
+def _worker_options(place: Sandbox, queue: str, pool: str, slots: int, prefetch: int | None) -> list[str]:
     held = place.app.settings.queues[queue].prefetch if prefetch is None else prefetch
     return [f"--pool={pool}", f"--concurrency={slots}", f"--prefetch-multiplier={held}"]
 
 
-def _start(place: Place, app_name: str, queue: str, options: list[str]) -> subprocess.Popen[bytes]:
+def _start(place: Sandbox, app_name: str, queue: str, options: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", BOOTSTRAP, str(place.folder / "record"), "-A", app_name, "worker"]
     command += [f"--queues={queue}", *options, "--loglevel=WARNING", "--without-gossip", "--without-mingle"]
     command += ["-n", f"tune-{place.token}@%h"]
@@ -197,7 +199,7 @@ def _start(place: Place, app_name: str, queue: str, options: list[str]) -> subpr
         )
 
 
-def _stop(place: Place, process: subprocess.Popen[bytes]) -> None:
+def _stop(place: Sandbox, process: subprocess.Popen[bytes]) -> None:
     """Let running tasks end for a moment, so that what they call is not cut off; then end all."""
     process.terminate()
     try:

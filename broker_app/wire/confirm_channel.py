@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-class Outcome(Enum):
+class ConfirmOutcome(Enum):
     """What the broker said of one message."""
 
     CONFIRMED = auto()
@@ -36,7 +36,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Confirmation:
     """The broker's answer to one publish.
 
     Attributes:
@@ -45,7 +45,7 @@ class Answer:
         reason: The broker's words, if it had any.
     """
 
-    outcome: Outcome
+    outcome: ConfirmOutcome
     reason: str = ""
 
 
@@ -86,8 +86,8 @@ class ConfirmChannel:
         self._is_gathering = False
         self._last_tag = 0
         self._pending: dict[int, Address] = {}  # by tag, in the order of publishing
-        self._answers: dict[int, Answer] = {}
-        self._returns: dict[int, Answer] = {}
+        self._answers: dict[int, Confirmation] = {}
+        self._returns: dict[int, Confirmation] = {}
 
     @classmethod
     def of(cls, connection: amqp.Connection) -> ConfirmChannel:
@@ -182,12 +182,12 @@ class ConfirmChannel:
             self._drain(deadline)
         self._read_news()
 
-    def take_answers(self) -> dict[int, Answer]:
+    def take_answers(self) -> dict[int, Confirmation]:
         """Return what was answered and not waited for, by tag, and forget it."""
         answers, self._answers = self._answers, {}
         return answers
 
-    def wait(self, tag: int, deadline: float) -> Answer:
+    def wait(self, tag: int, deadline: float) -> Confirmation:
         """Return the answer to a tag.
 
         Args:
@@ -259,7 +259,7 @@ class ConfirmChannel:
         reason = f"no queue is bound to exchange {exchange!r} with the routing key {routing_key!r}"
         for tag, address in self._pending.items():
             if address == returned and tag not in self._returns:
-                self._returns[tag] = Answer(Outcome.RETURNED, reason)
+                self._returns[tag] = Confirmation(ConfirmOutcome.RETURNED, reason)
                 return
 
     def _take(self, tag: int, *, multiple: bool) -> list[int]:
@@ -300,5 +300,7 @@ _MOST_OF = 0.98
 
 _MSG_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux has it
 _ATTRIBUTE = "broker_app_confirm_channel"
-_CONFIRMED = Answer(Outcome.CONFIRMED)
-_REFUSED = Answer(Outcome.REFUSED, "the queue refused it: its length limit is reached, or it has no leader")
+_CONFIRMED = Confirmation(ConfirmOutcome.CONFIRMED)
+_REFUSED = Confirmation(
+    ConfirmOutcome.REFUSED, "the queue refused it: its length limit is reached, or it has no leader"
+)

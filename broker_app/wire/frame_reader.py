@@ -41,7 +41,7 @@ MAX_NAMES = 1_000
 _names: dict[bytes, str] = {}  # of headers: the same few come with every message
 
 
-class Intake:
+class FrameReader:
     """Reads a worker's connection.
 
     Args:

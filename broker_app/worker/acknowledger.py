@@ -25,7 +25,7 @@ _ACK_BYTES = 13
 logger = logging.getLogger(__name__)
 
 
-class Settlements:
+class Acknowledger:
     """The messages of a worker that are not settled yet.
 
     Args:

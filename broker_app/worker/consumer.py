@@ -24,21 +24,21 @@ from broker_app.errors import SettingsError
 from broker_app.settings import shown_in_one_line
 from broker_app.wire.connection import discard
 from broker_app.wire.field_tables import accept_undecodable
-from broker_app.wire.frame_reader import Intake
-from broker_app.worker.acknowledger import Settlements
+from broker_app.wire.frame_reader import FrameReader
+from broker_app.worker.acknowledger import Acknowledger
 from broker_app.worker.body_decoder import decode_early, is_small
-from broker_app.worker.consumers import Subscription
-from broker_app.worker.consumption import Selective
-from broker_app.worker.deliveries import Runs
-from broker_app.worker.heartbeat_file import Pulse, sign_file
+from broker_app.worker.consumers import Consumers
+from broker_app.worker.consumption import Consumption
+from broker_app.worker.deliveries import Deliveries
+from broker_app.worker.heartbeat_file import HeartbeatFile, sign_file
 from broker_app.worker.invalid_messages import or_given_up
 from broker_app.worker.overflow import helping_of
-from broker_app.worker.poison.admission import Gate
+from broker_app.worker.poison.admission import Admission
 from broker_app.worker.pools.thread_pool import lighten
 from broker_app.worker.pools.time_limits import limits_of
 from broker_app.worker.protocol_v1 import translate
 from broker_app.worker.reconnect_pauses import Refusals
-from broker_app.worker.shutdown import Stopping, drain_seconds, give_back, give_back_all
+from broker_app.worker.shutdown import Shutdown, drain_seconds, give_back, give_back_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ _LOOK_SECONDS = 1.0
 """How often the worker looks whether the broker still has its consumers."""
 
 _ABOUT_CANCELLING = r"\s*In Celery 5\.1 we introduced an optional breaking change"
-"""Celery says at each lost connection that what runs will run again; here it is held (`Runs`)."""
+"""Celery says at each lost connection that what runs will run again; here it is held (`Deliveries`)."""
 
 _TURN_SECONDS = 0.2
 _FAREWELL_SECONDS = 5.0
@@ -67,7 +67,7 @@ _FAREWELL_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Consumer(Selective, celery_consumer.Consumer):
+class Consumer(Consumption, celery_consumer.Consumer):
     """The consumer blueprint of our workers."""
 
     loop: Any
@@ -93,21 +93,21 @@ class Consumer(Selective, celery_consumer.Consumer):
         lighten(self.pool)
         let_slots_answer(self.pool)
         let_processes_answer(self.app)
-        self.gate = Gate(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
+        self.gate = Admission(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
         self._to_pool, self.on_task_request = or_given_up(self.on_task_request), or_given_up(self._admit)
         self._pauses = Pauses(self.app, lambda: self.call_soon(self._apply_pauses))
         self.app.amqp.followed[:] = [self.gate.suspects.stream, self._pauses.stream]
         if self.loop is loops.synloop and self._is_green:
             self.loop = self._green_loop
         self._celerys_loop, self.loop = self.loop, self._prepared_loop
-        self._settlements = Settlements(self.connection_errors, is_alone=bool(self.hub))
-        self._runs = Runs(self.call_soon_ack, self._settlements)
-        self._stopping = Stopping(self.controller, drain_seconds(self.app))
+        self._settlements = Acknowledger(self.connection_errors, is_alone=bool(self.hub))
+        self._runs = Deliveries(self.call_soon_ack, self._settlements)
+        self._stopping = Shutdown(self.controller, drain_seconds(self.app))
         self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._stopping.recycle))
         self._subscription = None
         self._helping = helping_of(self.app, self.pool.limit)
         self._refusals = Refusals()
-        self._pulse = Pulse(sign_file(self.app, self.hostname, self.controller.pidfile))
+        self._pulse = HeartbeatFile(sign_file(self.app, self.hostname, self.controller.pidfile))
         self._look: Any = None
 
     def start(self) -> None:
@@ -125,9 +125,9 @@ class Consumer(Selective, celery_consumer.Consumer):
         """Connect, as Celery; what arrives is read all at once."""
         connection = super().connect()
         self._refusals.forget()
-        if self.hub and Intake.can_read(connection.connection):
+        if self.hub and FrameReader.can_read(connection.connection):
             raw = connection.connection
-            self.hub.add_reader(raw.sock, Intake(raw, self.hub).read)
+            self.hub.add_reader(raw.sock, FrameReader(raw, self.hub).read)
         return connection
 
     def ensure_connected(self, conn: Any) -> Any:
@@ -258,7 +258,7 @@ class Consumer(Selective, celery_consumer.Consumer):
 
     def _prepared_loop(self, *args: Any) -> None:
         """Run Celery's loop, with a task consumer that is ours."""
-        self._subscription = Subscription(self.app.settings, self.task_consumer, self.prefetch_multiplier)
+        self._subscription = Consumers(self.app.settings, self.task_consumer, self.prefetch_multiplier)
         self._subscription.allow_long_runs()
         self._begin_to_select()
         self._celerys_loop(*args)

@@ -31,7 +31,7 @@ MARGIN_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
-class Subscription:
+class Consumers:
     """What a worker consumes on one connection.
 
     Args:

@@ -10,7 +10,7 @@ from celery.worker import state
 
 from broker_app.errors import BrokerError
 from broker_app.wire.errors import error_text
-from broker_app.worker.invalid_messages import Unreadable
+from broker_app.worker.invalid_messages import InvalidMessages
 from broker_app.worker.shutdown import give_back
 
 if TYPE_CHECKING:
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app.broker.pauses import Pauses
-    from broker_app.worker.consumers import Subscription
-    from broker_app.worker.deliveries import Runs
-    from broker_app.worker.overflow import Helping
+    from broker_app.worker.consumers import Consumers
+    from broker_app.worker.deliveries import Deliveries
+    from broker_app.worker.overflow import Overflow
     from broker_app.worker.request import Request
-    from broker_app.worker.shutdown import Stopping
+    from broker_app.worker.shutdown import Shutdown
 
 
 logger = logging.getLogger(__name__)
 
 
-class Selective(Unreadable):
+class Consumption(InvalidMessages):
     """What Celery's consumer does not know: consumers that begin and end while it works."""
 
     app: Any
@@ -38,11 +38,11 @@ class Selective(Unreadable):
     task_consumer: Any
     create_task_handler: Callable[..., Callable[[Message], None]]
     _look_round: Callable[[], None]
-    _helping: Helping
+    _helping: Overflow
     _pauses: Pauses
-    _runs: Runs
-    _stopping: Stopping
-    _subscription: Subscription | None
+    _runs: Deliveries
+    _stopping: Shutdown
+    _subscription: Consumers | None
 
     def _begin_to_select(self) -> None:
         """Leave out what is paused, before the worker consumes; and make ready to help."""

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.message import Message
 
-    from broker_app.publishing.message import Outgoing
+    from broker_app.publishing.message import OutgoingMessage
     from broker_app.queues import QueueSpec
-    from broker_app.queues.dead_letters import Death
-    from broker_app.worker.side_publisher import Courier
+    from broker_app.queues.dead_letters import DeadLetterCause
+    from broker_app.worker.side_publisher import SidePublisher
 
 MAX_PROPERTIES_BYTES = 131_072 - 64
 """RabbitMQ's default ``frame_max``, in which all headers of a message go, less what stands around them."""
@@ -40,7 +40,7 @@ _FACTS: dict[str, tuple[type, ...]] = {
 logger = logging.getLogger(__name__)
 
 
-class Burial:
+class DeadLetterPublisher:
     """Gives messages up, in a worker's main process.
 
     Args:
@@ -49,12 +49,12 @@ class Burial:
         courier: What publishes the copies.
     """
 
-    def __init__(self, app: Celery, node: str, courier: Courier) -> None:
+    def __init__(self, app: Celery, node: str, courier: SidePublisher) -> None:
         self._app = app
         self._node = node
         self._courier = courier
 
-    def keep(self, message: Message, spec: QueueSpec, death: Death) -> bool:
+    def keep(self, message: Message, spec: QueueSpec, death: DeadLetterCause) -> bool:
         """Put a copy into the dead letters, unless the queue discards them.
 
         Returns:
@@ -86,7 +86,7 @@ class Burial:
             return False
         return True
 
-    def fail(self, message: Message, death: Death) -> None:
+    def fail(self, message: Message, death: DeadLetterCause) -> None:
         """Store FAILURE for a message of which no request could be made, and tell its chord and errbacks.
 
         They stand in the body: where that cannot be read the result alone says it.
@@ -101,7 +101,7 @@ class Burial:
             store = not headers.get("ignore_result")
             self._app.backend.mark_as_failure(identity, death.error, request=request, store_result=store)
 
-    def _copy(self, message: Message, spec: QueueSpec, death: Death) -> Outgoing:
+    def _copy(self, message: Message, spec: QueueSpec, death: DeadLetterCause) -> OutgoingMessage:
         """Return the dead letter; without the traceback if AMQP's one frame for headers has no room for both.
 
         Raises:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from kombu.compression import compress
 
-from broker_app.publishing.message import Outgoing
+from broker_app.publishing.message import OutgoingMessage
 from broker_app.queues import Delay, Names
 from broker_app.queues.dead_letters import (
     AT_HEADER,
@@ -24,7 +24,7 @@ from broker_app.queues.dead_letters import (
     REASON_HEADER,
     STARTS_HEADER,
     TRACEBACK_HEADER,
-    Death,
+    DeadLetterCause,
 )
 from broker_app.queues.headers import BROKER_HEADERS, PERSISTENT
 
@@ -51,7 +51,7 @@ _DROPPED_HEADERS = BROKER_HEADERS | {"CC", "BCC"}
 """With CC or BCC RabbitMQ would route the copy to more queues (rabbitmq.com/docs/sender-selected)."""
 
 
-def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> Outgoing:
+def dead_letter(message: Message, spec: QueueSpec, death: DeadLetterCause, node: str) -> OutgoingMessage:
     """Return the copy of a message that goes to the dead letters of its queue.
 
     Args:
@@ -65,7 +65,7 @@ def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> O
     if not isinstance(properties.get("correlation_id"), str):  # a copy that is returned is known by it
         properties["correlation_id"] = _identity(headers) or str(uuid4())
     task, identity = str(headers.get("task", "unknown")), _identity(headers) or properties["correlation_id"]
-    return Outgoing(
+    return OutgoingMessage(
         task=task,
         task_id=identity,
         spec=spec,
@@ -77,7 +77,7 @@ def dead_letter(message: Message, spec: QueueSpec, death: Death, node: str) -> O
     )
 
 
-def dead_headers(death: Death, spec: QueueSpec, node: str) -> dict[str, Any]:
+def dead_headers(death: DeadLetterCause, spec: QueueSpec, node: str) -> dict[str, Any]:
     """Return the headers that say why, when and where."""
     headers: dict[str, Any] = {
         REASON_HEADER: str(death.reason),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kombu.message import Message
 
-    from broker_app.worker.acknowledger import Settlements
+    from broker_app.worker.acknowledger import Acknowledger
     from broker_app.worker.request import Request
 
 MAX_ENDED = 10_000
@@ -34,7 +34,7 @@ MAX_ENDED = 10_000
 logger = logging.getLogger(__name__)
 
 
-class End(Enum):
+class Disposition(Enum):
     """What a run tells the broker of its message."""
 
     ACK = auto()
@@ -45,7 +45,7 @@ class End(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Run:
+class TaskRun:
     """A task that was handed to the pool.
 
     Attributes:
@@ -56,9 +56,9 @@ class Run:
     """
 
     request: Request
-    identity: _Identity
+    identity: _DeliveryKey
     deliveries: list[Message]
-    end: End | None = None
+    end: Disposition | None = None
 
     @property
     def is_started(self) -> bool:
@@ -66,7 +66,7 @@ class Run:
         return self.request.time_start is not None
 
 
-class Runs:
+class Deliveries:
     """All that this worker runs, and the end of what it ran last.
 
     Args:
@@ -74,18 +74,18 @@ class Runs:
         settlements: What tells the broker of the ends.
     """
 
-    def __init__(self, call_soon: Callable[..., Any], settlements: Settlements) -> None:
+    def __init__(self, call_soon: Callable[..., Any], settlements: Acknowledger) -> None:
         self._call_soon = call_soon
         self._settlements = settlements
-        self._unsettled: deque[Run] = deque()
+        self._unsettled: deque[TaskRun] = deque()
         self._is_settling = False
-        self._open: dict[_Identity, Run] = {}
-        self._ended: OrderedDict[_Identity, End] = OrderedDict()
+        self._open: dict[_DeliveryKey, TaskRun] = {}
+        self._ended: OrderedDict[_DeliveryKey, Disposition] = OrderedDict()
 
     def add(self, request: Request) -> None:
         """Take note of a task before the pool gets it; its end goes to every delivery of it."""
         identity = _identity(request.message.headers)
-        self._open[identity] = run = Run(request, identity, [request.message])
+        self._open[identity] = run = TaskRun(request, identity, [request.message])
         request._on_ack = partial(self._on_end, run)  # noqa: SLF001 - it has no setter
         request.on_reject = partial(self._on_reject, run)
 
@@ -115,11 +115,11 @@ class Runs:
         run = self._open.get(_identity(request.message.headers))
         return run is not None and run.request is request
 
-    def all(self) -> tuple[Run, ...]:
+    def all(self) -> tuple[TaskRun, ...]:
         """Return what was handed to the pool and has not ended, or not told the broker so."""
         return tuple(self._open.values())
 
-    def forget_unstarted(self, pool: Any, *, is_flushed: bool) -> tuple[Run, ...]:
+    def forget_unstarted(self, pool: Any, *, is_flushed: bool) -> tuple[TaskRun, ...]:
         """Take back from the pool what it has not begun; the broker has it, or gets it, and gives it out again.
 
         Args:
@@ -140,7 +140,7 @@ class Runs:
             del self._open[identity]
         return tuple(gone.values())
 
-    def withdraw(self, pool: Any, is_unwanted: Callable[[Any], bool]) -> tuple[Run, ...]:
+    def withdraw(self, pool: Any, is_unwanted: Callable[[Any], bool]) -> tuple[TaskRun, ...]:
         """Take back from the pool what it has not begun and is no longer wanted here; the others keep their turn.
 
         Args:
@@ -160,10 +160,10 @@ class Runs:
             del self._open[run.identity]
         return gone
 
-    def _on_reject(self, run: Run, log: Any, errors: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
-        self._on_end(run, log, errors, end=End.REQUEUE if requeue else End.REJECT)
+    def _on_reject(self, run: TaskRun, log: Any, errors: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
+        self._on_end(run, log, errors, end=Disposition.REQUEUE if requeue else Disposition.REJECT)
 
-    def _on_end(self, run: Run, _log: Any, _errors: Any, *, end: End = End.ACK) -> None:
+    def _on_end(self, run: TaskRun, _log: Any, _errors: Any, *, end: Disposition = Disposition.ACK) -> None:
         """Take note at once, in whatever thread: a message that comes again now must find it."""
         run.end = end
         self._unsettled.append(run)
@@ -178,34 +178,34 @@ class Runs:
         while self._unsettled:
             run = self._unsettled.popleft()
             self._close(run)
-            if run.end is End.ACK:
+            if run.end is Disposition.ACK:
                 acknowledged += run.deliveries
             elif run.end is not None:
                 self._reject(run.end, run.deliveries)
         self._settlements.acknowledge(acknowledged)
 
-    def _close(self, run: Run) -> None:
+    def _close(self, run: TaskRun) -> None:
         identity = run.identity
         if self._open.get(identity) is run:
             del self._open[identity]
-        if identity.published_at is not None and run.end is not None and run.end is not End.REQUEUE:
+        if identity.published_at is not None and run.end is not None and run.end is not Disposition.REQUEUE:
             self._ended[identity] = run.end
             while len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
 
-    def _tell(self, end: End, message: Message) -> None:
-        if end is End.ACK:
+    def _tell(self, end: Disposition, message: Message) -> None:
+        if end is Disposition.ACK:
             self._settlements.acknowledge([message])
         else:
             self._reject(end, [message])
 
-    def _reject(self, end: End, messages: list[Message]) -> None:
+    def _reject(self, end: Disposition, messages: list[Message]) -> None:
         for message in messages:
             if message.channel.connection is not None:
-                self._settlements.reject(message, is_requeued=end is End.REQUEUE)
+                self._settlements.reject(message, is_requeued=end is Disposition.REQUEUE)
 
 
-class _Identity(NamedTuple):
+class _DeliveryKey(NamedTuple):
     """What one message has alone: a retry, and a second sending, have the id, but not all of it."""
 
     id: str | None
@@ -214,9 +214,9 @@ class _Identity(NamedTuple):
     published_at: float | None
 
 
-def _identity(headers: Mapping[str, Any]) -> _Identity:
+def _identity(headers: Mapping[str, Any]) -> _DeliveryKey:
     get = headers.get
-    return _Identity(get("id"), get("task"), get("retries"), get(PUBLISHED_AT_HEADER))
+    return _DeliveryKey(get("id"), get("task"), get("retries"), get(PUBLISHED_AT_HEADER))
 
 
 def _empty(pool: Any) -> None:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class Heartbeat:
     """What a node wrote last.
 
     Attributes:
@@ -97,7 +97,7 @@ def file_name(app: Broker) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app")
 
 
-class Pulse:
+class HeartbeatFile:
     """Writes the signs of this process.
 
     The moments are of the system's monotonic clock, which all processes of a host share and nobody sets.

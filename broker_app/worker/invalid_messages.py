@@ -12,7 +12,7 @@ from celery.exceptions import TaskRevokedError
 
 from broker_app.celery_integration.tracer import ENDS_OF_WORKER, contained
 from broker_app.errors import TaskFailure, Undecodable, UnknownTask
-from broker_app.queues.dead_letters import DeadReason, Death
+from broker_app.queues.dead_letters import DeadLetterCause, DeadReason
 from broker_app.wire.field_tables import UNREADABLE
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kombu.message import Message
 
-    from broker_app.worker.poison.admission import Gate
+    from broker_app.worker.poison.admission import Admission
     from broker_app.worker.request import Request
 
 logger = logging.getLogger(__name__)
@@ -43,16 +43,18 @@ def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
             queue = request.spec.name if request.spec else "unknown"
             words = f"it cannot be started: {error!r}"
             told = "".join(traceback.format_exception(error))
-            death = Death(DeadReason.UNDECODABLE, Undecodable(request.name, str(request.id), queue, words), told)
+            death = DeadLetterCause(
+                DeadReason.UNDECODABLE, Undecodable(request.name, str(request.id), queue, words), told
+            )
             request.give_up(death)
 
     return start_it
 
 
-class Unreadable:
+class InvalidMessages:
     """What Celery's consumer calls for such messages. Celery rejects some and acknowledges others away."""
 
-    gate: Gate
+    gate: Admission
     connection_errors: Any
     event_dispatcher: Any
 
@@ -124,7 +126,7 @@ class Unreadable:
         name, identity = message.headers.get("task", "unknown"), message.headers.get("id", "unknown")
         error = cls(str(name), str(identity), spec.name if spec else "unknown", words)
         told = "".join(traceback.format_exception(cause)) if cause else ""
-        death = Death(reason, error, told)
+        death = DeadLetterCause(reason, error, told)
         self.gate.burial.fail(message, death)
         if spec is not None and self.gate.burial.keep(message, spec, death):
             message.ack_log_error(logger, self.connection_errors)

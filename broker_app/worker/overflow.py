@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from broker_app.broker.declare import declare_topology
 from broker_app.errors import BrokerError
 from broker_app.queues import work_queue, work_topology
-from broker_app.worker.consumers import Subscription
+from broker_app.worker.consumers import Consumers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ HELPER_PRIORITY = -10
 logger = logging.getLogger(__name__)
 
 
-class Helping:
+class Overflow:
     """What a worker takes of other queues.
 
     Args:
@@ -48,10 +48,10 @@ class Helping:
         self._slots = slots
         self._total = total
         self._names = frozenset(spec.broker_name for spec in specs)
-        self._subscription: Subscription | None = None
+        self._subscription: Consumers | None = None
 
     @property
-    def subscription(self) -> Subscription | None:
+    def subscription(self) -> Consumers | None:
         """Its consumers; None if it has none on this connection."""
         return self._subscription
 
@@ -87,7 +87,7 @@ class Helping:
             on_message=handler,
             on_decode_error=on_decode_error,
         )
-        self._subscription = Subscription(self._app.settings, consumer, 1, is_helping=True)
+        self._subscription = Consumers(self._app.settings, consumer, 1, is_helping=True)
         self._subscription.allow_long_runs()
         self._subscription.pause(self._names)
 
@@ -124,7 +124,7 @@ class Helping:
             self._subscription.end()
 
 
-def helping_of(app: Celery, total: int) -> Helping:
+def helping_of(app: Celery, total: int) -> Overflow:
     """Return what a worker helps with: what the settings of its queue say, if it has one queue alone.
 
     Args:
@@ -139,4 +139,4 @@ def helping_of(app: Celery, total: int) -> Helping:
     if slots * len(helps) >= total:
         logger.warning("it helps nobody: with -c %d its own queue would have no slot left", total)
         helps = ()
-    return Helping(app, tuple(table.queue(name) for name in helps), slots, total)
+    return Overflow(app, tuple(table.queue(name) for name in helps), slots, total)

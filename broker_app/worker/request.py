@@ -16,20 +16,20 @@ from celery.worker.state import task_ready
 
 from broker_app.celery_integration.tracer import contained
 from broker_app.errors import Rejected
-from broker_app.metrics.catalogue import Outcome
-from broker_app.queues.dead_letters import DeadReason, Death
+from broker_app.metrics.catalogue import TaskOutcome
+from broker_app.queues.dead_letters import DeadLetterCause, DeadReason
 from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 from broker_app.queues.headers import DELAY_HEADER
 from broker_app.worker.arrived_message import keep_arrived
 from broker_app.worker.last_resort import begun, settled
 from broker_app.worker.message_form import WellFormed
-from broker_app.worker.request_metrics import Counted
+from broker_app.worker.request_metrics import CountedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker_app.queues import QueueSpec
-    from broker_app.worker.poison.admission import Gate
+    from broker_app.worker.poison.admission import Admission
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _NO_DEATH = (Ignore, Retry, Reject, Terminated, MemoryError, SystemExit, Keyboar
 """After these Celery acknowledges, requeues or reports something else; for `Reject` see `Request.on_failure`."""
 
 
-class Request(Counted, WellFormed, celery_request.Request):
+class Request(CountedRequest, WellFormed, celery_request.Request):
     """Celery's request, kept in the dead letters with its reason when it is given up.
 
     A worker holds it for the fraction of a second that no lane holds, and no longer.
@@ -51,9 +51,9 @@ class Request(Counted, WellFormed, celery_request.Request):
         spec: The queue that it was taken from, None if that is none of the settings'.
     """
 
-    gate: Gate | None = None
+    gate: Admission | None = None
     spec: QueueSpec | None = None
-    _death: Death | None = None
+    _death: DeadLetterCause | None = None
     _is_begun = False
     _is_withdrawn = False
 
@@ -110,7 +110,7 @@ class Request(Counted, WellFormed, celery_request.Request):
             return
         if not isinstance(error, _NO_DEATH):
             is_late = isinstance(error, TimeLimitExceeded)
-            self._death = Death(DeadReason.TIMED_OUT if is_late else DeadReason.FAILED, error, traceback)
+            self._death = DeadLetterCause(DeadReason.TIMED_OUT if is_late else DeadReason.FAILED, error, traceback)
         super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
         is_told = isinstance(error, _NO_DEATH)  # over its time limit it has a death, and ends by Ignore
         if self._death and not is_told and not self.task.acks_late:  # acknowledged when it started
@@ -125,8 +125,8 @@ class Request(Counted, WellFormed, celery_request.Request):
         """
         error = TimeLimitExceeded(limit_seconds)
         logger.error("%s: over its time limit of %g s, it was here:\n%s", self.humaninfo(), limit_seconds, where)
-        self._count_end(Outcome.TIMED_OUT)
-        death = Death(DeadReason.TIMED_OUT, error, where)
+        self._count_end(TaskOutcome.TIMED_OUT)
+        death = DeadLetterCause(DeadReason.TIMED_OUT, error, where)
         self.give_up(death)
         if not self.task.acks_late:  # acknowledged when it started
             self._keep(death)
@@ -135,7 +135,7 @@ class Request(Counted, WellFormed, celery_request.Request):
         with contained("%s: its after_return", self.humaninfo()):
             self.task.after_return(states.FAILURE, error, self.id, self.args, self.kwargs, None)
 
-    def give_up(self, death: Death) -> None:
+    def give_up(self, death: DeadLetterCause) -> None:
         """Store FAILURE with a typed error, call the errbacks, fail the chord, put it into the dead letters."""
         task_ready(self)
         with contained("%s: storing its failure", self.humaninfo()):
@@ -164,7 +164,7 @@ class Request(Counted, WellFormed, celery_request.Request):
             told: Its traceback.
         """
         if self._death is None and error is not None:
-            self._death = Death(DeadReason.FAILED, error, told)
+            self._death = DeadLetterCause(DeadReason.FAILED, error, told)
         if self._death is None:
             self.acknowledge()
         else:
@@ -217,9 +217,9 @@ class Request(Counted, WellFormed, celery_request.Request):
         words = f"{type(cause).__name__}: {cause}" if cause else str(error.reason)
         queue = self.spec.name if self.spec else ""
         rejected = Rejected(self.name, self.id, queue, f"it was rejected: {words}")
-        self.give_up(Death(DeadReason.REJECTED, rejected, traceback))
+        self.give_up(DeadLetterCause(DeadReason.REJECTED, rejected, traceback))
 
-    def _keep(self, death: Death) -> bool:
+    def _keep(self, death: DeadLetterCause) -> bool:
         """Return whether a copy stands in the dead letters, or is not wanted there."""
         if self.gate is None or self.spec is None:
             return False

@@ -10,25 +10,25 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
 
-from broker_app.metrics.catalogue import Outcome
+from broker_app.metrics.catalogue import TaskOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker_app.metrics.worker import NodeMetrics
 
-_OUTCOMES: tuple[tuple[type[BaseException], Outcome | None], ...] = (
-    (Retry, Outcome.RETRIED),
-    (Ignore, Outcome.SUCCEEDED),
+_OUTCOMES: tuple[tuple[type[BaseException], TaskOutcome | None], ...] = (
+    (Retry, TaskOutcome.RETRIED),
+    (Ignore, TaskOutcome.SUCCEEDED),
     (Reject, None),  # it goes back to its queue; one that does not is given up
     (Terminated, None),  # it is revoked, or comes again
-    (TimeLimitExceeded, Outcome.TIMED_OUT),
-    (SoftTimeLimitExceeded, Outcome.TIMED_OUT),
+    (TimeLimitExceeded, TaskOutcome.TIMED_OUT),
+    (SoftTimeLimitExceeded, TaskOutcome.TIMED_OUT),
 )
 """What an exception means; any other is a failure."""
 
 
-class Counted:
+class CountedRequest:
     """Mixed into the request class of our workers.
 
     Celery makes a subclass of it for each task (celery/worker/request.py, ``create_request_cls``), which overrides
@@ -70,7 +70,7 @@ class Counted:
         if self._counts is not None and self.time_start is not None:
             self._counts.started(self._count_queue, self._request_dict, self._count_received, self.time_start)
 
-    def _count_end(self, outcome: Outcome) -> None:
+    def _count_end(self, outcome: TaskOutcome) -> None:
         """Count the end, the first that is told: one may follow from the other."""
         if self._counts is None or self._is_counted:
             return
@@ -80,14 +80,14 @@ class Counted:
         self._counts.finished(self._count_queue, self.name, outcome, self._run_seconds)
 
     def _count_failure(self, error: BaseException) -> None:
-        outcome = next((outcome for cls, outcome in _OUTCOMES if isinstance(error, cls)), Outcome.FAILED)
-        if outcome is not None and not (self._is_requeued and outcome is Outcome.FAILED):
+        outcome = next((outcome for cls, outcome in _OUTCOMES if isinstance(error, cls)), TaskOutcome.FAILED)
+        if outcome is not None and not (self._is_requeued and outcome is TaskOutcome.FAILED):
             self._count_end(outcome)
 
 
 def _accepted(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def on_accepted(self: Counted, *args: Any) -> None:
+    def on_accepted(self: CountedRequest, *args: Any) -> None:
         method(self, *args)
         self._count_start()
 
@@ -96,18 +96,18 @@ def _accepted(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _succeeded(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def on_success(self: Counted, outcome: tuple[bool, Any, float], **options: Any) -> None:
+    def on_success(self: CountedRequest, outcome: tuple[bool, Any, float], **options: Any) -> None:
         is_failed, _, self._run_seconds = outcome
         method(self, outcome, **options)
         if not is_failed:
-            self._count_end(Outcome.SUCCEEDED)
+            self._count_end(TaskOutcome.SUCCEEDED)
 
     return on_success
 
 
 def _failed(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def on_failure(self: Counted, exc_info: Any, *args: Any, **options: Any) -> None:
+    def on_failure(self: CountedRequest, exc_info: Any, *args: Any, **options: Any) -> None:
         method(self, exc_info, *args, **options)
         error = exc_info.exception
         self._count_failure(error.exc if isinstance(error, ExceptionWithTraceback) else error)
@@ -117,7 +117,7 @@ def _failed(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _rejected(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def reject(self: Counted, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
+    def reject(self: CountedRequest, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         self._is_requeued = requeue
         method(self, requeue=requeue)
 
@@ -126,25 +126,25 @@ def _rejected(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _revoked(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def announce(self: Counted, *args: Any, **options: Any) -> None:
+    def announce(self: CountedRequest, *args: Any, **options: Any) -> None:
         method(self, *args, **options)
-        self._count_end(Outcome.REVOKED)
+        self._count_end(TaskOutcome.REVOKED)
 
     return announce
 
 
 def _given_up(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def give_up(self: Counted, *args: Any, **options: Any) -> None:
+    def give_up(self: CountedRequest, *args: Any, **options: Any) -> None:
         method(self, *args, **options)
-        self._count_end(Outcome.DEAD)
+        self._count_end(TaskOutcome.DEAD)
 
     return give_up
 
 
 def _executed(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def execute_using_pool(self: Counted, pool: Any, **options: Any) -> Any:
+    def execute_using_pool(self: CountedRequest, pool: Any, **options: Any) -> Any:
         self.check_wanted()
         return method(self, pool, **options)
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from broker_app.publishing.message import Outgoing
+from broker_app.publishing.message import OutgoingMessage
 from broker_app.queues import Delay, Names
 from broker_app.queues.headers import DELAY_HEADER, MAYBE_TWICE_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
 from broker_app.worker.dead_letters import body_of, carried
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker_app.queues import QueueSpec
 
 
-def requeued(message: Message, spec: QueueSpec) -> Outgoing:
+def requeued(message: Message, spec: QueueSpec) -> OutgoingMessage:
     """Return a message as it came, to be published to its queue now.
 
     Args:
@@ -33,7 +33,7 @@ def requeued(message: Message, spec: QueueSpec) -> Outgoing:
     headers |= {PUBLISHED_AT_HEADER: time.time(), DELAY_HEADER: 0.0}
     identity = str(headers.get("id") or properties.get("correlation_id") or uuid4())
     properties.setdefault("correlation_id", identity)
-    return Outgoing(
+    return OutgoingMessage(
         task=str(headers.get("task", "unknown")),
         task_id=identity,
         spec=spec,

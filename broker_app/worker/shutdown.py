@@ -51,7 +51,7 @@ _NACK = "Lbb"
 logger = logging.getLogger(__name__)
 
 
-class Stopping:
+class Shutdown:
     """When a worker shall end, by whom it is told, and how it ends what has not finished.
 
     Args:

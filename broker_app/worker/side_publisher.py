@@ -16,7 +16,7 @@ from broker_app.wire.connection import discard
 
 if TYPE_CHECKING:
     from broker_app.broker.access import Broker
-    from broker_app.publishing.message import Outgoing
+    from broker_app.publishing.message import OutgoingMessage
 
 SEND_SECONDS = 5.0
 """Bound of one message: it may be sent from the loop that takes tasks, which waits as long."""
@@ -25,7 +25,7 @@ REST_SECONDS = 10.0
 """How long nothing is tried on an exchange that took nothing: a broker in trouble must not hold up each task."""
 
 
-class Courier:
+class SidePublisher:
     """Publishes confirmed, from any thread, one message at a time. Not for a pool's child process.
 
     Args:
@@ -39,7 +39,7 @@ class Courier:
         self._lock = threading.Lock()
         self._rests: dict[str, float] = {}  # until when, by exchange, on the clock of time.monotonic
 
-    def send(self, outgoing: Outgoing) -> None:
+    def send(self, outgoing: OutgoingMessage) -> None:
         """Return when the broker has confirmed a message.
 
         Raises:

@@ -12,7 +12,7 @@ import pytest
 from fleets import SCRIPTS, SETTINGS, Host, host
 from waiting import wait_until
 
-from broker_app.worker.heartbeat_file import Sign
+from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     import subprocess
@@ -89,7 +89,7 @@ def wait_for_node(machine: Host, stem: str, other_than: int = 0) -> int:
 def consuming(machine: Host) -> dict[str, int]:
     """Return the pids of both nodes if they run and consume, else nothing."""
     run, workers = machine.state / "run" / "shop", machine.workers("shop")
-    signs = {stem: Sign.read(run / f"{stem}.alive") for stem in workers}
+    signs = {stem: Heartbeat.read(run / f"{stem}.alive") for stem in workers}
     consumers = {stem: sign.pid for stem, sign in signs.items() if sign and sign.queues and sign.is_fresh(4)}
     return workers if workers == consumers and len(workers) == 2 else {}
 

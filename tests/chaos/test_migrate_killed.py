@@ -12,7 +12,7 @@ from ledger import Ledger, kill, ledger
 from waiting import wait_until
 
 from broker_app.broker.access import connect
-from broker_app.queues.holding import Holding
+from broker_app.queues.holding import HoldingQueue
 from broker_app.topology.plan import apply_plan, compare_topology
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def test_killed_at_each_stage(shop: Ledger, management: Management) -> None:
         wait_until(lambda: len(published(shop)) > before + 20, 60, "the publisher to go on")
         assert worker.process.poll() is None
 
-        assert depth(app, Holding("lopri").name) is None
+        assert depth(app, HoldingQueue("lopri").name) is None
         notes = published(shop)
         assert [rest for what, rest in notes if what != "confirmed"] == []
         confirmed |= {rest for _, rest in notes}

@@ -14,7 +14,7 @@ from ledger import kill, ledger
 from mortal import mortal_broker
 from waiting import wait_until
 
-from broker_app.publishing.spool import Flusher, Store
+from broker_app.publishing.spool import Flusher, SpoolFile
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def test_a_producer_with_a_spool_and_a_broker_that_are_killed(
     process.wait(PATIENCE)
     mortal.start()
     app = shop.app()
-    store = Store(app.settings.state_dir, 1_000_000, 10**9)
+    store = SpoolFile(app.settings.state_dir, 1_000_000, 10**9)
     assert store.status().waiting >= 200
     begun = time.monotonic()
     while store.has_waiting() and time.monotonic() - begun < PATIENCE:

@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from broker_app import messages
 from broker_app.errors import BrokerError
-from broker_app.messages import Order, Selection
+from broker_app.messages import CommandOptions, MessageFilter
 from broker_app.messages.scan import WINDOW
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
 
@@ -81,7 +81,7 @@ def settle(app: BrokerApp, ids: list[str]) -> None:
     """
     wait_until(lambda: (depth(app, DEAD) or 0) + (depth(app, "default") or 0) >= COUNT, 60, "all to be somewhere")
     first = [message.headers["id"] for message in take(app, "default")]
-    assert messages.replay(app, DEAD, Order()).failed == 0
+    assert messages.replay(app, DEAD, CommandOptions()).failed == 0
     second = {message.headers["id"]: message.headers for message in take(app, "default")}
     there = Counter(first) + Counter(second.keys())
     assert there.keys() == set(ids)
@@ -123,7 +123,7 @@ def test_a_replay_that_is_cut_off(make_app: AppMaker, fault: str) -> None:
         behind = make_app(url=proxy.url(app.settings.broker_url.get_secret_value()))
         hit = {"cut": proxy.cut, "freeze": proxy.freeze}[fault]
         with pytest.raises(BrokerError) as caught:
-            messages.replay(behind, DEAD, Order(told=lambda read, _: hit() if read > 500 else None))
+            messages.replay(behind, DEAD, CommandOptions(told=lambda read, _: hit() if read > 500 else None))
         assert "\n" not in str(caught.value)
     settle(app, ids)
 
@@ -135,7 +135,9 @@ def test_a_broker_that_is_killed(tmp_path: Path, broker: FoundBroker) -> None:
         ids = bury(app)
         with pytest.raises(BrokerError):
             messages.replay(
-                app, DEAD, Order(Selection(), told=lambda read, _: mortal.kill() if read > 500 else None)
+                app,
+                DEAD,
+                CommandOptions(MessageFilter(), told=lambda read, _: mortal.kill() if read > 500 else None),
             )
         mortal.start()
         settle(make_app(), ids)

@@ -14,8 +14,8 @@ from workers import running_worker
 
 from broker_app.errors import Unawaited
 from broker_app.metrics import catalogue
-from broker_app.metrics.catalogue import Outcome
-from broker_app.metrics.reader import Reader
+from broker_app.metrics.catalogue import TaskOutcome
+from broker_app.metrics.reader import MetricsReader
 from broker_app.queues.dead_letters import EXCEPTION_HEADER, REASON_HEADER
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def dead_letter(app: BrokerApp, queue: str = "lopri") -> dict[str, object]:
     return dict(message.headers)
 
 
-def finished(folder: Path, outcome: Outcome) -> dict[str, float]:
+def finished(folder: Path, outcome: TaskOutcome) -> dict[str, float]:
     """Return the worker's count of runs with an outcome, by task."""
-    reading = Reader(folder / "state" / "metrics" / "workload").read()
+    reading = MetricsReader(folder / "state" / "metrics" / "workload").read()
     counted: dict[str, float] = {}
     for series, (value,) in ((s, v) for s, v in reading.numbers.items() if s.metric is catalogue.FINISHED):
         labels = dict(zip(series.metric.labels, series.labels, strict=True))
@@ -89,13 +89,13 @@ def test_it_runs_with_its_own_class_and_request(app: BrokerApp, pool: str, folde
     if (pool, name) == ("gevent", "awaited"):
         pytest.skip("asyncio runs one loop in a thread, and all greenlets share one")
     task = f"base_classes.{name}"
-    before = finished(folder, Outcome.SUCCEEDED).get(task, 0)
+    before = finished(folder, TaskOutcome.SUCCEEDED).get(task, 0)
     ids = [app.send_task(task, queue="lopri", countdown=countdown).id for countdown in (None, 0.4)]
     ids += [item.task_id for item in app.publish_many([app.signature(task, queue="lopri")])]
     for identity in ids:
         said = "database" if name in ("with_base", "total") else name
         assert app.AsyncResult(identity).get(timeout=SECONDS, interval=0.05) == [said, identity]
-    wait_until(lambda: finished(folder, Outcome.SUCCEEDED).get(task) == before + 3, SECONDS, "the counts")
+    wait_until(lambda: finished(folder, TaskOutcome.SUCCEEDED).get(task) == before + 3, SECONDS, "the counts")
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "noting"])

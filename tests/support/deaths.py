@@ -13,7 +13,7 @@ from waiting import wait_until
 from broker_app import messages
 from broker_app.broker.access import connect
 from broker_app.broker.declare import declare_topology
-from broker_app.messages import Order, Selection
+from broker_app.messages import CommandOptions, MessageFilter
 from broker_app.queues import work_topology
 from broker_app.queues.dead_letters import (
     AT_HEADER,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from broker_app import BrokerApp
-    from broker_app.messages import Outcome
+    from broker_app.messages import TransferOutcome
 
 DEAD = "default.dead"
 """The dead letters of `default`."""
@@ -102,9 +102,9 @@ def bury(
     return publish(app, f"{app.settings.prefix}{queue}.dead", messages)
 
 
-def replay(app: BrokerApp, queue: str = DEAD, *, to: str | None = None, **filters: Any) -> Outcome:
+def replay(app: BrokerApp, queue: str = DEAD, *, to: str | None = None, **filters: Any) -> TransferOutcome:
     """Replay what passes the filters."""
-    return messages.replay(app, queue, Order(Selection(**filters)), to=to)
+    return messages.replay(app, queue, CommandOptions(MessageFilter(**filters)), to=to)
 
 
 def ids_in(messages: list[Message]) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from broker_app.local_broker.process import Process, kill_all, marked
+from broker_app.local_broker.process import ProcessHandle, kill_all, marked
 
 _VARIABLE = "TEST_RUN_MARK"
 _KILL_SECONDS = 5.0
@@ -43,7 +43,7 @@ class RunMark:
         kill_all(self._left, _KILL_SECONDS)
         return bool(self.found)
 
-    def _left(self) -> list[Process]:
+    def _left(self) -> list[ProcessHandle]:
         return [
             process
             for process in marked(_VARIABLE, self._mark)
@@ -51,17 +51,17 @@ class RunMark:
         ]
 
 
-def _command(process: Process) -> str:
+def _command(process: ProcessHandle) -> str:
     return _read(process, "cmdline").replace("\0", " ").strip()
 
 
-def _describe(process: Process) -> str:
+def _describe(process: ProcessHandle) -> str:
     """Return pid, command and the test during which it was started: pytest keeps that in the environment."""
     variables = dict(line.partition("=")[::2] for line in _read(process, "environ").split("\0"))
     return f"{process.pid} {_command(process)} (started in {variables.get('PYTEST_CURRENT_TEST', 'no test')})"
 
 
-def _read(process: Process, name: str) -> str:
+def _read(process: ProcessHandle, name: str) -> str:
     try:
         return Path(f"/proc/{process.pid}/{name}").read_bytes().decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):

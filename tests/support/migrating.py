@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app.broker.access import connect
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
-from broker_app.queues.holding import Holding
-from broker_app.topology.migrate import Waits
+from broker_app.queues.holding import HoldingQueue
+from broker_app.topology.migrate import MigrationTimeouts
 from broker_app.topology.plan import apply_plan, compare_topology
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     MakeMigrated = Callable[..., BrokerApp]
 
-SHORT = Waits(count=0.2, patience=20)
+SHORT = MigrationTimeouts(count=0.2, patience=20)
 """For tests in which nobody holds a message: the broker's counts may be behind, but are not read too early."""
-SAFE = Waits(count=6, patience=20)
+SAFE = MigrationTimeouts(count=6, patience=20)
 """For tests in which somebody does: a broker with nothing else to do counts every 5 s."""
 
 CLASSIC = '[queues.default]\n[queues.lopri]\ntype = "classic"\n'
@@ -34,7 +34,7 @@ ORDERED = CLASSIC + 'dead_letters = "discard"\n'
 RANKED = ORDERED + "priorities = true\n"
 """With these two nothing is counted late, as in quorum queues: a migration takes no second."""
 
-HOLDING = Holding("lopri").name
+HOLDING = HoldingQueue("lopri").name
 
 
 def declaring(make_app: AppMaker, management: Management) -> MakeMigrated:

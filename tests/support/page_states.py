@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from broker_app.broker.scheduled import Backlog
 from broker_app.metrics import catalogue
-from broker_app.metrics.reader import Numbers, Reading, Series
+from broker_app.metrics.reader import MetricTotals, Numbers, Series
 from broker_app.monitoring.broker_reader import BrokerNumbers, QueueNumbers
 from broker_app.monitoring.collector import Snapshot
-from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, Counts, Sample
+from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, HistorySample, QueueCounts
 from broker_app.queues.delay import parse_lane
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
@@ -69,16 +69,16 @@ class Story:
     busy: int = 0
     dead: int = 0
     consumers: int = 1
-    _counts: list[Counts] = field(default_factory=list)
+    _counts: list[QueueCounts] = field(default_factory=list)
 
-    def counts(self) -> list[Counts]:
+    def counts(self) -> list[QueueCounts]:
         """Return its counts at each step, and now."""
-        counts, waited = Counts(), [0.0] * (len(BOUNDS_SECONDS) + 1)
+        counts, waited = QueueCounts(), [0.0] * (len(BOUNDS_SECONDS) + 1)
         found = []
         for step in range(STEPS + 2):
             finished, wait, ready = self.finished(step), self.wait(step), self.ready(step)
             waited[next((i for i, bound in enumerate(BOUNDS_SECONDS) if wait <= bound), -1)] += finished
-            counts = Counts(
+            counts = QueueCounts(
                 counts.published + self.published(step),
                 counts.finished + finished,
                 counts.failed + self.failed(step),
@@ -130,11 +130,13 @@ def quiet() -> dict[str, Story]:
     return {name: Story() for name in ("default", "mail", "lopri", "reports")}
 
 
-def samples(stories: dict[str, Story], now: float) -> list[Sample]:
+def samples(stories: dict[str, Story], now: float) -> list[HistorySample]:
     """Return what was remembered of them until shortly before now."""
     counts = {name: story.counts() for name, story in stories.items()}
     return [
-        Sample(now - 4.0 - (STEPS - step) * STEP_SECONDS, {name: found[step] for name, found in counts.items()})
+        HistorySample(
+            now - 4.0 - (STEPS - step) * STEP_SECONDS, {name: found[step] for name, found in counts.items()}
+        )
         for step in range(STEPS + 1)
     ]
 
@@ -158,7 +160,7 @@ def snapshot(stories: dict[str, Story], now: float, *, problem: str = "", lanes:
         broker = BrokerNumbers(
             is_up=True, has_management=True, queues=queues, backlog=Backlog(depths, 0, is_complete=True)
         )
-    return Snapshot(now, Reading(read=5), broker, 1.5, numbers)
+    return Snapshot(now, MetricTotals(read=5), broker, 1.5, numbers)
 
 
 def _numbers(story: Story) -> QueueNumbers:

@@ -1,4 +1,4 @@
-"""The page docs/settings.md, made from the settings' model: ``python tests/support/settings_page.py`` writes it anew."""
+"""docs/settings.md, generated from the settings model: ``python tests/support/settings_page.py`` writes it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker_app.tuning.measurement import Point, Times, Usage
+from broker_app.tuning.measurement import Durations, Measurement, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,13 +29,13 @@ def point(  # noqa: PLR0913 - a point has that many figures
     latency: float | None = None,
     noise: float = QUIET,
     used: Usage | None = None,
-) -> Point:
+) -> Measurement:
     """Return a point with three rounds around a throughput."""
     rounds = (throughput * (1 - noise), throughput, throughput * (1 + noise))
-    late = None if latency is None else Times(latency, latency, latency, 50)
-    return Point(pool, slots, rounds, Times(run, run, run, 100), late, late, used or usage())
+    late = None if latency is None else Durations(latency, latency, latency, 50)
+    return Measurement(pool, slots, rounds, Durations(run, run, run, 100), late, late, used or usage())
 
 
-def points(rule: Callable[[int], float], slots: Iterable[int], **options: object) -> dict[int, Point]:
+def points(rule: Callable[[int], float], slots: Iterable[int], **options: object) -> dict[int, Measurement]:
     """Return points by their slots."""
     return {number: point(number, rule(number), **options) for number in slots}  # type: ignore[arg-type]

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from broker_app.metrics import catalogue
 from broker_app.monitoring.prometheus import recording_rules as recorded
-from broker_app.monitoring.prometheus.rule import Alert
+from broker_app.monitoring.prometheus.rule import AlertRule
 
 if TYPE_CHECKING:
     from broker_app.metrics.catalogue import Metric
-    from broker_app.monitoring.prometheus.rule import Job
+    from broker_app.monitoring.prometheus.rule import ScrapeJob
 
 CRITICAL, WARNING = "critical", "warning"
 
 
 @dataclass(frozen=True, slots=True)
-class Burn:
+class BurnRate:
     """How fast the budget of an objective may be used up (Google's SRE workbook, chapter 5, table 5-8).
 
     Attributes:
@@ -36,10 +36,10 @@ class Burn:
 
 
 BURNS = (
-    Burn(14.4, "1h", 3_600, "5m", CRITICAL),
-    Burn(6, "6h", 21_600, "30m", CRITICAL),
-    Burn(3, "1d", 86_400, "2h", WARNING),
-    Burn(1, "3d", 259_200, "6h", WARNING),
+    BurnRate(14.4, "1h", 3_600, "5m", CRITICAL),
+    BurnRate(6, "6h", 21_600, "30m", CRITICAL),
+    BurnRate(3, "1d", 86_400, "2h", WARNING),
+    BurnRate(1, "3d", 259_200, "6h", WARNING),
 )
 
 BUSY_RATIO = 0.95
@@ -57,14 +57,14 @@ _QUEUE = "queue {{ $labels.queue }}"
 _INSTANCE = "{{ if $labels.instance }}{{ $labels.instance }}{{ else }}all hosts{{ end }}"
 
 
-def waiting(job: Job) -> tuple[Alert, ...]:
+def waiting(job: ScrapeJob) -> tuple[AlertRule, ...]:
     """Return the alerts about tasks that wait too long."""
     late = f"rate({job.of(catalogue.LATE_SECONDS, part='_bucket')}[10m])"
     drain, limit = job.recorded(recorded.DRAIN), job.recorded(recorded.DRAIN_LIMIT)
     quantile = f"histogram_quantile({LATE_QUANTILE}, sum by (job, queue, le) ({late}))"
     return (
         *(_burning(job, burn) for burn in BURNS),
-        Alert(
+        AlertRule(
             "BrokerAppOldestTaskWaits",
             f"{job.recorded(recorded.OLDEST_WAIT)} > {job.recorded(recorded.OBJECTIVE)} {unpaused(job)}",
             5,
@@ -73,7 +73,7 @@ def waiting(job: Job) -> tuple[Alert, ...]:
             "The task at the head has waited for {{ $value | humanizeDuration }}. A task that is not started "
             "counts in no objective yet. See whether the workers take anything: `broker-app fleet status`.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppQueueGrowing",
             f"{drain} > {limit} and deriv({job.recorded(recorded.READY)}[15m]) > 0 {unpaused(job)}",
             5,
@@ -82,7 +82,7 @@ def waiting(job: Job) -> tuple[Alert, ...]:
             "At the rate of the last 5 minutes it takes {{ $value | humanizeDuration }} to empty the queue, if "
             "nothing were added. Look whether tasks became slow or many; give the fleet more slots or nodes.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppScheduleLate",
             f"{quantile} > {job.recorded(recorded.LATE_LIMIT)}",
             5,
@@ -91,7 +91,7 @@ def waiting(job: Job) -> tuple[Alert, ...]:
             "One scheduled task in twenty starts more than {{ $value | humanizeDuration }} after its moment. "
             "Mostly the queue is full when they come due: compare with how long unscheduled tasks wait.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppScheduleHeldUp",
             f"max by (job) ({job.of(catalogue.HELD_UP)}) > 0",
             5,
@@ -103,12 +103,12 @@ def waiting(job: Job) -> tuple[Alert, ...]:
     )
 
 
-def workers(job: Job) -> tuple[Alert, ...]:
+def workers(job: ScrapeJob) -> tuple[AlertRule, ...]:
     """Return the alerts about those who should do the work."""
     wanted, up = job.of(catalogue.NODES_WANTED), job.of(catalogue.NODES_UP)
     ready, busy = job.recorded(recorded.READY), job.recorded(recorded.BUSY)
     return (
-        Alert(
+        AlertRule(
             "BrokerAppNoConsumer",
             f"{job.recorded(recorded.CONSUMERS)} == 0 and {ready} > 0 {unpaused(job)}",
             2,
@@ -117,7 +117,7 @@ def workers(job: Job) -> tuple[Alert, ...]:
             "No worker consumes from the queue. `broker-app fleet status` on the hosts of its fleet, then "
             "`broker-app fleet start`.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppFleetShort",
             f"{wanted} - {up} > 0",
             5,
@@ -126,7 +126,7 @@ def workers(job: Job) -> tuple[Alert, ...]:
             "Fewer nodes are up than the settings want. `broker-app fleet status` says which and the end of their "
             "logs; `broker-app fleet start` starts those that are missing.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppNodesDying",
             f"sum by (job, instance, queue) (increase({job.of(catalogue.RESTARTS)}[30m])) > {DEATHS}",
             0,
@@ -135,7 +135,7 @@ def workers(job: Job) -> tuple[Alert, ...]:
             "`fleet supervise` has started nodes that had died {{ $value | humanize }} times in half an hour. "
             "`broker-app fleet status` shows the end of their logs.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppPoolSaturated",
             f"avg_over_time({busy}[15m]) > {BUSY_RATIO} and {ready} > 0",
             5,
@@ -147,15 +147,15 @@ def workers(job: Job) -> tuple[Alert, ...]:
     )
 
 
-def unpaused(job: Job) -> str:
+def unpaused(job: ScrapeJob) -> str:
     """Return what leaves out the queues that are paused: there nothing is taken on purpose."""
     return f"unless {job.recorded(recorded.PAUSED)} == 1"
 
 
-def losses(job: Job) -> tuple[Alert, ...]:
+def losses(job: ScrapeJob) -> tuple[AlertRule, ...]:
     """Return the alerts about tasks that were given up, refused or parked."""
     return (
-        Alert(
+        AlertRule(
             "BrokerAppDeadLettersArriving",
             f"sum by (job, queue, reason) ({_new(job, catalogue.DEAD_LETTERS)}) > 0",
             0,
@@ -165,7 +165,7 @@ def losses(job: Job) -> tuple[Alert, ...]:
             "`broker-app queues peek {{ $labels.queue }}.dead` shows why; after the cure "
             "`broker-app queues replay {{ $labels.queue }}.dead`.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppPublishingRefused",
             f"sum by (job, queue, reason) ({_new(job, catalogue.REFUSED)}) > 0",
             0,
@@ -174,7 +174,7 @@ def losses(job: Job) -> tuple[Alert, ...]:
             f"{{{{ $value | humanize }}}} in the last {NEW_WINDOW}; each was an exception in its caller. The "
             "reason says whether the broker, the queue or the caller is at fault.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppPauseForgotten",
             f"{job.recorded(recorded.PAUSED)} == 1 and {job.recorded(recorded.READY)} > 0",
             60,
@@ -182,7 +182,7 @@ def losses(job: Job) -> tuple[Alert, ...]:
             f"{_QUEUE} has been paused for an hour, and tasks wait",
             "Nothing of it is taken on any host, on purpose. `broker-app resume {{ $labels.queue }}` ends it.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppUnrouted",
             f"max by (job) ({job.of(catalogue.PARKED)}) > 0",
             1,
@@ -191,7 +191,7 @@ def losses(job: Job) -> tuple[Alert, ...]:
             "They are parked and nothing is lost. `broker-app queues unrouted` shows them; declare the queue "
             "again, or send them to another: `broker-app queues unrouted --replay --to QUEUE`.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppSpoolFilling",
             f"{job.of(catalogue.SPOOLED)} > 0",
             5,
@@ -203,13 +203,13 @@ def losses(job: Job) -> tuple[Alert, ...]:
     )
 
 
-def broker(job: Job) -> tuple[Alert, ...]:
+def broker(job: ScrapeJob) -> tuple[AlertRule, ...]:
     """Return the alerts about the broker, and about our own sight."""
     up = job.up()
     unreadable = job.of(catalogue.FILES, 'state="unreadable"')
     management, is_up = job.of(catalogue.MANAGEMENT_UP), job.of(catalogue.BROKER_UP)
     return (
-        Alert(
+        AlertRule(
             "BrokerAppBrokerDown",
             f"{is_up} == 0",
             1,
@@ -218,7 +218,7 @@ def broker(job: Job) -> tuple[Alert, ...]:
             "Neither the management API nor AMQP answers. Nothing is published from there, and its workers wait. "
             "`broker-app check --broker` on that host says why.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppManagementDown",
             f"{management} == 0 and {is_up} == 1",
             10,
@@ -227,7 +227,7 @@ def broker(job: Job) -> tuple[Alert, ...]:
             "The broker works, but waits, priorities, scheduled and held messages are not known. The server's log "
             "says what was refused: `management_url`, or the user lacks the tag `monitoring`.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppMetricsDown",
             f"{up} == 0 or absent({up})",
             2,
@@ -236,7 +236,7 @@ def broker(job: Job) -> tuple[Alert, ...]:
             "`broker-app metrics serve` does not answer there, or Prometheus knows no such target. The work "
             "goes on unseen, and none of the other alerts can fire.",
         ),
-        Alert(
+        AlertRule(
             "BrokerAppMetricsIncomplete",
             f"{unreadable} > 0 or {job.of(catalogue.DROPPED_SERIES)} > 0",
             10,
@@ -247,16 +247,16 @@ def broker(job: Job) -> tuple[Alert, ...]:
     )
 
 
-def alerts(job: Job) -> tuple[Alert, ...]:
+def alerts(job: ScrapeJob) -> tuple[AlertRule, ...]:
     """Return all alerts."""
     return (*waiting(job), *workers(job), *losses(job), *broker(job))
 
 
-def _burning(job: Job, burn: Burn) -> Alert:
+def _burning(job: ScrapeJob, burn: BurnRate) -> AlertRule:
     limit = f"{burn.rate:g} * {job.recorded(recorded.BUDGET)}"
     over, still = (job.recorded(recorded.too_long(window)) for window in (burn.long, burn.short))
     number = f"{over} * {job.recorded(recorded.started(burn.long))} * {burn.long_seconds}"
-    return Alert(
+    return AlertRule(
         "BrokerAppWaitObjectiveBurning",
         f"{over} > {limit} and {still} > {limit} and {number} > {LEAST_TASKS}",
         0,
@@ -268,7 +268,7 @@ def _burning(job: Job, burn: Burn) -> Alert:
     )
 
 
-def _new(job: Job, metric: Metric) -> str:
+def _new(job: ScrapeJob, metric: Metric) -> str:
     """Return by how much each series grew of late.
 
     A series that was not there before began at 0, which ``increase`` does not know. It is such a one if it is in

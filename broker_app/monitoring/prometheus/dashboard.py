@@ -12,7 +12,7 @@ from broker_app.monitoring.prometheus.panels import JOB, rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker_app.monitoring.prometheus.panels import Panel, Row
+    from broker_app.monitoring.prometheus.panels import Panel, PanelRow
 
 _ALL = {"text": "All", "value": "$__all"}
 UID = "broker-app"
@@ -72,7 +72,7 @@ def _laid_out() -> Iterator[dict[str, Any]]:
         top += -(-len(row.panels) // across) * _HEIGHTS[row.panels[0].kind]
 
 
-def _across(row: Row) -> int:
+def _across(row: PanelRow) -> int:
     return len(row.panels) if row.panels[0].kind == "stat" else 3
 
 

@@ -19,7 +19,7 @@ _OF_JOB = f'job="{JOB}"'
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class PanelQuery:
     """A query of a panel.
 
     Attributes:
@@ -46,35 +46,35 @@ class Panel:
 
     title: str
     unit: str
-    queries: tuple[Query, ...]
+    queries: tuple[PanelQuery, ...]
     about: str = ""
     kind: str = "timeseries"
     stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PanelRow:
     """Panels under a title."""
 
     title: str
     panels: tuple[Panel, ...]
 
 
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[PanelRow, ...]:
     """Return the whole dashboard, what matters most first."""
     return (
-        Row("Now", _now()),
-        Row("Waiting", _waiting()),
-        Row("Queues", _queues()),
-        Row("Tasks", _tasks()),
-        Row("Workers", _workers()),
-        Row("Producers, broker and this monitoring", _others()),
+        PanelRow("Now", _now()),
+        PanelRow("Waiting", _waiting()),
+        PanelRow("Queues", _queues()),
+        PanelRow("Tasks", _tasks()),
+        PanelRow("Workers", _workers()),
+        PanelRow("Producers, broker and this monitoring", _others()),
     )
 
 
 def _now() -> tuple[Panel, ...]:
     return tuple(
-        Panel(title, "short", (Query(expr, title),), kind="stat")
+        Panel(title, "short", (PanelQuery(expr, title),), kind="stat")
         for title, expr in {
             "Broker up": f"min({_job(catalogue.BROKER_UP)})",
             "Ready": f"sum(max by (queue) ({_queue(catalogue.READY)}))",
@@ -87,46 +87,46 @@ def _now() -> tuple[Panel, ...]:
 
 
 def _waiting() -> tuple[Panel, ...]:
-    objective = Query(_recorded(recorded.OBJECTIVE), "{{queue}} objective")
+    objective = PanelQuery(_recorded(recorded.OBJECTIVE), "{{queue}} objective")
     return (
         Panel(
             "Wait, 95 of 100 tasks",
             "s",
-            (Query(_quantile(0.95, catalogue.WAITED_SECONDS), "{{queue}}"), objective),
+            (PanelQuery(_quantile(0.95, catalogue.WAITED_SECONDS), "{{queue}}"), objective),
             "From publishing, plus the wished delay, to the start of the run.",
         ),
         Panel(
             "Tasks that waited too long",
             "percentunit",
             (
-                Query(_recorded(recorded.too_long("1h")), "{{queue}}, 1 h"),
-                Query(_recorded(recorded.BUDGET), "{{queue}} budget"),
+                PanelQuery(_recorded(recorded.too_long("1h")), "{{queue}}, 1 h"),
+                PanelQuery(_recorded(recorded.BUDGET), "{{queue}} budget"),
             ),
             "Share of those that started in the last hour; above the budget the objective is missed.",
         ),
         Panel(
             "Oldest task",
             "s",
-            (Query(_recorded(recorded.OLDEST_WAIT), "{{queue}}"), objective),
+            (PanelQuery(_recorded(recorded.OLDEST_WAIT), "{{queue}}"), objective),
             "How long the head of the queue has waited; an estimate.",
         ),
         Panel(
             "Where they wait, 95 of 100 tasks",
             "s",
             (
-                Query(_quantile(0.95, catalogue.WAITED_BROKER_SECONDS), "{{queue}} in the broker"),
-                Query(_quantile(0.95, catalogue.WAITED_PREFETCH_SECONDS), "{{queue}} in the node"),
+                PanelQuery(_quantile(0.95, catalogue.WAITED_BROKER_SECONDS), "{{queue}} in the broker"),
+                PanelQuery(_quantile(0.95, catalogue.WAITED_PREFETCH_SECONDS), "{{queue}} in the node"),
             ),
         ),
         Panel(
             "Scheduled tasks: lateness, 95 of 100",
             "s",
-            (Query(_quantile(0.95, catalogue.LATE_SECONDS), "{{queue}}"),),
+            (PanelQuery(_quantile(0.95, catalogue.LATE_SECONDS), "{{queue}}"),),
         ),
         Panel(
             "Scheduled tasks by when they are due",
             "short",
-            (Query(f"max by (due) ({_job(catalogue.SCHEDULED)})", "{{due}}"),),
+            (PanelQuery(f"max by (due) ({_job(catalogue.SCHEDULED)})", "{{due}}"),),
             stacked=True,
         ),
     )
@@ -134,36 +134,36 @@ def _waiting() -> tuple[Panel, ...]:
 
 def _queues() -> tuple[Panel, ...]:
     return (
-        Panel("Ready", "short", (Query(_recorded(recorded.READY), "{{queue}}"),)),
+        Panel("Ready", "short", (PanelQuery(_recorded(recorded.READY), "{{queue}}"),)),
         Panel(
             "Time to drain",
             "s",
-            (Query(_recorded(recorded.DRAIN), "{{queue}}"),),
+            (PanelQuery(_recorded(recorded.DRAIN), "{{queue}}"),),
             "At the rate of the last 5 minutes, if nothing were added.",
         ),
         Panel(
             "Held by workers",
             "short",
-            (Query(f"max by (queue) ({_queue(catalogue.UNACKNOWLEDGED)})", "{{queue}}"),),
+            (PanelQuery(f"max by (queue) ({_queue(catalogue.UNACKNOWLEDGED)})", "{{queue}}"),),
         ),
         Panel(
             "Consumers",
             "short",
             (
-                Query(_recorded(recorded.CONSUMERS), "{{queue}}"),
-                Query(_recorded(recorded.PAUSED), "{{queue}} paused"),
+                PanelQuery(_recorded(recorded.CONSUMERS), "{{queue}}"),
+                PanelQuery(_recorded(recorded.PAUSED), "{{queue}} paused"),
             ),
         ),
         Panel(
             "Dead letters",
             "short",
-            (Query(f"max by (queue) ({_queue(catalogue.DEAD)})", "{{queue}}"),),
+            (PanelQuery(f"max by (queue) ({_queue(catalogue.DEAD)})", "{{queue}}"),),
             stacked=True,
         ),
         Panel(
             "By priority",
             "short",
-            (Query(f"max by (queue, priority) ({_queue(catalogue.BY_PRIORITY)})", "{{queue}} {{priority}}"),),
+            (PanelQuery(f"max by (queue, priority) ({_queue(catalogue.BY_PRIORITY)})", "{{queue}} {{priority}}"),),
             stacked=True,
         ),
     )
@@ -171,30 +171,32 @@ def _queues() -> tuple[Panel, ...]:
 
 def _tasks() -> tuple[Panel, ...]:
     return (
-        Panel("Published a second", "cps", (Query(_rate("queue", catalogue.PUBLISHED), "{{queue}}"),)),
+        Panel("Published a second", "cps", (PanelQuery(_rate("queue", catalogue.PUBLISHED), "{{queue}}"),)),
         Panel(
-            "Ended a second", "cps", (Query(_rate("queue, outcome", catalogue.FINISHED), "{{queue}} {{outcome}}"),)
+            "Ended a second",
+            "cps",
+            (PanelQuery(_rate("queue, outcome", catalogue.FINISHED), "{{queue}} {{outcome}}"),),
         ),
         Panel(
             "The ten tasks with the most run time",
             "percentunit",
-            (Query(f"topk(10, {_rate('task', catalogue.RUN_SECONDS, '_sum')})", "{{task}}"),),
+            (PanelQuery(f"topk(10, {_rate('task', catalogue.RUN_SECONDS, '_sum')})", "{{task}}"),),
             "Seconds of run time in each second: slots that the task keeps busy.",
         ),
         Panel(
             "Run time, 95 of 100 tasks",
             "s",
-            (Query(f"topk(10, {_quantile(0.95, catalogue.RUN_SECONDS, 'task')})", "{{task}}"),),
+            (PanelQuery(f"topk(10, {_quantile(0.95, catalogue.RUN_SECONDS, 'task')})", "{{task}}"),),
         ),
         Panel(
             "Dead letters a second by reason",
             "cps",
-            (Query(_rate("queue, reason", catalogue.DEAD_LETTERS), "{{queue}} {{reason}}"),),
+            (PanelQuery(_rate("queue, reason", catalogue.DEAD_LETTERS), "{{queue}} {{reason}}"),),
         ),
         Panel(
             "Delivered again a second",
             "cps",
-            (Query(_rate("queue", catalogue.REDELIVERED), "{{queue}}"),),
+            (PanelQuery(_rate("queue", catalogue.REDELIVERED), "{{queue}}"),),
             "After the death of a worker, or of its connection.",
         ),
     )
@@ -202,41 +204,41 @@ def _tasks() -> tuple[Panel, ...]:
 
 def _workers() -> tuple[Panel, ...]:
     return (
-        Panel("Slots busy", "percentunit", (Query(_recorded(recorded.BUSY), "{{queue}}"),)),
+        Panel("Slots busy", "percentunit", (PanelQuery(_recorded(recorded.BUSY), "{{queue}}"),)),
         Panel(
             "Slots busy by node",
             "short",
             (
-                Query(f"sum by (node) ({_queue(catalogue.SLOTS_BUSY)})", "{{node}}"),
-                Query(f"sum by (node) ({_queue(catalogue.SLOTS)})", "{{node}} of"),
+                PanelQuery(f"sum by (node) ({_queue(catalogue.SLOTS_BUSY)})", "{{node}}"),
+                PanelQuery(f"sum by (node) ({_queue(catalogue.SLOTS)})", "{{node}} of"),
             ),
         ),
         Panel(
             "Nodes",
             "short",
             (
-                Query(f"sum by (queue) ({_queue(catalogue.NODES_UP)})", "{{queue}} up"),
-                Query(f"sum by (queue) ({_queue(catalogue.NODES_WANTED)})", "{{queue}} wanted"),
+                PanelQuery(f"sum by (queue) ({_queue(catalogue.NODES_UP)})", "{{queue}} up"),
+                PanelQuery(f"sum by (queue) ({_queue(catalogue.NODES_WANTED)})", "{{queue}} wanted"),
             ),
         ),
         Panel(
             "Tasks in the nodes",
             "short",
             (
-                Query(f"sum by (queue) ({_queue(catalogue.PREFETCHED)})", "{{queue}} held"),
-                Query(f"sum by (queue) ({_queue(catalogue.RESERVED)})", "{{queue}} waiting for a slot"),
-                Query(f"sum by (queue) ({_queue(catalogue.PREFETCH_LIMIT)})", "{{queue}} limit"),
+                PanelQuery(f"sum by (queue) ({_queue(catalogue.PREFETCHED)})", "{{queue}} held"),
+                PanelQuery(f"sum by (queue) ({_queue(catalogue.RESERVED)})", "{{queue}} waiting for a slot"),
+                PanelQuery(f"sum by (queue) ({_queue(catalogue.PREFETCH_LIMIT)})", "{{queue}} limit"),
             ),
         ),
         Panel(
             "Since a node was last given a task",
             "s",
-            (Query(f"max by (node) ({_queue(catalogue.LAST_CONSUMED_AGE)})", "{{node}}"),),
+            (PanelQuery(f"max by (node) ({_queue(catalogue.LAST_CONSUMED_AGE)})", "{{node}}"),),
         ),
         Panel(
             "Age of the nodes",
             "s",
-            (Query(f"time() - max by (node) ({_queue(catalogue.WORKER_START)})", "{{node}}"),),
+            (PanelQuery(f"time() - max by (node) ({_queue(catalogue.WORKER_START)})", "{{node}}"),),
         ),
     )
 
@@ -246,44 +248,46 @@ def _others() -> tuple[Panel, ...]:
         Panel(
             "Until a task is confirmed, 95 of 100",
             "s",
-            (Query(_quantile(0.95, catalogue.CONFIRM_SECONDS), "{{queue}}"),),
+            (PanelQuery(_quantile(0.95, catalogue.CONFIRM_SECONDS), "{{queue}}"),),
         ),
         Panel(
             "Refused a second by reason",
             "cps",
-            (Query(f"sum by (reason) (rate({_job(catalogue.REFUSED)}[{RATE}]))", "{{reason}}"),),
+            (PanelQuery(f"sum by (reason) (rate({_job(catalogue.REFUSED)}[{RATE}]))", "{{reason}}"),),
         ),
         Panel(
             "Set aside",
             "short",
             (
-                Query(f"sum({_job(catalogue.SPOOLED)})", "in the spool"),
-                Query(f"max({_job(catalogue.PARKED)})", "parked, their queue is gone"),
-                Query(f"max({_job(catalogue.HELD_UP)})", "held up in a lane"),
+                PanelQuery(f"sum({_job(catalogue.SPOOLED)})", "in the spool"),
+                PanelQuery(f"max({_job(catalogue.PARKED)})", "parked, their queue is gone"),
+                PanelQuery(f"max({_job(catalogue.HELD_UP)})", "held up in a lane"),
             ),
         ),
         Panel(
             "Broker up",
             "short",
             (
-                Query(_job(catalogue.BROKER_UP), "{{instance}}"),
-                Query(_job(catalogue.MANAGEMENT_UP), "{{instance}} management API"),
+                PanelQuery(_job(catalogue.BROKER_UP), "{{instance}}"),
+                PanelQuery(_job(catalogue.MANAGEMENT_UP), "{{instance}} management API"),
             ),
         ),
         Panel(
             "Time of a scrape and of a look at the broker",
             "s",
             (
-                Query(_job(catalogue.SCRAPE_SECONDS), "{{instance}} scrape"),
-                Query(_job(catalogue.READ_SECONDS), "{{instance}} broker"),
+                PanelQuery(_job(catalogue.SCRAPE_SECONDS), "{{instance}} scrape"),
+                PanelQuery(_job(catalogue.READ_SECONDS), "{{instance}} broker"),
             ),
         ),
         Panel(
             "Not shown",
             "short",
             (
-                Query(f"sum by (instance) ({_job(catalogue.DROPPED_SERIES)})", "{{instance}} series without room"),
-                Query(_job(catalogue.FILES, 'state="unreadable"'), "{{instance}} damaged files"),
+                PanelQuery(
+                    f"sum by (instance) ({_job(catalogue.DROPPED_SERIES)})", "{{instance}} series without room"
+                ),
+                PanelQuery(_job(catalogue.FILES, 'state="unreadable"'), "{{instance}} damaged files"),
             ),
         ),
     )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from broker_app.metrics import catalogue
 from broker_app.monitoring.exposition import bound_label
-from broker_app.monitoring.prometheus.rule import BY_QUEUE, Recording
+from broker_app.monitoring.prometheus.rule import BY_QUEUE, RecordingRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker_app.monitoring.prometheus.rule import Job
+    from broker_app.monitoring.prometheus.rule import ScrapeJob
     from broker_app.settings import QueueSettings, Settings
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
@@ -49,7 +49,7 @@ def started(window: str) -> str:
     return f"queue:broker_app_tasks_started:rate{window}"
 
 
-def of_all_queues(job: Job) -> tuple[Recording, ...]:
+def of_all_queues(job: ScrapeJob) -> tuple[RecordingRule, ...]:
     """Return what is recorded of every queue. All servers tell the broker's side alike: the largest is taken."""
     ready, finished = job.recorded(READY), job.recorded(FINISHED_RATE)
     busy, slots = (f"sum {BY_QUEUE} ({job.of(metric)})" for metric in (catalogue.SLOTS_BUSY, catalogue.SLOTS))
@@ -64,10 +64,10 @@ def of_all_queues(job: Job) -> tuple[Recording, ...]:
         DRAIN: f"({ready} > 0) / ({finished} or {ready} * 0) or {ready} * 0",
         BUSY: f"{busy} / ({slots} > 0)",
     } | {started(window): f"sum {BY_QUEUE} (rate({waited}[{window}]))" for window in WINDOWS}
-    return tuple(Recording(name, expr, {}) for name, expr in found.items())
+    return tuple(RecordingRule(name, expr, {}) for name, expr in found.items())
 
 
-def of_one_queue(job: Job, name: str, queue: QueueSettings) -> Iterator[Recording]:
+def of_one_queue(job: ScrapeJob, name: str, queue: QueueSettings) -> Iterator[RecordingRule]:
     """Yield the limits of a queue and, if it has an objective, how it is kept."""
     labels = {"job": job.name, "queue": name}
     objective = queue.wait_objective_seconds
@@ -81,13 +81,13 @@ def of_one_queue(job: Job, name: str, queue: QueueSettings) -> Iterator[Recordin
     count = job.of(catalogue.WAITED_SECONDS, f'queue="{name}"', "_count")
     for window in WINDOWS:
         within, total = f"sum(rate({bucket}[{window}]))", f"sum(rate({count}[{window}]))"
-        yield Recording(too_long(window), f"1 - {within} / ({total} > 0)", labels)
+        yield RecordingRule(too_long(window), f"1 - {within} / ({total} > 0)", labels)
 
 
-def of_settings(job: Job, settings: Settings) -> tuple[Recording, ...]:
+def of_settings(job: ScrapeJob, settings: Settings) -> tuple[RecordingRule, ...]:
     """Return what is recorded of each queue of the settings."""
     return tuple(rule for name, queue in settings.queues.items() for rule in of_one_queue(job, name, queue))
 
 
-def _constant(record: str, value: float, labels: dict[str, str]) -> Recording:
-    return Recording(record, f"vector({value:g})", labels)
+def _constant(record: str, value: float, labels: dict[str, str]) -> RecordingRule:
+    return RecordingRule(record, f"vector({value:g})", labels)

@@ -15,7 +15,7 @@ BY_QUEUE = "by (job, queue)"
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class RecordingRule:
     """A series that Prometheus computes and keeps.
 
     Attributes:
@@ -30,7 +30,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Alert:
+class AlertRule:
     """Something that a person should know.
 
     Attributes:
@@ -53,7 +53,7 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RuleGroup:
     """Rules that are evaluated one after the other.
 
     Attributes:
@@ -62,11 +62,11 @@ class Group:
     """
 
     name: str
-    rules: tuple[Recording | Alert, ...]
+    rules: tuple[RecordingRule | AlertRule, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ScrapeJob:
     """The name under which Prometheus scrapes our servers: it tells two projects in one Prometheus apart.
 
     Attributes:

@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 from broker_app.monitoring.prometheus import alerts, recording_rules
-from broker_app.monitoring.prometheus.rule import Group, Job, Recording
+from broker_app.monitoring.prometheus.rule import RecordingRule, RuleGroup, ScrapeJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker_app.monitoring.prometheus.rule import Alert
+    from broker_app.monitoring.prometheus.rule import AlertRule
     from broker_app.settings import Settings
 
 JOB = "broker-app"
@@ -23,18 +23,18 @@ RUNBOOKS = "docs/alerts.md"
 _HEAD = "# Made by `broker-app metrics rules` from the settings: write it anew when they change.\n"
 
 
-def groups(settings: Settings, job: str = JOB) -> tuple[Group, ...]:
+def groups(settings: Settings, job: str = JOB) -> tuple[RuleGroup, ...]:
     """Return the rules; those that others build on come first.
 
     Args:
         settings: Whose queues and objectives.
         job: Name of Prometheus' scrape configuration.
     """
-    ours = Job(job)
+    ours = ScrapeJob(job)
     return (
-        Group(f"{job}-queues", recording_rules.of_all_queues(ours)),
-        Group(f"{job}-objectives", recording_rules.of_settings(ours, settings)),
-        Group(f"{job}-alerts", alerts.alerts(ours)),
+        RuleGroup(f"{job}-queues", recording_rules.of_all_queues(ours)),
+        RuleGroup(f"{job}-objectives", recording_rules.of_settings(ours, settings)),
+        RuleGroup(f"{job}-alerts", alerts.alerts(ours)),
     )
 
 
@@ -50,17 +50,17 @@ def rules_text(settings: Settings, job: str = JOB, runbooks: str = RUNBOOKS) -> 
     for group in groups(settings, job):
         lines += [f"  - name: {_quoted(group.name)}", "    rules:"]
         for rule in group.rules:
-            lines += _recording(rule) if isinstance(rule, Recording) else _alert(rule, runbooks)
+            lines += _recording(rule) if isinstance(rule, RecordingRule) else _alert(rule, runbooks)
     return _HEAD + "\n".join(lines) + "\n"
 
 
-def _recording(rule: Recording) -> Iterator[str]:
+def _recording(rule: RecordingRule) -> Iterator[str]:
     yield f"      - record: {rule.record}"
     yield f"        expr: {_quoted(rule.expr)}"
     yield from _table("labels", dict(rule.labels))
 
 
-def _alert(rule: Alert, runbooks: str) -> Iterator[str]:
+def _alert(rule: AlertRule, runbooks: str) -> Iterator[str]:
     yield f"      - alert: {rule.name}"
     yield f"        expr: {_quoted(rule.expr)}"
     if rule.hold_minutes:

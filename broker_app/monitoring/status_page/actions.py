@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from broker_app.broker.pauses import pause_queue, resume_queue
 from broker_app.errors import SelectionError
-from broker_app.messages import Order, Selection, discard, replay
+from broker_app.messages import CommandOptions, MessageFilter, discard, replay
 from broker_app.monitoring.status_page.letters import MAX_LETTERS, dead_queues
 from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.messages import Outcome
+    from broker_app.messages import TransferOutcome
 
 AT_ONCE = 1_000
 """Letters of one request for all of them; the page asks again if a person does."""
@@ -25,14 +25,14 @@ LIMIT_SECONDS = 30.0
 """After which no more are sent."""
 
 
-class Verb(StrEnum):
+class DeadLetterAction(StrEnum):
     """What can be done with dead letters."""
 
     REPLAY = "replay"
     DISCARD = "discard"
 
 
-class Switch(StrEnum):
+class QueueAction(StrEnum):
     """What can be done with a queue."""
 
     PAUSE = "pause"
@@ -40,7 +40,7 @@ class Switch(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ActionRequest:
     """What a request asks for.
 
     Attributes:
@@ -52,14 +52,14 @@ class Wish:
     ids: frozenset[str] | None
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> MessageFilter:
         """Which letters are meant; of two with the same id the first."""
         if self.ids is None:
-            return Selection(limit=AT_ONCE)
-        return Selection(ids=self.ids, limit=len(self.ids))
+            return MessageFilter(limit=AT_ONCE)
+        return MessageFilter(ids=self.ids, limit=len(self.ids))
 
 
-def parse_wish(body: bytes) -> Wish:
+def parse_wish(body: bytes) -> ActionRequest:
     """Return what a body asks for: ``{"queue": "default", "ids": ["…"]}``, or ``"all": true`` instead of ids.
 
     Raises:
@@ -72,13 +72,13 @@ def parse_wish(body: bytes) -> Wish:
     if content is None or not isinstance(queue := content.get("queue"), str):
         raise SelectionError(expected)
     if content.get("all") is True and "ids" not in content:
-        return Wish(queue, None)
+        return ActionRequest(queue, None)
     ids = content.get("ids")
     if "all" in content or not isinstance(ids, list) or not 1 <= len(ids) <= MAX_LETTERS:
         raise SelectionError(expected)
     if not all(isinstance(one, str) and one for one in ids):
         raise SelectionError(expected)
-    return Wish(queue, frozenset(ids))
+    return ActionRequest(queue, frozenset(ids))
 
 
 def parse_queue(body: bytes) -> str:
@@ -102,17 +102,17 @@ def _object(body: bytes) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def switch(app: BrokerApp, verb: Switch, queue: str) -> None:
+def switch(app: BrokerApp, verb: QueueAction, queue: str) -> None:
     """Pause or resume a queue, on all hosts.
 
     Raises:
         UnknownQueue: The settings do not declare it.
         BrokerError: The broker did not take it.
     """
-    (pause_queue if verb is Switch.PAUSE else resume_queue)(app, queue)
+    (pause_queue if verb is QueueAction.PAUSE else resume_queue)(app, queue)
 
 
-def act(app: BrokerApp, verb: Verb, wish: Wish) -> dict[str, Any]:
+def act(app: BrokerApp, verb: DeadLetterAction, wish: ActionRequest) -> dict[str, Any]:
     """Do it, and return what became of it.
 
     Raises:
@@ -124,12 +124,12 @@ def act(app: BrokerApp, verb: Verb, wish: Wish) -> dict[str, Any]:
         names, hint = ", ".join(known), nearest(wish.queue, known)
         raise SelectionError(f"queue {wish.queue[:100]!r}: expected one with dead letters: {names}{hint}")
     give_up = time.monotonic() + LIMIT_SECONDS
-    order = Order(wish.selection, is_stopped=lambda: time.monotonic() > give_up)
-    do = replay if verb is Verb.REPLAY else discard
+    order = CommandOptions(wish.selection, is_stopped=lambda: time.monotonic() > give_up)
+    do = replay if verb is DeadLetterAction.REPLAY else discard
     return _told(wish, do(app, known[wish.queue], order))
 
 
-def _told(wish: Wish, outcome: Outcome) -> dict[str, Any]:
+def _told(wish: ActionRequest, outcome: TransferOutcome) -> dict[str, Any]:
     problem = outcome.reason
     if wish.ids is not None and outcome.selected < len(wish.ids):
         problem = problem or "it is not there any more: somebody else took it"

@@ -9,8 +9,15 @@ from statistics import StatisticsError, linear_regression
 from typing import TYPE_CHECKING, Any
 
 from broker_app.metrics import catalogue
-from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, Counts, Sample, sample
-from broker_app.monitoring.status_page.queues import Fleet, Objective, Queue, reasons, summary, verdict
+from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, HistorySample, QueueCounts, sample
+from broker_app.monitoring.status_page.queues import (
+    FleetSummary,
+    Objective,
+    QueueSummary,
+    reasons,
+    summary,
+    verdict,
+)
 from broker_app.monitoring.status_page.shown import LINE_CHARACTERS, shown
 from broker_app.monitoring.status_page.waits import bucket_of, quantile, share_within
 from broker_app.queues.objectives import BOUNDS_SECONDS
@@ -39,7 +46,7 @@ MAX_NODES = 200
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class PageContext:
     """What the readings do not say.
 
     Attributes:
@@ -88,7 +95,7 @@ class _Host:
     spooled: int | None = None
 
 
-def document(snapshot: Snapshot, history: Sequence[Sample], about: About) -> dict[str, Any]:
+def document(snapshot: Snapshot, history: Sequence[HistorySample], about: PageContext) -> dict[str, Any]:
     """Return everything that the page shows.
 
     Args:
@@ -149,14 +156,16 @@ def _host(snapshot: Snapshot) -> _Host:
     return host
 
 
-def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, about: About) -> Queue:
+def _queue(
+    name: str, snapshot: Snapshot, samples: list[HistorySample], host: _Host, about: PageContext
+) -> QueueSummary:
     broker, objective, now = snapshot.broker, about.queues.get(name), samples[-1]
     numbers = broker.queues.get(name)
     wait = _wait(now.since(_wait_window(samples, name), name), objective)
     growth, recent = _growth(samples, name)
     long = now.since(samples[0], name)
     within = share_within(BOUNDS_SECONDS, long.waited, objective.seconds) if objective else None
-    return Queue(
+    return QueueSummary(
         name=name,
         objective=objective,
         wait=None if wait is None else wait.about,
@@ -178,7 +187,7 @@ def _queue(name: str, snapshot: Snapshot, samples: list[Sample], host: _Host, ab
     )
 
 
-def _wait(counts: Counts, objective: Objective | None) -> _Wait | None:
+def _wait(counts: QueueCounts, objective: Objective | None) -> _Wait | None:
     """Return the wait of tasks that started, or of what stands at the head if that is longer."""
     share = (objective.percent if objective else DEFAULT_PERCENT) / 100
     known = []
@@ -196,7 +205,7 @@ def _wait(counts: Counts, objective: Objective | None) -> _Wait | None:
     return _Wait(max(wait.about for wait in known), max(wait.low for wait in known), high)
 
 
-def _wait_window(samples: list[Sample], name: str) -> Sample:
+def _wait_window(samples: list[HistorySample], name: str) -> HistorySample:
     """Return the sample since which the tasks started whose waits are the wait now.
 
     In an empty queue nothing waits any more that waited before: those count that started after the first step
@@ -204,7 +213,7 @@ def _wait_window(samples: list[Sample], name: str) -> Sample:
     """
     since, empty = _back(samples, NOW_SECONDS), []
     for one in reversed(samples):
-        if one.queues.get(name, Counts()).ready != 0:
+        if one.queues.get(name, QueueCounts()).ready != 0:
             break
         empty.append(one)
     if not empty:
@@ -213,20 +222,20 @@ def _wait_window(samples: list[Sample], name: str) -> Sample:
     return max(since, emptied, key=lambda one: one.at)
 
 
-def _back(samples: list[Sample], seconds: float) -> Sample:
+def _back(samples: list[HistorySample], seconds: float) -> HistorySample:
     """Return the sample of so long ago; the nearest before, or the oldest there is."""
     at = samples[-1].at - seconds
     return next((one for one in reversed(samples) if one.at <= at), samples[0])
 
 
-def _growth(samples: list[Sample], name: str) -> tuple[float | None, float | None]:
+def _growth(samples: list[HistorySample], name: str) -> tuple[float | None, float | None]:
     """Return by how many messages a second a queue grew in the last minute, and over its last three counts.
 
     Both are the slope of the line that fits the counts best (least squares); None from less than three counts.
     """
     last = samples[-1].at
     counts = [
-        (one.read_at or one.at, one.queues.get(name, Counts()).ready)
+        (one.read_at or one.at, one.queues.get(name, QueueCounts()).ready)
         for one in samples
         if one.at >= last - GROWTH_SECONDS
     ]
@@ -243,9 +252,9 @@ def _slope(points: list[tuple[float, int]]) -> float | None:
         return None
 
 
-def _fleet(name: str, host: _Host) -> Fleet:
+def _fleet(name: str, host: _Host) -> FleetSummary:
     nodes = [node for node in host.nodes.values() if name in node.queues and node.is_up]
-    return Fleet(
+    return FleetSummary(
         wanted=host.wanted.get(name, 0),
         up=len(nodes),
         slots=int(sum(node.slots for node in nodes)),
@@ -253,7 +262,7 @@ def _fleet(name: str, host: _Host) -> Fleet:
     )
 
 
-def _told(queue: Queue, about: About, samples: list[Sample]) -> dict[str, Any]:
+def _told(queue: QueueSummary, about: PageContext, samples: list[HistorySample]) -> dict[str, Any]:
     level, word = verdict(queue)
     lately = samples[-1].since(before := _back(samples, NOW_SECONDS), queue.name)
     seconds = samples[-1].at - before.at
@@ -271,7 +280,7 @@ def _told(queue: Queue, about: About, samples: list[Sample]) -> dict[str, Any]:
     )
 
 
-def _chart(queue: Queue, samples: list[Sample]) -> dict[str, list[Any]]:
+def _chart(queue: QueueSummary, samples: list[HistorySample]) -> dict[str, list[Any]]:
     """Return the columns of the charts, the oldest first: a second's messages, and waits in seconds."""
     chart: dict[str, list[Any]] = defaultdict(list)
     for before, after in pairwise(samples):
@@ -284,7 +293,7 @@ def _chart(queue: Queue, samples: list[Sample]) -> dict[str, list[Any]]:
     return dict(chart)
 
 
-def _wait_ranges(queue: Queue, samples: list[Sample]) -> list[tuple[float, float | None] | None]:
+def _wait_ranges(queue: QueueSummary, samples: list[HistorySample]) -> list[tuple[float, float | None] | None]:
     """Return between what each of the chart's waits is."""
     waits = [_wait(after.since(before, queue.name), queue.objective) for before, after in pairwise(samples)]
     return [None if wait is None else (wait.low, wait.high) for wait in waits]

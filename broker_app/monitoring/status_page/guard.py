@@ -2,7 +2,7 @@
 
 A page of somebody else in the same browser can send requests here. So a request must not come from another site,
 and to change something must bring the token in a header, which no other site can send unasked
-(fetch.spec.whatwg.org, CORS protocol). Against names that are made to lead here, see `broker_app.monitoring.hosts`.
+(fetch.spec.whatwg.org, CORS protocol). For protection against DNS rebinding, see `broker_app.monitoring.hosts`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from broker_app.monitoring.http_server import Request, Response, as_json
+from broker_app.monitoring.http_server import HttpRequest, HttpResponse, as_json
 from broker_app.monitoring.targets import is_local
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _OWN_SITES = frozenset({"same-origin", "none"})
 logger = logging.getLogger(__name__)
 
 
-class Guard:
+class RequestGuard:
     """Judges requests.
 
     Args:
@@ -45,13 +45,13 @@ class Guard:
         """Whether a token is set."""
         return self._token is not None
 
-    def refuses_reader(self, request: Request) -> Response | None:
+    def refuses_reader(self, request: HttpRequest) -> HttpResponse | None:
         """Return the refusal of a request that only reads figures; None if it may."""
         if request.headers.get("sec-fetch-site", "none") not in _OWN_SITES:
             return _refusal("expected a request of this server's own page, got one of another site")
         return None
 
-    def refuses_contents(self, request: Request) -> Response | None:
+    def refuses_contents(self, request: HttpRequest) -> HttpResponse | None:
         """Return the refusal of a request for what messages hold.
 
         It is for who sits at this host, has the password, or has the token.
@@ -65,7 +65,7 @@ class Guard:
             )
         return self.refuses_actor(request)
 
-    def refuses_actor(self, request: Request) -> Response | None:
+    def refuses_actor(self, request: HttpRequest) -> HttpResponse | None:
         """Return the refusal of a request that wants to change something."""
         if (refusal := self.refuses_reader(request)) is not None:
             return refusal
@@ -82,5 +82,5 @@ class Guard:
         return None
 
 
-def _refusal(problem: str) -> Response:
+def _refusal(problem: str) -> HttpResponse:
     return as_json({"problem": problem}, HTTPStatus.FORBIDDEN)

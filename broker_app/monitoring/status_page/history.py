@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from broker_app.metrics.catalogue import FINISHED, PUBLISHED, WAITED_SECONDS, Outcome
+from broker_app.metrics.catalogue import FINISHED, PUBLISHED, WAITED_SECONDS, TaskOutcome
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ STEP_SECONDS = 15.0
 STEPS = 60
 """A quarter of an hour."""
 
-FAILURES = frozenset({Outcome.FAILED, Outcome.DEAD, Outcome.TIMED_OUT})
+FAILURES = frozenset({TaskOutcome.FAILED, TaskOutcome.DEAD, TaskOutcome.TIMED_OUT})
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Counts:
+class QueueCounts:
     """One queue at one moment; what only grows is counted since whenever.
 
     Attributes:
@@ -47,7 +47,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class HistorySample:
     """All queues at one moment.
 
     Attributes:
@@ -57,13 +57,13 @@ class Sample:
     """
 
     at: float
-    queues: Mapping[str, Counts]
+    queues: Mapping[str, QueueCounts]
     read_at: float | None = None
 
-    def since(self, before: Sample, queue: str) -> Counts:
+    def since(self, before: HistorySample, queue: str) -> QueueCounts:
         """Return what was counted between two samples; a count that has shrunk, since a file went, as nothing."""
-        now, then = self.queues.get(queue, Counts()), before.queues.get(queue, Counts())
-        return Counts(
+        now, then = self.queues.get(queue, QueueCounts()), before.queues.get(queue, QueueCounts())
+        return QueueCounts(
             published=max(0.0, now.published - then.published),
             finished=max(0.0, now.finished - then.finished),
             failed=max(0.0, now.failed - then.failed),
@@ -73,9 +73,9 @@ class Sample:
         )
 
 
-def sample(snapshot: Snapshot) -> Sample:
+def sample(snapshot: Snapshot) -> HistorySample:
     """Return what of a snapshot is remembered."""
-    queues: dict[str, Counts] = defaultdict(Counts)
+    queues: dict[str, QueueCounts] = defaultdict(QueueCounts)
     for series, values in snapshot.numbers.items():
         if series.metric is PUBLISHED:
             queues[series.labels[0]].published += values[0]
@@ -89,7 +89,7 @@ def sample(snapshot: Snapshot) -> Sample:
                 waited[index] += count
     for name, queue in snapshot.broker.queues.items():
         queues[name].ready, queues[name].head = queue.ready, queue.oldest_wait
-    return Sample(snapshot.at, dict(queues), snapshot.at - snapshot.broker_age)
+    return HistorySample(snapshot.at, dict(queues), snapshot.at - snapshot.broker_age)
 
 
 class History:
@@ -99,16 +99,16 @@ class History:
         samples: The first ones, in their order.
     """
 
-    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+    def __init__(self, samples: Iterable[HistorySample] = ()) -> None:
         self._samples = deque(samples, maxlen=STEPS + 1)
         self._lock = threading.Lock()
 
-    def add(self, one: Sample) -> None:
+    def add(self, one: HistorySample) -> None:
         """Remember one more; the oldest is forgotten."""
         with self._lock:
             self._samples.append(one)
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[HistorySample]:
         """Return them, the oldest first."""
         with self._lock:
             return list(self._samples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker_app.messages import Letter, known_places, peek
+from broker_app.messages import MessageSummary, known_places, peek
 from broker_app.monitoring.status_page.shown import LINE_CHARACTERS, TRACEBACK_CHARACTERS, shown, shown_end
 from broker_app.queues.spec import MAX_ID_BYTES
 
@@ -41,7 +41,7 @@ def first_letters(app: BrokerApp, queue: str, place: str, limit: int) -> dict[st
     return {"queue": queue, "limit": limit, "letters": [told(letter) for letter in letters]}
 
 
-def told(letter: Letter) -> dict[str, Any]:
+def told(letter: MessageSummary) -> dict[str, Any]:
     """Return what is shown of a letter; ``key`` is its id as it is, None if it cannot be asked for by it."""
     is_id = 0 < len(letter.id.encode("utf-8", "backslashreplace")) <= MAX_ID_BYTES
     return {

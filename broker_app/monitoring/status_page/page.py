@@ -12,10 +12,17 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from broker_app.errors import BrokerAppError, BrokerError, RoutingError, SelectionError
-from broker_app.monitoring.http_server import Response, Route, as_json
-from broker_app.monitoring.status_page.actions import Switch, Verb, act, parse_queue, parse_wish, switch
-from broker_app.monitoring.status_page.document import About, document
-from broker_app.monitoring.status_page.guard import Guard
+from broker_app.monitoring.http_server import HttpResponse, HttpRoute, as_json
+from broker_app.monitoring.status_page.actions import (
+    DeadLetterAction,
+    QueueAction,
+    act,
+    parse_queue,
+    parse_wish,
+    switch,
+)
+from broker_app.monitoring.status_page.document import PageContext, document
+from broker_app.monitoring.status_page.guard import RequestGuard
 from broker_app.monitoring.status_page.history import History, Sampler
 from broker_app.monitoring.status_page.letters import FIRST_LETTERS, MAX_LETTERS, dead_queues, first_letters
 from broker_app.monitoring.status_page.queues import Objective
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from broker_app.monitoring.collector import Collector
-    from broker_app.monitoring.http_server import Request
+    from broker_app.monitoring.http_server import HttpRequest
     from broker_app.settings import MetricsSettings, QueueSettings
 
 TURN_SECONDS = 20.0
@@ -75,9 +82,9 @@ class StatusPage:
         self.history = History()
         self._app = app
         self._collector = collector
-        self._guard = Guard(settings)
+        self._guard = RequestGuard(settings)
         self._turn = threading.Lock()
-        self._about = About(
+        self._about = PageContext(
             app=str(app.main or "broker_app"),
             host=socket.gethostname(),
             version=version,
@@ -90,25 +97,28 @@ class StatusPage:
         """Return the block in which the last quarter of an hour is remembered."""
         return Sampler(self._collector.collect, self.history)
 
-    def routes(self) -> dict[str, Route]:
+    def routes(self) -> dict[str, HttpRoute]:
         """Return what is answered, by path."""
-        files = {f"/{name}": Route(_file(name)) for name in FILES if name != "page.html"}
-        actions = {f"/actions/{verb}": Route(self._acting(verb), ("POST",)) for verb in (*Verb, *Switch)}
+        files = {f"/{name}": HttpRoute(_file(name)) for name in FILES if name != "page.html"}
+        actions = {
+            f"/actions/{verb}": HttpRoute(self._acting(verb), ("POST",))
+            for verb in (*DeadLetterAction, *QueueAction)
+        }
         return {
-            "/": Route(_file("page.html")),
+            "/": HttpRoute(_file("page.html")),
             **files,
-            "/status.json": Route(self._status),
-            "/dead-letters.json": Route(self._letters),
-            "/actions/check": Route(self._check, ("POST",)),
+            "/status.json": HttpRoute(self._status),
+            "/dead-letters.json": HttpRoute(self._letters),
+            "/actions/check": HttpRoute(self._check, ("POST",)),
             **actions,
         }
 
-    def _status(self, request: Request) -> Response:
+    def _status(self, request: HttpRequest) -> HttpResponse:
         if (refusal := self._guard.refuses_reader(request)) is not None:
             return refusal
         return _answer(document(self._collector.collect(), self.history.samples(), self._about))
 
-    def _letters(self, request: Request) -> Response:
+    def _letters(self, request: HttpRequest) -> HttpResponse:
         if (refusal := self._guard.refuses_contents(request)) is not None:
             return refusal
         queue = request.query.get("queue", "")
@@ -121,27 +131,27 @@ class StatusPage:
             )
         return self._in_turn(lambda: first_letters(self._app, queue, place, int(limit)))
 
-    def _check(self, request: Request) -> Response:
+    def _check(self, request: HttpRequest) -> HttpResponse:
         """Answer whether a token is right, so that a person learns it before the first action."""
         return self._guard.refuses_actor(request) or _answer({"problem": ""})
 
-    def _acting(self, verb: Verb | Switch) -> Callable[[Request], Response]:
-        def answer(request: Request) -> Response:
+    def _acting(self, verb: DeadLetterAction | QueueAction) -> Callable[[HttpRequest], HttpResponse]:
+        def answer(request: HttpRequest) -> HttpResponse:
             if (refusal := self._guard.refuses_actor(request)) is not None:
                 return refusal
-            if isinstance(verb, Switch):
+            if isinstance(verb, QueueAction):
                 return self._in_turn(lambda: self._switch(verb, request))
             return self._in_turn(lambda: self._act(verb, request))
 
         return answer
 
-    def _switch(self, verb: Switch, request: Request) -> dict[str, Any]:
+    def _switch(self, verb: QueueAction, request: HttpRequest) -> dict[str, Any]:
         queue = parse_queue(request.body)
         logger.info("status page: %s asks to %s %.100r", request.client, verb, queue)
         switch(self._app, verb, queue)
         return {"problem": ""}
 
-    def _act(self, verb: Verb, request: Request) -> dict[str, Any]:
+    def _act(self, verb: DeadLetterAction, request: HttpRequest) -> dict[str, Any]:
         wish = parse_wish(request.body)
         what = "all dead letters" if wish.ids is None else f"{len(wish.ids)} dead letters"
         logger.info("status page: %s asks to %s %s of %r", request.client, verb, what, wish.queue)
@@ -149,7 +159,7 @@ class StatusPage:
         logger.info("status page: %s: %d done, %d not: %s", verb, done["done"], done["failed"], done["problem"])
         return done
 
-    def _in_turn(self, do: Callable[[], dict[str, Any]]) -> Response:
+    def _in_turn(self, do: Callable[[], dict[str, Any]]) -> HttpResponse:
         """Return what something with the broker gives, or why it could not be done."""
         try:
             with self._alone():
@@ -175,19 +185,19 @@ def _objective(queue: QueueSettings) -> Objective | None:
     return None if seconds is None else Objective(seconds, queue.wait_objective_percent)
 
 
-def _file(name: str) -> Callable[[Request], Response]:
+def _file(name: str) -> Callable[[HttpRequest], HttpResponse]:
     """Return what answers with a file of the package."""
     text = (
         resources.files("broker_app.monitoring.status_page").joinpath("assets", name).read_text(encoding="utf-8")
     )
-    response = Response(text, FILES[name], headers=HEADERS)
+    response = HttpResponse(text, FILES[name], headers=HEADERS)
     return lambda _: response
 
 
-def _answer(content: object) -> Response:
+def _answer(content: object) -> HttpResponse:
     response = as_json(content)
-    return Response(response.body, response.content_type, response.status, HEADERS)
+    return HttpResponse(response.body, response.content_type, response.status, HEADERS)
 
 
-def _problem(problem: str, status: HTTPStatus) -> Response:
-    return Response(json.dumps({"problem": problem}) + "\n", "application/json", status, HEADERS)
+def _problem(problem: str, status: HTTPStatus) -> HttpResponse:
+    return HttpResponse(json.dumps({"problem": problem}) + "\n", "application/json", status, HEADERS)

@@ -24,7 +24,7 @@ MAX_NAMED = 3
 _MINUTES_FROM, _HOURS_FROM, _WHOLE_FROM = 90, 5_400, 10
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """How much it matters; the page has a colour for each."""
 
     GOOD = "good"
@@ -47,7 +47,7 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetSummary:
     """The workers of a queue on this host.
 
     Attributes:
@@ -64,7 +64,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueSummary:
     """One queue now; None is what is not known.
 
     Attributes:
@@ -106,67 +106,71 @@ class Queue:
     recent_growth: float | None = None
     finished: int = 0
     failed: int = 0
-    fleet: Fleet = Fleet()
+    fleet: FleetSummary = FleetSummary()
 
 
-def verdict(queue: Queue) -> tuple[Level, str]:
+def verdict(queue: QueueSummary) -> tuple[Severity, str]:
     """Return in one or two words how a queue stands."""
     cases = (
-        (queue.is_removed, Level.WARN, "not in the settings"),
-        (queue.is_missing, Level.BAD, "missing"),
-        (queue.is_paused, Level.WARN, "paused"),
-        (_is_over(queue, 1.0), Level.BAD, "late"),
-        (_is_left(queue), Level.BAD, "stuck"),
-        (queue.wait is None, Level.QUIET, "unknown"),
-        (_is_over(queue, CLOSE_SHARE), Level.WARN, "close"),
-        (_is_short(queue), Level.WARN, "short of workers"),
-        (_was_late(queue), Level.WARN, "was late"),
-        (queue.objective is not None, Level.GOOD, "on time"),
+        (queue.is_removed, Severity.WARN, "not in the settings"),
+        (queue.is_missing, Severity.BAD, "missing"),
+        (queue.is_paused, Severity.WARN, "paused"),
+        (_is_over(queue, 1.0), Severity.BAD, "late"),
+        (_is_left(queue), Severity.BAD, "stuck"),
+        (queue.wait is None, Severity.QUIET, "unknown"),
+        (_is_over(queue, CLOSE_SHARE), Severity.WARN, "close"),
+        (_is_short(queue), Severity.WARN, "short of workers"),
+        (_was_late(queue), Severity.WARN, "was late"),
+        (queue.objective is not None, Severity.GOOD, "on time"),
     )
-    return next(((level, word) for holds, level, word in cases if holds), (Level.QUIET, "no objective"))
+    return next(((level, word) for holds, level, word in cases if holds), (Severity.QUIET, "no objective"))
 
 
-def reasons(queue: Queue) -> list[tuple[Level, str]]:
+def reasons(queue: QueueSummary) -> list[tuple[Severity, str]]:
     """Return why it stands so, and what else somebody would want to know: a sentence each."""
     fleet, objective = queue.fleet, queue.objective
     cases = (
-        (queue.is_removed, Level.WARN, f"It is in no settings; run `broker-app queues retire {queue.name}`."),
-        (queue.is_missing, Level.BAD, "It is not on the broker; run `broker-app topology declare`."),
-        (queue.is_paused, Level.WARN, "It is paused on all hosts: its workers take nothing until it is resumed."),
-        (_is_left(queue), Level.BAD, "No worker takes from it, on any host."),
-        (_is_short(queue), Level.WARN, _short(fleet)),
-        (_is_full(queue), Level.WARN, f"{_all(fleet.slots)} busy."),
-        (True, Level.QUIET, _movement(queue)),
-        (_was_late(queue), Level.WARN, _kept(queue, objective)),
+        (queue.is_removed, Severity.WARN, f"It is in no settings; run `broker-app queues retire {queue.name}`."),
+        (queue.is_missing, Severity.BAD, "It is not on the broker; run `broker-app topology declare`."),
+        (
+            queue.is_paused,
+            Severity.WARN,
+            "It is paused on all hosts: its workers take nothing until it is resumed.",
+        ),
+        (_is_left(queue), Severity.BAD, "No worker takes from it, on any host."),
+        (_is_short(queue), Severity.WARN, _short(fleet)),
+        (_is_full(queue), Severity.WARN, f"{_all(fleet.slots)} busy."),
+        (True, Severity.QUIET, _movement(queue)),
+        (_was_late(queue), Severity.WARN, _kept(queue, objective)),
         (queue.failed > 0, _failing(queue), f"{queue.failed:,} of {queue.finished:,} tasks failed in 15 minutes."),
     )
     return [(level, text) for holds, level, text in cases if holds and text]
 
 
-def summary(queues: list[Queue], problem: str) -> tuple[Level, str]:
+def summary(queues: list[QueueSummary], problem: str) -> tuple[Severity, str]:
     """Return the whole state in one sentence.
 
     Args:
         queues: All of them.
         problem: Why the broker does not answer; empty if it does.
     """
-    found = {level: [queue.name for queue in queues if verdict(queue)[0] is level] for level in Level}
+    found = {level: [queue.name for queue in queues if verdict(queue)[0] is level] for level in Severity}
     if problem:
-        return Level.BAD, "The broker does not answer"
-    if found[Level.BAD]:
-        words = [f"{queue.name} is {verdict(queue)[1]}" for queue in queues if queue.name in found[Level.BAD]]
-        return Level.BAD, _joined(words)
-    if found[Level.WARN]:
-        words = [_worded(queue) for queue in queues if queue.name in found[Level.WARN]]
-        return Level.WARN, _joined(words)
-    if found[Level.GOOD]:
-        return Level.GOOD, "Every queue is on time" if not found[
-            Level.QUIET
+        return Severity.BAD, "The broker does not answer"
+    if found[Severity.BAD]:
+        words = [f"{queue.name} is {verdict(queue)[1]}" for queue in queues if queue.name in found[Severity.BAD]]
+        return Severity.BAD, _joined(words)
+    if found[Severity.WARN]:
+        words = [_worded(queue) for queue in queues if queue.name in found[Severity.WARN]]
+        return Severity.WARN, _joined(words)
+    if found[Severity.GOOD]:
+        return Severity.GOOD, "Every queue is on time" if not found[
+            Severity.QUIET
         ] else "Every queue with an objective is on time"
-    return Level.QUIET, "No queue has an objective"
+    return Severity.QUIET, "No queue has an objective"
 
 
-def _worded(queue: Queue) -> str:
+def _worded(queue: QueueSummary) -> str:
     word = verdict(queue)[1]
     if word == "close":
         return f"{queue.name} is close to its objective"
@@ -178,48 +182,48 @@ def _joined(words: list[str]) -> str:
     return ", ".join(words[:MAX_NAMED]) + (f", and {more} more" if more > 0 else "")
 
 
-def _is_over(queue: Queue, share: float) -> bool:
+def _is_over(queue: QueueSummary, share: float) -> bool:
     objective, wait = queue.objective, queue.wait
     return objective is not None and wait is not None and wait > objective.seconds * share
 
 
-def _is_left(queue: Queue) -> bool:
+def _is_left(queue: QueueSummary) -> bool:
     return queue.consumers == 0 and bool(queue.ready)
 
 
-def _is_short(queue: Queue) -> bool:
+def _is_short(queue: QueueSummary) -> bool:
     return queue.fleet.up < queue.fleet.wanted
 
 
-def _is_full(queue: Queue) -> bool:
+def _is_full(queue: QueueSummary) -> bool:
     return 0 < queue.fleet.slots <= queue.fleet.busy and bool(queue.ready)
 
 
-def _was_late(queue: Queue) -> bool:
+def _was_late(queue: QueueSummary) -> bool:
     within = queue.within_percent
     return queue.objective is not None and within is not None and within < queue.objective.percent
 
 
-def _short(fleet: Fleet) -> str:
+def _short(fleet: FleetSummary) -> str:
     up = f"{fleet.up} of {fleet.wanted} workers of this host are up."
     return up if fleet.up else "No worker of this host is up."
 
 
-def _failing(queue: Queue) -> Level:
-    return Level.WARN if queue.failed > queue.finished * FAILING_SHARE else Level.QUIET
+def _failing(queue: QueueSummary) -> Severity:
+    return Severity.WARN if queue.failed > queue.finished * FAILING_SHARE else Severity.QUIET
 
 
 def _all(slots: int) -> str:
     return "The only slot of this host is" if slots == 1 else f"All {slots:,} slots of this host are"
 
 
-def _kept(queue: Queue, objective: Objective | None) -> str:
+def _kept(queue: QueueSummary, objective: Objective | None) -> str:
     if objective is None or queue.within_percent is None:
         return ""
     return f"{queue.within_percent:.4g} % were in time in 15 minutes; {objective.percent:g} % is wanted."
 
 
-def _movement(queue: Queue) -> str:
+def _movement(queue: QueueSummary) -> str:
     """Say whether what waits grows, or when it will be gone; nothing if it has just turned."""
     if not queue.ready or queue.growth is None:
         return ""

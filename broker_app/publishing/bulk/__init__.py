@@ -1,6 +1,6 @@
 """Publishing many tasks at once, each confirmed."""
 
-from broker_app.publishing.bulk.api import Publishing, Totals, publish_many
+from broker_app.publishing.bulk.api import BulkPublication, PublishTotals, publish_many
 from broker_app.publishing.bulk.item import ItemOutcome
 
-__all__ = ["ItemOutcome", "Publishing", "Totals", "publish_many"]
+__all__ = ["BulkPublication", "ItemOutcome", "PublishTotals", "publish_many"]

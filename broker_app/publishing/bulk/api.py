@@ -13,8 +13,8 @@ from celery import current_app
 from celery.canvas import Signature
 
 from broker_app.errors import BrokerUnreachable, CallError, PublishTimeout
-from broker_app.publishing.bulk.encoder import Drafter
-from broker_app.publishing.bulk.window import WINDOW_ITEMS, Line
+from broker_app.publishing.bulk.encoder import MessageEncoder
+from broker_app.publishing.bulk.window import WINDOW_ITEMS, Window
 from broker_app.publishing.publisher import check_seconds
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from broker_app.publishing.bulk.item import Item, ItemOutcome
+    from broker_app.publishing.bulk.item import BulkItem, ItemOutcome
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Totals:
+class PublishTotals:
     """How many there were so far.
 
     Attributes:
@@ -58,7 +58,7 @@ class Totals:
         self.alone += outcome.is_alone
 
 
-class Publishing(Iterator["ItemOutcome"]):
+class BulkPublication(Iterator["ItemOutcome"]):
     """Publishes while it is iterated over.
 
     Attributes:
@@ -73,7 +73,7 @@ class Publishing(Iterator["ItemOutcome"]):
         *,
         keep_going: bool,
     ) -> None:
-        self.totals = Totals()
+        self.totals = PublishTotals()
         self._is_begun = False
         self._outcomes = _outcomes(iter(signatures), app, timeout_seconds, keep_going=keep_going)
 
@@ -87,7 +87,7 @@ class Publishing(Iterator["ItemOutcome"]):
         self.totals.count(outcome)
         return outcome
 
-    def run(self, on_outcome: Callable[[ItemOutcome], Any] | None = None) -> Totals:
+    def run(self, on_outcome: Callable[[ItemOutcome], Any] | None = None) -> PublishTotals:
         """Publish all, hand each outcome to ``on_outcome`` in order, and return the totals.
 
         Raises:
@@ -120,7 +120,7 @@ def publish_many(
     app: Celery | None = None,
     timeout_seconds: float | None = None,
     keep_going: bool = True,
-) -> Publishing:
+) -> BulkPublication:
     """Publish tasks one after the other without waiting for the broker in between, each of them confirmed.
 
     Nothing is sent before the first outcome is asked for: iterate over what is returned, or call its ``run()``.
@@ -151,13 +151,13 @@ def publish_many(
     """
     if timeout_seconds is not None:
         check_seconds("timeout_seconds", timeout_seconds)
-    return Publishing(signatures, app, timeout_seconds, keep_going=keep_going)
+    return BulkPublication(signatures, app, timeout_seconds, keep_going=keep_going)
 
 
 def _outcomes(
     given: Iterator[Any], app: Celery | None, timeout_seconds: float | None, *, keep_going: bool
 ) -> Generator[ItemOutcome, None, None]:
-    """Publish, and yield what became of each; the window's bounds are those of `Line`."""
+    """Publish, and yield what became of each; the window's bounds are those of `Window`."""
     first = next((one for one in given if one is not None), None)
     if first is None:
         return
@@ -166,9 +166,9 @@ def _outcomes(
     timeout = timeout_seconds or app.settings.publish.timeout_seconds
     began = time.monotonic()
     with app.amqp.pooled_producer(began + timeout) as producer:
-        line = Line(app, producer.connection, timeout, time.monotonic() - began)
+        line = Window(app, producer.connection, timeout, time.monotonic() - began)
         try:
-            for item in _published(source, line, Drafter(app, producer), keep_going=keep_going):
+            for item in _published(source, line, MessageEncoder(app, producer), keep_going=keep_going):
                 if not item.is_alone:  # counted where it was published
                     app.metrics.bulk_item(item.task, item.spec, item.error)
                 if item.told is not None and item.error is None:
@@ -181,9 +181,9 @@ def _outcomes(
         raise fault
 
 
-def _published(source: _Source, line: Line, drafter: Drafter, *, keep_going: bool) -> Iterator[Item]:
+def _published(source: _Source, line: Window, drafter: MessageEncoder, *, keep_going: bool) -> Iterator[BulkItem]:
     """Send as long as the line does, and yield the items in their order as soon as they are settled."""
-    waiting: deque[Item] = deque()
+    waiting: deque[BulkItem] = deque()
     number, has_refused = 0, False
     for signature in source:
         if signature is None:
@@ -203,7 +203,7 @@ def _published(source: _Source, line: Line, drafter: Drafter, *, keep_going: boo
     yield from waiting
 
 
-def _send(waiting: deque[Item], line: Line) -> None:
+def _send(waiting: deque[BulkItem], line: Window) -> None:
     """Send the last item, unless it is settled already; of such, too, only so many wait behind another."""
     item = waiting[-1]
     if not item.is_settled:

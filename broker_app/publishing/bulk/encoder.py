@@ -18,10 +18,10 @@ from kombu.utils.json import JSONEncoder
 
 from broker_app.errors import CallError, shortened
 from broker_app.publishing.bulk.argsrepr import shown
-from broker_app.publishing.bulk.item import Item
-from broker_app.publishing.bulk.signature import Call, CallKinds
-from broker_app.publishing.bulk.template import Mould, float_value, text_value
-from broker_app.publishing.message import Packer
+from broker_app.publishing.bulk.item import BulkItem
+from broker_app.publishing.bulk.signature import BulkCall, CallClassifier
+from broker_app.publishing.bulk.template import Template, float_value, text_value
+from broker_app.publishing.message import MessageBuilder
 from broker_app.publishing.publisher import refusal
 from broker_app.queues import Delay
 from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.messaging import Producer
 
-    from broker_app.publishing.message import Outgoing
+    from broker_app.publishing.message import OutgoingMessage
 
 MOST_MOULDS = 1_000
 """More kinds of calls than these are rare; the moulds are made anew then. A mould takes some 3 kB."""
@@ -49,7 +49,7 @@ _SERIALISED = ("task", "args", "kwargs", "options")
 """What each signature has (docs.celeryq.dev, canvas)."""
 
 
-class Drafter:
+class MessageEncoder:
     """Makes messages of an app's signatures.
 
     Args:
@@ -60,9 +60,9 @@ class Drafter:
     def __init__(self, app: Celery, producer: Producer) -> None:
         self._app = app
         self._producer = producer
-        self._kinds = CallKinds(app)
-        self._moulds: dict[Any, Mould] = {}
-        self._way = Packer(app, app.settings.routing_table(), app.settings.prefix).way
+        self._kinds = CallClassifier(app)
+        self._moulds: dict[Any, Template] = {}
+        self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
         self._levels = app.conf.task_repr_maxlevels
         self._longest_args, self._longest_kwargs = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
         self._channel = (0, 0)
@@ -72,7 +72,7 @@ class Drafter:
         """Make messages for this channel from now on."""
         self._channel = (channel, frame_max)
 
-    def draft(self, number: int, given: Signature | Mapping[str, Any]) -> Item:
+    def draft(self, number: int, given: Signature | Mapping[str, Any]) -> BulkItem:
         """Return a signature as an item that is ready to be sent, or settled with why it cannot be.
 
         A canvas, and a task that publishes in its own way, is called here, by `apply_async`.
@@ -94,15 +94,15 @@ class Drafter:
         except Exception as error:  # noqa: BLE001 - the caller is told, item by item
             return _refused(number, signature, error)
 
-    def _alone(self, number: int, signature: Signature) -> Item:
+    def _alone(self, number: int, signature: Signature) -> BulkItem:
         result = signature.apply_async()
-        item = Item(number, str(signature.get("task")), str(result.id or ""), is_alone=True)
+        item = BulkItem(number, str(signature.get("task")), str(result.id or ""), is_alone=True)
         item.settle()
         return item
 
-    def _captured(self, number: int, signature: Signature, call: Call) -> Item:
+    def _captured(self, number: int, signature: Signature, call: BulkCall) -> BulkItem:
         """Let Celery make the message, and keep what is the same for all calls like this."""
-        kept: list[tuple[Outgoing, Any, Context]] = []
+        kept: list[tuple[OutgoingMessage, Any, Context]] = []
         signature.apply_async(
             producer=self._producer,
             add_to_parent=False,  # the parent would hold a result of every item
@@ -114,8 +114,8 @@ class Drafter:
             if len(self._moulds) >= MOST_MOULDS:
                 self._moulds.clear()
             is_json = _JSON(message.body).encode() == outgoing.body if call.serializer == "json" else False
-            self._moulds[call.key] = Mould(outgoing, outgoing.spec, message.body[2], is_json=is_json)
-        return Item(
+            self._moulds[call.key] = Template(outgoing, outgoing.spec, message.body[2], is_json=is_json)
+        return BulkItem(
             number=number,
             task=outgoing.task,
             task_id=outgoing.task_id,
@@ -129,13 +129,13 @@ class Drafter:
             told=(message, context) if is_told else None,
         )
 
-    def _encoded(self, outgoing: Outgoing) -> bytes:
+    def _encoded(self, outgoing: OutgoingMessage) -> bytes:
         try:
             return frames.encode(*self._channel, outgoing.address, outgoing.properties, outgoing.body)
         except (amqp.FrameSyntaxError, struct.error) as error:
             raise refusal(outgoing, error) from error
 
-    def _cast(self, number: int, call: Call, mould: Mould) -> Item:
+    def _cast(self, number: int, call: BulkCall, mould: Template) -> BulkItem:
         """Make the message from its mould."""
         began = time.monotonic()
         if call.check is not None:
@@ -148,7 +148,7 @@ class Drafter:
         content = (call.args, call.kwargs, mould.embed)
         body = _JSON(content) if mould.is_json else serialization.dumps(content, call.serializer)[2]
         properties = mould.properties(self._own_headers(call, mould, task_id, delay, due), task_id)
-        return Item(
+        return BulkItem(
             number=number,
             task=call.task,
             task_id=task_id,
@@ -166,7 +166,9 @@ class Drafter:
             due=began + delay.seconds if delay.lanes else None,
         )
 
-    def _own_headers(self, call: Call, mould: Mould, task_id: str, delay: Delay, due: Any) -> dict[str, bytes]:
+    def _own_headers(
+        self, call: BulkCall, mould: Template, task_id: str, delay: Delay, due: Any
+    ) -> dict[str, bytes]:
         return {
             "id": text_value(task_id),
             "eta": text_value(due and due.isoformat()),
@@ -199,9 +201,9 @@ def _somebody_listens() -> bool:
     return bool(signals.before_task_publish.receivers or signals.after_task_publish.receivers)
 
 
-def _refused(number: int, given: Any, error: Exception) -> Item:
+def _refused(number: int, given: Any, error: Exception) -> BulkItem:
     task, options = (given.get("task"), given.get("options")) if isinstance(given, dict) else (given, None)
     task_id = getattr(error, "task_id", None) or (options or {}).get("task_id") or ""
-    item = Item(number, str(task), str(task_id), str(getattr(error, "queue", "")))
+    item = BulkItem(number, str(task), str(task_id), str(getattr(error, "queue", "")))
     item.settle(error)
     return item

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker_app.publishing.message import Outgoing
+from broker_app.publishing.message import OutgoingMessage
 from broker_app.queues import Delay, rest_of
 from broker_app.wire import frames
 
@@ -63,7 +63,7 @@ MOST_CATCH_UPS = 2
 
 
 @dataclass(slots=True)
-class Item:
+class BulkItem:
     """One signature on its way.
 
     Attributes:
@@ -109,11 +109,11 @@ class Item:
         self.error = error
         self.is_settled = True
 
-    def outgoing(self) -> Outgoing:
+    def outgoing(self) -> OutgoingMessage:
         """Return it as the one message that it is, to be sent with care."""
         properties, body = frames.decode(self.sent)
         _, exchange, routing_key = self.address
-        return Outgoing(
+        return OutgoingMessage(
             task=self.task,
             task_id=self.task_id,
             spec=self.spec,
@@ -130,7 +130,7 @@ class Item:
         """Let it wait for the rest of its delay only: its frames are made anew then.
 
         Args:
-            way: `broker_app.publishing.message.Packer.way`.
+            way: `broker_app.publishing.message.MessageBuilder.way`.
         """
         if self.due is None or self.spec is None or self.catch_ups >= MOST_CATCH_UPS:
             return

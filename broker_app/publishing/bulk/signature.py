@@ -33,7 +33,7 @@ _LONGEST_EXPIRY_SECONDS = 1e9
 
 
 @dataclass(slots=True)
-class Call:
+class BulkCall:
     """One call.
 
     Attributes:
@@ -78,7 +78,7 @@ class _Task:
     options: Mapping[str, Any] | None = None
 
 
-class CallKinds:
+class CallClassifier:
     """Tells calls that are alike.
 
     Args:
@@ -97,7 +97,7 @@ class CallKinds:
             and all(_looks_at_names_only(router) for router in app.amqp.routes)
         )
 
-    def call(self, signature: Signature) -> Call | None:
+    def call(self, signature: Signature) -> BulkCall | None:
         """Return the call, or None for one that is published in its own way.
 
         Raises:
@@ -116,7 +116,7 @@ class CallKinds:
         key = self._key(name, task, options, args, kwargs, expires)
         own = (options.get("task_id"), options.get("countdown"), options.get("eta"))
         serializer = options.get("serializer") or (task.options or {}).get("serializer") or self._serializer
-        return Call(
+        return BulkCall(
             key, name, args, kwargs, serializer, task.check, *own, expires if _is_seconds(expires) else None
         )
 

@@ -9,7 +9,7 @@ from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 from broker_app.wire import frames
 
 if TYPE_CHECKING:
-    from broker_app.publishing.message import Outgoing
+    from broker_app.publishing.message import OutgoingMessage
     from broker_app.queues import QueueSpec
 
 VARYING = ("id", "root_id", "eta", "expires", "argsrepr", "kwargsrepr", PUBLISHED_AT_HEADER, DELAY_HEADER)
@@ -19,7 +19,7 @@ _LENGTH = Struct(">I")
 _FLOAT = Struct(">cd")
 
 
-class Mould:
+class Template:
     """Makes the properties of a message from the little that is its own.
 
     Args:
@@ -34,7 +34,7 @@ class Mould:
         expires: The encoded header, for a call that does not count it from now.
     """
 
-    def __init__(self, outgoing: Outgoing, spec: QueueSpec, embed: Any, *, is_json: bool = False) -> None:
+    def __init__(self, outgoing: OutgoingMessage, spec: QueueSpec, embed: Any, *, is_json: bool = False) -> None:
         self.spec = spec
         self.embed = embed
         self.is_json = is_json

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from amqp import exceptions as amqp_errors
 
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull
-from broker_app.publishing.message import Packer
+from broker_app.publishing.message import MessageBuilder
 from broker_app.publishing.publisher import RETRY_INTERVALS_SECONDS
-from broker_app.publishing.routes import MOST_AT_ONCE, Ways
+from broker_app.publishing.routes import MOST_AT_ONCE, KnownRoutes
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
 from broker_app.wire import frames
-from broker_app.wire.confirm_channel import BlockedError, ConfirmChannel, ConfirmTimeoutError, Outcome
+from broker_app.wire.confirm_channel import BlockedError, ConfirmChannel, ConfirmOutcome, ConfirmTimeoutError
 from broker_app.wire.connection import discard, open_connection
 from broker_app.wire.errors import error_text
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from broker_app.publishing.bulk.item import Item
-    from broker_app.wire.confirm_channel import Answer
+    from broker_app.publishing.bulk.item import BulkItem
+    from broker_app.wire.confirm_channel import Confirmation
 
 WINDOW_ITEMS = 1_000
 """Messages that wait for their answers at most."""
@@ -44,7 +44,7 @@ _AT_ONCE_SECONDS = 0.02
 together. Who makes them slowly, or waits for more, has each of them sent at once."""
 
 
-class Line:
+class Window:
     """Sends items over one connection.
 
     Args:
@@ -61,13 +61,13 @@ class Line:
         self.failure: PublishError | None = None
         self._app = app
         self._connection = connection
-        self._ways = Ways(app.settings.prefix)
-        self._way = Packer(app, app.settings.routing_table(), app.settings.prefix).way
+        self._ways = KnownRoutes(app.settings.prefix)
+        self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
         self._timeout_seconds = timeout_seconds
         self._channel: ConfirmChannel | None = None
-        self._queue: deque[Item] = deque()  # what is to be sent next
-        self._in_flight: dict[int, Item] = {}  # by tag, in the order of sending
-        self._careful: deque[Item] = deque()  # what is to be sent one by one, when nothing is in flight
+        self._queue: deque[BulkItem] = deque()  # what is to be sent next
+        self._in_flight: dict[int, BulkItem] = {}  # by tag, in the order of sending
+        self._careful: deque[BulkItem] = deque()  # what is to be sent one by one, when nothing is in flight
         self._bytes = 0
         self._unread = 0
         self._sent_at: float | None = None
@@ -82,7 +82,7 @@ class Line:
             return _USUAL_CHANNEL
         return self._channel.number, self._channel.connection.frame_max
 
-    def send(self, item: Item) -> None:
+    def send(self, item: BulkItem) -> None:
         """Send an item, as soon as the window and the broker allow it; it may be settled at once, refused.
 
         One whose way is not known may wait for those that follow it at once.
@@ -94,7 +94,7 @@ class Line:
             self._work_until(lambda: not self._queue and not self._is_full)
         self._sent_at = time.monotonic()
 
-    def settle(self, item: Item) -> None:
+    def settle(self, item: BulkItem) -> None:
         """Wait until an item that was sent is settled."""
         self._work_until(lambda: item.is_settled)
 
@@ -169,7 +169,7 @@ class Line:
         if self._unread >= _LOOK_EVERY:
             self._read(None)
 
-    def _make_anew(self, item: Item) -> None:
+    def _make_anew(self, item: BulkItem) -> None:
         outgoing = item.outgoing()
         if item.is_unanswered:
             item.maybe_twice = True
@@ -185,14 +185,14 @@ class Line:
         self._channel.read(deadline)
         self._note(self._channel.take_answers())
 
-    def _note(self, answers: dict[int, Answer]) -> None:
+    def _note(self, answers: dict[int, Confirmation]) -> None:
         for tag, answer in answers.items():
             item = self._in_flight.pop(tag)
             self._bytes -= len(item.sent)
             item.is_unanswered = False
-            if answer.outcome is Outcome.CONFIRMED:
+            if answer.outcome is ConfirmOutcome.CONFIRMED:
                 item.settle()
-            elif answer.outcome is Outcome.REFUSED:
+            elif answer.outcome is ConfirmOutcome.REFUSED:
                 item.settle(_error(QueueFull, item, answer.reason))
             else:  # returned: its queue was deleted, and may be declared again
                 self._careful.append(item)
@@ -200,7 +200,7 @@ class Line:
             self._waited_seconds = 0.0
             self._progress()
 
-    def _deliver(self, item: Item) -> None:
+    def _deliver(self, item: BulkItem) -> None:
         """Send one item and wait for its answer, as `apply_async`: declare what is missing, or say why not."""
         outgoing = item.outgoing()
         self._channel = None
@@ -233,7 +233,7 @@ class Line:
         self._ways.forget()
         return self._channel
 
-    def _lost(self) -> list[Item]:
+    def _lost(self) -> list[BulkItem]:
         """Drop the connection, and return what it had in flight."""
         if self._channel is not None:
             self._note(self._channel.take_answers())
@@ -257,7 +257,7 @@ class Line:
 
     def _give_up(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, PublishError) else error_text(error)
-        left: Iterable[Item] = [*self._careful, *self._lost(), *self._queue]
+        left: Iterable[BulkItem] = [*self._careful, *self._lost(), *self._queue]
         for item in sorted(left, key=lambda one: one.number):
             item.settle(_error(PublishTimeout if item.is_unanswered else BrokerUnreachable, item, reason))
             self.failure = self.failure or item.error  # type: ignore[assignment]  # it has one
@@ -267,7 +267,7 @@ class Line:
             self.failure = error
 
 
-def _error(cls: type[PublishError], item: Item, reason: str) -> PublishError:
+def _error(cls: type[PublishError], item: BulkItem, reason: str) -> PublishError:
     return cls(task=item.task, task_id=item.task_id, queue=item.place, reason=reason)
 
 

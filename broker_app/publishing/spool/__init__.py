@@ -1,7 +1,7 @@
 """A file of tasks that the broker could not take yet, for producers that must not fail."""
 
-from broker_app.publishing.spool.flush import Flushed, Flusher
+from broker_app.publishing.spool.flush import Flusher, FlushResult
 from broker_app.publishing.spool.publisher import SpoolingPublisher
-from broker_app.publishing.spool.store import SpoolStatus, Store
+from broker_app.publishing.spool.store import SpoolFile, SpoolStatus
 
-__all__ = ["Flushed", "Flusher", "SpoolStatus", "SpoolingPublisher", "Store"]
+__all__ = ["FlushResult", "Flusher", "SpoolFile", "SpoolStatus", "SpoolingPublisher"]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from amqp.serialization import decode_properties_basic
 
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, QueueFull, RoutingError
-from broker_app.publishing.bulk.item import Item
-from broker_app.publishing.bulk.window import Line
-from broker_app.publishing.message import Outgoing, Packer
+from broker_app.publishing.bulk.item import BulkItem
+from broker_app.publishing.bulk.window import Window
+from broker_app.publishing.message import MessageBuilder, OutgoingMessage
 from broker_app.queues import split_rest
 from broker_app.queues.headers import MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER
 from broker_app.settings.private_files import open_private
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from broker_app.publishing.spool.store import Spooled, Store
+    from broker_app.publishing.spool.store import SpooledMessage, SpoolFile
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ BATCH = 500
 
 
 @dataclass(slots=True)
-class Flushed:
+class FlushResult:
     """What a flush did.
 
     Attributes:
@@ -61,13 +61,13 @@ class Flusher:
         store: The spool.
     """
 
-    def __init__(self, app: Celery, store: Store) -> None:
+    def __init__(self, app: Celery, store: SpoolFile) -> None:
         self._app = app
         self._store = store
         self._table = app.settings.routing_table()
-        self._way = Packer(app, self._table, app.settings.prefix).way
+        self._way = MessageBuilder(app, self._table, app.settings.prefix).way
 
-    def flush(self, timeout_seconds: float, on_batch: Callable[[int], None] = lambda _: None) -> Flushed:
+    def flush(self, timeout_seconds: float, on_batch: Callable[[int], None] = lambda _: None) -> FlushResult:
         """Send all that waits, until the broker does not answer any more.
 
         Args:
@@ -77,13 +77,13 @@ class Flusher:
         Raises:
             SpoolError: The file cannot be used.
         """
-        flushed = Flushed()
+        flushed = FlushResult()
         with self._alone() as is_alone:
             if not is_alone:
-                return Flushed(is_busy=True, left=True)
+                return FlushResult(is_busy=True, left=True)
             with self._app.connection_for_write() as connection:
                 while flushed.error is None and (batch := self._store.first(BATCH)):
-                    line = Line(self._app, connection, timeout_seconds)
+                    line = Window(self._app, connection, timeout_seconds)
                     try:
                         self._flush(batch, line, flushed)
                     finally:
@@ -92,7 +92,7 @@ class Flusher:
             flushed.left = self._store.has_waiting()
         return flushed
 
-    def _flush(self, batch: list[Spooled], line: Line, flushed: Flushed) -> None:
+    def _flush(self, batch: list[SpooledMessage], line: Window, flushed: FlushResult) -> None:
         items = {message.number: self._item(message, line) for message in batch}
         known = {message.number for message in batch if message.maybe_taken}
         sending = [item for item in items.values() if not item.is_settled]
@@ -104,7 +104,7 @@ class Flusher:
         line.finish()
         self._note(items, known, flushed)
 
-    def _note(self, items: dict[int, Item], known: set[int], flushed: Flushed) -> None:
+    def _note(self, items: dict[int, BulkItem], known: set[int], flushed: FlushResult) -> None:
         """Take out what the broker has, set aside what it will never take, and leave the rest as it was."""
         sent = [number for number, item in items.items() if item.is_settled and item.error is None]
         refused = {number: item.error for number, item in items.items() if _is_refused(item)}
@@ -122,8 +122,8 @@ class Flusher:
         flushed.refused += len(refused)
         flushed.error = next((item.error for item in left if isinstance(item.error, PublishError)), None)
 
-    def _item(self, message: Spooled, line: Line) -> Item:
-        item = Item(message.number, message.task, message.task_id, place=message.queue or message.exchange)
+    def _item(self, message: SpooledMessage, line: Window) -> BulkItem:
+        item = BulkItem(message.number, message.task, message.task_id, place=message.queue or message.exchange)
         try:
             outgoing = self._outgoing(message)
         except RoutingError as error:  # its queue is not among the settings any more
@@ -137,7 +137,7 @@ class Flusher:
         item.maybe_twice = message.maybe_taken
         return item
 
-    def _outgoing(self, message: Spooled) -> Outgoing:
+    def _outgoing(self, message: SpooledMessage) -> OutgoingMessage:
         properties, _ = decode_properties_basic(message.properties, 0)
         headers = properties["application_headers"]
         if message.maybe_taken:
@@ -146,7 +146,9 @@ class Flusher:
         left = (headers.get(PUBLISHED_AT_HEADER) or message.spooled_at) + message.delay_seconds - time.time()
         delay = split_rest(left)
         exchange, key = (message.exchange, message.routing_key) if spec is None else self._way(spec, delay)
-        outgoing = Outgoing(message.task, message.task_id, spec, delay, exchange, key, message.body, properties)
+        outgoing = OutgoingMessage(
+            message.task, message.task_id, spec, delay, exchange, key, message.body, properties
+        )
         outgoing.due = time.monotonic() + left if delay.lanes else None
         return outgoing
 
@@ -169,11 +171,11 @@ class Flusher:
             os.close(lock)
 
 
-def _is_refused(item: Item) -> bool:
+def _is_refused(item: BulkItem) -> bool:
     """Return whether it is no use to send it again: a full queue is emptied, a lost broker comes back."""
     error = item.error
     return error is not None and not isinstance(error, (QueueFull, BrokerUnreachable, PublishTimeout))
 
 
-def _may_be_there(item: Item) -> bool:
+def _may_be_there(item: BulkItem) -> bool:
     return bool(getattr(item.error, "maybe_taken", False)) or (item.error is None and item.is_unanswered)

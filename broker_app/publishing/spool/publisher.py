@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from broker_app.errors import BrokerUnreachable, PublishError, PublishTimeout, SpoolError
 from broker_app.publishing.publisher import Publisher
 from broker_app.publishing.spool.flush import Flusher
-from broker_app.publishing.spool.store import Spooled, Store
+from broker_app.publishing.spool.store import SpooledMessage, SpoolFile
 from broker_app.queues.headers import DELAY_HEADER
 from broker_app.wire import frames
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from broker_app.publishing.message import Outgoing
+    from broker_app.publishing.message import OutgoingMessage
     from broker_app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ class SpoolingPublisher(Publisher):
     def __init__(self, app: Celery, settings: Settings) -> None:
         publish = settings.publish
         super().__init__(app, settings.routing_table(), settings.prefix, publish.timeout_seconds)
-        self.store = Store(settings.state_dir, publish.spool_max_messages, publish.spool_max_bytes)
+        self.store = SpoolFile(settings.state_dir, publish.spool_max_messages, publish.spool_max_bytes)
         self._background = _Background(Flusher(app, self.store), publish.timeout_seconds)
 
-    def hand_over(self, connection: Any, outgoing: Outgoing, deadline: float, *, retry: bool) -> bool:
+    def hand_over(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool) -> bool:
         """Deliver a message, or spool it; return whether the broker has it.
 
         Raises:
@@ -66,7 +66,7 @@ class SpoolingPublisher(Publisher):
         except (BrokerUnreachable, PublishTimeout) as error:
             return self._keep(outgoing, error)
 
-    def _keep(self, outgoing: Outgoing, error: PublishError) -> bool:
+    def _keep(self, outgoing: OutgoingMessage, error: PublishError) -> bool:
         try:
             self.store.add(_spooled(outgoing, maybe_taken=error.maybe_taken))
         except SpoolError as fault:
@@ -75,9 +75,9 @@ class SpoolingPublisher(Publisher):
         return False
 
 
-def _spooled(outgoing: Outgoing, *, maybe_taken: bool) -> Spooled:
+def _spooled(outgoing: OutgoingMessage, *, maybe_taken: bool) -> SpooledMessage:
     headers = outgoing.properties["application_headers"]
-    return Spooled(
+    return SpooledMessage(
         number=0,
         task=outgoing.task,
         task_id=outgoing.task_id,

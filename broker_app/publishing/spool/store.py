@@ -48,7 +48,7 @@ END;
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
+class SpooledMessage:
     """One message in the file.
 
     Attributes:
@@ -78,7 +78,7 @@ class Spooled:
     body: bytes
 
 
-_COLUMNS = tuple(field.name for field in fields(Spooled))
+_COLUMNS = tuple(field.name for field in fields(SpooledMessage))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM messages WHERE refused IS NULL ORDER BY number LIMIT ?"  # noqa: S608
 _PLACES = ", ".join("?" * len(_COLUMNS[1:]))
 _INSERT = f"INSERT INTO messages ({', '.join(_COLUMNS[1:])}) VALUES ({_PLACES})"  # noqa: S608 - our own names
@@ -105,7 +105,7 @@ class SpoolStatus:
     reasons: dict[str, int]
 
 
-class Store:
+class SpoolFile:
     """Messages in a file, in the order in which they came.
 
     Args:
@@ -129,7 +129,7 @@ class Store:
             found = database.execute("SELECT 1 FROM messages WHERE refused IS NULL LIMIT 1").fetchone()
         return found is not None
 
-    def add(self, message: Spooled) -> None:
+    def add(self, message: SpooledMessage) -> None:
         """Put a message behind all others; its number is not used.
 
         Raises:
@@ -143,11 +143,11 @@ class Store:
                 raise SpoolFull(f"the spool {self.file} is full: {count} messages, {used} bytes")
             database.execute(_INSERT, [getattr(message, column) for column in _COLUMNS[1:]])
 
-    def first(self, count: int) -> list[Spooled]:
+    def first(self, count: int) -> list[SpooledMessage]:
         """Return the first messages that wait, in order."""
         with self._database() as database:
             rows = database.execute(_SELECT, (count,)).fetchall()
-        return [Spooled(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+        return [SpooledMessage(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
 
     def mark(self, numbers: Iterable[int], *, maybe_taken: bool) -> None:
         """Note whether messages may be on the broker: before they are sent, or because they were not."""

@@ -12,11 +12,11 @@ from celery.worker import state
 
 from broker_app.celery_integration.task import QUEUE_KEY
 from broker_app.errors import Poisoned, RoutingError
-from broker_app.queues.dead_letters import DeadReason, Death
-from broker_app.worker.dead_letter_publisher import Burial
-from broker_app.worker.poison.crash_log import Suspects
-from broker_app.worker.poison.guard import Quarantine
-from broker_app.worker.side_publisher import Courier
+from broker_app.queues.dead_letters import DeadLetterCause, DeadReason
+from broker_app.worker.dead_letter_publisher import DeadLetterPublisher
+from broker_app.worker.poison.crash_log import CrashLog
+from broker_app.worker.poison.guard import PoisonGuard
+from broker_app.worker.side_publisher import SidePublisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from broker_app.worker.request import Request
 
 
-class Gate:
+class Admission:
     """The gate of one worker.
 
     Args:
@@ -49,10 +49,10 @@ class Gate:
         self._table = app.settings.routing_table()
         self._queue_of = queue_of
         self._run = run
-        self._courier = Courier(app)
-        self.burial = Burial(app, node, self._courier)
-        self.suspects = Suspects(app.settings.prefix, node, self._courier)
-        self._quarantine: Quarantine[Request] = Quarantine(
+        self._courier = SidePublisher(app)
+        self.burial = DeadLetterPublisher(app, node, self._courier)
+        self.suspects = CrashLog(app.settings.prefix, node, self._courier)
+        self._quarantine: PoisonGuard[Request] = PoisonGuard(
             starts=lambda request: self.suspects.starts(request.message.headers),
             limit=lambda request: request.spec.delivery_limit if request.spec else 1,
             run=self._run_suspect,
@@ -129,4 +129,4 @@ def _bury_poisoned(request: Request, starts: int) -> None:
         f"its worker died in each of its {starts} starts" if starts > 1 else "its worker died in its only start"
     )
     error = Poisoned(request.name, request.id, spec.name, reason)
-    request.give_up(Death(DeadReason.POISONED, error, starts=starts))
+    request.give_up(DeadLetterCause(DeadReason.POISONED, error, starts=starts))

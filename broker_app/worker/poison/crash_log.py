@@ -21,14 +21,14 @@ from uuid import uuid4
 
 from broker_app.broker.control_streams import Stream
 from broker_app.errors import BrokerError, PublishError
-from broker_app.publishing.message import Outgoing
+from broker_app.publishing.message import OutgoingMessage
 from broker_app.queues import Delay, Names
 from broker_app.queues.headers import PERSISTENT, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker_app.worker.side_publisher import Courier
+    from broker_app.worker.side_publisher import SidePublisher
 
 MAX_REMEMBERED = 60_000
 """Suspected tasks that a worker holds in memory; the oldest go first."""
@@ -42,7 +42,7 @@ COUNT_HEADERS = ("x-delivery-count", "x-acquired-count")
 logger = logging.getLogger(__name__)
 
 
-class Suspects:
+class CrashLog:
     """The starts of suspected tasks.
 
     Args:
@@ -51,7 +51,7 @@ class Suspects:
         courier: What writes to the stream.
     """
 
-    def __init__(self, prefix: str, node: str, courier: Courier) -> None:
+    def __init__(self, prefix: str, node: str, courier: SidePublisher) -> None:
         self.is_shared = False  # whether the stream is read
         self._name = Names(prefix).suspects
         self._node = node
@@ -159,7 +159,7 @@ class Suspects:
     def _write(self, entry: Mapping[str, Any]) -> None:
         identity = uuid4().hex
         self._courier.send(
-            Outgoing(
+            OutgoingMessage(
                 task="tasks.suspects",
                 task_id=identity,
                 spec=None,

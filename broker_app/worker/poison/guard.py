@@ -20,7 +20,7 @@ ALONE_FROM_STARTS = 2
 Task = TypeVar("Task")
 
 
-class Quarantine(Generic[Task]):
+class PoisonGuard(Generic[Task]):
     """Who may start now, and who waits.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-class Slots(Protocol):
+class InterruptiblePool(Protocol):
     """What a pool must be able to do."""
 
     def current(self) -> Any:
@@ -34,18 +34,18 @@ class Slots(Protocol):
         """Let all go that waits: the pool ends."""
 
 
-def slots_of(pool: Any) -> Slots | None:
+def slots_of(pool: Any) -> InterruptiblePool | None:
     """Return the slots of a pool, None if its tasks have processes of their own, or run in the worker's loop.
 
     Args:
         pool: Celery's.
     """
     if hasattr(pool, "executor"):
-        return ThreadSlots(pool)
-    return GreenSlots(pool) if type(pool).__module__.endswith(".gevent") else None
+        return InterruptibleThreads(pool)
+    return InterruptibleGreenlets(pool) if type(pool).__module__.endswith(".gevent") else None
 
 
-class ThreadSlots:
+class InterruptibleThreads:
     """The slots of Celery's thread pool.
 
     A stuck task keeps its thread, and the executor may start another. A thread that comes back later rests until
@@ -100,7 +100,7 @@ class ThreadSlots:
                 rest.set()
 
 
-class GreenSlots:
+class InterruptibleGreenlets:
     """The slots of Celery's gevent pool. That of a greenlet which swallows what is raised in it is not replaced.
 
     Args:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Threads(ThreadPoolExecutor):
+class ThreadExecutor(ThreadPoolExecutor):
     """An executor that does not tell how a call ended.
 
     Each of the first calls starts a thread, until there are all: it does not count which are idle.
@@ -31,7 +31,7 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
-        self._idle_semaphore: Any = _NoneIdle()
+        self._idle_semaphore: Any = _NoIdleThreads()
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Let a thread call a function."""
@@ -41,7 +41,7 @@ class Threads(ThreadPoolExecutor):
                 self._adjust_thread_count()
 
 
-class _NoneIdle:
+class _NoIdleThreads:
     """In place of an executor's count of idle threads."""
 
     def acquire(self, timeout: float | None = None) -> bool:
@@ -85,10 +85,10 @@ class _Call:
 
 
 def lighten(pool: Any) -> None:
-    """Let Celery's thread pool, before it has run anything, use `Threads`; other pools stay as they are."""
+    """Let Celery's thread pool, before it has run anything, use `ThreadExecutor`; other pools stay as they are."""
     if not isinstance(pool, TaskPool):
         return
-    threads = Threads(pool.limit)
+    threads = ThreadExecutor(pool.limit)
     pool.executor = threads
 
     def on_apply(

@@ -31,7 +31,7 @@ from broker_app.worker.pools.interrupts import slots_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker_app.worker.pools.interrupts import Slots
+    from broker_app.worker.pools.interrupts import InterruptiblePool
     from broker_app.worker.request import Request
 
 AGAIN_SECONDS = 1.0
@@ -45,7 +45,7 @@ Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 
 
-class Overrun(BaseException):
+class HardTimeLimit(BaseException):
     """Raised inside a task that is over its hard limit; it has been told already, and nobody is to handle it."""
 
 
@@ -97,18 +97,18 @@ class _Body:
         return min((moment for moment in moments if moment is not None), default=float("inf"))
 
 
-def limits_of(consumer: Any, on_too_many: Callable[[], object]) -> Limits | None:
+def limits_of(consumer: Any, on_too_many: Callable[[], object]) -> TimeLimits | None:
     """Return the time limits of a worker, None if its pool has its own, or none.
 
     Args:
         consumer: Celery's consumer.
-        on_too_many: See `Limits`.
+        on_too_many: See `TimeLimits`.
     """
     slots = slots_of(consumer.pool)
     if slots is None:
         return None
     trace.send_postrun = _send_postrun
-    return Limits(
+    return TimeLimits(
         slots,
         hard_seconds=consumer.controller.time_limit,
         soft_seconds=consumer.controller.soft_time_limit,
@@ -125,7 +125,7 @@ def _send_postrun(**facts: Any) -> Any:
     return signals.task_postrun.send(**facts)
 
 
-class Limits:
+class TimeLimits:
     """The time limits of one worker.
 
     Args:
@@ -138,7 +138,7 @@ class Limits:
 
     def __init__(
         self,
-        slots: Slots,
+        slots: InterruptiblePool,
         *,
         hard_seconds: float | None,
         soft_seconds: float | None,
@@ -182,7 +182,7 @@ class Limits:
             return function()
         try:
             return function()
-        except Overrun:
+        except HardTimeLimit:
             raise OverLimit(body.limit_seconds) from None
         finally:
             self._end(body)
@@ -225,7 +225,7 @@ class Limits:
                     self._bodies.discard(body)
                     self._slots.interrupt(body.target, None)
                 break
-            except (Overrun, SoftTimeLimitExceeded):
+            except (HardTimeLimit, SoftTimeLimitExceeded):
                 continue
         if body.is_over:
             body.told.wait()
@@ -284,7 +284,7 @@ class Limits:
         with self._changed:
             if body not in self._bodies:
                 return
-            self._slots.interrupt(body.target, Overrun)
+            self._slots.interrupt(body.target, HardTimeLimit)
             body.again_at = now + AGAIN_SECONDS
             is_newly_stuck = body.stuck_at is not None and body.stuck_at <= now
             if is_newly_stuck:

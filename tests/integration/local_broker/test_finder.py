@@ -15,7 +15,7 @@ from leftovers import RunMark
 from waiting import wait_until
 
 from broker_app.errors import BrokerNotFound
-from broker_app.local_broker import FoundBroker, PrivateNode, Way, attach_broker, find_broker
+from broker_app.local_broker import BrokerSource, FoundBroker, PrivateNode, attach_broker, find_broker
 from broker_app.local_broker.readiness import ask_version
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_given_brokers_fail_over(vhost_url: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("private_server")
 def test_closed_by_another_process(tmp_path: Path) -> None:
     """A broker that somebody else has ended meanwhile is closed without an error."""
-    with find_broker(tmp_path, ways=[Way.INSTALLED]) as found:
+    with find_broker(tmp_path, ways=[BrokerSource.INSTALLED]) as found:
         found.keep()
         other = attach_broker(tmp_path)
         assert other is not None
@@ -92,7 +92,7 @@ def test_closed_by_another_process(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("private_server")
 def test_private_node_ends_with_the_block(tmp_path: Path) -> None:
     """A node that was started for a block is gone after it, with its data and its password."""
-    with find_broker(tmp_path, ways=[Way.INSTALLED]) as found:
+    with find_broker(tmp_path, ways=[BrokerSource.INSTALLED]) as found:
         node = the_node(tmp_path)
         assert found.how == f"a private node in {node.folder}"
         assert ask_version(found.url) == found.version
@@ -130,7 +130,7 @@ def test_kept_broker_outlives_its_run(tmp_path: Path) -> None:
 
 def test_container_is_published_on_loopback_only(container_image: str, tmp_path: Path) -> None:
     """A container's ports are on 127.0.0.1, nobody but us knows its password, and it is gone after the block."""
-    with find_broker(tmp_path, image=container_image, ways=[Way.CONTAINER]) as found:
+    with find_broker(tmp_path, image=container_image, ways=[BrokerSource.CONTAINER]) as found:
         (folder,) = tmp_path.glob("brokers/*")
         client = docker_client()
         ports = client.containers.get(folder.name).ports
@@ -148,7 +148,7 @@ def test_missing_image_closes_the_way(container_image: str, tmp_path: Path) -> N
     image = f"{container_image.partition(':')[0]}:no-such-tag"
     heard: list[str] = []
     with pytest.raises(BrokerNotFound):
-        find_broker(tmp_path, image=image, announce=heard.append, ways=[Way.CONTAINER])
+        find_broker(tmp_path, image=image, announce=heard.append, ways=[BrokerSource.CONTAINER])
     assert heard[0] == f"pulling the image {image}"
     assert heard[1].startswith(f"not a container in Docker: the image {image} is not here and cannot be pulled")
     assert len(heard) == 2

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker_app.local_broker.node_config import NodePorts
-    from broker_app.local_broker.process import Process
+    from broker_app.local_broker.process import ProcessHandle
 
 pytestmark = pytest.mark.usefixtures("private_server")
 
@@ -56,7 +56,7 @@ def take_message(url: str) -> object:
         return message.payload
 
 
-def listening_addresses(process: Process) -> set[str]:
+def listening_addresses(process: ProcessHandle) -> set[str]:
     """Return the addresses, as /proc/net/tcp writes them, that a process listens on."""
     links = (str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir())
     inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}

@@ -9,7 +9,7 @@ from apps import depth, take
 from deaths import DEAD, bury, carried, death_headers, declare, ids_in, ids_of, publish, task_headers
 
 from broker_app import messages
-from broker_app.messages import Order, Selection
+from broker_app.messages import CommandOptions, MessageFilter
 
 if TYPE_CHECKING:
     from apps import AppMaker
@@ -30,7 +30,7 @@ def test_moved_messages_are_as_they_were(app: BrokerApp) -> None:
     """The marks of a death, the retries and the time go along; into dead letters and back."""
     headers = task_headers(identity="one") | death_headers()
     publish(app, DEAD, [headers, task_headers("other.run", "two") | death_headers()])
-    outcome = messages.move(app, DEAD, "lopri.dead", Order(Selection(tasks=("shop.*",))))
+    outcome = messages.move(app, DEAD, "lopri.dead", CommandOptions(MessageFilter(tasks=("shop.*",))))
     assert (outcome.done, outcome.read) == (1, 2)
     (message,) = take(app, "lopri.dead")
     assert carried(message) == headers
@@ -41,7 +41,7 @@ def test_moved_messages_are_as_they_were(app: BrokerApp) -> None:
 def test_discarded_messages_are_gone(app: BrokerApp) -> None:
     """Those that the filters name, and no others."""
     publish(app, DEAD, [task_headers(identity=one) | death_headers() for one in "abcd"])
-    outcome = messages.discard(app, DEAD, Order(Selection(ids=frozenset("bd"))))
+    outcome = messages.discard(app, DEAD, CommandOptions(MessageFilter(ids=frozenset("bd"))))
     assert (outcome.done, outcome.found) == (2, {"b", "d"})
     assert ids_of(app, DEAD) == ["a", "c"]
 
@@ -61,7 +61,7 @@ def test_a_stop_in_between(app: BrokerApp) -> None:
     """Whoever asks for a stop gets one soon, with all that was sent settled and the rest in its order."""
     ids = bury(app, 1_000)
     asked = iter([False, True, True])
-    outcome = messages.replay(app, DEAD, Order(is_stopped=lambda: next(asked)))
+    outcome = messages.replay(app, DEAD, CommandOptions(is_stopped=lambda: next(asked)))
     assert 0 < outcome.done < 1_000
     assert ids_in(take(app, "default")) == ids[: outcome.done]
     assert ids_in(take(app, DEAD)) == ids[outcome.done :]

@@ -12,7 +12,7 @@ from deaths import bury, declare, publish, task_headers
 from waiting import wait_until
 
 from broker_app.errors import BrokerError
-from broker_app.messages import Overview, Row, read_overview
+from broker_app.messages import Overview, QueueRow, read_overview
 from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def consumer(app: BrokerApp, queue: str, prefetch: int) -> Iterator[None]:
 
 def test_nothing_is_declared(app: BrokerApp) -> None:
     """Each queue of the settings is there, as one that is not on the broker."""
-    assert look(app) == Overview({"default": Row(is_declared=False), "lopri": Row(is_declared=False)}, 0, 0, ())
+    assert look(app) == Overview(
+        {"default": QueueRow(is_declared=False), "lopri": QueueRow(is_declared=False)}, 0, 0, ()
+    )
 
 
 @pytest.mark.version
@@ -70,7 +72,7 @@ def test_everything_is_counted(make_app: AppMaker, management: Management, queue
         found = look(app)
     row = found.rows["default"]
     assert (row.is_declared, row.ready, row.running, row.dead, row.consumers) == (True, 2, 1, 2, 1)
-    assert found.rows["lopri"] == Row(is_declared=True, running=0)
+    assert found.rows["lopri"] == QueueRow(is_declared=True, running=0)
     assert (found.scheduled, found.unrouted) == (1, 0)
 
 

@@ -14,7 +14,7 @@ from waiting import wait_until
 
 from broker_app import messages
 from broker_app.errors import NotOnBroker, SelectionError
-from broker_app.messages import Order, Outcome, Selection
+from broker_app.messages import CommandOptions, MessageFilter, TransferOutcome
 from broker_app.queues.dead_letters import DEAD_PREFIX
 from broker_app.queues.headers import BROKER_HEADERS, DELAY_HEADER, MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER
 
@@ -74,7 +74,7 @@ def test_a_dry_run_changes_nothing(app: BrokerApp) -> None:
     """It counts, by task too, and all stays where it is, in its order, and with its result."""
     ids = bury(app, 3) + bury(app, 2, task="shop.mul")
     app.backend.store_result(ids[0], ValueError("bad"), states.FAILURE)
-    outcome = messages.replay(app, DEAD, Order(Selection(limit=4), is_dry_run=True))
+    outcome = messages.replay(app, DEAD, CommandOptions(MessageFilter(limit=4), is_dry_run=True))
     assert (outcome.selected, outcome.done) == (4, 0)
     assert outcome.by_task == {"shop.add": 3, "shop.mul": 1}
     assert ids_of(app, DEAD) == ids
@@ -99,7 +99,7 @@ def test_a_replayed_task_starts_anew(app: BrokerApp) -> None:
     )
     take(app, "lopri")  # RabbitMQ has followed the header CC already
     before = time.time()
-    assert replay(app) == Outcome(read=1, selected=1, done=1, by_task={"shop.add": 1})
+    assert replay(app) == TransferOutcome(read=1, selected=1, done=1, by_task={"shop.add": 1})
     (message,) = take(app, "default")
     headers = message.headers
     assert (headers["id"], headers["task"], headers["tenant"], headers["root_id"]) == (
@@ -171,7 +171,7 @@ def test_many_keep_their_order(app: BrokerApp) -> None:
     """A thousand are sent in their order, and every second one of another thousand leaves the rest in order."""
     ids = bury(app, 1_000)
     told: list[tuple[int, int]] = []
-    outcome = messages.replay(app, DEAD, Order(told=lambda *facts: told.append(facts)))
+    outcome = messages.replay(app, DEAD, CommandOptions(told=lambda *facts: told.append(facts)))
     assert (outcome.done, outcome.failed) == (1_000, 0)
     assert ids_in(take(app, "default")) == ids
     assert told[-1] == (1_000, 1_000)

@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from broker_app import messages
 from broker_app.errors import SelectionError
-from broker_app.messages import Order
+from broker_app.messages import CommandOptions
 
 if TYPE_CHECKING:
     from apps import AppMaker
@@ -43,7 +43,7 @@ def test_what_has_succeeded_can_be_skipped(app: BrokerApp) -> None:
     """It stays in the dead letters, and is counted apart."""
     ids = bury(app, 3)
     app.backend.store_result(ids[1], 3, states.SUCCESS)
-    outcome = messages.replay(app, DEAD, Order(), skip_succeeded=True)
+    outcome = messages.replay(app, DEAD, CommandOptions(), skip_succeeded=True)
     assert (outcome.done, outcome.succeeded) == (2, 1)
     assert ids_of(app, DEAD) == [ids[1]]
 
@@ -55,7 +55,7 @@ def test_results_of_any_backend(make_app: AppMaker) -> None:
     ids = bury(app, 3)
     app.backend.store_result(ids[0], ValueError("bad"), states.FAILURE)
     app.backend.store_result(ids[1], 3, states.SUCCESS)
-    outcome = messages.replay(app, DEAD, Order(), skip_succeeded=True)
+    outcome = messages.replay(app, DEAD, CommandOptions(), skip_succeeded=True)
     assert (outcome.done, outcome.succeeded) == (2, 1)
     assert app.AsyncResult(ids[0]).state == states.PENDING
 
@@ -66,7 +66,7 @@ def test_no_results_are_kept(make_app: AppMaker) -> None:
     declare(app)
     bury(app, 1)
     with pytest.raises(SelectionError, match="--skip-succeeded: expected a result store"):
-        messages.replay(app, DEAD, Order(), skip_succeeded=True)
+        messages.replay(app, DEAD, CommandOptions(), skip_succeeded=True)
     assert replay(app).done == 1
 
 
@@ -76,7 +76,7 @@ def test_a_result_store_that_is_away(make_app: AppMaker, caplog: pytest.LogCaptu
     declare(app)
     ids = bury(app, 2)
     with pytest.raises(SelectionError, match="--skip-succeeded: the result store does not answer"):
-        messages.replay(app, DEAD, Order(), skip_succeeded=True)
+        messages.replay(app, DEAD, CommandOptions(), skip_succeeded=True)
     wait_until(lambda: depth(app, DEAD) == 2, 30, "both to be back")
     assert replay(app).done == 2
     assert ids_in(take(app, "default")) == ids

@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from broker_app.errors import NotOnBroker
 from broker_app.messages.channel import open_link
-from broker_app.messages.scan import WINDOW, Reading
+from broker_app.messages.scan import WINDOW, QueueScan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def read(
 ) -> list[int]:
     """Read a queue, take out what ``remove`` says, and return what was read."""
     found = []
-    with open_link(app) as link, Reading(link, queue, limit) as reading:
+    with open_link(app) as link, QueueScan(link, queue, limit) as reading:
         for delivery in (one for batch in reading.batches() for one in batch):
             found.append(int(delivery.body))
             (reading.remove if remove(found[-1]) else reading.keep)(delivery)
@@ -102,7 +102,7 @@ def test_an_error_in_the_block(app: BrokerApp, queue: str) -> None:
 def test_no_more_is_held_than_said(app: BrokerApp, queue: str) -> None:
     """At most two windows of whole messages are in this process at once, however many are kept."""
     most = 0
-    with open_link(app) as link, Reading(link, queue) as reading:
+    with open_link(app) as link, QueueScan(link, queue) as reading:
         for batch in reading.batches():
             most = max(most, len(batch))
             for delivery in batch:
@@ -113,7 +113,7 @@ def test_no_more_is_held_than_said(app: BrokerApp, queue: str) -> None:
 def test_what_arrives_meanwhile_is_not_read(app: BrokerApp, queue: str) -> None:
     """A reading ends with what stood in the queue at its start; what came later stays behind it."""
     found: list[Any] = []
-    with open_link(app) as link, Reading(link, queue) as reading, app.connection_for_write() as connection:
+    with open_link(app) as link, QueueScan(link, queue) as reading, app.connection_for_write() as connection:
         for batch in reading.batches():
             for delivery in batch:
                 connection.default_channel.basic_publish(amqp.Message(b"-1", delivery_mode=2), "", queue)

@@ -11,8 +11,8 @@ from apps import app_maker, depth
 from broker_app import messages
 from broker_app.broker.access import connect
 from broker_app.broker.declare import declare_topology, wanted_topology
-from broker_app.messages import Order
-from broker_app.topology.relocate import Way, move
+from broker_app.messages import CommandOptions
+from broker_app.topology.relocate import Destination, move
 from broker_app.wire import frames
 from broker_app.wire.field_tables import Encoded, accept_undecodable
 
@@ -65,21 +65,21 @@ def test_peek_list_discard(app: BrokerApp) -> None:
     assert "header 'at'" in letters[1].exception
     overview = messages.read_overview(app, may_look=True)
     assert overview.rows["lopri"].ready == 3
-    chosen = Order(messages.Selection(reasons=("undecodable",)))
+    chosen = CommandOptions(messages.MessageFilter(reasons=("undecodable",)))
     assert messages.discard(app, "lopri", chosen).done == 1
     assert depth(app, "lopri") == 2
 
 
 def test_move_and_replay(app: BrokerApp) -> None:
     """In the dead letters and back, nothing of it is lost."""
-    assert messages.move(app, "lopri", "lopri.dead", Order()).done == 3
-    assert messages.replay(app, "lopri.dead", Order()).done == 3
+    assert messages.move(app, "lopri", "lopri.dead", CommandOptions()).done == 3
+    assert messages.replay(app, "lopri.dead", CommandOptions()).done == 3
     assert header_in(app, "lopri") == MILLISECONDS
 
 
 def test_migrate_moves_it(app: BrokerApp) -> None:
     """So does what `topology migrate` moves messages with."""
     with connect(app) as connection:
-        way = Way("", "default", lambda _: False)
+        way = Destination("", "default", lambda _: False)
         assert move(connection, "lopri", way, None, lambda _: None) == 3
     assert header_in(app, "default") == MILLISECONDS

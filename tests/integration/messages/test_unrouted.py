@@ -225,7 +225,7 @@ def test_a_thousand(app: BrokerApp) -> None:
     wait_until(lambda: depth(app, UNROUTED) == 1_000, 30, "the tasks to be parked")
     declare(app, "lopri")
     told: list[int] = []
-    assert replay_unrouted(app, None, lambda read, _: told.append(read)) == messages.Replayed(1_000, 0)
+    assert replay_unrouted(app, None, lambda read, _: told.append(read)) == messages.ReplayResult(1_000, 0)
     assert told == sorted(set(told))
     assert told[-1] == 1_000
     assert ids_in(take(app, "lopri")) == ids

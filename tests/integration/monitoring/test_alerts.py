@@ -15,7 +15,7 @@ import pytest
 from documents import ROOT
 from prometheus import program
 
-from broker_app.monitoring.prometheus.rule import Alert
+from broker_app.monitoring.prometheus.rule import AlertRule
 from broker_app.monitoring.prometheus.rule_file import groups, rules_text
 from broker_app.settings import QueueSettings, Settings
 
@@ -251,7 +251,7 @@ def test_a_wrong_expectation_is_found(tmp_path: Path, firing: tuple[str, ...]) -
 
 def test_every_alert_is_in_a_scenario() -> None:
     """No alert goes without a scenario in which it fires."""
-    names = {rule.name for group in groups(SETTINGS) for rule in group.rules if isinstance(rule, Alert)}
+    names = {rule.name for group in groups(SETTINGS) for rule in group.rules if isinstance(rule, AlertRule)}
     assert {words.split()[0] for scenario in SCENARIOS for words in scenario.firing} == names
 
 

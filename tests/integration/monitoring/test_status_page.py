@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from waiting import wait_until
 
 from broker_app.broker.pauses import paused_queues
-from broker_app.metrics.reader import Reading
+from broker_app.metrics.reader import MetricTotals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,9 @@ def test_what_is_missing_is_told(browser: Browser, tmp_path: Path) -> None:
             """Return the state with what is missing."""
             found = super().collect()
             broker = replace(found.broker, has_management=False, backlog=None, parked=3, problem=f"401 {NASTY}")
-            return replace(found, broker=broker, reading=Reading(unreadable=2, problem="/x: Permission denied"))
+            return replace(
+                found, broker=broker, reading=MetricTotals(unreadable=2, problem="/x: Permission denied")
+            )
 
     with page_server(tmp_path, Partial(full())) as server:
         look(browser, server)

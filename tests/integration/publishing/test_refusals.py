@@ -14,7 +14,7 @@ from broker_app.errors import (
     PublishRefused,
     QueueFull,
 )
-from broker_app.wire.confirm_channel import ConfirmChannel, Outcome
+from broker_app.wire.confirm_channel import ConfirmChannel, ConfirmOutcome
 
 if TYPE_CHECKING:
     from apps import AppMaker
@@ -90,7 +90,11 @@ def test_answers_are_matched_whatever_their_order(
     _fill(app, "lopri")
     with app.connection_for_write() as connection:
         channel = ConfirmChannel.of(connection.connection)
-        keys = {"default": Outcome.CONFIRMED, "nobody": Outcome.RETURNED, "lopri": Outcome.REFUSED}
+        keys = {
+            "default": ConfirmOutcome.CONFIRMED,
+            "nobody": ConfirmOutcome.RETURNED,
+            "lopri": ConfirmOutcome.REFUSED,
+        }
         tags = [
             (channel.publish(b"x", {"correlation_id": f"{key}-{number}"}, "tasks", key), outcome)
             for number in range(30)

@@ -21,8 +21,8 @@ from broker_app.cli import exit_codes
 from broker_app.cli.command import CliContext
 from broker_app.cli.spool import spool
 from broker_app.errors import BrokerUnreachable, UnknownQueue
-from broker_app.publishing.spool import Flushed, Flusher, Store
-from broker_app.publishing.spool.store import Spooled
+from broker_app.publishing.spool import Flusher, FlushResult, SpoolFile
+from broker_app.publishing.spool.store import SpooledMessage
 from broker_app.queues.headers import DELAY_HEADER, MAYBE_TWICE_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def proxy(fresh_vhost_url: str) -> Iterator[TcpProxy]:
         yield made
 
 
-def store_of(app: BrokerApp) -> Store:
+def store_of(app: BrokerApp) -> SpoolFile:
     """Return the app's spool."""
-    return Store(app.settings.state_dir, 1_000, 10**9)
+    return SpoolFile(app.settings.state_dir, 1_000, 10**9)
 
 
-def flush(app: BrokerApp) -> Flushed:
+def flush(app: BrokerApp) -> FlushResult:
     """Send what is in the spool, as soon as no thread of another app of the test is at it."""
     flusher = Flusher(app, store_of(app))
     return wait_until(lambda: not (done := flusher.flush(5)).is_busy and done, 30, "the spool to be free")
@@ -230,9 +230,9 @@ def test_many_spooled_tasks_arrive_in_order(make_app: AppMaker, nobody: str) -> 
     assert [message.headers["id"] for message in take(app, "default")] == ids
 
 
-def spooled(task_id: str) -> Spooled:
+def spooled(task_id: str) -> SpooledMessage:
     """Return a message for the spool."""
-    return Spooled(0, "any", task_id, "default", "tasks", "default", 0.0, time.time(), False, b"", b"")  # noqa: FBT003
+    return SpooledMessage(0, "any", task_id, "default", "tasks", "default", 0.0, time.time(), False, b"", b"")  # noqa: FBT003
 
 
 def test_threads_and_processes_write_beside_each_other(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_threads_and_processes_write_beside_each_other(tmp_path: Path) -> None:
         "    store.add(Spooled(0, 't', sys.argv[2] + str(n), 'q', 'e', 'k', 0.0, time.time(), False, b'', b''))\n"
     )
     others = [subprocess.Popen([sys.executable, "-c", script, tmp_path, name]) for name in ("x", "y")]
-    store = Store(tmp_path, 1_000, 10**6)
+    store = SpoolFile(tmp_path, 1_000, 10**6)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: store.add(spooled(f"t{n}")), range(30)))
     assert [other.wait() for other in others] == [0, 0]

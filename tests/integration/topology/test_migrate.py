@@ -27,8 +27,8 @@ from broker_app.broker.access import connect
 from broker_app.broker.declare import exclusive_queue
 from broker_app.errors import BrokerError, BrokerLocked, CallError, NotOnBroker, UnknownQueue
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
-from broker_app.queues.holding import Holding, lock_name
-from broker_app.topology.migrate import Migrated, migrate
+from broker_app.queues.holding import HoldingQueue, lock_name
+from broker_app.topology.migrate import MigrationResult, migrate
 
 if TYPE_CHECKING:
     from apps import AppMaker
@@ -182,7 +182,7 @@ def test_with_a_prefix(make: MakeMigrated) -> None:
     seen: list[str] = []
     done = migrate(app, "p.lopri", lambda stage, *_: seen.append(stage), waits=SHORT)
     assert [one.queue for one in done] == ["p.lopri.dead", "p.lopri"]
-    assert Holding("p.lopri", "p.").name == "p.tasks.moving.lopri"
+    assert HoldingQueue("p.lopri", "p.").name == "p.tasks.moving.lopri"
     assert lock_name("p.") == "p.tasks.migrate"
     assert any("p.tasks.moving.lopri" in stage for stage in seen)
     assert ids(take(app, "p.lopri")) == published
@@ -198,7 +198,7 @@ def test_a_dry_run_changes_nothing(make: MakeMigrated) -> None:
     app = make(RANKED)
     before = differing(app)
     (would,) = migrate(app, "lopri", ignore, is_dry_run=True)
-    assert would == Migrated("lopri", "x-max-priority is not set, wanted 9", 3)
+    assert would == MigrationResult("lopri", "x-max-priority is not set, wanted 9", 3)
     assert differing(app) == before
     assert (depth(app, "lopri"), depth(app, HOLDING)) == (3, None)
 

@@ -26,7 +26,7 @@ from waiting import wait_until
 from broker_app.broker.access import connect
 from broker_app.broker.declare import declare_topology, wanted_topology
 from broker_app.errors import BrokerError
-from broker_app.topology.migrate import Waits, migrate
+from broker_app.topology.migrate import MigrationTimeouts, migrate
 
 if TYPE_CHECKING:
     from apps import AppMaker
@@ -85,7 +85,7 @@ def test_what_somebody_holds_is_waited_for(make: MakeMigrated, settings: str) ->
         channel = connection.default_channel
         held = channel.basic_get("lopri")
         with pytest.raises(BrokerError, match=r"after 0 s workers hold 1 of its messages still.*put back"):
-            migrate(app, "lopri", ignore, waits=Waits(count=6, patience=0))
+            migrate(app, "lopri", ignore, waits=MigrationTimeouts(count=6, patience=0))
         assert depth(app, HOLDING) is None
         assert differing(old) == []
         published += publish(old, 1)
@@ -106,7 +106,7 @@ def test_somebody_binds_the_queue_again_and_again(make: MakeMigrated) -> None:
                 declare_topology(connection, wanted_topology(old.settings))
             publish(old, 1)
 
-    migrate(app, "lopri", disturb, waits=Waits(count=1, patience=20))
+    migrate(app, "lopri", disturb, waits=MigrationTimeouts(count=1, patience=20))
     assert differing(app) == []
     messages = take(app, "lopri")
     counts = counted(messages)

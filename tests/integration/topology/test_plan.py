@@ -13,8 +13,8 @@ from broker_app.broker.declare import declare_topology, wanted_topology
 from broker_app.errors import BrokerRefused
 from broker_app.queues import work_topology
 from broker_app.queues.delay import due_pattern
-from broker_app.queues.holding import Holding
-from broker_app.topology.diff import Kind
+from broker_app.queues.holding import HoldingQueue
+from broker_app.topology.diff import DifferenceKind
 from broker_app.topology.plan import apply_plan, compare_blind, compare_topology
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from brokers import Management
 
     from broker_app import BrokerApp
-    from broker_app.topology.plan import Plan
+    from broker_app.topology.plan import TopologyPlan
 
 THREE_QUEUES = 'common_lanes = ["10s"]\n[queues.default]\n[queues.lopri]\n[queues.reports]\ntype = "classic"\n'
 BLIND = 'management_url = "http://127.0.0.1:1"\n'
@@ -37,13 +37,13 @@ def make(make_app: AppMaker, management: Management) -> Callable[..., BrokerApp]
     return lambda settings=THREE_QUEUES, **options: make_app(url + settings, **options)
 
 
-def compare(app: BrokerApp) -> Plan:
+def compare(app: BrokerApp) -> TopologyPlan:
     """Return what differs."""
     with connect(app) as connection:
         return compare_topology(app, connection)
 
 
-def apply(app: BrokerApp) -> Plan:
+def apply(app: BrokerApp) -> TopologyPlan:
     """Create what is missing, and return what differed before."""
     with connect(app) as connection:
         found = compare_topology(app, connection)
@@ -51,7 +51,7 @@ def apply(app: BrokerApp) -> Plan:
         return found
 
 
-def told(found: Plan) -> list[tuple[str, str, str]]:
+def told(found: TopologyPlan) -> list[tuple[str, str, str]]:
     """Return kind, sort and name of each change."""
     return [(str(change.kind), change.what, change.name) for change in found.changes]
 
@@ -68,10 +68,10 @@ def test_all_is_missing_then_nothing_differs(make: Callable[..., BrokerApp]) -> 
     """On an empty virtual host every exchange, queue and binding is missing; after `apply` nothing differs."""
     app = make()
     found = apply(app)
-    assert {change.kind for change in found.changes} == {Kind.MISSING, Kind.LATER}
+    assert {change.kind for change in found.changes} == {DifferenceKind.MISSING, DifferenceKind.LATER}
     assert {change.what for change in found.changes} == {"exchange", "queue", "binding"}
-    assert {"lopri", "lopri.dead", "reports", "tasks.unrouted", "tasks.due"} <= found.names(Kind.MISSING)
-    assert found.names(Kind.LATER) == {"delay.10s"}
+    assert {"lopri", "lopri.dead", "reports", "tasks.unrouted", "tasks.due"} <= found.names(DifferenceKind.MISSING)
+    assert found.names(DifferenceKind.LATER) == {"delay.10s"}
 
     after = compare(app)
     assert (after.changes, after.blind) == ((), "")
@@ -147,14 +147,14 @@ def test_a_queue_that_is_being_moved_is_left_alone(make: Callable[..., BrokerApp
     """It is told as such, with and without the management API, and `apply` neither declares nor binds it."""
     app = make()
     apply(app)
-    holding = Holding("lopri").name
+    holding = HoldingQueue("lopri").name
     channel(app, ("queue_declare", {"queue": holding, "durable": True, "auto_delete": False}))
     delete(app, "lopri")
     for seen in (app, make(BLIND.replace("management_url", "#") + THREE_QUEUES)):
         assert told(apply(seen)) == [("moving", "queue", "lopri")]
     with connect(app) as connection:
         blind = list(compare_blind(connection, wanted_topology(app.settings), ""))
-    assert [(change.kind, change.name) for change in blind] == [(Kind.MOVING, "lopri")]
+    assert [(change.kind, change.name) for change in blind] == [(DifferenceKind.MOVING, "lopri")]
     assert "migrate lopri" in blind[0].cure
     assert depth(app, "lopri") is None
 
@@ -165,7 +165,7 @@ def test_who_may_not_declare_can_compare(make: Callable[..., BrokerApp], make_us
     apply(make())
     guest = make(THREE_QUEUES, url=make_user(read=".*", write=".*"))
     found = compare(guest)
-    assert {change.kind for change in found.changes} == {Kind.UNKNOWN}
+    assert {change.kind for change in found.changes} == {DifferenceKind.UNKNOWN}
     assert found.blind, "a user without a tag may not use the management API"
     assert apply(guest).changes == found.changes
     with pytest.raises(BrokerRefused, match="403"):

@@ -23,7 +23,7 @@ from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused
 from broker_app.queues import Lane, Names
 from broker_app.queues.delay import due_pattern, parse_lane
 from broker_app.queues.topology import entry_binding
-from broker_app.topology.prune import Pruned, Waits, prune
+from broker_app.topology.prune import PruneResult, PruneTimeouts, prune
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-SHORT = Waits(count=1, declare=1, settle=0.5, trust=0.1)
+SHORT = PruneTimeouts(count=1, declare=1, settle=0.5, trust=0.1)
 """For tests in which nobody publishes meanwhile: lanes from 4 s on may go."""
 COUNT_SECONDS = 40
 """How long the broker may take to count, every 5 s, on a busy machine."""
@@ -138,7 +138,7 @@ def test_only_the_lanes_of_this_app_go(app: BrokerApp, make: Callable[..., Broke
 def test_nothing_to_do(make: Callable[..., BrokerApp]) -> None:
     """On an empty virtual host nothing goes and nothing is made."""
     app = make()
-    assert prune(app, waits=SHORT) == Pruned((), ())
+    assert prune(app, waits=SHORT) == PruneResult((), ())
     assert depth(app, "lopri") is None
 
 
@@ -202,7 +202,7 @@ class Stage:
         ready.wait(READY_SECONDS)
         self.drain([self.names.lane(lane) for lane in scheduled.count_lanes(self.app)])
         threading.Timer(self.start, go.set).start()
-        prune(self.app, waits=replace(SHORT, trust=Waits().trust))
+        prune(self.app, waits=replace(SHORT, trust=PruneTimeouts().trust))
         for producer in producers:
             producer.join()
 
@@ -280,7 +280,7 @@ def test_a_user_without_the_right_to_configure(
     started = time.monotonic()
     with pytest.raises(BrokerRefused, match=r"queue 'tasks\.prune': the broker answered 403"):
         prune(make(url=make_user(read=".*", write=".*")))
-    assert time.monotonic() - started < Waits().count
+    assert time.monotonic() - started < PruneTimeouts().count
     assert on_broker(app) == set(UNUSED)
 
 

@@ -11,7 +11,7 @@ from workers import client, running_worker
 
 from broker_app.cli.advise import advise_command
 from broker_app.cli.command import CliContext
-from broker_app.tuning.advice import Remedy, Verdict, advise
+from broker_app.tuning.advice import LoadVerdict, Remedy, advise
 from broker_app.tuning.live_workers import watch
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def test_figures_are_found_from_outside(tmp_path: Path, fresh_vhost_url: str) ->
         shown = CliRunner().invoke(advise_command, ["lopri", "--seconds", "1", "--json"], obj=context)
 
     default, lopri = map(advise, watched.loads)
-    assert (default.verdict, default.remedy) == (Verdict.UNSERVED, Remedy.START)
+    assert (default.verdict, default.remedy) == (LoadVerdict.UNSERVED, Remedy.START)
     assert (lopri.load.slots, lopri.load.nodes) == (SLOTS, 1)
-    assert lopri.verdict in {Verdict.SHORT, Verdict.FITS}
+    assert lopri.verdict in {LoadVerdict.SHORT, LoadVerdict.FITS}
     assert lopri.drain_seconds
     assert lopri.load.run_seconds == pytest.approx(RUN_SECONDS, rel=0.5)
     assert lopri.load.growth < 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from brokers import Management
 
     from broker_app import BrokerApp
-    from broker_app.tuning.sandbox import Place
+    from broker_app.tuning.sandbox import Sandbox
 
 TASK = "broker_app.tasks.add"
 
@@ -31,7 +31,7 @@ def names(management: Management, url: str) -> set[str]:
     return {name for name in found if name and not name.startswith("amq.")}
 
 
-def declare(place: Place) -> None:
+def declare(place: Sandbox) -> None:
     """Declare what a place has, as its worker does."""
     with connect(place.app) as connection:
         declare_topology(connection, wanted_topology(place.app.settings))

@@ -9,7 +9,7 @@ from apps import depth
 from kombu import Connection, Consumer, Queue
 from waiting import wait_until
 
-from broker_app.worker.acknowledger import Settlements
+from broker_app.worker.acknowledger import Acknowledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def connection(app: BrokerApp) -> Iterator[Connection]:
         yield made
 
 
-def taken(connection: Connection, settlements: Settlements) -> list[Any]:
+def taken(connection: Connection, settlements: Acknowledger) -> list[Any]:
     """Return all messages of the queue, held."""
     messages: list[Any] = []
     with Consumer(connection, [Queue("default", no_declare=True)], on_message=messages.append):
@@ -55,7 +55,7 @@ def test_the_broker_keeps_what_is_still_held(
     app: BrokerApp, connection: Connection, ended: list[int], *, is_alone: bool
 ) -> None:
     """Whichever tasks have ended, in whatever order: those are gone, and all others come again."""
-    settlements = Settlements(connection.connection_errors, is_alone=is_alone)
+    settlements = Acknowledger(connection.connection_errors, is_alone=is_alone)
     messages = taken(connection, settlements)
     settlements.acknowledge([messages[index] for index in ended])
     assert [message.acknowledged for message in messages] == [index in ended for index in range(COUNT)]
@@ -65,7 +65,7 @@ def test_the_broker_keeps_what_is_still_held(
 
 def test_what_went_back_does_not_stand_in_the_way(app: BrokerApp, connection: Connection) -> None:
     """Those that were requeued by themselves come again, and the others are acknowledged all the same."""
-    settlements = Settlements(connection.connection_errors, is_alone=True)
+    settlements = Acknowledger(connection.connection_errors, is_alone=True)
     messages = taken(connection, settlements)
     messages[0].requeue()
     settlements.reject(messages[1], is_requeued=True)
@@ -77,7 +77,7 @@ def test_what_went_back_does_not_stand_in_the_way(app: BrokerApp, connection: Co
 
 def test_messages_of_two_channels_are_kept_apart(app: BrokerApp, connection: Connection) -> None:
     """A worker that also helps another queue acknowledges on each channel what came by it, and no more."""
-    settlements, messages = Settlements(connection.connection_errors, is_alone=True), []
+    settlements, messages = Acknowledger(connection.connection_errors, is_alone=True), []
     for channel in (connection.channel(), connection.channel()):
         channel.basic_qos(0, COUNT // 2, a_global=False)
         consumer = Consumer(channel, [Queue("default", no_declare=True)], on_message=messages.append)
@@ -93,8 +93,8 @@ def test_messages_of_two_channels_are_kept_apart(app: BrokerApp, connection: Con
 
 def test_an_unknown_message_keeps_the_others_apart(app: BrokerApp, connection: Connection) -> None:
     """If one came that is not known, it might be held: each is acknowledged for itself, and it comes again."""
-    settlements = Settlements(connection.connection_errors, is_alone=True)
-    known = taken(connection, Settlements(connection.connection_errors, is_alone=True))[1:]
+    settlements = Acknowledger(connection.connection_errors, is_alone=True)
+    known = taken(connection, Acknowledger(connection.connection_errors, is_alone=True))[1:]
     for message in known:
         settlements.hold(message)
     settlements.acknowledge(known)
@@ -104,7 +104,7 @@ def test_an_unknown_message_keeps_the_others_apart(app: BrokerApp, connection: C
 
 def test_those_of_a_lost_connection_are_left_alone(app: BrokerApp, connection: Connection) -> None:
     """They come again: acknowledging them is no error, and touches no other connection."""
-    settlements = Settlements(connection.connection_errors, is_alone=True)
+    settlements = Acknowledger(connection.connection_errors, is_alone=True)
     messages = taken(connection, settlements)
     connection.close()
     settlements.acknowledge(messages)

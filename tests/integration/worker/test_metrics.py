@@ -20,8 +20,8 @@ from broker_app.errors import (
     UnknownQueue,
 )
 from broker_app.metrics import catalogue
-from broker_app.metrics.catalogue import Kind, Outcome
-from broker_app.metrics.reader import Reader
+from broker_app.metrics.catalogue import MetricType, TaskOutcome
+from broker_app.metrics.reader import MetricsReader
 from broker_app.metrics.registry import folder_of
 from broker_app.publishing.spool import Flusher
 from broker_app.queues.objectives import BOUNDS_SECONDS
@@ -49,12 +49,12 @@ class Counted:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._reader = Reader(folder)
+        self._reader = MetricsReader(folder)
 
     def __call__(self, metric: Metric, **labels: str) -> float:
         """Return a counter's or gauge's value, a histogram's count, summed over the labels that are not named."""
         return sum(
-            sum(values[:-1]) if metric.kind is Kind.HISTOGRAM else values[0]
+            sum(values[:-1]) if metric.kind is MetricType.HISTOGRAM else values[0]
             for values in self._found(metric, labels)
         )
 
@@ -82,7 +82,9 @@ def counted(tmp_path: Path) -> Counted:
 
 def outcomes(counted: Counted) -> dict[str, float]:
     """Return how many messages ended, by outcome."""
-    return {outcome.value: found for outcome in Outcome if (found := counted(catalogue.FINISHED, outcome=outcome))}
+    return {
+        outcome.value: found for outcome in TaskOutcome if (found := counted(catalogue.FINISHED, outcome=outcome))
+    }
 
 
 def note_waits(app: BrokerApp, file: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from broker_app import BrokerApp
 from broker_app.broker.checks import _judge_rights, _judge_run, _judge_standings, _judge_version, judge_settings
 from broker_app.broker.findings import Finding, Level
-from broker_app.broker.inventory import Standing
+from broker_app.broker.inventory import InventoryItem
 from broker_app.broker.management import Management
-from broker_app.broker.permission_probe import Missing, listed
+from broker_app.broker.permission_probe import MissingPermission, listed
 from broker_app.broker.policies import judge_cluster
 from broker_app.errors import BrokerError, NotOnBroker
 from broker_app.queues.rabbitmq import DEFAULT_CONSUMER_TIMEOUT_SECONDS
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOBODY = 65_534
-ALIKE = Standing("queue", "lopri", is_missing=False, may_declare=True)
-MISSING = Standing("queue", "urgent", is_missing=True, may_declare=True)
-UNKNOWN = Standing("queue", "secret", is_missing=False, may_declare=False)
-DIFFERENT = Standing(
+ALIKE = InventoryItem("queue", "lopri", is_missing=False, may_declare=True)
+MISSING = InventoryItem("queue", "urgent", is_missing=True, may_declare=True)
+UNKNOWN = InventoryItem("queue", "secret", is_missing=False, may_declare=False)
+DIFFERENT = InventoryItem(
     "queue", "default", is_missing=False, may_declare=True, fault="inequivalent arg 'x-queue-type'"
 )
 
@@ -180,7 +180,9 @@ def test_long_lists_are_cut() -> None:
 def test_a_missing_right(is_for_all: bool, nodes: int, level: Level) -> None:  # noqa: FBT001 - a table of cases
     """A right that only workers need is an error where the settings run workers, else a warning."""
     settings = Settings(queues={"default": QueueSettings(fleet=FleetSettings(nodes=nodes))})
-    [finding] = _judge_rights(settings, [Missing("consume queue 'default'", "read on it", is_for_all=is_for_all)])
+    [finding] = _judge_rights(
+        settings, [MissingPermission("consume queue 'default'", "read on it", is_for_all=is_for_all)]
+    )
     assert finding.level is level
     assert finding.text == "the user may not consume queue 'default'; grant read on it"
 

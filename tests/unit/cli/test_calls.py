@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_app.cli import calls
-from broker_app.cli.calls import MAX_LINE_BYTES, Call, check_call, parse_call, read_calls
+from broker_app.cli.calls import MAX_LINE_BYTES, CallRequest, check_call, parse_call, read_calls
 from broker_app.errors import CallError
 from broker_app.queues.delay import MAX_DELAY_SECONDS
 from broker_app.queues.spec import MAX_ID_BYTES
 
-SPECIMEN = Call(
+SPECIMEN = CallRequest(
     task="shop.tasks.pack",
     args=[1, "zwei", None],
     kwargs={"fragile": True},
@@ -47,10 +47,11 @@ json_values = st.recursive(
 )
 
 
-def read(content: bytes) -> list[tuple[int, Call | str]]:
+def read(content: bytes) -> list[tuple[int, CallRequest | str]]:
     """Return each line's number, and its call or the words of its fault."""
     return [
-        (line, call if isinstance(call, Call) else str(call)) for line, call in read_calls(io.BytesIO(content))
+        (line, call if isinstance(call, CallRequest) else str(call))
+        for line, call in read_calls(io.BytesIO(content))
     ]
 
 
@@ -96,12 +97,12 @@ def test_options() -> None:
         "expires": 60,
         "task_id": "order-17",
     }
-    assert Call("shop.tasks.pack").options() == {}
+    assert CallRequest("shop.tasks.pack").options() == {}
 
 
 def test_null_is_absent() -> None:
     """A key with null is as good as no key: programs write records so."""
-    assert parse_call(dict.fromkeys(RECORD) | {"task": "a"}) == Call("a")
+    assert parse_call(dict.fromkeys(RECORD) | {"task": "a"}) == CallRequest("a")
 
 
 def test_eta_has_its_zone() -> None:
@@ -160,27 +161,27 @@ def test_an_id_at_the_bound_is_taken() -> None:
 def test_arguments_arrive_as_they_were_written(args: list[Any], kwargs: dict[str, Any]) -> None:
     """Any JSON value is an argument, and none is changed on its way through a line."""
     line = json.dumps({"task": "a", "args": args, "kwargs": kwargs}).encode()
-    assert read(line) == [(1, Call("a", args, kwargs))]
+    assert read(line) == [(1, CallRequest("a", args, kwargs))]
 
 
 def test_blank_lines_are_passed_over_and_counted() -> None:
     """A fault is named by the line that an editor shows, blank lines and Windows line ends or not."""
-    assert read(b'\r\n{"task": "a"}\r\n  \n\n{"task": "b"}') == [(2, Call("a")), (5, Call("b"))]
+    assert read(b'\r\n{"task": "a"}\r\n  \n\n{"task": "b"}') == [(2, CallRequest("a")), (5, CallRequest("b"))]
 
 
 def test_byte_order_mark() -> None:
     """A file that starts with a byte order mark is read as if it did not."""
-    assert read(b'\xef\xbb\xbf{"task": "a"}\n') == [(1, Call("a"))]
+    assert read(b'\xef\xbb\xbf{"task": "a"}\n') == [(1, CallRequest("a"))]
 
 
 def test_reading_goes_on_after_a_bad_line() -> None:
     """A bad line is told and the next ones are read, whoever decides to stop."""
     found = read(b'{"task": "a"}\nnot json\n\xff\xfe\n{"task": "b"}\n')
     assert found == [
-        (1, Call("a")),
+        (1, CallRequest("a")),
         (2, "expected a JSON object, got 'not json' (Expecting value at 1)"),
         (3, "expected UTF-8, got byte 0xff at 1"),
-        (4, Call("b")),
+        (4, CallRequest("b")),
     ]
 
 
@@ -201,7 +202,7 @@ def test_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_LINE_BYTES == 16 * 1024 * 1024
     monkeypatch.setattr(calls, "MAX_LINE_BYTES", 20)
     found = read(b'{"task": "%s"}\n{"task": "%s"}\n%s\n{"task": "b"}' % (b"a" * 8, b"a" * 9, b"x" * 100))
-    assert [(line, isinstance(call, Call)) for line, call in found] == [
+    assert [(line, isinstance(call, CallRequest)) for line, call in found] == [
         (1, True),
         (2, False),
         (3, False),
@@ -214,7 +215,7 @@ def test_lines_are_read_one_at_a_time() -> None:
     """A call is handed out before the next line is read, so a pipe is served as it comes."""
     stream = io.BytesIO(b'{"task": "a"}\n{"task": "b"}\n')
     found = read_calls(stream)
-    assert next(found) == (1, Call("a"))
+    assert next(found) == (1, CallRequest("a"))
     assert stream.tell() == len(b'{"task": "a"}\n')
 
 
@@ -224,14 +225,14 @@ def test_lines_are_read_one_at_a_time() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        Call("shop.tasks.pack", [1]),
-        Call("shop.tasks.pack", kwargs={"item": 1, "fragile": True}),
-        Call("shop.tasks.ship", ["here"]),
-        Call("shop.tasks.anything", [1, 2], {"x": 3}),
-        Call("shop.tasks.wrapped", [1, 2, 3]),
+        CallRequest("shop.tasks.pack", [1]),
+        CallRequest("shop.tasks.pack", kwargs={"item": 1, "fragile": True}),
+        CallRequest("shop.tasks.ship", ["here"]),
+        CallRequest("shop.tasks.anything", [1, 2], {"x": 3}),
+        CallRequest("shop.tasks.wrapped", [1, 2, 3]),
     ],
 )
-def test_right_arguments_pass(app: Celery, call: Call) -> None:
+def test_right_arguments_pass(app: Celery, call: CallRequest) -> None:
     """A call that its task's function takes passes; so does any call of a task that wants no check."""
     check_call(call, app.tasks)
 
@@ -239,13 +240,16 @@ def test_right_arguments_pass(app: Celery, call: Call) -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (Call("shop.tasks.pack"), "expected shop.tasks.pack(item, *, fragile=False), got 0 positional arguments"),
-        (Call("shop.tasks.pack", [1, 2]), "got 2 positional arguments"),
-        (Call("shop.tasks.pack", [1], {"size": 2}), "got 1 positional argument and 'size'"),
-        (Call("shop.tasks.ship", [1, 2]), "expected shop.tasks.ship(address), got 2 positional arguments"),
+        (
+            CallRequest("shop.tasks.pack"),
+            "expected shop.tasks.pack(item, *, fragile=False), got 0 positional arguments",
+        ),
+        (CallRequest("shop.tasks.pack", [1, 2]), "got 2 positional arguments"),
+        (CallRequest("shop.tasks.pack", [1], {"size": 2}), "got 1 positional argument and 'size'"),
+        (CallRequest("shop.tasks.ship", [1, 2]), "expected shop.tasks.ship(address), got 2 positional arguments"),
     ],
 )
-def test_wrong_arguments_are_refused(app: Celery, call: Call, words: str) -> None:
+def test_wrong_arguments_are_refused(app: Celery, call: CallRequest, words: str) -> None:
     """A call that its task's function does not take is refused before it is published, with the right form."""
     with pytest.raises(CallError) as caught:
         check_call(call, app.tasks)
@@ -256,7 +260,7 @@ def test_wrong_arguments_are_refused(app: Celery, call: Call, words: str) -> Non
 def test_an_unknown_task_is_told_its_nearest(app: Celery, name: str) -> None:
     """A mistyped name, or the last word alone, is answered with the task that was meant."""
     with pytest.raises(CallError, match=r"did you mean 'shop\.tasks\.pack'\?"):
-        check_call(Call(name), app.tasks)
+        check_call(CallRequest(name), app.tasks)
 
 
 def test_an_unknown_task_is_told_the_known_ones(app: Celery) -> None:
@@ -264,12 +268,12 @@ def test_an_unknown_task_is_told_the_known_ones(app: Celery) -> None:
     with pytest.raises(
         CallError, match=r"\(.*shop\.tasks\.anything, shop\.tasks\.pack, shop\.tasks\.ship, .*\)"
     ) as caught:
-        check_call(Call("x"), app.tasks)
+        check_call(CallRequest("x"), app.tasks)
     assert "celery." not in str(caught.value)
 
 
 def test_tasks_that_only_the_workers_know(app: Celery) -> None:
     """An unknown task passes if it is said that workers know it; a known one is checked still."""
-    check_call(Call("elsewhere.task"), app.tasks, allow_unregistered=True)
+    check_call(CallRequest("elsewhere.task"), app.tasks, allow_unregistered=True)
     with pytest.raises(CallError):
-        check_call(Call("shop.tasks.pack"), app.tasks, allow_unregistered=True)
+        check_call(CallRequest("shop.tasks.pack"), app.tasks, allow_unregistered=True)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from broker_app import BrokerApp
 from broker_app.cli import main
 from broker_app.fleet import patience_seconds
-from broker_app.fleet.overrides import Wishes
+from broker_app.fleet.overrides import Overrides
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +170,7 @@ def test_logs_that_are_not_there_are_one_line(project: Path) -> None:
 
 def test_watching_ends_after_so_many_rounds(project: Path) -> None:
     """With --json each round is a line; what an operator stopped and scaled is part of it."""
-    Wishes({"lopri": 2}, frozenset({"default"})).write(_made(project / "state" / "run" / "shop"))
+    Overrides({"lopri": 2}, frozenset({"default"})).write(_made(project / "state" / "run" / "shop"))
     done = fleet(project, "status", "--watch", "--every", "0.1", "--count", "2", "--json")
     first, second = map(json.loads, done.stdout.splitlines())
     assert first == second

@@ -12,10 +12,10 @@ import pytest
 from broker_app import BrokerApp
 from broker_app.fleet.hanging import LOOKING_SECONDS, Hang, HangWatch, hung_nodes
 from broker_app.fleet.nodes import Node
-from broker_app.fleet.processes import Process
-from broker_app.fleet.restart_backoff import Backoff
+from broker_app.fleet.processes import NodeProcess
+from broker_app.fleet.restart_backoff import RestartBackoff
 from broker_app.fleet.state import FleetState
-from broker_app.worker.heartbeat_file import Pulse, Sign
+from broker_app.worker.heartbeat_file import Heartbeat, HeartbeatFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_node_hangs_if_its_loop_stood_still_for_three_heartbeats(
     now = time.monotonic()
     sign = {"pid": pid, "turned_at": now - turned_seconds, "heard_at": now, "queues": []}
     state.sign_file("lopri").write_text(json.dumps(sign))
-    running = {"lopri": [Process(12, 1, f"celery\0worker\0--pool={pool}\0--concurrency=2")]}
+    running = {"lopri": [NodeProcess(12, 1, f"celery\0worker\0--pool={pool}\0--concurrency=2")]}
     assert ("lopri" in hung_nodes(app, state, running)) is is_hung
 
 
@@ -71,7 +71,7 @@ def test_a_look_after_a_pause_of_the_whole_host_is_not_enough() -> None:
 
 def test_the_time_of_a_hang_is_no_life() -> None:
     """A node that hangs soon after each start waits longer and longer, however long the hang was."""
-    backoff = Backoff()
+    backoff = RestartBackoff()
     backoff.ran(0)
     assert backoff.died(100, hung_seconds=90) == 1
     backoff.ran(101)
@@ -81,13 +81,13 @@ def test_the_time_of_a_hang_is_no_life() -> None:
 def test_a_sign_of_life_comes_back_after_its_file_was_removed_or_refused(tmp_path: Path) -> None:
     """A removed file is made again, and what could not be written is tried again at the next turn."""
     file = tmp_path / "run" / "lopri.alive"
-    pulse = Pulse(file)
+    pulse = HeartbeatFile(file)
     file.parent.touch()  # no folder can be made there
     pulse.beat(None, ["lopri"])
     file.parent.unlink()
     for _ in range(2):
         pulse.beat(None, ["lopri"])
-        sign = Sign.read(file)
+        sign = Heartbeat.read(file)
         assert sign is not None
         assert (sign.pid, sign.queues) == (os.getpid(), ("lopri",))
         file.unlink()

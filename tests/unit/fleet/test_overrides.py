@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker_app.errors import FleetError
-from broker_app.fleet.launch_record import Record, record_of
+from broker_app.fleet.launch_record import LaunchRecord, record_of
 from broker_app.fleet.nodes import wanted_fleets
-from broker_app.fleet.overrides import FILE, Wishes
+from broker_app.fleet.overrides import FILE, Overrides
 from broker_app.settings import FleetSettings, MetricsSettings, QueueSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def record(settings: Settings) -> Record:
+def record(settings: Settings) -> LaunchRecord:
     """Return what the nodes of the queue ``a`` would be started with."""
     return record_of(wanted_fleets(settings, ["a"])[0], settings, ["celery"])
 
 
 def test_wishes_last(tmp_path: Path) -> None:
     """What was written is read again; nothing was asked for where there is no file."""
-    assert Wishes.read(tmp_path / "nowhere") == Wishes()
-    wishes = Wishes().scale("a", 3).scale("b", 0).stop(["c", "d"]).start(["d"]).scale("b", None)
+    assert Overrides.read(tmp_path / "nowhere") == Overrides()
+    wishes = Overrides().scale("a", 3).scale("b", 0).stop(["c", "d"]).start(["d"]).scale("b", None)
     wishes.write(tmp_path)
-    assert Wishes.read(tmp_path) == Wishes({"a": 3}, frozenset({"c"}))
+    assert Overrides.read(tmp_path) == Overrides({"a": 3}, frozenset({"c"}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"scaled": {"a": "x"}, "stopped": []}'])
@@ -34,7 +34,7 @@ def test_a_file_that_is_not_whole_is_one_line(tmp_path: Path, text: str) -> None
     """It is named, with what to do."""
     (tmp_path / FILE).write_text(text)
     with pytest.raises(FleetError, match=r"wishes.json: expected what operators asked for, .* delete it"):
-        Wishes.read(tmp_path)
+        Overrides.read(tmp_path)
 
 
 def test_a_scaled_queue_has_other_nodes() -> None:
@@ -76,7 +76,7 @@ def test_a_record_lasts_and_holds_no_secret(tmp_path: Path) -> None:
     made = record(Settings(broker_url="amqp://u:s3cret@h//", default_queue="a", queues={"a": QueueSettings()}))
     file = tmp_path / "a.json"
     made.write(file)
-    assert Record.read(file) == made
+    assert LaunchRecord.read(file) == made
     assert "s3cret" not in file.read_text()
     file.write_text(file.read_text()[:9])
-    assert Record.read(file) is None
+    assert LaunchRecord.read(file) is None

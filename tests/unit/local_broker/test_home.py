@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker_app.errors import BrokerNotFound
-from broker_app.local_broker import FoundBroker, Way, attach_broker, find_broker
+from broker_app.local_broker import BrokerSource, FoundBroker, attach_broker, find_broker
 from broker_app.local_broker.debian import _is_debian_like
 from broker_app.local_broker.home import BrokerHome, BrokerRecord
 
@@ -94,7 +94,7 @@ def test_no_broker_is_one_line(tmp_path: Path) -> None:
 def test_given_broker_is_the_only_one(tmp_path: Path) -> None:
     """A broker that was given and does not answer is an error without its password; no other is started."""
     with pytest.raises(BrokerNotFound, match=r"127\.0\.0\.1:1") as caught:
-        find_broker(tmp_path, url="amqp://user:secret@127.0.0.1:1//", ways=tuple(Way))
+        find_broker(tmp_path, url="amqp://user:secret@127.0.0.1:1//", ways=tuple(BrokerSource))
     assert "secret" not in str(caught.value)
 
 

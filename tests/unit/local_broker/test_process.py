@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from waiting import wait_until
 
-from broker_app.local_broker.process import Process, kill_all, marked
+from broker_app.local_broker.process import ProcessHandle, kill_all, marked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,18 +34,18 @@ def sleeping(mark: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_process_of_this_test() -> None:
     """A running process is the same one each time it is looked at, and runs."""
-    process = Process.of(os.getpid())
+    process = ProcessHandle.of(os.getpid())
     assert process is not None
-    assert process == Process.of(os.getpid())
+    assert process == ProcessHandle.of(os.getpid())
     assert process.is_running
 
 
 def test_ended_process() -> None:
     """A process that has ended is none, even while its parent has not asked how."""
     with sleeping("ended") as child:
-        process = Process.of(child.pid)
+        process = ProcessHandle.of(child.pid)
         child.kill()
-        wait_until(lambda: Process.of(child.pid) is None, 5, "the child to end")
+        wait_until(lambda: ProcessHandle.of(child.pid) is None, 5, "the child to end")
         assert process is not None
         assert not process.is_running
         assert process.name in {"", "python", "python3"}
@@ -54,7 +54,7 @@ def test_ended_process() -> None:
 def test_reused_pid_is_spared() -> None:
     """A signal for a process that has ended never reaches the one that got its pid."""
     with sleeping("reused") as child:
-        now = Process.of(child.pid)
+        now = ProcessHandle.of(child.pid)
         assert now is not None
         replace(now, started_ticks=now.started_ticks - 1).send(signal.SIGKILL)
         now.send(signal.SIGCONT)  # arrives after the first one would have
@@ -63,7 +63,7 @@ def test_reused_pid_is_spared() -> None:
 
 def test_signal_to_nobody() -> None:
     """A signal for a process that has ended is no error."""
-    Process(pid=2**22, started_ticks=1).send(signal.SIGKILL)  # above the kernel's largest pid
+    ProcessHandle(pid=2**22, started_ticks=1).send(signal.SIGKILL)  # above the kernel's largest pid
 
 
 def test_marked_finds_descendants() -> None:

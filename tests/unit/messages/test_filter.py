@@ -10,9 +10,9 @@ import pytest
 from pika import data
 
 from broker_app.errors import SelectionError
-from broker_app.messages import Letter, Selection, parse_duration
+from broker_app.messages import MessageFilter, MessageSummary, parse_duration
 from broker_app.messages.pika_floats import keep_floats
-from broker_app.messages.scan import Delivery
+from broker_app.messages.scan import ScannedMessage
 from broker_app.messages.summary import MAX_SHOWN_CHARACTERS, read_letter
 from broker_app.queues.dead_letters import AT_HEADER, REASON_HEADER
 from broker_app.queues.headers import PUBLISHED_AT_HEADER
@@ -20,10 +20,10 @@ from broker_app.queues.headers import PUBLISHED_AT_HEADER
 NOW = 1_000_000.0
 
 
-def letter(body: bytes = b"", **headers: Any) -> Letter:
+def letter(body: bytes = b"", **headers: Any) -> MessageSummary:
     """Return what a message with these headers says, at `NOW`."""
     properties = pika.BasicProperties(headers={name.replace("__", "-"): value for name, value in headers.items()})
-    delivery = Delivery(1, 1, "default", is_redelivered=False, properties=properties, body=body)
+    delivery = ScannedMessage(1, 1, "default", is_redelivered=False, properties=properties, body=body)
     return read_letter(delivery, NOW, "eu.delay.")
 
 
@@ -52,22 +52,22 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("selection", "passes"),
     [
-        (Selection(), True),
-        (Selection(tasks=("shop.*",)), True),
-        (Selection(tasks=("Shop.*", "other")), False),
-        (Selection(ids=frozenset({"one"})), True),
-        (Selection(ids=frozenset({"two"})), False),
-        (Selection(reasons=("fail*",)), True),
-        (Selection(reasons=("rejected",)), False),
-        (Selection(older_than_seconds=100), True),
-        (Selection(older_than_seconds=101), False),
-        (Selection(newer_than_seconds=100), False),
-        (Selection(newer_than_seconds=101), True),
-        (Selection(tasks=("shop.*",), ids=frozenset({"two"})), False),
+        (MessageFilter(), True),
+        (MessageFilter(tasks=("shop.*",)), True),
+        (MessageFilter(tasks=("Shop.*", "other")), False),
+        (MessageFilter(ids=frozenset({"one"})), True),
+        (MessageFilter(ids=frozenset({"two"})), False),
+        (MessageFilter(reasons=("fail*",)), True),
+        (MessageFilter(reasons=("rejected",)), False),
+        (MessageFilter(older_than_seconds=100), True),
+        (MessageFilter(older_than_seconds=101), False),
+        (MessageFilter(newer_than_seconds=100), False),
+        (MessageFilter(newer_than_seconds=101), True),
+        (MessageFilter(tasks=("shop.*",), ids=frozenset({"two"})), False),
     ],
     ids=str,
 )
-def test_a_message_must_pass_all_filters(selection: Selection, *, passes: bool) -> None:
+def test_a_message_must_pass_all_filters(selection: MessageFilter, *, passes: bool) -> None:
     """Each filter is judged by what the message says; a hundred seconds are old enough for a hundred."""
     headers = {"id": "one", "task": "shop.add", REASON_HEADER: "failed", AT_HEADER: NOW - 100}
     assert selection.matches(letter(**headers)) is passes
@@ -76,7 +76,7 @@ def test_a_message_must_pass_all_filters(selection: Selection, *, passes: bool) 
 @pytest.mark.parametrize("ages", [{"older_than_seconds": 0.0}, {"newer_than_seconds": 1e9}])
 def test_an_unknown_age_passes_no_filter_of_ages(ages: dict[str, float]) -> None:
     """What nobody noted is not guessed."""
-    assert not Selection(**ages).matches(letter())
+    assert not MessageFilter(**ages).matches(letter())
 
 
 def test_what_the_worker_noted_wins_over_the_broker() -> None:
@@ -93,8 +93,8 @@ def test_what_the_worker_noted_wins_over_the_broker() -> None:
     assert (both.reason, both.age_seconds) == ("failed", 5)
     brokers = letter(x__death=x_death, **published)
     assert (brokers.reason, brokers.age_seconds) == ("broker:delivery_limit", 50)
-    assert Selection(reasons=("delivery_limit",)).matches(brokers)
-    assert Selection(reasons=("broker:*",)).matches(brokers)
+    assert MessageFilter(reasons=("delivery_limit",)).matches(brokers)
+    assert MessageFilter(reasons=("broker:*",)).matches(brokers)
     alive = letter(x__death=x_death[:1], **published)
     assert (alive.reason, alive.age_seconds) == ("", 1_000)
 

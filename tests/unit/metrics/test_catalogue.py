@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from documents import ROOT
 
-from broker_app.metrics.catalogue import METRICS, Kind, Metric, Outcome, Refusal, Source
+from broker_app.metrics.catalogue import METRICS, Metric, MetricSource, MetricType, RefusalReason, TaskOutcome
 from broker_app.queues.dead_letters import DeadReason
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
@@ -71,10 +71,10 @@ metrics_scrape_seconds gauge
 def table() -> str:
     """Return the tables of the page."""
     titles = {
-        Source.PRODUCER: "Counted in producers",
-        Source.WORKER: "Counted in workers",
-        Source.BROKER: "Read from the broker",
-        Source.HOST: "Of the host",
+        MetricSource.PRODUCER: "Counted in producers",
+        MetricSource.WORKER: "Counted in workers",
+        MetricSource.BROKER: "Read from the broker",
+        MetricSource.HOST: "Of the host",
     }
     lines: list[str] = []
     for source, title in titles.items():
@@ -101,8 +101,8 @@ def test_the_names_are_frozen() -> None:
 
 def test_the_values_of_labels_are_frozen() -> None:
     """Nor do outcomes and reasons change."""
-    assert " ".join(Outcome) == "succeeded failed retried dead revoked timed_out"
-    assert " ".join(Refusal) == "routing no_route queue_full refused timeout unreachable"
+    assert " ".join(TaskOutcome) == "succeeded failed retried dead revoked timed_out"
+    assert " ".join(RefusalReason) == "routing no_route queue_full refused timeout unreachable"
     assert " ".join(DeadReason) == "failed timed_out rejected poisoned undecodable unknown_task"
 
 
@@ -110,15 +110,15 @@ def test_the_page_lists_every_metric() -> None:
     """docs/metrics.md shows each metric with type, labels and words as the program has them, and each outcome."""
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(), "run `.venv/bin/python tests/unit/metrics/test_catalogue.py`"
-    assert all(f"| `{outcome}` |" in text for outcome in Outcome)
+    assert all(f"| `{outcome}` |" in text for outcome in TaskOutcome)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
 def test_names_follow_prometheus(metric: Metric) -> None:
     """Counters end with _total and only they, times are seconds, labels are known and end with the node."""
     assert re.fullmatch(r"broker_app_[a-z_]+", metric.name)
-    assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
-    if metric.kind is Kind.HISTOGRAM:
+    assert metric.name.endswith("_total") == (metric.kind is MetricType.COUNTER)
+    if metric.kind is MetricType.HISTOGRAM:
         assert metric.name.endswith("_seconds")
     assert "node" not in metric.labels[:-1]
     assert "id" not in metric.labels

@@ -21,7 +21,7 @@ from broker_app.metrics.catalogue import (
     WAITED_SECONDS,
     WORKER_UP,
 )
-from broker_app.metrics.reader import Reader, Series
+from broker_app.metrics.reader import MetricsReader, Series
 from broker_app.metrics.recorder import MAX_LABEL_CHARACTERS, OTHER, Recorder, clean
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
@@ -40,7 +40,7 @@ def test_counters_of_all_processes_are_summed(tmp_path: Path) -> None:
     one.add(PUBLISHED, ("lopri", "a"))
     two.add(PUBLISHED, ("lopri", "a"), 2)
     two.add(PUBLISHED, ("lopri", "b"))
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert reading.numbers[Series(PUBLISHED, ("lopri", "a"))] == [3.0]
     assert reading.numbers[Series(PUBLISHED, ("lopri", "b"))] == [1.0]
     assert (reading.read, reading.unreadable) == (2, 0)
@@ -51,7 +51,7 @@ def test_a_nodes_numbers_carry_its_name(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, "node-a", "lopri@host")
     recorder.add(FINISHED, ("lopri", "a", "succeeded"))
     recorder.observe(RUN_SECONDS, ("lopri", "a"), 0.3)
-    numbers = Reader(tmp_path).read().numbers
+    numbers = MetricsReader(tmp_path).read().numbers
     assert numbers[Series(FINISHED, ("lopri", "a", "succeeded", "lopri@host"))] == [1.0]
     assert Series(RUN_SECONDS, ("lopri", "a"), BOUNDS_SECONDS) in numbers
 
@@ -66,7 +66,9 @@ def test_a_time_is_in_the_bucket_whose_bound_it_does_not_exceed(
     """Bounds are inclusive, what is longer than all is in +Inf, and a time before its start counts as none."""
     recorder = Recorder(tmp_path, "node", "n@h")
     recorder.observe(WAITED_SECONDS, ("default",), seconds)
-    *counts, total = Reader(tmp_path).read().numbers[Series(WAITED_SECONDS, ("default", "n@h"), BOUNDS_SECONDS)]
+    *counts, total = (
+        MetricsReader(tmp_path).read().numbers[Series(WAITED_SECONDS, ("default", "n@h"), BOUNDS_SECONDS)]
+    )
     assert counts.index(1.0) == bucket
     assert sum(counts) == 1.0
     assert total == max(0.0, seconds)
@@ -85,7 +87,7 @@ def test_threads_lose_no_count(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Reader(tmp_path).read().numbers[Series(PUBLISHED, ("default", "a"))] == [40_000.0]
+    assert MetricsReader(tmp_path).read().numbers[Series(PUBLISHED, ("default", "a"))] == [40_000.0]
 
 
 def test_a_forked_child_counts_for_itself(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_forked_child_counts_for_itself(tmp_path: Path) -> None:
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     recorder.add(PUBLISHED, ("default", "a"), 100)
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert reading.numbers[Series(PUBLISHED, ("default", "a"))] == [111.0]
     assert reading.read == 2
 
@@ -111,7 +113,7 @@ def test_a_restarted_node_counts_on(tmp_path: Path) -> None:
     end(first)
     second = Recorder(tmp_path, "node", "n@h")
     second.add(FINISHED, ("default", "a", "succeeded"))
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert reading.numbers[Series(FINISHED, ("default", "a", "succeeded", "n@h"))] == [6.0]
     assert reading.live[Series(SLOTS, ("default", "n@h"))] == [0.0]
     assert reading.read == 1
@@ -124,7 +126,7 @@ def test_a_node_that_ended_is_down_and_keeps_its_counts(tmp_path: Path) -> None:
     recorder.set(WORKER_UP, ("default",), time.time())
     recorder.set(SLOTS, ("default",), 8)
     end(recorder)
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert reading.live[Series(WORKER_UP, ("default", "n@h"))] == [0.0]
     assert Series(SLOTS, ("default", "n@h")) not in reading.live
     assert reading.numbers[Series(PUBLISHED, ("default", "a"))] == [1.0]
@@ -139,7 +141,7 @@ def test_a_node_that_is_gone_for_a_day_is_forgotten(tmp_path: Path) -> None:
     long_ago = time.time() - reading_module.FORGET_SECONDS - 1
     for path in tmp_path.iterdir():
         os.utime(path, (long_ago, long_ago))
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert [path.name for path in tmp_path.iterdir()] == ["node-there.0.metrics"]
     assert Series(FINISHED, ("default", "a", "succeeded", "there@h")) in reading.numbers
     assert (tmp_path / "node-there.0.metrics").stat().st_mtime > long_ago + 1
@@ -172,7 +174,7 @@ def test_hostile_names_become_harmless_labels(tmp_path: Path, name: str, label: 
     recorder = Recorder(tmp_path, "producer")
     assert clean(name) == label
     recorder.add(PUBLISHED, ("default", recorder.task(name)))
-    assert Reader(tmp_path).read().numbers[Series(PUBLISHED, ("default", label))] == [1.0]
+    assert MetricsReader(tmp_path).read().numbers[Series(PUBLISHED, ("default", label))] == [1.0]
 
 
 def test_a_damaged_file_is_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,7 +182,7 @@ def test_a_damaged_file_is_counted_and_told_once(tmp_path: Path, caplog: pytest.
     Recorder(tmp_path, "producer").add(PUBLISHED, ("default", "a"))
     (tmp_path / "node.0.metrics").write_bytes(b"something else, and long enough")
     (tmp_path / "notes.txt").write_text("no metrics")
-    reader = Reader(tmp_path)
+    reader = MetricsReader(tmp_path)
     with caplog.at_level(logging.WARNING):
         readings = [reader.read() for _ in range(3)]
     assert {(reading.read, reading.unreadable) for reading in readings} == {(1, 1)}
@@ -191,7 +193,7 @@ def test_a_damaged_file_is_counted_and_told_once(tmp_path: Path, caplog: pytest.
 def test_a_key_that_is_no_json_is_a_damaged_file(tmp_path: Path) -> None:
     """A file whose keys are not ours is passed over like any other damaged one."""
     storage.MetricFile.take(tmp_path, "node").cells(b"\xff\xfe", 1)
-    assert Reader(tmp_path).read().unreadable == 1
+    assert MetricsReader(tmp_path).read().unreadable == 1
 
 
 def test_metrics_of_another_version_are_passed_over(tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ def test_metrics_of_another_version_are_passed_over(tmp_path: Path) -> None:
         file.cells(key, 1)
     view, index = file.cells(b'["broker_app_publish_confirm_seconds",["default"],[1.0,2.0]]', 4)
     view[index] = 5.0
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert [(series.bounds, values) for series, values in reading.numbers.items()] == [
         ((1.0, 2.0), [5.0, 0.0, 0.0, 0.0])
     ]
@@ -220,7 +222,7 @@ def test_a_folder_that_cannot_be_made_costs_no_work(tmp_path: Path, caplog: pyte
             recorder.observe(WAITED_SECONDS, ("default",), 1.0)
     assert len(caplog.records) == 1
     assert "metrics of this process are not" in caplog.text
-    reading = Reader(tmp_path / "metrics" / "app").read()
+    reading = MetricsReader(tmp_path / "metrics" / "app").read()
     assert (reading.read, bool(reading.problem)) == (0, True)
 
 
@@ -230,13 +232,13 @@ def test_series_that_find_no_room_are_told(tmp_path: Path, monkeypatch: pytest.M
     recorder = Recorder(tmp_path, "producer", max_tasks=10_000)
     for number in range(2_000):
         recorder.add(PUBLISHED, ("default", recorder.task(f"task-{number}")))
-    reading = Reader(tmp_path).read()
+    reading = MetricsReader(tmp_path).read()
     assert len(reading.numbers) + reading.live[Series(DROPPED_SERIES, ())][0] == 2_000
 
 
 def test_a_reader_sees_what_came_since(tmp_path: Path) -> None:
     """A reader that has read a file before sees its new numbers, new series, and a file that was begun anew."""
-    reader, recorder = Reader(tmp_path), Recorder(tmp_path, "producer")
+    reader, recorder = MetricsReader(tmp_path), Recorder(tmp_path, "producer")
     recorder.add(PUBLISHED, ("default", "a"))
     reader.read()
     recorder.add(PUBLISHED, ("default", "a"))
@@ -259,6 +261,6 @@ def test_a_file_that_is_cut_short_is_restored_and_told_once(
         damage(tmp_path / "producer.0.metrics")
         recorder.add(PUBLISHED, ("default", "task"))
         recorder.add(PUBLISHED, ("default", "task"))
-        (series,) = (one for one in Reader(tmp_path).read().numbers.items() if one[0].metric is PUBLISHED)
+        (series,) = (one for one in MetricsReader(tmp_path).read().numbers.items() if one[0].metric is PUBLISHED)
         assert series[1] == [1.0 + 2 * number]
         assert caplog.text.count("is written anew") == number

@@ -16,8 +16,8 @@ from broker_app.metrics.catalogue import (
     SCRAPE_SECONDS,
     SLOTS,
     WAITED_SECONDS,
-    Kind,
-    Outcome,
+    MetricType,
+    TaskOutcome,
 )
 from broker_app.metrics.reader import Numbers, Series
 from broker_app.monitoring.exposition import render
@@ -95,7 +95,7 @@ def test_a_large_host_is_small_and_quick_to_tell() -> None:
     queues, tasks = [f"queue-{n}" for n in range(10)], [f"shop.tasks.some_task_{n}" for n in range(100)]
     numbers: Numbers = {}
     for metric in METRICS.values():
-        if metric.kind is Kind.HISTOGRAM and "node" in metric.labels:
+        if metric.kind is MetricType.HISTOGRAM and "node" in metric.labels:
             for n in range(20):
                 numbers[Series(metric, (queues[n % 10], f"{queues[n % 10]}+{n}@host"), BOUNDS_SECONDS)] = [1.0] * (
                     BUCKETS + 2
@@ -103,7 +103,7 @@ def test_a_large_host_is_small_and_quick_to_tell() -> None:
     for n, task in enumerate(tasks):
         numbers[Series(RUN_SECONDS, (queues[n % 10], task), BOUNDS_SECONDS)] = [1.0] * (BUCKETS + 2)
         for node in range(2):
-            for outcome in Outcome:
+            for outcome in TaskOutcome:
                 labels = (queues[n % 10], task, outcome.value, f"{queues[n % 10]}+{node}@host")
                 numbers[Series(FINISHED, labels)] = [1.0]
     started = time.process_time()

@@ -20,15 +20,15 @@ from waiting import wait_until
 
 from broker_app.errors import MetricsError
 from broker_app.monitoring import http_server as server_module
-from broker_app.monitoring.broker_cache import BrokerWatch
+from broker_app.monitoring.broker_cache import BrokerCache
 from broker_app.monitoring.broker_reader import BrokerNumbers
 from broker_app.monitoring.http_server import (
     MAX_BODY_BYTES,
     MAX_REQUESTS,
+    HttpRequest,
+    HttpResponse,
+    HttpRoute,
     MetricsServer,
-    Request,
-    Response,
-    Route,
     as_json,
 )
 from broker_app.monitoring.targets import found_targets, targets
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def fail(_: Request) -> Response:
+def fail(_: HttpRequest) -> HttpResponse:
     """Do what no page should."""
     raise ValueError("secret details")
 
 
 ROUTES = {
-    "/metrics": Route(lambda _: Response("numbers\n")),
-    "/live": Route(lambda _: Response("live\n"), is_open=True),
-    "/json": Route(
+    "/metrics": HttpRoute(lambda _: HttpResponse("numbers\n")),
+    "/live": HttpRoute(lambda _: HttpResponse("live\n"), is_open=True),
+    "/json": HttpRoute(
         lambda request: as_json({"query": dict(request.query), "body": len(request.body)}), ("GET", "POST")
     ),
-    "/fail": Route(fail),
+    "/fail": HttpRoute(fail),
 }
 
 
 @contextmanager
-def serving(routes: dict[str, Route] | None = None, **settings: Any) -> Iterator[MetricsServer]:
+def serving(routes: dict[str, HttpRoute] | None = None, **settings: Any) -> Iterator[MetricsServer]:
     """Run a server on a free port for the length of a block."""
     server = MetricsServer(MetricsSettings(port=0, **settings))
     thread = threading.Thread(target=server.serve, args=(routes or ROUTES,))
@@ -298,7 +298,7 @@ def test_the_broker_is_read_once_for_many_who_ask() -> None:
         reads.append(1)
         return BrokerNumbers(is_up=True)
 
-    watch = BrokerWatch(read, cache_seconds=60, timeout_seconds=5)
+    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=5)
     threads = [threading.Thread(target=watch.numbers) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -318,7 +318,7 @@ def test_nobody_waits_long_for_a_broker_that_hangs() -> None:
         release.wait(5)
         return BrokerNumbers(is_up=True)
 
-    watch = BrokerWatch(read, cache_seconds=60, timeout_seconds=0.05)
+    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=0.05)
     started = time.monotonic()
     for _ in range(3):
         numbers, _age = watch.numbers()
@@ -337,7 +337,7 @@ def test_a_reading_that_fails_is_a_broker_that_is_not_up(caplog: pytest.LogCaptu
     def read() -> BrokerNumbers:
         raise RuntimeError("unforeseen")
 
-    watch = BrokerWatch(read, cache_seconds=60, timeout_seconds=5)
+    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=5)
     assert not watch.numbers()[0].is_up
     assert "unforeseen" in caplog.text
     watch.close()

@@ -14,7 +14,7 @@ from broker_app.cli import main
 from broker_app.errors import FleetError
 from broker_app.fleet.state import FleetState
 from broker_app.monitoring.probes import Probe, judge, probe
-from broker_app.worker.heartbeat_file import Sign
+from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,18 +42,18 @@ def write(app: BrokerApp, node: str, **changed: Any) -> None:
 @pytest.mark.parametrize(
     ("sign", "is_live", "is_ready", "words"),
     [
-        (Sign(1, 0.5, 1.0, ("lopri",)), True, True, "ready, consumes lopri"),
-        (Sign(1, 0.5, 1.0, ("default",), ("lopri",)), True, True, "ready, consumes default, lopri (paused)"),
-        (Sign(1, 0.5, 1.0, (), ("lopri",)), True, True, "ready, consumes lopri (paused)"),
-        (Sign(1, 0.5, 1.0, ()), True, False, "consumes nothing: it starts, or ends"),
-        (Sign(1, 0.5, 31.0, ("lopri",)), False, False, "has not heard from the broker for 31 s"),
-        (Sign(1, 0.5, None, ()), False, False, "has not heard from the broker yet"),
-        (Sign(1, 15.0, 1.0, ("lopri",)), False, False, "its loop has not turned for 15 s"),
+        (Heartbeat(1, 0.5, 1.0, ("lopri",)), True, True, "ready, consumes lopri"),
+        (Heartbeat(1, 0.5, 1.0, ("default",), ("lopri",)), True, True, "ready, consumes default, lopri (paused)"),
+        (Heartbeat(1, 0.5, 1.0, (), ("lopri",)), True, True, "ready, consumes lopri (paused)"),
+        (Heartbeat(1, 0.5, 1.0, ()), True, False, "consumes nothing: it starts, or ends"),
+        (Heartbeat(1, 0.5, 31.0, ("lopri",)), False, False, "has not heard from the broker for 31 s"),
+        (Heartbeat(1, 0.5, None, ()), False, False, "has not heard from the broker yet"),
+        (Heartbeat(1, 15.0, 1.0, ("lopri",)), False, False, "its loop has not turned for 15 s"),
         (None, False, False, "gives no sign of life"),
     ],
 )
 def test_what_is_live_and_what_is_ready(
-    sign: Sign | None,
+    sign: Heartbeat | None,
     is_live: bool,  # noqa: FBT001 - a case
     is_ready: bool,  # noqa: FBT001
     words: str,

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_app.publishing.bulk.argsrepr import shown
-from broker_app.publishing.bulk.item import Item
-from broker_app.publishing.bulk.template import VARYING, Mould, float_value, text_value
-from broker_app.publishing.message import Outgoing
+from broker_app.publishing.bulk.item import BulkItem
+from broker_app.publishing.bulk.template import VARYING, Template, float_value, text_value
+from broker_app.publishing.message import OutgoingMessage
 from broker_app.queues import Delay, QueueSpec
 from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 from broker_app.wire import frames
@@ -28,7 +28,7 @@ VALUES = st.recursive(
 SPEC = QueueSpec("default")
 
 
-def outgoing(**properties: Any) -> Outgoing:
+def outgoing(**properties: Any) -> OutgoingMessage:
     """Return a message as Celery makes them."""
     headers = {
         "lang": "py",
@@ -53,7 +53,7 @@ def outgoing(**properties: Any) -> Outgoing:
         "correlation_id": "1",
         "reply_to": "",
     }
-    return Outgoing("shop.add", "1", SPEC, Delay((), 0.0), "tasks", "default", b"[]", values | properties)
+    return OutgoingMessage("shop.add", "1", SPEC, Delay((), 0.0), "tasks", "default", b"[]", values | properties)
 
 
 def properties_of(encoded: bytes) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_a_message_is_read_back_as_it_was_written(body: bytes, frame_max: int) -
     """However many frames its body takes."""
     one = outgoing()
     one.body = body
-    item = Item(
+    item = BulkItem(
         0,
         one.task,
         one.task_id,
@@ -106,7 +106,7 @@ def test_a_message_is_read_back_as_it_was_written(body: bytes, frame_max: int) -
 def test_a_mould_puts_in_what_is_a_messages_own(task_id: str, moment: float) -> None:
     """The varying headers and the correlation id are the message's, all else is that of the first."""
     first = outgoing(priority=3)
-    mould = Mould(first, SPEC, {})
+    mould = Template(first, SPEC, {})
     own = dict.fromkeys(VARYING, text_value(None)) | {
         "id": text_value(task_id),
         "argsrepr": text_value("(2,)"),
@@ -130,7 +130,7 @@ def test_a_root_that_is_another_task_stays() -> None:
     first = outgoing()
     first.properties["application_headers"]["root_id"] = "the root"
     own = dict.fromkeys(VARYING, text_value(None)) | {"id": text_value("2")}
-    found = properties_of(Mould(first, SPEC, {}).properties(own, "2"))
+    found = properties_of(Template(first, SPEC, {}).properties(own, "2"))
     assert found["application_headers"]["root_id"] == "the root"
 
 

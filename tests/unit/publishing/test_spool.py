@@ -12,44 +12,44 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker_app.errors import SpoolError, SpoolFull
-from broker_app.publishing.spool.store import FILE_NAME, Spooled, Store
+from broker_app.publishing.spool.store import FILE_NAME, SpooledMessage, SpoolFile
 from broker_app.queues import split_rest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def message(task_id: str = "1", body: bytes = b"[]", *, maybe_taken: bool = False) -> Spooled:
+def message(task_id: str = "1", body: bytes = b"[]", *, maybe_taken: bool = False) -> SpooledMessage:
     """Return a message for the spool."""
-    return Spooled(
+    return SpooledMessage(
         0, "shop.add", task_id, "default", "tasks", "default", 0.0, time.time(), maybe_taken, b"p", body
     )
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> SpoolFile:
     """Return a spool in a folder that is not there yet."""
-    return Store(tmp_path / "state", max_messages=10, max_bytes=1_000)
+    return SpoolFile(tmp_path / "state", max_messages=10, max_bytes=1_000)
 
 
-def ids(store: Store) -> list[str]:
+def ids(store: SpoolFile) -> list[str]:
     """Return the ids of what waits, in order."""
     return [one.task_id for one in store.first(100)]
 
 
-def test_nothing_is_made_before_something_is_spooled(store: Store) -> None:
+def test_nothing_is_made_before_something_is_spooled(store: SpoolFile) -> None:
     """To look into an empty spool makes no file."""
     assert not store.has_waiting()
     assert store.status().waiting == 0
     assert not store.file.parent.exists()
 
 
-def test_messages_stay_in_order_and_whole(store: Store) -> None:
+def test_messages_stay_in_order_and_whole(store: SpoolFile) -> None:
     """What comes out is what went in, the first first, also for the next process."""
     for name in "abc":
         store.add(message(name, body=name.encode(), maybe_taken=name == "b"))
     store.close()
-    again = Store(store.file.parent, 10, 1_000)
+    again = SpoolFile(store.file.parent, 10, 1_000)
     assert [(one.task_id, one.body, bool(one.maybe_taken)) for one in again.first(2)] == [
         ("a", b"a", False),
         ("b", b"b", True),
@@ -58,7 +58,7 @@ def test_messages_stay_in_order_and_whole(store: Store) -> None:
     assert ids(store) == ["b", "c"]
 
 
-def test_its_bounds_hold(store: Store) -> None:
+def test_its_bounds_hold(store: SpoolFile) -> None:
     """By number and by size; what was taken out makes room."""
     for n in range(10):
         store.add(message(str(n)))
@@ -71,7 +71,7 @@ def test_its_bounds_hold(store: Store) -> None:
     assert ids(store) == ["large"]
 
 
-def test_what_was_refused_stands_aside(store: Store) -> None:
+def test_what_was_refused_stands_aside(store: SpoolFile) -> None:
     """It is not sent, it is counted with its reason, and waits again in its old place when somebody says so."""
     for name in "abc":
         store.add(message(name))
@@ -83,7 +83,7 @@ def test_what_was_refused_stands_aside(store: Store) -> None:
     assert ids(store) == ["a", "b", "c"]
 
 
-def test_only_its_owner_may_read_it(store: Store) -> None:
+def test_only_its_owner_may_read_it(store: SpoolFile) -> None:
     """Arguments are in it."""
     store.add(message())
     assert stat.S_IMODE(store.file.stat().st_mode) == 0o600
@@ -91,7 +91,7 @@ def test_only_its_owner_may_read_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 500, b"SQLite format 3\0" + b"\xff" * 8_000])
-def test_a_damaged_file_is_moved_aside(store: Store, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+def test_a_damaged_file_is_moved_aside(store: SpoolFile, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     """Nothing is thrown away: one line says where it is, and a new spool is begun."""
     store.file.parent.mkdir()
     store.file.write_bytes(content)
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_moved_aside(store: Store, caplog: pytest.LogCaptureFi
     assert [record.getMessage().count(str(aside)) for record in caplog.records] == [1]
 
 
-def test_damage_that_shows_later_is_moved_aside(store: Store) -> None:
+def test_damage_that_shows_later_is_moved_aside(store: SpoolFile) -> None:
     """The call that meets it fails with the file's name, and the next one begins anew."""
     for n in range(9):
         store.add(message(str(n), b"x" * 90))
@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """The error names the file and the reason."""
     (tmp_path / "state").write_text("a file")
     with pytest.raises(SpoolError, match="state"):
-        Store(tmp_path / "state", 10, 1_000).add(message())
+        SpoolFile(tmp_path / "state", 10, 1_000).add(message())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker_app.queues import InvalidQueueName, QueueType
-from broker_app.queues.holding import Holding, held_target, lock_name
+from broker_app.queues.holding import HoldingQueue, held_target, lock_name
 from broker_app.queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES, check_queue_name
 
 
@@ -13,7 +13,7 @@ from broker_app.queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES
 def test_a_holding_queue_is_known_by_its_name(prefix: str) -> None:
     """From its name follows whose it is, with the prefix before both; other names are none."""
     for target in (f"{prefix}lopri", f"{prefix}lopri.dead", f"{prefix}tasks.unrouted"):
-        holding = Holding(target, prefix)
+        holding = HoldingQueue(target, prefix)
         assert holding.name.startswith(f"{prefix}tasks.moving.")
         assert held_target(holding.name, prefix) == target
         assert held_target(target, prefix) is None
@@ -23,10 +23,10 @@ def test_a_holding_queue_is_known_by_its_name(prefix: str) -> None:
 def test_the_longest_name_fits() -> None:
     """The dead letters of a queue with the longest name have a holding queue that AMQP can name."""
     dead = "q" * MAX_QUEUE_NAME_BYTES + ".dead"
-    assert len(Holding(dead).name.encode()) <= AMQP_SHORT_STRING_BYTES
+    assert len(HoldingQueue(dead).name.encode()) <= AMQP_SHORT_STRING_BYTES
 
 
-@pytest.mark.parametrize("name", [Holding("lopri").name, lock_name("")])
+@pytest.mark.parametrize("name", [HoldingQueue("lopri").name, lock_name("")])
 def test_no_queue_of_the_settings_has_such_a_name(name: str) -> None:
     """Holding queue and lock cannot be meant by anybody else."""
     with pytest.raises(InvalidQueueName):
@@ -36,7 +36,7 @@ def test_no_queue_of_the_settings_has_such_a_name(name: str) -> None:
 @pytest.mark.parametrize("kind", QueueType)
 def test_it_refuses_rather_than_drops(kind: QueueType) -> None:
     """A full one refuses, it sorts nothing, and a quorum one has no limit of looks that could drop a message."""
-    arguments = Holding("lopri").queue(kind).queue_arguments
+    arguments = HoldingQueue("lopri").queue(kind).queue_arguments
     assert arguments["x-overflow"] == "reject-publish"
     assert "x-max-priority" not in arguments
     assert ("x-delivery-limit" in arguments) == (kind is QueueType.QUORUM)

@@ -13,7 +13,7 @@ from broker_app.errors import FleetError
 from broker_app.fleet.state import FleetState
 from broker_app.metrics.storage import MetricFile
 from broker_app.settings.private_files import make_private_folder, open_private, write_private
-from broker_app.worker.heartbeat_file import Pulse, Sign
+from broker_app.worker.heartbeat_file import Heartbeat, HeartbeatFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,10 +103,10 @@ def test_counts_and_results_are_private(tmp_path: Path, monkeypatch: pytest.Monk
 def test_signs_of_life_beside_a_pid_file_in_tmp(tmp_path: Path) -> None:
     """A worker whose pid file is in /tmp writes its signs of life beside it, but through no link."""
     tmp_path.chmod(0o1777)
-    Pulse(tmp_path / "worker.alive").beat(None, ["lopri"])
-    sign = Sign.read(tmp_path / "worker.alive")
+    HeartbeatFile(tmp_path / "worker.alive").beat(None, ["lopri"])
+    sign = Heartbeat.read(tmp_path / "worker.alive")
     assert sign is not None
     assert mode(tmp_path / "worker.alive") == 0o600
     (tmp_path / "other.alive").symlink_to(tmp_path / "target")
-    Pulse(tmp_path / "other.alive").beat(None, ["lopri"])
+    HeartbeatFile(tmp_path / "other.alive").beat(None, ["lopri"])
     assert not (tmp_path / "target").exists()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker_app.queues import QueueSpec, QueueType, work_queue
-from broker_app.topology.diff import Change, Kind, differences
+from broker_app.topology.diff import Difference, DifferenceKind, differences
 
 CLASSIC = work_queue(QueueSpec("lopri", type=QueueType.CLASSIC))
 
@@ -42,8 +42,8 @@ def test_each_difference_is_named(standing: dict[str, Any], told: str) -> None:
 
 def test_a_change_is_one_line() -> None:
     """What it is, what was found, what to do; what is not known is left out."""
-    assert str(Change(Kind.MISSING, "queue", "lopri")) == "missing  queue 'lopri'"
+    assert str(Difference(DifferenceKind.MISSING, "queue", "lopri")) == "missing  queue 'lopri'"
     assert (
-        str(Change(Kind.EXTRA, "queue", "old", "3 ready", "delete it"))
+        str(Difference(DifferenceKind.EXTRA, "queue", "old", "3 ready", "delete it"))
         == "extra    queue 'old': 3 ready; delete it"
     )

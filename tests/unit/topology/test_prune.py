@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from broker_app.broker.delay_lanes import TRUST_SECONDS, every
 from broker_app.queues import Lane, split_delay
 from broker_app.queues.delay import MAX_DELAY_SECONDS, parse_lane
-from broker_app.topology.prune import SHORTEST_HOP_SECONDS, Waits, removable
+from broker_app.topology.prune import SHORTEST_HOP_SECONDS, PruneTimeouts, removable
 
 LANES = every()
 
@@ -42,7 +42,7 @@ def test_lanes_of_the_same_unit_do_not_need_each_other() -> None:
 
 def test_the_waits_leave_time_to_declare_a_lane_again() -> None:
     """All waits from the first look on end before the first message can come out of a lane of a minute."""
-    waits = Waits()
+    waits = PruneTimeouts()
     assert waits.count + waits.declare + waits.settle + waits.trust < SHORTEST_HOP_SECONDS * 0.75
     assert waits.trust > TRUST_SECONDS
     assert waits.shortest_lane > waits.count + waits.declare + waits.settle

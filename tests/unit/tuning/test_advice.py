@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_app.cli.advise import _figures, _sentence
-from broker_app.tuning.advice import QueueLoad, Remedy, Verdict, advise
+from broker_app.tuning.advice import LoadVerdict, QueueLoad, Remedy, advise
 from broker_app.tuning.readable import shown_duration, shown_number
 
 CALM = QueueLoad(
@@ -52,23 +52,23 @@ def test_the_slots_needed_are_busy_to_80_per_cent(arrivals: float, run_seconds: 
 @pytest.mark.parametrize(
     ("changes", "verdict", "remedy"),
     [
-        ({}, Verdict.FITS, Remedy.NONE),
-        ({"busy_slots": 20.0}, Verdict.SHORT, Remedy.SLOTS),
-        ({"busy_slots": 20.0, "cpu_cores": None, "host_busy_cores": None}, Verdict.SHORT, Remedy.SLOTS),
-        ({"busy_slots": 20.0, "cpu_cores": 0.95}, Verdict.SHORT, Remedy.NODE),
-        ({"busy_slots": 20.0, "own_cores": 1.7, "host_busy_cores": 1.9}, Verdict.SHORT, Remedy.HOST),
-        ({"busy_slots": 20.0, "own_cores": 0.3, "host_busy_cores": 2.0}, Verdict.SHORT, Remedy.SLOTS),
-        ({"busy_slots": 20.0, "waiting": 500.0, "growth": -50.0}, Verdict.FITS, Remedy.NONE),
-        ({"is_paused": True, "starts": 0.0, "busy_slots": 0.0}, Verdict.PAUSED, Remedy.RESUME),
-        ({"waiting": 500.0, "growth": 50.0}, Verdict.SHORT, Remedy.FETCHING),
-        ({"waiting": 500.0, "growth": -50.0}, Verdict.FITS, Remedy.NONE),
-        ({"busy_slots": 3.0}, Verdict.IDLE, Remedy.FEWER),
-        ({"busy_slots": 15.0, "waiting": 500.0, "growth": -180.0}, Verdict.FITS, Remedy.NONE),
-        ({"slots": 0, "nodes": 0, "starts": 0.0, "busy_slots": 0.0}, Verdict.UNSERVED, Remedy.START),
-        ({"starts": 0.0, "busy_slots": 0.0}, Verdict.UNKNOWN, Remedy.NONE),
+        ({}, LoadVerdict.FITS, Remedy.NONE),
+        ({"busy_slots": 20.0}, LoadVerdict.SHORT, Remedy.SLOTS),
+        ({"busy_slots": 20.0, "cpu_cores": None, "host_busy_cores": None}, LoadVerdict.SHORT, Remedy.SLOTS),
+        ({"busy_slots": 20.0, "cpu_cores": 0.95}, LoadVerdict.SHORT, Remedy.NODE),
+        ({"busy_slots": 20.0, "own_cores": 1.7, "host_busy_cores": 1.9}, LoadVerdict.SHORT, Remedy.HOST),
+        ({"busy_slots": 20.0, "own_cores": 0.3, "host_busy_cores": 2.0}, LoadVerdict.SHORT, Remedy.SLOTS),
+        ({"busy_slots": 20.0, "waiting": 500.0, "growth": -50.0}, LoadVerdict.FITS, Remedy.NONE),
+        ({"is_paused": True, "starts": 0.0, "busy_slots": 0.0}, LoadVerdict.PAUSED, Remedy.RESUME),
+        ({"waiting": 500.0, "growth": 50.0}, LoadVerdict.SHORT, Remedy.FETCHING),
+        ({"waiting": 500.0, "growth": -50.0}, LoadVerdict.FITS, Remedy.NONE),
+        ({"busy_slots": 3.0}, LoadVerdict.IDLE, Remedy.FEWER),
+        ({"busy_slots": 15.0, "waiting": 500.0, "growth": -180.0}, LoadVerdict.FITS, Remedy.NONE),
+        ({"slots": 0, "nodes": 0, "starts": 0.0, "busy_slots": 0.0}, LoadVerdict.UNSERVED, Remedy.START),
+        ({"starts": 0.0, "busy_slots": 0.0}, LoadVerdict.UNKNOWN, Remedy.NONE),
     ],
 )
-def test_verdict_and_remedy(changes: dict[str, Any], verdict: Verdict, remedy: Remedy) -> None:
+def test_verdict_and_remedy(changes: dict[str, Any], verdict: LoadVerdict, remedy: Remedy) -> None:
     """Which queue is short or idle, and whether slots, a node or a host helps, follows from the figures."""
     advice = advise(replace(CALM, **changes))
 

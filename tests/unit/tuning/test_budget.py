@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from broker_app.tuning import Call, Effort, Load
+from broker_app.tuning import SampleCall, TaskLoad, TrialEffort
 from broker_app.tuning.budget import Budget, estimate, point_seconds
 from broker_app.tuning.load import SIMULATED_TASK
 from broker_app.tuning.sweep import busy_host
@@ -14,11 +14,11 @@ from broker_app.tuning.sweep import busy_host
 
 def test_longer_rounds_and_tasks_take_longer() -> None:
     """The estimate follows the length of a round and that of a simulated task."""
-    short = Load((Call(SIMULATED_TASK, (0.05, 0.0, 0.0)),))
-    slow = Load((Call(SIMULATED_TASK, (5.0, 1.0, 0.0)),))
-    assert 15 < point_seconds(short, Effort()) < 30
-    assert point_seconds(short, Effort(round_seconds=30)) > 100
-    assert point_seconds(slow, Effort()) > 60
+    short = TaskLoad((SampleCall(SIMULATED_TASK, (0.05, 0.0, 0.0)),))
+    slow = TaskLoad((SampleCall(SIMULATED_TASK, (5.0, 1.0, 0.0)),))
+    assert 15 < point_seconds(short, TrialEffort()) < 30
+    assert point_seconds(short, TrialEffort(round_seconds=30)) > 100
+    assert point_seconds(slow, TrialEffort()) > 60
 
 
 def test_more_pools_and_slots_take_longer() -> None:

@@ -8,26 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuned_points import points, usage
 
-from broker_app.tuning import Limits, Load, Plan, Tuning, parse_profile
+from broker_app.tuning import NodeLimits, SweepPlan, TaskLoad, TuningResult, parse_profile
 from broker_app.tuning.chart import HEIGHT, WIDTH, draw
-from broker_app.tuning.load import Call
+from broker_app.tuning.load import SampleCall
 from broker_app.tuning.recommendation import judge_pool, recommend
-from broker_app.tuning.scalability import Law
+from broker_app.tuning.scalability import ScalabilityCurve
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def tuning(highest: int = 64, rate: float = 20.0, run: float = 0.05, task: str | None = None) -> Tuning:
+def tuning(highest: int = 64, rate: float = 20.0, run: float = 0.05, task: str | None = None) -> TuningResult:
     """Return the outcome of a run with two pools."""
     slots = sorted({1, *(2**power for power in range(2, 15, 3) if 2**power < highest), highest})
-    law = Law(rate, 0.01, 0.0001)
+    law = ScalabilityCurve(rate, 0.01, 0.0001)
     results = [
-        judge_pool(points(law.throughput, slots, pool=pool, run=run, used=usage(memory=memory)), Limits(), highest)
+        judge_pool(
+            points(law.throughput, slots, pool=pool, run=run, used=usage(memory=memory)), NodeLimits(), highest
+        )
         for pool, memory in (("threads", 90), ("prefork", 800))
     ]
-    call = Call(task, ("<&>",)) if task else parse_profile("wait=50ms,jitter=20%")
-    plan = Plan("lopri", Load((call,)), ("threads", "prefork"))
-    return Tuning(plan, tuple(results), recommend(results, Limits(), 0.05))
+    call = SampleCall(task, ("<&>",)) if task else parse_profile("wait=50ms,jitter=20%")
+    plan = SweepPlan("lopri", TaskLoad((call,)), ("threads", "prefork"))
+    return TuningResult(plan, tuple(results), recommend(results, NodeLimits(), 0.05))
 
 
 @settings(max_examples=8)

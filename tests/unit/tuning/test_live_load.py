@@ -9,27 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_app import BrokerApp
-from broker_app.tuning.live_load import TURNS, Observed, Ran, take_turns
-from broker_app.tuning.load import Load
+from broker_app.tuning.live_load import TURNS, ObservedLoad, ObservedTask, take_turns
+from broker_app.tuning.load import TaskLoad
 
 BOUNDS = (0.01, 0.02, 0.05, 0.1)
 counts = st.lists(st.integers(1, 10**9), min_size=1, max_size=5)
 
 
-def ran(name: str, count: int, seconds: float = 0.05) -> Ran:
+def ran(name: str, count: int, seconds: float = 0.05) -> ObservedTask:
     """Return a task that ran so often."""
-    return Ran(name, count, seconds, 0.2)
+    return ObservedTask(name, count, seconds, 0.2)
 
 
 def test_the_mean_of_a_histogram_is_exact() -> None:
     """It is the sum by the count; runs of one bucket have no spread that can be told."""
-    assert Ran.of("a", BOUNDS, (0, 0, 4, 0, 0, 0.12)) == Ran("a", 4, 0.03, 0.0)
+    assert ObservedTask.of("a", BOUNDS, (0, 0, 4, 0, 0, 0.12)) == ObservedTask("a", 4, 0.03, 0.0)
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=5, max_size=5).filter(any), st.floats(0, 1e6))
 def test_a_spread_is_a_share(numbers: list[int], total: float) -> None:
     """Whatever was counted, the jitter is what a simulated task takes, and the count is all of it."""
-    task = Ran.of("a", BOUNDS, (*numbers, total))
+    task = ObservedTask.of("a", BOUNDS, (*numbers, total))
 
     assert 0 <= task.jitter <= 1
     assert task.count == sum(numbers)
@@ -37,7 +37,7 @@ def test_a_spread_is_a_share(numbers: list[int], total: float) -> None:
 
 def test_a_wider_histogram_has_more_jitter() -> None:
     """Runs that lie in distant buckets differ more than those in two neighbours."""
-    near, far = (Ran.of("a", BOUNDS, numbers) for numbers in ((0, 5, 5, 0, 0, 0.3), (5, 0, 0, 5, 0, 0.4)))
+    near, far = (ObservedTask.of("a", BOUNDS, numbers) for numbers in ((0, 5, 5, 0, 0, 0.3), (5, 0, 0, 5, 0, 0.4)))
 
     assert near.jitter < far.jitter
 
@@ -63,10 +63,10 @@ def test_turns_are_spread() -> None:
 
 def test_a_task_that_ignores_its_result_is_simulated_so() -> None:
     """What storing costs is not taken for what the task computes."""
-    tasks = (Ran("kept", 1, 0.05, 0.0), Ran("ignored", 1, 0.05, 0.0, ignore_result=True))
-    observed = Observed("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
+    tasks = (ObservedTask("kept", 1, 0.05, 0.0), ObservedTask("ignored", 1, 0.05, 0.0, ignore_result=True))
+    observed = ObservedLoad("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
 
-    load = Load(observed.calls(0.0))
+    load = TaskLoad(observed.calls(0.0))
 
     made = list(islice(load.signatures(BrokerApp("workload", set_as_current=False), "lopri"), 2))
     assert [call.options.get("ignore_result", False) for call in made] == [False, True]
@@ -75,7 +75,7 @@ def test_a_task_that_ignores_its_result_is_simulated_so() -> None:
 def test_a_task_computes_no_longer_than_it_runs() -> None:
     """What a task computes in the mean is taken from what it waits, as far as there is any."""
     tasks = (ran("long", 1, 0.05), ran("short", 1, 0.001))
-    observed = Observed("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
+    observed = ObservedLoad("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
 
     calls = observed.calls(0.002)
 

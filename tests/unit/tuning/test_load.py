@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_app.errors import CallError, TuningError
-from broker_app.tuning.load import Load, parse_duration, parse_profile, simulate
-from broker_app.tuning.task_log import Record, Run, completed
+from broker_app.tuning.load import TaskLoad, parse_duration, parse_profile, simulate
+from broker_app.tuning.task_log import LoggedRun, TaskLog, completed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,8 +44,8 @@ def test_a_load_says_how_often_each_call_comes() -> None:
     """Calls that come several times in a turn are told once, with their share."""
     rare, often = parse_profile("cpu=5ms"), parse_profile("wait=1ms")
 
-    assert str(Load((rare, often))) == f"{rare}; {often}"
-    assert str(Load((often, rare, often))) == f"2 of 3 {often}; 1 of 3 {rare}"
+    assert str(TaskLoad((rare, often))) == f"{rare}; {often}"
+    assert str(TaskLoad((often, rare, often))) == f"2 of 3 {often}; 1 of 3 {rare}"
 
 
 def test_a_duration_needs_a_unit() -> None:
@@ -72,7 +72,7 @@ def test_slots_that_never_rest_are_counted_exactly(
 ) -> None:
     """Back-to-back runs of any length give slots / seconds in any window, where counting ends would not."""
     runs = [
-        Run(0.0, start, start + seconds)
+        LoggedRun(0.0, start, start + seconds)
         for slot in range(slots)
         for turn in range(-1, int(window / seconds) + 2)
         for start in [(turn + offset * slot / slots) * seconds]
@@ -83,14 +83,14 @@ def test_slots_that_never_rest_are_counted_exactly(
 
 def test_a_record_is_read_line_by_line(tmp_path: Path) -> None:
     """Half a line is left for the next look, and a task that failed stops the measurement with its words."""
-    record = Record(tmp_path / "record")
+    record = TaskLog(tmp_path / "record")
     with record.path.open("a") as file:
         file.write("ready\nran 1.0 2.0 3.0\nran 1.0 2.5")
         file.flush()
         record.read()
-        assert (record.is_ready, record.runs) == (True, [Run(1.0, 2.0, 3.0)])
+        assert (record.is_ready, record.runs) == (True, [LoggedRun(1.0, 2.0, 3.0)])
         file.write(" 3.5\nfailed shop.pay raised ValueError: no money\n")
         file.flush()
         with pytest.raises(TuningError, match=r"shop.pay raised ValueError: no money"):
             record.read()
-    assert record.runs[1:] == [Run(1.0, 2.5, 3.5)]
+    assert record.runs[1:] == [LoggedRun(1.0, 2.5, 3.5)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker_app.tuning.measurement import relative_error
 from broker_app.tuning.recommendation import CORNER
-from broker_app.tuning.scalability import Law, confidence, fit_law, misfit
+from broker_app.tuning.scalability import ScalabilityCurve, confidence, fit_law, misfit
 
 SLOTS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -23,7 +23,7 @@ SLOTS = (1, 2, 4, 8, 16, 32, 64)
 )
 def test_known_parameters_are_recovered(rate: float, contention: float, coherency: float) -> None:
     """From points without noise the fit finds the parameters that they were made with."""
-    law = Law(rate, contention, coherency)
+    law = ScalabilityCurve(rate, contention, coherency)
 
     found = fit_law({slots: law.throughput(slots) for slots in SLOTS})
 
@@ -49,7 +49,7 @@ def test_the_knee_is_the_fewest_slots_with_95_per_cent_of_the_best(
     contention: float, coherency: float, bound: int
 ) -> None:
     """It equals what trying every number of slots finds."""
-    law = Law(20.0, contention, coherency)
+    law = ScalabilityCurve(20.0, contention, coherency)
     curve = {slots: law.throughput(slots) for slots in range(1, bound + 1)}
     wanted = 0.95 * max(curve.values())
 
@@ -58,7 +58,7 @@ def test_the_knee_is_the_fewest_slots_with_95_per_cent_of_the_best(
 
 def test_confidence_holds_the_truth() -> None:
     """With rounds that scatter by three per cent the intervals hold the true parameters."""
-    law, dice = Law(20.0, 0.02, 0.0004), random.Random(1)  # noqa: S311 - noise, no secret
+    law, dice = ScalabilityCurve(20.0, 0.02, 0.0004), random.Random(1)  # noqa: S311 - noise, no secret
     rounds = {slots: [law.throughput(slots) * dice.gauss(1, 0.03) for _ in range(6)] for slots in SLOTS}
 
     sure = confidence(rounds, 64)
@@ -72,7 +72,7 @@ def test_confidence_holds_the_truth() -> None:
 def test_a_corner_is_a_misfit() -> None:
     """A hard limit, which the law rounds off, shows as a distance from the curve; a smooth curve does not."""
     corner = {slots: 20.0 * min(slots, 20) for slots in SLOTS}
-    smooth = {slots: Law(20.0, 0.02, 0.0).throughput(slots) for slots in SLOTS}
+    smooth = {slots: ScalabilityCurve(20.0, 0.02, 0.0).throughput(slots) for slots in SLOTS}
 
     assert misfit(fit_law(corner), corner) > CORNER
     assert misfit(fit_law(smooth), smooth) < 0.001

@@ -9,22 +9,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tuned_points import point, points, usage
 
-from broker_app.tuning.limits import Ceiling, Limits, ceiling
+from broker_app.tuning.limits import Ceiling, NodeLimits, ceiling
 from broker_app.tuning.recommendation import gain_of_prefetch, judge_pool, recommend
-from broker_app.tuning.scalability import Law
+from broker_app.tuning.scalability import ScalabilityCurve
 from broker_app.tuning.search import knee_of, next_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker_app.tuning.measurement import Point
+    from broker_app.tuning.measurement import Measurement
 
-NO_LIMITS = Limits()
+NO_LIMITS = NodeLimits()
 
 
-def search(rule: Callable[[int], Point], bound: int, limits: Limits = NO_LIMITS) -> dict[int, Point]:
+def search(
+    rule: Callable[[int], Measurement], bound: int, limits: NodeLimits = NO_LIMITS
+) -> dict[int, Measurement]:
     """Measure as the program does, with a rule in the place of workers."""
-    found: dict[int, Point] = {}
+    found: dict[int, Measurement] = {}
     while (slots := next_slots(found, bound, limits)) is not None:
         assert slots not in found
         found[slots] = rule(slots)
@@ -36,7 +38,7 @@ def search(rule: Callable[[int], Point], bound: int, limits: Limits = NO_LIMITS)
 @example(0.00390625, 0.001953125, 32)  # its top lies between 16 and 32, which are 5 % below it
 def test_the_search_finds_the_knee_of_any_law(contention: float, coherency: float, bound: int) -> None:
     """The recommendation has 95 % of the best of all numbers of slots, nearly, with few numbers tried."""
-    law = Law(20.0, contention, coherency)
+    law = ScalabilityCurve(20.0, contention, coherency)
 
     found = search(lambda slots: point(slots, law.throughput(slots)), bound)
 
@@ -59,7 +61,7 @@ def test_the_search_finds_a_corner(connections: int) -> None:
 
 def test_a_limit_is_kept_and_neared() -> None:
     """Of a curve that still rises the recommendation uses nearly what the limit allows, and no more."""
-    limits = Limits(memory_bytes=300 * 2**20)
+    limits = NodeLimits(memory_bytes=300 * 2**20)
 
     found = search(lambda slots: point(slots, 20.0 * slots, used=usage(memory=60 + 10 * slots)), 256, limits)
 
@@ -70,10 +72,10 @@ def test_a_limit_is_kept_and_neared() -> None:
 
 def test_limits_name_what_is_broken() -> None:
     """A point over several limits names each; one within them none."""
-    limits = Limits(memory_bytes=2**20, connections=8, latency_seconds=0.1)
+    limits = NodeLimits(memory_bytes=2**20, connections=8, latency_seconds=0.1)
 
     assert limits.broken_by(point(16, 1.0, latency=0.2)) == "memory, connections, latency"
-    assert Limits(2**40, 16, 0.2).broken_by(point(16, 1.0, latency=0.2)) == ""
+    assert NodeLimits(2**40, 16, 0.2).broken_by(point(16, 1.0, latency=0.2)) == ""
 
 
 def test_nothing_is_recommended_on_noise() -> None:
@@ -89,7 +91,7 @@ def test_nothing_is_recommended_on_noise() -> None:
 
 def test_nothing_is_recommended_that_breaks_a_limit() -> None:
     """If not even one slot keeps the limits, that is said."""
-    limits = Limits(latency_seconds=0.01)
+    limits = NodeLimits(latency_seconds=0.01)
     result = judge_pool(points(lambda n: 20.0 * n, (1,), latency=0.05), limits, 64)
 
     found = recommend([result], limits, 0.05)
@@ -150,7 +152,7 @@ def test_a_curve_that_still_rises_has_no_limit_yet() -> None:
 
 def test_noise_beyond_a_limit_does_not_count() -> None:
     """A point that breaks a limit decides nothing, however uncertain it is; that it was faster is told."""
-    limits = Limits(connections=8)
+    limits = NodeLimits(connections=8)
     curve = points(lambda n: 20.0 * n, (1, 2, 4, 8)) | points(lambda n: 20.0 * n, (16,), noise=0.5)
 
     found = recommend([judge_pool(curve, limits, 16)], limits, 0.05)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.asynchronous import Hub
 
-from broker_app.wire.frame_reader import READ_BYTES, Intake
+from broker_app.wire.frame_reader import READ_BYTES, FrameReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ class _Line:
         self.channel = amqp.Channel(self.connection, 1)
         self.received: list[Any] = []
         self.channel._callbacks[spec.Basic.Deliver] = self._take
-        self._intake = Intake(self.connection, self.hub) if is_quick else None
+        self._intake = FrameReader(self.connection, self.hub) if is_quick else None
 
     def read(self) -> None:
         """Read all that was written."""

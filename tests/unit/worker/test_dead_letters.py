@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from kombu.message import Message
 
 from broker_app.queues import QueueSpec
-from broker_app.queues.dead_letters import DEAD_PREFIX, DeadReason, Death
+from broker_app.queues.dead_letters import DEAD_PREFIX, DeadLetterCause, DeadReason
 from broker_app.queues.headers import PUBLISHED_AT_HEADER
 from broker_app.worker import dead_letters
 from broker_app.worker.dead_letters import MAX_EXCEPTION_CHARACTERS, MAX_TRACEBACK_CHARACTERS, dead_letter
-from broker_app.worker.poison.crash_log import Suspects, key
+from broker_app.worker.poison.crash_log import CrashLog, key
 
 SPEC = QueueSpec("lopri", prefix="shop.")
-DEATH = Death(DeadReason.FAILED, ValueError("no such order"), "Traceback …")
+DEATH = DeadLetterCause(DeadReason.FAILED, ValueError("no such order"), "Traceback …")
 HEADERS = {"id": "an-id", "task": "shop.pay", PUBLISHED_AT_HEADER: 1.5, "customer": "7"}
 MAX_FRAME_BYTES = 131_072
 
@@ -105,7 +105,7 @@ def test_a_body_that_cannot_be_decompressed_stays_as_it_is() -> None:
 @given(st.text(st.characters(), max_size=3_000), st.text(st.characters(), max_size=20_000))
 def test_the_headers_are_text_and_small_whatever_was_raised(words: str, traceback: str) -> None:
     """AMQP carries all headers in one frame, as UTF-8."""
-    death = Death(DeadReason.FAILED, ValueError(words), traceback)
+    death = DeadLetterCause(DeadReason.FAILED, ValueError(words), traceback)
     headers = dead_letters.dead_headers(death, SPEC, "n")
     encoded = [headers[name].encode("utf-8") for name in headers if name != "broker_app_dead_at"]
     assert sum(map(len, encoded)) < MAX_FRAME_BYTES / 2
@@ -114,13 +114,13 @@ def test_the_headers_are_text_and_small_whatever_was_raised(words: str, tracebac
 
 def test_a_lone_surrogate_is_shown_by_its_number() -> None:
     """As in a file name of another system; UTF-8 cannot carry it."""
-    death = Death(DeadReason.FAILED, ValueError("\udce9"), "")
+    death = DeadLetterCause(DeadReason.FAILED, ValueError("\udce9"), "")
     assert dead_letters.dead_headers(death, SPEC, "n")["broker_app_dead_exception"] == "ValueError: \\udce9"
 
 
 def test_what_is_cut_is_the_end_of_the_words_and_the_beginning_of_the_traceback() -> None:
     """The last lines of a traceback say the most."""
-    death = Death(DeadReason.FAILED, ValueError("a" * 5_000), "b" * 20_000 + "end")
+    death = DeadLetterCause(DeadReason.FAILED, ValueError("a" * 5_000), "b" * 20_000 + "end")
     headers = dead_letters.dead_headers(death, SPEC, "n")
     assert len(headers["broker_app_dead_exception"]) == MAX_EXCEPTION_CHARACTERS
     assert len(headers["broker_app_dead_traceback"]) == MAX_TRACEBACK_CHARACTERS
@@ -136,32 +136,32 @@ def entry(message: str, start: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def suspects() -> Suspects:
+def suspects() -> CrashLog:
     """Return suspects that are read and not written."""
-    found = Suspects("", "n", None)  # type: ignore[arg-type] # nothing is written
+    found = CrashLog("", "n", None)  # type: ignore[arg-type] # nothing is written
     found.stream.on_read(True)  # noqa: FBT003 - a callback
     return found
 
 
-def test_the_first_start_is_not_written_down(suspects: Suspects) -> None:
+def test_the_first_start_is_not_written_down(suspects: CrashLog) -> None:
     """Who came back was started once, for all that is known."""
     assert suspects.starts(HEADERS) == 1
 
 
-def test_a_start_that_is_read_twice_counts_once(suspects: Suspects) -> None:
+def test_a_start_that_is_read_twice_counts_once(suspects: CrashLog) -> None:
     """After a lost connection the stream is read from its beginning again."""
     for start in ("one", "two", "one", "two"):
         suspects.stream.on_entry(entry(key(HEADERS), start))
     assert suspects.starts(HEADERS) == 3
 
 
-def test_a_retry_and_a_replayed_message_begin_anew(suspects: Suspects) -> None:
+def test_a_retry_and_a_replayed_message_begin_anew(suspects: CrashLog) -> None:
     """They have the id of the task, and were published later."""
     suspects.stream.on_entry(entry(key(HEADERS), "one"))
     assert suspects.starts(HEADERS | {PUBLISHED_AT_HEADER: 2.5}) == 1
 
 
-def test_the_brokers_count_stands_in_only_where_the_stream_cannot_be_read(suspects: Suspects) -> None:
+def test_the_brokers_count_stands_in_only_where_the_stream_cannot_be_read(suspects: CrashLog) -> None:
     """It counts neighbours too; without the stream it is all that there is."""
     headers = HEADERS | {"x-delivery-count": 4}
     assert suspects.starts(headers) == 1
@@ -169,7 +169,7 @@ def test_the_brokers_count_stands_in_only_where_the_stream_cannot_be_read(suspec
     assert suspects.starts(headers) == 4
 
 
-def test_a_start_that_its_worker_survived_does_not_count(suspects: Suspects) -> None:
+def test_a_start_that_its_worker_survived_does_not_count(suspects: CrashLog) -> None:
     """It is taken back by its worker; read again from the beginning, it stays so."""
     for _ in range(2):
         suspects.stream.on_entry(entry(key(HEADERS), "one"))
@@ -178,7 +178,7 @@ def test_a_start_that_its_worker_survived_does_not_count(suspects: Suspects) -> 
     assert suspects.starts(HEADERS) == 2
 
 
-def test_an_entry_that_says_nothing_is_none(suspects: Suspects) -> None:
+def test_an_entry_that_says_nothing_is_none(suspects: CrashLog) -> None:
     """The first reader of an empty stream writes one."""
     suspects.stream.on_entry({})
     assert suspects.starts(HEADERS) == 1

@@ -15,7 +15,7 @@ from documents import ROOT
 from broker_app.cli import main
 from broker_app.metrics.catalogue import METRICS
 from broker_app.monitoring.prometheus.dashboard import dashboard_text
-from broker_app.monitoring.prometheus.rule import Alert, Recording
+from broker_app.monitoring.prometheus.rule import AlertRule, RecordingRule
 from broker_app.monitoring.prometheus.rule_file import RUNBOOKS, groups, rules_text
 from broker_app.settings import QueueSettings, Settings, load_settings
 
@@ -26,15 +26,15 @@ SHIPPED = ROOT / "config" / "prometheus" / "rules.yml"
 DASHBOARD = ROOT / "config" / "grafana" / "dashboards" / "broker-app.json"
 
 
-def alerts(settings: Settings | None = None, job: str = "broker-app") -> Iterator[Alert]:
+def alerts(settings: Settings | None = None, job: str = "broker-app") -> Iterator[AlertRule]:
     """Yield the alerts of these settings."""
     for group in groups(settings or Settings(), job):
-        yield from (rule for rule in group.rules if isinstance(rule, Alert))
+        yield from (rule for rule in group.rules if isinstance(rule, AlertRule))
 
 
-def recordings(settings: Settings, job: str = "broker-app") -> list[Recording]:
+def recordings(settings: Settings, job: str = "broker-app") -> list[RecordingRule]:
     """Return what is recorded with these settings."""
-    return [rule for group in groups(settings, job) for rule in group.rules if isinstance(rule, Recording)]
+    return [rule for group in groups(settings, job) for rule in group.rules if isinstance(rule, RecordingRule)]
 
 
 def test_the_shipped_rules_are_those_of_the_shipped_settings() -> None:
@@ -55,7 +55,7 @@ def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
 
 
 @pytest.mark.parametrize("alert", list(alerts()), ids=lambda alert: f"{alert.name}{alert.window}")
-def test_an_alert_says_what_is_the_matter_and_what_to_do(alert: Alert) -> None:
+def test_an_alert_says_what_is_the_matter_and_what_to_do(alert: AlertRule) -> None:
     """Each alert has a severity, one line of summary, and a description in whole sentences."""
     assert alert.severity in {"critical", "warning"}
     assert "\n" not in alert.summary

@@ -13,8 +13,16 @@ from waiting import wait_until
 from broker_app.metrics.catalogue import FINISHED
 from broker_app.metrics.reader import Series
 from broker_app.monitoring.broker_reader import BrokerNumbers, QueueNumbers
-from broker_app.monitoring.status_page.document import MAX_NODES, About, document
-from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, Counts, History, Sample, Sampler, sample
+from broker_app.monitoring.status_page.document import MAX_NODES, PageContext, document
+from broker_app.monitoring.status_page.history import (
+    STEP_SECONDS,
+    STEPS,
+    History,
+    HistorySample,
+    QueueCounts,
+    Sampler,
+    sample,
+)
 from broker_app.monitoring.status_page.queues import Objective
 from broker_app.monitoring.status_page.waits import quantile, share_within
 from broker_app.queues.objectives import BOUNDS_SECONDS
@@ -31,10 +39,10 @@ OBJECTIVES = {
     "lopri": Objective(600.0, 99.0),
     "reports": None,
 }
-ABOUT = About("shop", "worker1", "1.2.3", OBJECTIVES, keeps_dead=frozenset({"default", "mail", "lopri"}))
+ABOUT = PageContext("shop", "worker1", "1.2.3", OBJECTIVES, keeps_dead=frozenset({"default", "mail", "lopri"}))
 
 
-def made(stories: dict[str, Story] | None = None, about: About = ABOUT, **state: Any) -> dict[str, Any]:
+def made(stories: dict[str, Story] | None = None, about: PageContext = ABOUT, **state: Any) -> dict[str, Any]:
     """Return the document of a state, as a browser has it."""
     stories = full() if stories is None else stories
     content = document(snapshot(stories, NOW, **state), samples(stories, NOW), about)
@@ -149,7 +157,10 @@ def test_hostile_names_are_made_visible() -> None:
 
 def test_a_count_that_shrinks_counts_nothing() -> None:
     """When the file of a process goes, what it had counted is no negative number of tasks."""
-    before, after = Sample(0.0, {"q": Counts(finished=9.0)}), Sample(15.0, {"q": Counts(finished=2.0)})
+    before, after = (
+        HistorySample(0.0, {"q": QueueCounts(finished=9.0)}),
+        HistorySample(15.0, {"q": QueueCounts(finished=2.0)}),
+    )
     assert after.since(before, "q").finished == 0.0
     assert after.since(before, "unknown").finished == 0.0
 
@@ -166,7 +177,7 @@ def test_the_history_is_bounded() -> None:
     """However long the server runs, it remembers a quarter of an hour."""
     history = History()
     for number in range(1_000):
-        history.add(Sample(float(number), {}))
+        history.add(HistorySample(float(number), {}))
     kept = history.samples()
     assert (len(kept), kept[0].at, kept[-1].at) == (STEPS + 1, 999.0 - STEPS, 999.0)
 
@@ -208,10 +219,12 @@ def test_the_share_that_was_in_time() -> None:
     assert share_within(BOUNDS_SECONDS, [0.0] * len(counts), 5.0) is None
 
 
-def at_rate(ready: Callable[[float], float], *, until: float = 300.0) -> list[Sample]:
+def at_rate(ready: Callable[[float], float], *, until: float = 300.0) -> list[HistorySample]:
     """Return samples of a queue, the last one now."""
     moments = [NOW - STEP_SECONDS * step for step in range(int(until / STEP_SECONDS), -1, -1)]
-    return [Sample(at, {"default": Counts(ready=int(ready(at - NOW + until)))}, at - 1.5) for at in moments]
+    return [
+        HistorySample(at, {"default": QueueCounts(ready=int(ready(at - NOW + until)))}, at - 1.5) for at in moments
+    ]
 
 
 @pytest.mark.parametrize(

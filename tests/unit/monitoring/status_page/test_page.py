@@ -14,9 +14,9 @@ from page_states import Told, quiet
 from pydantic import SecretStr, ValidationError
 
 from broker_app.errors import SelectionError
-from broker_app.monitoring.http_server import Request
-from broker_app.monitoring.status_page.actions import Wish, parse_queue, parse_wish
-from broker_app.monitoring.status_page.guard import TOKEN_HEADER, Guard
+from broker_app.monitoring.http_server import HttpRequest
+from broker_app.monitoring.status_page.actions import ActionRequest, parse_queue, parse_wish
+from broker_app.monitoring.status_page.guard import TOKEN_HEADER, RequestGuard
 from broker_app.monitoring.status_page.page import FILES
 from broker_app.settings import MetricsSettings
 
@@ -49,14 +49,14 @@ def ask(server: PageServer, path: str, body: Any = None, **headers: str) -> tupl
         connection.close()
 
 
-def guard(**settings: Any) -> Guard:
+def guard(**settings: Any) -> RequestGuard:
     """Return a guard of a server with these settings."""
-    return Guard(MetricsSettings(**settings))
+    return RequestGuard(MetricsSettings(**settings))
 
 
-def request(**headers: str) -> Request:
+def request(**headers: str) -> HttpRequest:
     """Return a request with these headers."""
-    return Request(
+    return HttpRequest(
         "GET", "/status.json", headers={name.replace("_", "-"): value for name, value in headers.items()}
     )
 
@@ -227,7 +227,7 @@ def test_a_queue_that_there_is_not_cannot_be_paused(server: PageServer) -> None:
 
 def test_a_wish_is_bounded() -> None:
     """All of them is a thousand at a time; of letters by their ids as many as there are ids."""
-    assert parse_wish(b'{"queue": "a", "all": true}') == Wish("a", None)
+    assert parse_wish(b'{"queue": "a", "all": true}') == ActionRequest("a", None)
     assert parse_wish(b'{"queue": "a", "all": true}').selection.limit == 1_000
     chosen = parse_wish(b'{"queue": "a", "ids": ["x", "y"]}').selection
     assert (chosen.ids, chosen.limit) == (frozenset({"x", "y"}), 2)

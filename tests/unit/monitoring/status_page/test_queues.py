@@ -6,37 +6,45 @@ from typing import Any
 
 import pytest
 
-from broker_app.monitoring.status_page.queues import Fleet, Level, Objective, Queue, reasons, summary, verdict
+from broker_app.monitoring.status_page.queues import (
+    FleetSummary,
+    Objective,
+    QueueSummary,
+    Severity,
+    reasons,
+    summary,
+    verdict,
+)
 from broker_app.monitoring.status_page.shown import shown, shown_end
 
 FIVE = Objective(5.0, 99.0)
 
 
-def queue(name: str = "mail", **more: Any) -> Queue:
+def queue(name: str = "mail", **more: Any) -> QueueSummary:
     """Return a queue with an objective on which all is well, but for what is said."""
     well: dict[str, Any] = {"objective": FIVE, "wait": 0.1, "ready": 0, "running": 0, "dead": 0, "consumers": 1}
-    return Queue(name, **(well | more))
+    return QueueSummary(name, **(well | more))
 
 
 @pytest.mark.parametrize(
     ("state", "level", "word"),
     [
-        ({}, Level.GOOD, "on time"),
-        ({"objective": None}, Level.QUIET, "no objective"),
-        ({"wait": 5.0}, Level.WARN, "close"),
-        ({"wait": 5.1}, Level.BAD, "late"),
-        ({"wait": 5.1, "objective": None}, Level.QUIET, "no objective"),
-        ({"wait": None, "ready": None, "consumers": None}, Level.QUIET, "unknown"),
-        ({"ready": 3, "consumers": 0}, Level.BAD, "stuck"),
-        ({"ready": 3, "consumers": 0, "is_paused": True}, Level.WARN, "paused"),
-        ({"is_missing": True}, Level.BAD, "missing"),
-        ({"fleet": Fleet(wanted=2, up=1)}, Level.WARN, "short of workers"),
-        ({"within_percent": 98.9}, Level.WARN, "was late"),
-        ({"within_percent": 99.0}, Level.GOOD, "on time"),
+        ({}, Severity.GOOD, "on time"),
+        ({"objective": None}, Severity.QUIET, "no objective"),
+        ({"wait": 5.0}, Severity.WARN, "close"),
+        ({"wait": 5.1}, Severity.BAD, "late"),
+        ({"wait": 5.1, "objective": None}, Severity.QUIET, "no objective"),
+        ({"wait": None, "ready": None, "consumers": None}, Severity.QUIET, "unknown"),
+        ({"ready": 3, "consumers": 0}, Severity.BAD, "stuck"),
+        ({"ready": 3, "consumers": 0, "is_paused": True}, Severity.WARN, "paused"),
+        ({"is_missing": True}, Severity.BAD, "missing"),
+        ({"fleet": FleetSummary(wanted=2, up=1)}, Severity.WARN, "short of workers"),
+        ({"within_percent": 98.9}, Severity.WARN, "was late"),
+        ({"within_percent": 99.0}, Severity.GOOD, "on time"),
     ],
     ids=str,
 )
-def test_how_a_queue_stands(state: dict[str, Any], level: Level, word: str) -> None:
+def test_how_a_queue_stands(state: dict[str, Any], level: Severity, word: str) -> None:
     """The worst that holds is told, in a word: missing, paused, late, stuck, and then what is less."""
     assert verdict(queue(**state)) == (level, word)
 
@@ -47,10 +55,10 @@ def test_how_a_queue_stands(state: dict[str, Any], level: Level, word: str) -> N
         ({}, []),
         ({"ready": 3, "consumers": 0}, ["No worker takes from it, on any host."]),
         ({"is_missing": True}, ["It is not on the broker; run `broker-app topology declare`."]),
-        ({"fleet": Fleet(3, 1, 8, 2)}, ["1 of 3 workers of this host are up."]),
-        ({"fleet": Fleet(3, 0)}, ["No worker of this host is up."]),
-        ({"fleet": Fleet(1, 1, 8, 8), "ready": 1}, ["All 8 slots of this host are busy."]),
-        ({"fleet": Fleet(1, 1, 1, 1), "ready": 1}, ["The only slot of this host is busy."]),
+        ({"fleet": FleetSummary(3, 1, 8, 2)}, ["1 of 3 workers of this host are up."]),
+        ({"fleet": FleetSummary(3, 0)}, ["No worker of this host is up."]),
+        ({"fleet": FleetSummary(1, 1, 8, 8), "ready": 1}, ["All 8 slots of this host are busy."]),
+        ({"fleet": FleetSummary(1, 1, 1, 1), "ready": 1}, ["The only slot of this host is busy."]),
         ({"ready": 90, "growth": 2.0}, ["It grows by 120 a minute."]),
         ({"ready": 90, "growth": -2.0}, ["It is empty in about 45 s."]),
         ({"ready": 9_000, "growth": -2.0}, ["It is empty in about 75 min."]),
@@ -68,29 +76,29 @@ def test_why_it_stands_so(state: dict[str, Any], expected: list[str]) -> None:
 
 def test_a_few_failures_are_no_warning() -> None:
     """One task in a hundred may fail before the page warns."""
-    assert reasons(queue(finished=100, failed=1))[0][0] is Level.QUIET
-    assert reasons(queue(finished=100, failed=2))[0][0] is Level.WARN
+    assert reasons(queue(finished=100, failed=1))[0][0] is Severity.QUIET
+    assert reasons(queue(finished=100, failed=2))[0][0] is Severity.WARN
 
 
 @pytest.mark.parametrize(
     ("queues", "problem", "expected"),
     [
-        ([queue()], "", (Level.GOOD, "Every queue is on time")),
-        ([queue(), queue("x", objective=None)], "", (Level.GOOD, "Every queue with an objective is on time")),
-        ([queue(objective=None)], "", (Level.QUIET, "No queue has an objective")),
-        ([queue("a", wait=9.0), queue("b", wait=4.0)], "", (Level.BAD, "a is late")),
-        ([queue("b", wait=4.0), queue("c")], "", (Level.WARN, "b is close to its objective")),
-        ([queue("b", within_percent=9.0)], "", (Level.WARN, "b was late")),
+        ([queue()], "", (Severity.GOOD, "Every queue is on time")),
+        ([queue(), queue("x", objective=None)], "", (Severity.GOOD, "Every queue with an objective is on time")),
+        ([queue(objective=None)], "", (Severity.QUIET, "No queue has an objective")),
+        ([queue("a", wait=9.0), queue("b", wait=4.0)], "", (Severity.BAD, "a is late")),
+        ([queue("b", wait=4.0), queue("c")], "", (Severity.WARN, "b is close to its objective")),
+        ([queue("b", within_percent=9.0)], "", (Severity.WARN, "b was late")),
         (
             [queue(str(n), wait=9.0) for n in range(5)],
             "",
-            (Level.BAD, "0 is late, 1 is late, 2 is late, and 2 more"),
+            (Severity.BAD, "0 is late, 1 is late, 2 is late, and 2 more"),
         ),
-        ([queue()], "refused", (Level.BAD, "The broker does not answer")),
+        ([queue()], "refused", (Severity.BAD, "The broker does not answer")),
     ],
     ids=str,
 )
-def test_the_summary(queues: list[Queue], problem: str, expected: tuple[Level, str]) -> None:
+def test_the_summary(queues: list[QueueSummary], problem: str, expected: tuple[Severity, str]) -> None:
     """One sentence says what is worst, and of which queues; a silent broker comes before all."""
     assert summary(queues, problem) == expected
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_app.worker.poison.guard import Quarantine
+from broker_app.worker.poison.guard import PoisonGuard
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Ward:
     buried: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.quarantine = Quarantine[str](
+        self.quarantine = PoisonGuard[str](
             starts=lambda task: self.starts.get(task, 1),
             limit=lambda _task: self.limit,
             run=self._run,

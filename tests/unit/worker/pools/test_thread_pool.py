@@ -8,14 +8,14 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool
 from celery.exceptions import TaskRevokedError
 
-from broker_app.worker.pools.thread_pool import Threads, lighten
+from broker_app.worker.pools.thread_pool import ThreadExecutor, lighten
 
 SECONDS = 60.0
 
 
 def test_as_many_run_at_once_as_there_are_threads() -> None:
     """All threads are used before a task waits, and no more are started."""
-    threads, together = Threads(3), threading.Barrier(4)
+    threads, together = ThreadExecutor(3), threading.Barrier(4)
     for _ in range(3):
         threads.call(together.wait, SECONDS)
     together.wait(SECONDS)
@@ -27,7 +27,7 @@ def test_as_many_run_at_once_as_there_are_threads() -> None:
 
 def test_a_thread_outlives_what_a_task_raises() -> None:
     """Neither an error nor an exit takes a slot away."""
-    threads, has_run = Threads(1), threading.Event()
+    threads, has_run = ThreadExecutor(1), threading.Event()
 
     def fail(error: BaseException) -> None:
         raise error
@@ -41,7 +41,7 @@ def test_a_thread_outlives_what_a_task_raises() -> None:
 
 def test_what_was_not_begun_is_dropped_at_the_end() -> None:
     """A shutdown that cancels runs nothing more, and the threads end."""
-    threads, begun, end, ran = Threads(1), threading.Event(), threading.Event(), []
+    threads, begun, end, ran = ThreadExecutor(1), threading.Event(), threading.Event(), []
 
     def hold() -> None:
         begun.set()
@@ -78,7 +78,7 @@ def test_celerys_pool_answers_as_before() -> None:
 
 def test_a_thread_that_is_lost_is_replaced() -> None:
     """When a stuck task keeps its thread, and one more is allowed, the next task gets that one."""
-    threads, begun, end, has_run = Threads(1), threading.Event(), threading.Event(), threading.Event()
+    threads, begun, end, has_run = ThreadExecutor(1), threading.Event(), threading.Event(), threading.Event()
     for _ in range(5):
         threads.call(int)
 

@@ -14,8 +14,8 @@ from celery.concurrency.thread import TaskPool
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from waiting import wait_until
 
-from broker_app.worker.pools.interrupts import ThreadSlots
-from broker_app.worker.pools.time_limits import Limits
+from broker_app.worker.pools.interrupts import InterruptibleThreads
+from broker_app.worker.pools.time_limits import TimeLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Worker:
     """
 
     pool: Any
-    limits: Limits
+    limits: TimeLimits
     too_many: list[bool]
 
 
@@ -67,8 +67,8 @@ def worker() -> Iterator[Worker]:
     """Return a pool of two threads; the limits of its tasks are 50 s and none."""
     too_many: list[bool] = []
     pool = TaskPool(limit=2)
-    limits = Limits(
-        ThreadSlots(pool),
+    limits = TimeLimits(
+        InterruptibleThreads(pool),
         hard_seconds=50,
         soft_seconds=None,
         most_stuck=2,
