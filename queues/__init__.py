@@ -1,4 +1,4 @@
-"""What exists on the broker, as values. No connection is opened here."""
+"""Broker entities as plain values: queues, delay lanes, routing and retries. Nothing here opens a connection."""
 
 from broker_app.queues.delay import Delay, Lane, rest_of, split_delay, split_rest
 from broker_app.queues.errors import (

@@ -1,4 +1,4 @@
-"""Dead letters as values: why a message was given up, and the headers that say so."""
+"""Dead letters: the reason a message was dead-lettered, and the headers that record it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 DEAD_PREFIX = "broker_app_dead_"
-"""What every header below begins with. A message that is replayed must not carry them along."""
+"""Prefix of every header below. Replaying a message strips these headers."""
 
 REASON_HEADER = f"{DEAD_PREFIX}reason"
 """One of `DeadReason`."""
@@ -16,23 +16,23 @@ AT_HEADER = f"{DEAD_PREFIX}at"
 """Seconds since the epoch (float), by the worker's clock."""
 
 QUEUE_HEADER = f"{DEAD_PREFIX}queue"
-"""The queue that it came from, by its name on the broker."""
+"""The queue the message came from, by its name on the broker."""
 
 NODE_HEADER = f"{DEAD_PREFIX}node"
-"""The worker that gave it up: ``lopri@host``."""
+"""The node that dead-lettered the message: ``lopri@host``."""
 
 EXCEPTION_HEADER = f"{DEAD_PREFIX}exception"
-"""The last error in one line, ``ValueError: no such order``; at most `MAX_EXCEPTION_CHARACTERS`."""
+"""The last error on one line, e.g. ``ValueError: no such order``; at most `MAX_EXCEPTION_CHARACTERS`."""
 
 TRACEBACK_HEADER = f"{DEAD_PREFIX}traceback"
-"""The end of its traceback, at most `MAX_TRACEBACK_CHARACTERS`; missing where there is none."""
+"""The end of the traceback, at most `MAX_TRACEBACK_CHARACTERS`; absent if the error has no traceback."""
 
 STARTS_HEADER = f"{DEAD_PREFIX}starts"
-"""How often a poisoned task was started (int); missing for the other reasons."""
+"""Number of times a poisoned task was started (int); absent for the other reasons."""
 
 
 class DeadReason(StrEnum):
-    """Why a message was given up."""
+    """Why a message was dead-lettered."""
 
     FAILED = "failed"
     TIMED_OUT = "timed_out"
@@ -44,13 +44,13 @@ class DeadReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterCause:
-    """What is known of the end of a message.
+    """The cause of a dead letter.
 
     Attributes:
-        reason: Why it was given up.
+        reason: Why the message was dead-lettered.
         error: The last error.
-        traceback: Its traceback as text, or empty.
-        starts: How often it was started, for what is poisoned.
+        traceback: The traceback as text; empty without one.
+        starts: Number of times the task was started; None unless it is poisoned.
     """
 
     reason: DeadReason
@@ -60,5 +60,5 @@ class DeadLetterCause:
 
     @property
     def exception(self) -> str:
-        """The error in one line."""
+        """The error on one line."""
         return " ".join("".join(traceback_module.format_exception_only(self.error)).split())

@@ -1,15 +1,16 @@
-"""Delay lanes: how a countdown waits in the broker, as arithmetic.
+"""Delay lanes: split a delay into broker queues whose TTLs add up to it.
 
-A delay is written in the units that people choose: days, hours, minutes, seconds, and tenths of a second. Each
-unit that is not zero is one *lane*, a queue whose messages expire after just that time: 90 s is ``delay.1m`` and
-then ``delay.30s``. The routing key carries the whole path and the queue at its end::
+A delay is split into days, hours, minutes, seconds and tenths of a second. Each non-zero unit is one *lane*, a
+queue whose messages expire after that time: 90 s is ``delay.1m`` followed by ``delay.30s``. The routing key names
+the full path and the destination queue::
 
     0d.0h.1m.30s.0ms.lopri
 
-It is published to the exchange ``delay``, which knows the first lane of every path. A lane dead-letters
-into the next unit's exchange (``delay.h``, ``delay.m``, ``delay.s``, ``delay.ms``), which hands zeros on, and the
-last one into ``tasks.due``, where the same key reaches the queue. The key is never rewritten, so a retry's key
-does not grow, and five words always stand before the queue's name, so no name catches another's messages.
+The message is published to the exchange ``delay``, which routes it to its first lane. A lane dead-letters into the
+next unit's exchange (``delay.h``, ``delay.m``, ``delay.s``, ``delay.ms``), which forwards zeros to the following
+one. The last lane dead-letters into ``tasks.due``, where the same key selects the queue. The key is never
+rewritten, so it does not grow on a retry. It always has five words before the queue's name, so no binding matches
+another queue's messages.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from broker_app.queues.errors import InvalidDelay
 
 
 class LaneUnit(NamedTuple):
-    """What the lanes of one level count.
+    """The time unit of one level.
 
     Attributes:
-        name: As it stands behind the count.
-        milliseconds: The length of its shortest lane, whole, so that nothing is rounded on the way to the broker.
-        step: The count of its shortest lane.
+        name: The suffix of a count: the ``s`` of ``30s``.
+        milliseconds: TTL of the shortest lane; an integer, so that no TTL needs rounding.
+        step: Count of the shortest lane.
     """
 
     name: str
@@ -42,17 +43,17 @@ UNITS = (
     LaneUnit("s", 1_000),
     LaneUnit("ms", 100, 100),
 )
-"""One a level, longest first."""
+"""One unit per level, longest first."""
 
 MAX_DELAY_DAYS = 3_650
-"""The longest lane: RabbitMQ takes an ``x-message-ttl`` of at most 315,360,000,000 ms (rabbit_misc.erl)."""
+"""The longest lane: RabbitMQ accepts an ``x-message-ttl`` of at most 315,360,000,000 ms (rabbit_misc.erl)."""
 
 MAX_DELAY_SECONDS = MAX_DELAY_DAYS * 86_400 + 86_399
-"""The longest lane and the rest of one day: some ten years."""
+"""The longest delay: the longest lane plus 23:59:59, about ten years."""
 
 LATE_SHARE = 0.02
-"""The share of a delay that may pass before its message is published. Beyond that it gets the lanes of the rest;
-not at once, since each lane that nobody else uses costs the broker a queue."""
+"""Share of a delay that may pass before its message is published. After that the remaining time is split into
+lanes. Not earlier, because each unusual lane costs the broker a queue."""
 
 _DAY_MILLISECONDS = UNITS[0].milliseconds
 _TENTHS = UNITS[-1].milliseconds
@@ -61,11 +62,11 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True, order=True)
 class Lane:
-    """One waiting room: every message in it waits the same time.
+    """One lane. Every message in it waits for the same time.
 
     Attributes:
         level: Index into `UNITS`, 0 for days.
-        count: As it is written; at least the unit's step, and a multiple of it.
+        count: Number of units, e.g. the 30 of ``30s``; a positive multiple of the unit's step.
     """
 
     level: int
@@ -73,44 +74,44 @@ class Lane:
 
     @property
     def word(self) -> str:
-        """Its word in a routing key: ``30s``."""
+        """The lane's word in a routing key: ``30s``."""
         return f"{self.count}{UNITS[self.level].name}"
 
     @property
     def name(self) -> str:
-        """The lane's queue, without the broker's prefix: ``delay.30s``."""
+        """The name of the lane's queue, without the prefix: ``delay.30s``."""
         return f"delay.{self.word}"
 
     @property
     def milliseconds(self) -> int:
-        """How long a message stays in it."""
+        """The lane's TTL in milliseconds."""
         unit = UNITS[self.level]
         return self.count // unit.step * unit.milliseconds
 
     @property
     def seconds(self) -> float:
-        """How long a message stays in it."""
+        """The lane's TTL in seconds."""
         return self.milliseconds / 1_000
 
     @property
     def entry_pattern(self) -> str:
-        """What binds it to the entry exchange: all longer units are zero."""
+        """Binding pattern for the entry exchange: all longer units are zero."""
         zeros = [f"0{unit.name}" for unit in UNITS[: self.level]]
         return ".".join([*zeros, self.word, "#"])
 
     @property
     def hop_pattern(self) -> str:
-        """What binds it to its level's exchange: the longer units have been waited for."""
+        """Binding pattern for the exchange of the lane's level: the longer units have elapsed."""
         return ".".join(["*"] * self.level + [self.word, "#"])
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """A delay, split into what the broker's lanes hold and what is left for the worker's timer.
+    """A delay, split into lanes on the broker and a remainder for the worker's timer.
 
     Attributes:
         lanes: Longest first, at most four; empty for a delay below a tenth of a second.
-        fraction: The rest in seconds: below 0.1, or below 1 for a delay of days, whose lanes end at seconds.
+        fraction: The remainder in seconds: below 0.1, or below 1 for a delay of days, which has no lane of tenths.
     """
 
     lanes: tuple[Lane, ...]
@@ -118,11 +119,11 @@ class Delay:
 
     @property
     def seconds(self) -> float:
-        """The whole delay."""
+        """The full delay in seconds."""
         return sum(lane.milliseconds for lane in self.lanes) / 1_000 + self.fraction
 
     def routing_key(self, queue: str) -> str:
-        """Return the key that leads through the lanes to ``queue`` (its name on the broker)."""
+        """Return the routing key that leads through the lanes to ``queue`` (its broker name)."""
         counts = {lane.level: lane.count for lane in self.lanes}
         words = [f"{counts.get(level, 0)}{unit.name}" for level, unit in enumerate(UNITS)]
         return ".".join([*words, queue])
@@ -132,10 +133,10 @@ def split_delay(seconds: float) -> Delay:
     """Split a delay into lanes and a fraction of a second.
 
     Args:
-        seconds: 0 and below is now. The bound is `MAX_DELAY_SECONDS`, some ten years.
+        seconds: 0 or less means now. At most `MAX_DELAY_SECONDS`, about ten years.
 
     Raises:
-        InvalidDelay: NaN, infinite or beyond the bound.
+        InvalidDelay: ``seconds`` is NaN, infinite or too large.
     """
     if not -math.inf < seconds < MAX_DELAY_SECONDS + 1:  # false for NaN too, and no overflow of a huge int
         raise InvalidDelay(
@@ -149,11 +150,11 @@ def split_delay(seconds: float) -> Delay:
 
 
 def rest_of(delay: Delay, left_seconds: float) -> Delay:
-    """Return what is left of a delay: the delay itself, as long as no more than `LATE_SHARE` is over.
+    """Return the delay that remains: the original one, until more than `LATE_SHARE` of it has passed.
 
     Args:
-        delay: What was asked for.
-        left_seconds: How far away the moment is at which it ends; it may be over.
+        delay: The requested delay.
+        left_seconds: Seconds until the delay ends; negative if it has ended.
     """
     if not delay.lanes or delay.seconds - left_seconds < max(_TENTHS / 1_000, LATE_SHARE * delay.seconds):
         return delay
@@ -161,16 +162,16 @@ def rest_of(delay: Delay, left_seconds: float) -> Delay:
 
 
 def split_rest(left_seconds: float) -> Delay:
-    """Split what is left of a delay, rounded up: its lanes hold all of it, so that it is never early."""
+    """Split a remaining delay, rounded up so that its lanes cover all of it and the task is never early."""
     step = _TENTHS if left_seconds < _DAY_MILLISECONDS / 1_000 else UNITS[-2].milliseconds
     return split_delay(math.ceil(left_seconds * 1_000 / step - _ROUNDING) * step / 1_000)
 
 
 def parse_routing_key(key: str) -> tuple[Delay, str]:
-    """Return the delay and the queue's broker name that a key was made from.
+    """Return the delay and the broker name of the queue that a routing key contains.
 
     Raises:
-        InvalidDelay: The key is not one that `Delay.routing_key` makes.
+        InvalidDelay: The key does not have the form that `Delay.routing_key` returns.
     """
     words = key.split(".", len(UNITS))
     if len(words) != len(UNITS) + 1:
@@ -186,15 +187,15 @@ def parse_routing_key(key: str) -> tuple[Delay, str]:
 
 
 def due_pattern(queue: str) -> str:
-    """Return what binds a queue (its broker name) to ``tasks.due``: five words, then its name."""
+    """Return the pattern that binds a queue (its broker name) to ``tasks.due``: five words, then its name."""
     return ".".join(["*"] * len(UNITS) + [queue])
 
 
 def parse_lane(word: str) -> Lane:
-    """Return the lane that a person writes as ``300ms``, ``10s``, ``5m``, ``2h`` or ``3d``.
+    """Parse a lane written as ``300ms``, ``10s``, ``5m``, ``2h`` or ``3d``.
 
     Raises:
-        InvalidDelay: Not a whole number and one of the units d, h, m, s, ms, or more than its unit holds
+        InvalidDelay: The text is not an integer and one of the units d, h, m, s, ms; or it needs a larger unit too
             (``90s`` is two lanes: ``1m`` and ``30s``).
     """
     for level, unit in enumerate(UNITS):
@@ -207,9 +208,9 @@ def parse_lane(word: str) -> Lane:
 
 
 def _held_milliseconds(seconds: float) -> int:
-    """Return how much of a delay its lanes hold: down to tenths of a second, in at most four lanes.
+    """Return the part of a delay that its lanes cover: down to tenths of a second, in at most four lanes.
 
-    A delay of days may need all of the longer units, and nobody plans days ahead to the tenth of a second.
+    A delay of a day or more may need all four longer units, so it gets no lane of tenths.
     """
     if seconds * 1_000 >= _DAY_MILLISECONDS:
         return math.floor(seconds) * 1_000
@@ -220,7 +221,7 @@ def _held_milliseconds(seconds: float) -> int:
 
 
 def _lanes(milliseconds: int) -> tuple[Lane, ...]:
-    """Return the lanes that add up to a time, longest first."""
+    """Return the lanes that add up to ``milliseconds``, longest first."""
     lanes, rest = [], milliseconds
     for level, unit in enumerate(UNITS):
         count, rest = divmod(rest, unit.milliseconds)
@@ -230,7 +231,7 @@ def _lanes(milliseconds: int) -> tuple[Lane, ...]:
 
 
 def _count(word: str, unit: LaneUnit) -> int | None:
-    """Return the count in front of a unit, or None if the word is not one of the unit's."""
+    """Return the count before the unit's name; None if the word does not use this unit."""
     digits = word.removesuffix(unit.name)
     if digits == word or not (digits.isascii() and digits.isdigit()) or int(digits) % unit.step:
         return None

@@ -1,4 +1,4 @@
-"""Names on the broker, with the prefix of a shared one."""
+"""Names of exchanges and shared queues on the broker."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from broker_app.queues.delay import UNITS, Lane
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The exchanges and shared queues, with the prefix of a shared broker before each."""
+    """Names of exchanges and shared queues, each with the prefix that a shared broker needs."""
 
     prefix: str = ""
 
     @property
     def tasks(self) -> str:
-        """Where immediate tasks are published. It has no alternate exchange, so `mandatory` tells the producer."""
+        """Exchange for immediate tasks. It has no alternate exchange, so `mandatory` returns unroutable ones."""
         return f"{self.prefix}tasks"
 
     @property
     def due(self) -> str:
-        """Where delayed tasks arrive when their time has come."""
+        """Exchange that receives delayed tasks when they are due."""
         return f"{self.prefix}tasks.due"
 
     @property
     def dead(self) -> str:
-        """Where a queue sends what it gives up."""
+        """Dead-letter exchange of the work queues."""
         return f"{self.prefix}tasks.dead"
 
     @property
     def unrouted(self) -> str:
-        """Exchange and queue that park what was due for a queue that is gone."""
+        """Exchange and queue for delayed tasks whose queue no longer exists when they are due."""
         return f"{self.prefix}tasks.unrouted"
 
     @property
     def cancelled(self) -> str:
-        """Exchange and stream of the ids of tasks that shall not run."""
+        """Exchange and stream of the ids of cancelled tasks."""
         return f"{self.prefix}tasks.cancelled"
 
     @property
     def suspects(self) -> str:
-        """Exchange and stream of the starts of tasks that may have killed their worker."""
+        """Exchange and stream of crash records: starts of tasks that may have killed their worker."""
         return f"{self.prefix}tasks.suspects"
 
     @property
     def paused(self) -> str:
-        """Exchange and stream of the queues that were paused and resumed."""
+        """Exchange and stream of queue pauses and resumptions."""
         return f"{self.prefix}tasks.paused"
 
     @property
     def prune_lock(self) -> str:
-        """An exclusive queue, there while lanes are being removed."""
+        """Exclusive queue that serves as a lock while lanes are removed."""
         return f"{self.prefix}tasks.prune"
 
     @property
     def delay(self) -> str:
-        """Where delayed tasks are published."""
+        """Entry exchange for delayed tasks."""
         return f"{self.prefix}delay"
 
     def hop(self, level: int) -> str:
-        """Where a lane of the level above hands its messages on; behind the last level that is `due`."""
+        """Return the exchange that lanes of the level above dead-letter into; after the last level, `due`."""
         return self.due if level == len(UNITS) else f"{self.prefix}delay.{UNITS[level].name}"
 
     def lane(self, lane: Lane) -> str:
-        """Return the queue of a lane."""
+        """Return the name of a lane's queue."""
         return self.prefix + lane.name

@@ -1,4 +1,4 @@
-"""Bounds of the time histograms, and the waiting objectives that must be among them."""
+"""Bucket bounds of the time histograms. A wait objective must be one of them."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ BOUNDS_SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
 )
-"""Upper bounds of the histograms' buckets, inclusive; what is longer is in ``+Inf`` only."""
+"""Inclusive upper bounds of the buckets; longer times count in ``+Inf`` only."""

@@ -1,4 +1,4 @@
-"""Facts that depend on RabbitMQ's version or are its own, each with its source."""
+"""RabbitMQ specifics: version-dependent features and constants, each with its source."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ OLDEST_VERSION = (3, 10)
 """The oldest RabbitMQ that the tests run against."""
 
 DEFAULT_CONSUMER_TIMEOUT_SECONDS = 1_800.0
-"""rabbitmq.com/docs/consumers#acknowledgement-timeout: 30 minutes. No API tells the value that is in force."""
+"""rabbitmq.com/docs/consumers#acknowledgement-timeout: 30 minutes. No API returns the effective value."""
 
 QUORUM_TIMEOUT_VERSION = (4, 3)
-"""From here on only quorum queues have a consumer time-out (measured; 3.10.8 has it for classic ones too)."""
+"""Since this version only quorum queues have a consumer timeout (measured; in 3.10.8 classic queues do too)."""
 
 
 PRIORITY_QUORUM_VERSION = (4, 3)
-"""Quorum queues keep strict priorities from RabbitMQ 4.3 on; before, two classes (4.0) or none (3.10)."""
+"""Quorum queues have strict priorities since RabbitMQ 4.3; 4.0 has two priority classes, 3.10 none."""
 
 STREAM_CONSUMER = {"x-stream-offset": "first"}
-"""Arguments of who reads a stream: from its beginning."""
+"""Consumer arguments for reading a stream from its beginning."""
 
 UNLIMITED_DELIVERIES = 1_000_000_000
-"""How often RabbitMQ may take a message back. A quorum queue counts each return, and from 4.0 on drops or
-dead-letters a message after 20 (rabbitmq.com/docs/quorum-queues#poison-message-handling): also a dead letter that
-was only looked at, and a task that stood unstarted in a worker whose connection was lost. Workers judge poison.
-A policy cannot raise it. Not -1, no limit from 4.0 on: 3.10 takes it and drops the message at its first return."""
+"""Delivery limit that is never reached. A quorum queue counts every requeue, and since 4.0 drops or dead-letters a
+message after 20 (rabbitmq.com/docs/quorum-queues#poison-message-handling). That would include a dead letter that
+was only inspected, and a task that was prefetched but not started when its worker lost the connection; so workers
+detect poison messages themselves. A policy cannot raise the limit. Not -1 (unlimited since 4.0): 3.10 accepts it
+and drops the message at its first requeue."""
 
 
 def missing_features(specs: Iterable[QueueSpec], broker_version: tuple[int, ...]) -> list[str]:
-    """Return one sentence for each thing that a spec asks for and this broker cannot do.
+    """Return one sentence for each feature that a spec needs and the broker lacks.
 
     Args:
         specs: The declared queues.
-        broker_version: As numbers, e.g. ``(4, 3, 6)``.
+        broker_version: The version as integers, e.g. ``(4, 3, 6)``.
     """
     shown = ".".join(map(str, broker_version))
     return [

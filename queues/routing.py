@@ -1,4 +1,4 @@
-"""From a task or a queue's name to the queue's spec; what is not declared is refused."""
+"""Routing: resolves task names and queue names to queue specs. Undeclared queues are refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Which queue a task goes to.
+    """Maps tasks to queues.
 
     Attributes:
-        queues: Spec by the name that producers write.
-        default: The queue of a task that says nothing.
-        patterns: Queue by task name pattern (``reports.*``); an exact name wins over a pattern, the
-            first matching pattern over later ones.
+        queues: Queue specs by name, without the prefix.
+        default: The queue for tasks that name none and match no pattern.
+        patterns: Queue by task name pattern (``reports.*``). An exact name takes precedence over patterns, an
+            earlier pattern over a later one.
     """
 
     queues: Mapping[str, QueueSpec]
@@ -33,10 +33,10 @@ class RoutingTable:
         return iter(self.queues.values())
 
     def queue(self, name: str) -> QueueSpec:
-        """Return the spec of a queue, by its name with or without the prefix.
+        """Return the spec of the queue with this name, with or without the prefix.
 
         Raises:
-            UnknownQueue: The settings do not declare it; the message names the nearest one that they do.
+            UnknownQueue: The settings do not declare it; the message suggests the closest declared name.
         """
         spec = self.queues.get(name)
         if spec is None:
@@ -46,7 +46,7 @@ class RoutingTable:
         return spec
 
     def for_task(self, task: str) -> QueueSpec | None:
-        """Return the queue that the patterns give to a task's name, or None if none matches."""
+        """Return the queue for a task name; None if no pattern matches."""
         if task in self.patterns:
             return self.queue(self.patterns[task])
         matching = (queue for pattern, queue in self.patterns.items() if fnmatchcase(task, pattern))
@@ -56,7 +56,7 @@ class RoutingTable:
 
 @dataclass(frozen=True, slots=True)
 class NameRouter:
-    """Celery's router over a table: it knows a task by its name alone, whatever its arguments.
+    """Celery router that uses a `RoutingTable`. It looks at the task's name only, not at its arguments.
 
     Attributes:
         table: The declared queues and their patterns.
@@ -65,6 +65,6 @@ class NameRouter:
     table: RoutingTable
 
     def __call__(self, name: str, /, *_args: Any, **_options: Any) -> dict[str, str] | None:
-        """Return Celery's route of a task, None if no pattern matches its name."""
+        """Return the Celery route of a task; None if no pattern matches its name."""
         spec = self.table.for_task(name)
         return None if spec is None else {"queue": spec.name}

@@ -1,4 +1,4 @@
-"""A queue as the settings describe it: plain values, checked once, shared by every room."""
+"""Queue specs: the declared queues as plain values, and the checks of queue names and priorities."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from broker_app.queues.errors import InvalidPriority, InvalidQueueName
 from broker_app.queues.retry import Backoff
 
 MAX_ID_BYTES = 155
-"""Celery's result tables keep 155 characters (celery/backends/database/models.py); AMQP would take 255."""
+"""Celery's result tables store 155 characters (celery/backends/database/models.py); AMQP would allow 255."""
 
 
 AMQP_SHORT_STRING_BYTES = 255
 """AMQP 0-9-1, section 4.2.5.3: names and routing keys are short strings of at most 255 bytes."""
 
 DELAY_KEY_HEAD_BYTES = 22
-"""``3650d.23h.59m.59s.0ms.``: what a delay puts before the queue's name in a routing key."""
+"""Longest delay part of a routing key, before the queue's name: ``3650d.23h.59m.59s.0ms.``."""
 
 MAX_QUEUE_NAME_BYTES = AMQP_SHORT_STRING_BYTES - DELAY_KEY_HEAD_BYTES
-"""A queue's name with its prefix: a delayed message's routing key must hold it whole."""
+"""Limit for a queue's name with its prefix, which must fit into a delayed message's routing key."""
 
 MIN_PRIORITY, MAX_PRIORITY = 0, 9
 """Larger is more urgent. AMQP 0-9-1, section 1.8.3: implementations support at least 0 to 9."""
 
 DEFAULT_PRIORITY = 4
-"""Sent for a task without a priority: RabbitMQ's quorum queues count an unset one as 4, classic as 0."""
+"""Sent for a task without a priority: RabbitMQ treats a missing one as 4 in quorum queues, 0 in classic ones."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _RESERVED = re.compile(r"(?:amq|tasks|delay)(?:\..*)?|.*\.dead")
 
 
 class QueueType(StrEnum):
-    """How RabbitMQ keeps a queue."""
+    """RabbitMQ queue type."""
 
     QUORUM = "quorum"
     CLASSIC = "classic"
 
 
 class DeadLetters(StrEnum):
-    """What becomes of a message that its queue gives up."""
+    """Handling of dead-lettered messages: keep or discard them."""
 
     KEEP = "keep"
     DISCARD = "discard"
@@ -51,13 +51,13 @@ class QueueSpec:
     """One work queue.
 
     Attributes:
-        name: As producers write it: ``queue="lopri"``.
-        prefix: Put before every name on the broker, for brokers that are shared; may be empty.
+        name: The name producers use: ``queue="lopri"``.
+        prefix: Prefix of every name on a shared broker; may be empty.
         type: Quorum (replicated, the default) or classic.
-        has_priorities: Whether messages may carry a priority 0..9.
-        dead_letters: Keep what the queue gives up in ``<name>.dead``, or let it go.
-        delivery_limit: Starts, counted from 1, in each of which its worker died: then a message is poison.
-        retry: How a task that fails here is tried again.
+        has_priorities: Whether messages may have a priority 0..9.
+        dead_letters: Keep dead letters in ``<name>.dead``, or discard them.
+        delivery_limit: Starts (counted from 1) that each killed the worker, after which a message is poison.
+        retry: The retry policy for failed tasks.
     """
 
     name: str
@@ -70,23 +70,23 @@ class QueueSpec:
 
     @property
     def broker_name(self) -> str:
-        """The queue's name on the broker, which is its routing key too."""
+        """The queue's name on the broker, which is also its routing key."""
         return self.prefix + self.name
 
     @property
     def dead_name(self) -> str:
-        """The broker's name of the queue that keeps the dead letters."""
+        """The broker name of the queue's dead-letter queue."""
         return f"{self.broker_name}.dead"
 
 
 def check_queue_name(name: str, prefix: str = "") -> str:
-    """Return ``name`` if the broker and the delay lanes can carry it.
+    """Return ``name`` if the broker and the delay lanes accept it.
 
     Raises:
-        InvalidQueueName: Empty, over 233 bytes with its prefix (255 for an AMQP short string, less 22
-            for a delay's key), a character other than letters, digits, ``_``, ``-`` and single inner
-            dots (``*`` and ``#`` are wildcards of topic exchanges, a comma separates Celery's ``-Q``),
-            or a name that is the broker's (``amq.``) or ours (``tasks``, ``delay``, ``….dead``).
+        InvalidQueueName: The name is empty; is over 233 bytes with its prefix (255 for an AMQP short string, less
+            22 for a delay's key); has a character other than letters, digits, ``_``, ``-`` and single inner
+            dots (``*`` and ``#`` are topic wildcards, a comma separates names in Celery's ``-Q``); or is reserved
+            by the broker (``amq.``) or this project (``tasks``, ``delay``, ``….dead``).
     """
     size = len((prefix + name).encode())
     if size > MAX_QUEUE_NAME_BYTES:
@@ -106,10 +106,10 @@ def check_queue_name(name: str, prefix: str = "") -> str:
 
 
 def check_priority(queue: QueueSpec, priority: int | None) -> int | None:
-    """Return the priority to publish with, None for a queue without priorities.
+    """Return the priority to publish with; None for a queue without priorities.
 
     Raises:
-        InvalidPriority: Not an integer of 0..9, or given for a queue that has none.
+        InvalidPriority: It is not an integer 0..9, or the queue has no priorities.
     """
     if not queue.has_priorities:
         if priority is None:

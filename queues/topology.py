@@ -1,11 +1,11 @@
-"""What exists on the broker, as kombu's exchanges and queues, made from the specs.
+"""Topology: the exchanges, queues and bindings on the broker, as kombu entities built from the queue specs.
 
-    producer ── tasks ──────────────── <queue> ── (given up) ── tasks.dead ── <queue>.dead
+    producer ── tasks ──────────────── <queue> ── (dead-lettered) ── tasks.dead ── <queue>.dead
         └────── delay ── lanes ── tasks.due ──┘
-                            └── (its queue is gone) ── tasks.unrouted
+                            └── (no such queue) ── tasks.unrouted
 
-A queue's arguments cannot be changed once it exists, and a difference (406) stops all who declare it.
-They hold only what never changes; what an operator tunes is a policy or the worker's own rule.
+The arguments of an existing queue cannot be changed, and declaring it with different ones fails (406). Arguments
+therefore hold only what never changes; anything an operator tunes is a policy or a rule of the worker.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
 
 
 CANCELLED_MAX_AGE = "30D"
-"""How long a cancellation is kept: a task that is due later than this after it was cancelled runs."""
+"""Retention of cancellations. A cancelled task that becomes due later than this runs after all."""
 
 CANCELLED_MAX_BYTES = 16_000_000
-"""Room for some 100,000 cancelled ids of about 150 bytes each."""
+"""Enough for about 100,000 cancelled ids of 150 bytes each."""
 
 SUSPECTS_MAX_AGE = "7D"
-"""How long a start of a suspected task is remembered: one that comes back later is counted anew."""
+"""Retention of crash records. The count of a task that is redelivered later than this starts again from zero."""
 
 SUSPECTS_MAX_BYTES = 16_000_000
-"""Room for some 60,000 starts of suspected tasks, of about 250 bytes each."""
+"""Enough for about 60,000 crash records of 250 bytes each."""
 
 PAUSED_MAX_BYTES = 16_000_000
-"""Room for some 100,000 pauses and resumptions; it has no age: a pause holds until its queue is resumed."""
+"""Enough for about 100,000 pauses and resumptions. No age limit: a pause lasts until the queue is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a source exchange hands to a destination.
+    """A binding from an exchange to a queue or to another exchange.
 
     Attributes:
-        source: An exchange.
+        source: The source exchange.
         key: The routing key or the pattern.
-        destination: A queue, or an exchange, as the list that it stands in says.
+        destination: A queue in `Topology.queue_bindings`, an exchange in `Topology.exchange_bindings`.
     """
 
     source: str
@@ -57,7 +57,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Things on the broker that belong together, in an order in which they can be declared."""
+    """A set of broker entities, in an order in which they can be declared."""
 
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
@@ -66,10 +66,10 @@ class Topology:
 
 
 def work_queue(spec: QueueSpec) -> Queue:
-    """Return the kombu queue of a spec, its routing key its own name and not an inherited default.
+    """Return the kombu queue of a spec. Its routing key is its own name, not Celery's default.
 
-    ``alias`` is the name without the prefix, which Celery's ``-Q`` and ``queue=`` resolve. Nothing
-    declares it by the way (``no_declare``): who needs it declares a `Topology`, which has the rest too.
+    ``alias`` is the name without the prefix, which Celery's ``-Q`` and ``queue=`` resolve. ``no_declare`` keeps
+    Celery from declaring the queue implicitly; declare a `Topology`, which includes everything the queue needs.
     """
     return Queue(
         spec.broker_name,
@@ -84,9 +84,9 @@ def work_queue(spec: QueueSpec) -> Queue:
 def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
     """Return the arguments of a work queue.
 
-    Quorum queues hand dead letters on at least once, for which they need ``reject-publish`` as their
-    overflow (rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering). They refuse
-    ``x-max-priority`` (406); from 4.3 on they need no argument for strict priorities.
+    Quorum queues use at-least-once dead-lettering, which requires the overflow behaviour ``reject-publish``
+    (rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering). They refuse ``x-max-priority``
+    (406); since 4.3 they need no argument for strict priorities.
     """
     arguments: dict[str, Any] = {"x-queue-type": str(spec.type), "x-overflow": "reject-publish"}
     if spec.dead_letters is DeadLetters.KEEP:
@@ -102,13 +102,15 @@ def work_queue_arguments(spec: QueueSpec) -> dict[str, Any]:
 
 
 def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
-    """Return all that must exist before a task is published: exchanges, work queues, dead letters, parking."""
+    """Return all entities that must exist before a task is published, except delay lanes."""
     names = Names(prefix)
     streams = [cancelled_stream(prefix), suspects_stream(prefix), paused_stream(prefix)]
-    queues = [_keeper(names.unrouted, QueueType.QUORUM), *streams]
+    queues = [_queue_without_consumers(names.unrouted, QueueType.QUORUM), *streams]
     bindings = [Binding(queue.name, "", queue.name) for queue in queues]
     for spec in specs:
-        queues += [_keeper(spec.dead_name, spec.type)] if spec.dead_letters is DeadLetters.KEEP else []
+        queues += (
+            [_queue_without_consumers(spec.dead_name, spec.type)] if spec.dead_letters is DeadLetters.KEEP else []
+        )
         queues += [work_queue(spec)]
         bindings += _queue_bindings(spec, names)
     return Topology(
@@ -120,7 +122,7 @@ def work_topology(specs: Iterable[QueueSpec], prefix: str) -> Topology:
 
 
 def lane_topology(lanes: Iterable[Lane], prefix: str) -> Topology:
-    """Return the queues and bindings of some lanes; the exchanges are those of `work_topology`."""
+    """Return the queues and bindings of the lanes; `work_topology` has their exchanges."""
     names, lanes = Names(prefix), tuple(lanes)
     entries = [entry_binding(lane, prefix) for lane in lanes]
     hops = [Binding(names.hop(lane.level), lane.hop_pattern, names.lane(lane)) for lane in lanes if lane.level]
@@ -133,15 +135,15 @@ def lane_topology(lanes: Iterable[Lane], prefix: str) -> Topology:
 
 
 def entry_binding(lane: Lane, prefix: str) -> Binding:
-    """Return what leads producers' messages into a lane; its other binding leads in those of longer lanes."""
+    """Return the binding for published messages that start in this lane, rather than come from a longer one."""
     names = Names(prefix)
     return Binding(names.delay, lane.entry_pattern, names.lane(lane))
 
 
 def lane_queue(lane: Lane, prefix: str) -> Queue:
-    """Return the queue of a lane: its messages expire after the lane's time into the next level.
+    """Return the queue of a lane. Its messages expire after the lane's time and move to the next level.
 
-    It has no ``x-expires``: a queue that expires takes its messages with it.
+    It has no ``x-expires``, because a queue that expires takes its messages with it.
     """
     names = Names(prefix)
     return Queue(
@@ -157,28 +159,28 @@ def lane_queue(lane: Lane, prefix: str) -> Queue:
 
 
 def cancelled_stream(prefix: str) -> Queue:
-    """Return the stream of cancelled ids, which every worker reads from its beginning.
+    """Return the stream of cancelled ids, which every worker reads from the beginning.
 
-    What is older than `CANCELLED_MAX_AGE` or over `CANCELLED_MAX_BYTES` goes.
+    RabbitMQ truncates it at `CANCELLED_MAX_AGE` and `CANCELLED_MAX_BYTES`.
     """
     return _stream(Names(prefix).cancelled, CANCELLED_MAX_AGE, CANCELLED_MAX_BYTES)
 
 
 def suspects_stream(prefix: str) -> Queue:
-    """Return the stream of starts of suspected tasks, which every worker reads from its beginning.
+    """Return the stream of crash records, which every worker reads from the beginning.
 
-    What is older than `SUSPECTS_MAX_AGE` or over `SUSPECTS_MAX_BYTES` goes.
+    RabbitMQ truncates it at `SUSPECTS_MAX_AGE` and `SUSPECTS_MAX_BYTES`.
     """
     return _stream(Names(prefix).suspects, SUSPECTS_MAX_AGE, SUSPECTS_MAX_BYTES)
 
 
 def paused_stream(prefix: str) -> Queue:
-    """Return the stream of pauses, which every worker reads from its beginning; what is over its size goes."""
+    """Return the stream of pauses, which every worker reads from the beginning; limited to `PAUSED_MAX_BYTES`."""
     return _stream(Names(prefix).paused, None, PAUSED_MAX_BYTES)
 
 
 def _exchanges(names: Names) -> list[Exchange]:
-    parked = {"alternate-exchange": names.unrouted}
+    unrouted = {"alternate-exchange": names.unrouted}
     hops = [names.hop(level) for level in range(1, len(UNITS) + 1)]
     return [
         Exchange(names.unrouted, type="fanout"),
@@ -188,12 +190,12 @@ def _exchanges(names: Names) -> list[Exchange]:
         Exchange(names.tasks, type="topic"),
         Exchange(names.dead, type="topic"),
         Exchange(names.delay, type="topic"),
-        *(Exchange(hop, type="topic", arguments=parked) for hop in hops),
+        *(Exchange(hop, type="topic", arguments=unrouted) for hop in hops),
     ]
 
 
 def _zero_bindings(names: Names) -> list[Binding]:
-    """Hand a zero word on to the next level's exchange."""
+    """Return the bindings that forward a message with a zero at one level to the next level's exchange."""
     return [
         Binding(names.hop(level), ".".join(["*"] * level + [f"0{UNITS[level].name}", "#"]), names.hop(level + 1))
         for level in range(1, len(UNITS))
@@ -210,16 +212,16 @@ def _queue_bindings(spec: QueueSpec, names: Names) -> list[Binding]:
     return bindings
 
 
-def _keeper(name: str, queue_type: QueueType) -> Queue:
-    """Return a queue that nobody consumes: its messages stay until a person replays or discards them."""
+def _queue_without_consumers(name: str, queue_type: QueueType) -> Queue:
+    """Return a queue without consumers, whose messages stay until an operator replays or discards them."""
     limit = (
         {"x-delivery-limit": UNLIMITED_DELIVERIES} if queue_type is QueueType.QUORUM else {}
-    )  # a classic queue counts nothing
+    )  # classic queues have no delivery limit
     return Queue(name, queue_arguments={"x-queue-type": str(queue_type), **limit})
 
 
 def _stream(name: str, max_age: str | None, max_bytes: int) -> Queue:
-    """Return a bounded stream: reading consumes nothing, its oldest segment goes (rabbitmq.com/docs/streams)."""
+    """Return a bounded stream, whose oldest segments are deleted (rabbitmq.com/docs/streams)."""
     return Queue(
         name,
         queue_arguments={
