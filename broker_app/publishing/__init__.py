@@ -1,1 +1,1 @@
-"""Publishing: messages, routes, confirms, in bulk, and from the spool."""
+"""Publishing: building messages, routing, publisher confirms, bulk publishing and the spool."""

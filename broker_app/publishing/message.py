@@ -1,4 +1,4 @@
-"""A message on its way out: made from Celery's task message, its destination, priority and headers checked."""
+"""Outgoing messages: built from Celery's task message, with destination, priority and headers checked."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 
 MESSAGE_OPTIONS = frozenset({"app_id", "cluster_id", "message_id", "reply_to", "timestamp", "type", "user_id"})
-"""AMQP basic properties that a caller may set. Not ``expiration``: an expired task would end in the dead letters
-with its result pending for ever; the worker looks at ``expires`` and says REVOKED."""
+"""AMQP basic properties that a caller may set. ``expiration`` is not one of them: the broker would dead-letter an
+expired task and its result would stay pending; the worker checks ``expires`` instead and reports REVOKED."""
 
 
 @dataclass(slots=True)
 class OutgoingMessage:
-    """One message, ready to be sent.
+    """One message that is ready to send.
 
     Attributes:
         task: The task's name.
         task_id: Its id.
-        spec: The queue that it is for; None for an exchange that is not ours.
+        spec: The target queue; None for a foreign exchange.
         delay: How long it waits in the broker first.
-        exchange: Where it is published.
+        exchange: The exchange to publish to.
         routing_key: At most 255 bytes.
         body: Serialised.
         properties: AMQP basic properties, headers included.
-        is_unanswered: Whether it was sent and the broker has not said what became of it.
-        due: When its delay ends, on the clock of `time.monotonic`; None if nobody counts.
+        is_unanswered: Whether it was sent and the broker has not answered yet.
+        due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
     """
 
     task: str
@@ -67,11 +67,11 @@ class OutgoingMessage:
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much of its delay is over that other lanes hold the rest."""
+        """True if enough of the delay has passed that the rest needs other lanes."""
         return self.due is not None and rest_of(self.delay, self.due - time.monotonic()) is not self.delay
 
     def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
-        """Let it wait for the rest of its delay only, and return whether that changed anything.
+        """Shorten the delay to the time left, and return whether the route changed.
 
         Args:
             way: `MessageBuilder.way`.
@@ -89,21 +89,21 @@ class OutgoingMessage:
 
     @property
     def place(self) -> str:
-        """The queue, or exchange and key, for messages to people."""
+        """The queue, or exchange and routing key, for display."""
         return self.spec.name if self.spec else f"{self.exchange}/{self.routing_key}"
 
     def refused(self, cls: type[PublishError], reason: object) -> PublishError:
-        """Return the error that says that the broker did not take it."""
+        """Return the error for a message that the broker did not accept."""
         return cls(task=self.task, task_id=self.task_id, queue=self.place, reason=str(reason))
 
 
 class MessageBuilder:
-    """Makes messages from Celery's.
+    """Builds outgoing messages from Celery's task messages.
 
     Args:
         app: The Celery app, for its serializer and compression.
         table: The declared queues.
-        prefix: Of the names on the broker.
+        prefix: The prefix of names on the broker.
     """
 
     def __init__(self, app: Celery, table: RoutingTable, prefix: str) -> None:
@@ -113,24 +113,24 @@ class MessageBuilder:
         self._delaying = {self._names.delay, *(self._names.hop(level) for level in range(1, len(UNITS) + 1))}
 
     def pack(self, name: str, message: Any, options: dict[str, Any]) -> OutgoingMessage:
-        """Return a message that is ready to be sent.
+        """Return a message that is ready to send.
 
         Args:
             name: The task's name.
             message: Celery's task message.
-            options: Celery's publishing options, ``broker_app_delay``, and ``broker_app_began``: when the call
-                began, on the clock of `time.monotonic`. What is used is taken out.
+            options: Celery's publishing options, ``broker_app_delay``, and ``broker_app_began``: the start of the
+                call on the clock of `time.monotonic`. Options that are used are removed.
 
         Raises:
-            RoutingError: The destination, priority or delay cannot be.
+            RoutingError: The destination, priority or delay is invalid.
         """
         delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
         began: float = options.pop("broker_app_began", None) or time.monotonic()
         spec, exchange, routing_key = self._destination(options, delay)
         headers = dict(message.headers, **options.pop("headers", None) or {})
-        for stale in (MAYBE_TWICE_HEADER, *BROKER_HEADERS):  # a retry brings its last message's headers along
+        for stale in (MAYBE_TWICE_HEADER, *BROKER_HEADERS):  # a retry copies the headers of its last message
             headers.pop(stale, None)
-        # A delay counts from the call, which may have waited since.
+        # A delay counts from the start of the call, which may have waited since.
         headers[PUBLISHED_AT_HEADER] = time.time() - (time.monotonic() - began if delay.seconds else 0.0)
         headers[DELAY_HEADER] = delay.seconds
         trace_context.inject(headers)
@@ -162,16 +162,17 @@ class MessageBuilder:
         )
 
     def way(self, spec: QueueSpec, delay: Delay) -> tuple[str, str]:
-        """Return the exchange and the key by which a message reaches a queue."""
+        """Return the exchange and routing key that lead to a queue."""
         if delay.lanes:
             return self._names.delay, delay.routing_key(spec.broker_name)
         return self._names.tasks, spec.broker_name
 
     def _destination(self, options: dict[str, Any], delay: Delay) -> tuple[QueueSpec | None, str, str]:
-        """Return the queue's spec, the exchange and the key.
+        """Return the queue's spec, the exchange and the routing key.
 
-        A routing key for an exchange of ours is a queue's name on the broker. A retried task's exchange and key
-        are those that it came by: the exchange that its last lane handed it to, the delay in front of the name.
+        With one of our exchanges, a routing key is a queue's name on the broker. A retried task has the exchange
+        and key it was delivered with: after a delay, the exchange of its last lane, and a key in which the delay
+        precedes the queue's name.
         """
         queue, exchange, key = (options.pop(name, None) for name in ("queue", "exchange", "routing_key"))
         exchange = getattr(exchange, "name", exchange)
@@ -187,10 +188,10 @@ class MessageBuilder:
     def _priority(
         self, spec: QueueSpec | None, task: str, priority: int | None, headers: Mapping[str, Any]
     ) -> int | None:
-        """Return the priority to send; one that no caller asked for is dropped where the queue has none.
+        """Return the priority to send; an inherited or default priority is dropped if the queue has no priorities.
 
-        Celery copies the priority of the message to each retry (kombu sends 0 by default), and that of the parent
-        to its children if ``task_inherit_parent_priority`` is set. To refuse it would fail a task that has run.
+        Celery copies a message's priority to each retry (kombu sends 0 by default), and a parent's priority to its
+        children if ``task_inherit_parent_priority`` is set. Refusing it would fail a task that has already run.
         """
         if spec is None or priority is None:
             return priority if spec is None else check_priority(spec, None)
@@ -218,7 +219,7 @@ class MessageBuilder:
 
 
 def _check_expiry(headers: Mapping[str, Any], delay: Delay, zone: tzinfo) -> None:
-    """Refuse a task that expires before it is due. A retry is let through: its worker would lose the task."""
+    """Refuse a task that expires before it is due. Retries pass: refusing one would lose the task."""
     if not headers.get("expires") or not delay.seconds or headers.get("retries"):
         return
     due = datetime.fromisoformat(headers["eta"])
@@ -227,7 +228,7 @@ def _check_expiry(headers: Mapping[str, Any], delay: Delay, zone: tzinfo) -> Non
 
 
 def announced(spec: QueueSpec | None, exchange: str, routing_key: str) -> dict[str, str]:
-    """Return what signals and events call exchange and routing key: the queue's, whatever lanes come first."""
+    """Return the exchange and routing key for signals and events: those of the queue, ignoring delay lanes."""
     if spec is not None:
         exchange, routing_key = Names(spec.prefix).tasks, spec.broker_name
     return {"exchange": exchange, "routing_key": routing_key}

@@ -1,6 +1,6 @@
-"""Confirmed publishing: a task is on the broker when the call returns, or the caller has an exception.
+"""Confirmed publishing: when the call returns, the broker has the task; otherwise it raises an exception.
 
-`BrokerApp.send_task` hands every task to `Publisher.send`: Celery's own calls, canvas, retries and chords too.
+`BrokerApp.send_task` passes every task to `Publisher.send`, including those of canvases, retries and chords.
 """
 
 from __future__ import annotations
@@ -44,37 +44,38 @@ if TYPE_CHECKING:
     from broker_app.publishing.message import OutgoingMessage
 
 _TIMEOUTS = ("confirm_timeout", "timeout")
-"""Options that bound a call; the first that is given counts."""
+"""Options that limit the duration of a call; the first one given wins."""
 
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
-"""Pauses between attempts to reach the broker; the last one repeats until the time-out."""
+"""Pauses between connection attempts; the last one repeats until the time-out."""
 
 
 MOST_CATCH_UPS = 3
-"""How often a message gets lanes for the rest of its delay: to declare them takes time too, but less each time."""
+"""Limit on moving a message to shorter delay lanes: declaring lanes takes time as well, but less each time."""
 
 
 class Publisher:
-    """Publishes tasks with confirms and ``mandatory``, in a bounded time.
+    """Publishes tasks with publisher confirms and ``mandatory``, within a time limit.
 
     Args:
         app: The Celery app, for its serializer defaults and events.
         table: The declared queues.
-        prefix: Of the names on the broker.
-        timeout_seconds: Bound of one call: the wait for a connection, connecting and retrying included.
+        prefix: The prefix of names on the broker.
+        timeout_seconds: Limit of one call, including waiting for a connection, connecting and retrying.
     """
 
     def __init__(self, app: Celery, table: RoutingTable, prefix: str, timeout_seconds: float) -> None:
         self._app = app
-        self._packer = MessageBuilder(app, table, prefix)
+        self._builder = MessageBuilder(app, table, prefix)
         self._names = Names(prefix)
         self._timeout_seconds = timeout_seconds
 
     def send(self, producer: Producer, name: str, message: Any, **options: Any) -> None:
-        """Publish a task message; Celery's ``amqp.send_task_message``.
+        """Publish a task message; replaces Celery's ``amqp.send_task_message``.
 
         The signals are sent in a copy of the caller's context: a receiver may set context variables, as
-        OpenTelemetry its current span, and only the second signal would reset them. A call that fails has none.
+        OpenTelemetry does with its current span, and reset them only in the second signal. A failed call never
+        sends the second signal.
 
         Args:
             producer: From the app's pool, or the caller's; its connection is used.
@@ -85,8 +86,8 @@ class Publisher:
                 `MessageBuilder.pack`.
 
         Raises:
-            RoutingError: The destination, priority or delay cannot be; nothing was sent.
-            PublishError: The broker did not take it; the class says why and whether it may have.
+            RoutingError: The destination, priority or delay is invalid; nothing was sent.
+            PublishError: The broker did not confirm it; the class says why, and whether the broker may have it.
         """
         context = copy_context()
         context.run(self._send, context, producer, name, message, options)
@@ -99,7 +100,7 @@ class Publisher:
         for option in _TIMEOUTS:
             options.pop(option, None)
         keep = options.pop("broker_app_keep", None)
-        outgoing = self._packer.pack(name, message, options)
+        outgoing = self._builder.pack(name, message, options)
         if keep is not None:  # `publish_many` sends it
             keep(outgoing, message, context)
             return
@@ -110,17 +111,17 @@ class Publisher:
             self.tell(producer, outgoing, message, retry=retry)
 
     def timeout_seconds(self, options: Mapping[str, Any]) -> float:
-        """Return the bound of a call with these of Celery's options.
+        """Return the time limit of a call with these Celery options.
 
         Raises:
-            InvalidDelay: ``confirm_timeout`` or ``timeout`` is no number above 0.
+            InvalidDelay: ``confirm_timeout`` or ``timeout`` is not a number above 0.
         """
         given = [options[option] for option in _TIMEOUTS if options.get(option) is not None]
         checked = [check_seconds("confirm_timeout", seconds) for seconds in given]
         return checked[0] if checked else self._timeout_seconds
 
     def tell(self, producer: Producer, outgoing: OutgoingMessage, message: Any, *, retry: bool = True) -> None:
-        """Say that a message was taken: Celery's signal, and its event if it has one."""
+        """Announce a confirmed message: send Celery's signal, and its event if it has one."""
         headers = outgoing.properties["application_headers"]
         where = announced(outgoing.spec, outgoing.exchange, outgoing.routing_key)
         signals.after_task_publish.send(sender=outgoing.task, body=message.body, headers=headers, **where)
@@ -129,18 +130,19 @@ class Publisher:
             self._app.amqp._event_dispatcher.publish("task-sent", event, producer, retry=retry)  # noqa: SLF001
 
     def hand_over(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool) -> bool:
-        """Deliver a message and return that the broker has it; a publisher with a spool may keep it instead."""
+        """Deliver a message and return True; a `SpoolingPublisher` may spool it instead and return False."""
         self.deliver(connection, outgoing, deadline, retry=retry)
         return True
 
     def deliver(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool = True) -> None:
-        """Get one message onto the broker, connecting again where the connection is lost.
+        """Deliver one message to the broker, reconnecting if the connection is lost.
 
         Args:
             connection: A kombu connection, open or not.
             outgoing: The message.
             deadline: On the clock of `time.monotonic`.
-            retry: Whether a lost connection is tried again. Sent again, a message carries `MAYBE_TWICE_HEADER`.
+            retry: Whether to retry after a lost connection. A message that is sent again carries
+                `MAYBE_TWICE_HEADER`.
 
         Raises:
             PublishError: As `send`.
@@ -169,12 +171,12 @@ class Publisher:
             raise outgoing.refused(BrokerUnreachable, error_text(error)) from error
 
     def _deliver_once(self, connection: Any, outgoing: OutgoingMessage, deadline: float) -> None:
-        """Publish and wait for the answer; declare what is not there yet, and send once more."""
+        """Publish and wait for the answer; if there is no route, declare it and publish once more."""
         raw = connection.connection
         try:
             channel = ConfirmChannel.of(raw)
             channel.wait_until_unblocked(deadline)
-            self._ensure_rest(channel, outgoing, deadline)  # right before it is published: what was seen may go
+            self._ensure_rest(channel, outgoing, deadline)  # right before publishing: lanes may expire
             if self._is_routed(channel, outgoing, deadline):
                 return
             self._declare_path(channel, outgoing, deadline)
@@ -194,7 +196,7 @@ class Publisher:
             raise refusal(outgoing, error) from error
 
     def _is_routed(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> bool:
-        """Publish; False if there is no exchange or no queue for it."""
+        """Publish, and return False if the exchange or the queue is missing."""
         if outgoing.is_unanswered:
             outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
         outgoing.is_unanswered = True
@@ -210,15 +212,15 @@ class Publisher:
         return answer.outcome is ConfirmOutcome.CONFIRMED
 
     def _ensure_rest(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
-        """Make sure of the way that a message takes now: only the rest of its delay is before it."""
+        """Shorten the delay to the time left and declare the matching lanes."""
         for _ in range(MOST_CATCH_UPS):
-            outgoing.catch_up(self._packer.way)
+            outgoing.catch_up(self._builder.way)
             self._ensure_way(channel, outgoing, deadline)
             if not outgoing.is_behind:
                 return
 
     def _ensure_way(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
-        """Make sure of the lanes on the way, and of the queue at its end, before the message needs them."""
+        """Declare the message's delay lanes and its target queue before they are needed."""
         spec, held = outgoing.spec, outgoing.delay.lanes
         if not held or spec is None:
             return
@@ -227,7 +229,7 @@ class Publisher:
             raise outgoing.refused(NoRoute, reason)
 
     def _declare_path(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
-        """Declare the queue and the lanes of a message that found no route."""
+        """Declare the queue and lanes of a message that could not be routed."""
         spec = outgoing.spec
         if spec is None:
             return
@@ -241,19 +243,19 @@ class Publisher:
 
 
 def refusal(outgoing: OutgoingMessage, error: Exception) -> PublishError:
-    """Return why a message was not published: the broker's words, or what AMQP cannot carry."""
-    if isinstance(error, struct.error):  # py-amqp packs lengths, and says no more than that one was too large
+    """Return the error for a message that was not published, with the broker's reply or the encoding error."""
+    if isinstance(error, struct.error):  # from packing a length; py-amqp does not say which value is too long
         return outgoing.refused(PublishRefused, f"AMQP cannot carry it: {error} (names have at most 255 bytes)")
     return outgoing.refused(PublishRefused, error_text(error))
 
 
 def check_seconds(name: str, seconds: object) -> float:
-    """Return a time-out that a caller gave.
+    """Return a caller's time-out as a float.
 
     Raises:
-        InvalidDelay: It is no number above 0, or not finite.
+        InvalidDelay: It is not a finite number above 0.
     """
     is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
-    if not is_number or not 0 < float(seconds) < math.inf:  # type: ignore[arg-type]  # it is a number
+    if not is_number or not 0 < float(seconds) < math.inf:  # type: ignore[arg-type]  # checked just before
         raise InvalidDelay(f"{name} must be a number of seconds above 0, got {seconds!r}")
     return float(seconds)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The queues and lanes that messages need on their way, looked after once for many of them."""
+"""Known routes: which queues and delay lanes are declared, checked once for many messages."""
 
 from __future__ import annotations
 
@@ -17,70 +17,70 @@ if TYPE_CHECKING:
     from broker_app.queues import Lane
     from broker_app.wire.confirm_channel import ConfirmChannel
 
-    _Way = tuple[str, tuple[Lane, ...]]  # the queue at the end, as on the broker, and the lanes before it
+    _Route = tuple[str, tuple[Lane, ...]]  # the queue's name on the broker, and the lanes before it
 
 MOST_AT_ONCE = 32
-"""Ways that are looked after together: declaring a lane takes some 30 ms, and nothing is sent meanwhile."""
+"""Maximum number of routes declared together: declaring a lane takes about 30 ms, during which nothing is sent."""
 
-_MOST_WAYS = 10_000
+_MAX_ROUTES = 10_000
 
 
 class KnownRoutes:
-    """Which ways are known to be open.
+    """Cache of routes that were seen recently.
 
     Args:
-        prefix: Of the names on the broker.
+        prefix: The prefix of names on the broker.
     """
 
     def __init__(self, prefix: str) -> None:
         self._names = Names(prefix)
-        self._until: dict[_Way, float] = {}  # on the clock of time.monotonic
+        self._until: dict[_Route, float] = {}  # on the clock of time.monotonic
 
     def forget(self) -> None:
-        """Know nothing: the connection is another."""
+        """Clear the cache, because the connection is new."""
         self._until.clear()
 
     def is_known(self, item: BulkItem) -> bool:
-        """Return whether a message can go; what was seen is trusted for `lanes.TRUST_SECONDS`."""
+        """Return whether a message's route was seen within `delay_lanes.TRUST_SECONDS`."""
         if item.spec is None:
             return True
         return time.monotonic() < self._until.get((item.spec.broker_name, item.delay.lanes), -inf)
 
     def ensure(self, channel: ConfirmChannel, items: Iterable[BulkItem], deadline: float) -> None:
-        """Look after the ways of messages, together, and declare what is missing.
+        """Check the routes of messages together, and declare what is missing.
 
         Args:
-            channel: What they are to be sent on.
-            items: As they are to be sent; only the first `MOST_AT_ONCE` ways are looked at. A message whose way
-                cannot be made is settled, with why.
+            channel: The channel to send them on.
+            items: In sending order; only the first `MOST_AT_ONCE` routes are checked. A message whose route
+                cannot be declared is settled with the reason.
             deadline: On the clock of `time.monotonic`.
 
         Raises:
             TimeoutError: The broker did not answer in time.
         """
-        ways = self._unknown(items)
-        firsts = [alike[0] for alike in ways.values()]
+        routes = self._unknown(items)
+        firsts = [alike[0] for alike in routes.values()]
         held = dict.fromkeys(lane for item in firsts for lane in item.delay.lanes)
         ends = [item.spec for item in firsts if item.spec is not None]
         faults = delay_lanes.ensure(channel.connection, held, ends, channel.seen, self._names.prefix, deadline)
-        if len(self._until) >= _MOST_WAYS:
+        if len(self._until) >= _MAX_ROUTES:
             self._until.clear()
-        for (end, on_way), alike in ways.items():
-            if reason := delay_lanes.missing(faults, on_way, end, self._names.prefix):
+        for (end, lanes), alike in routes.items():
+            if reason := delay_lanes.missing(faults, lanes, end, self._names.prefix):
                 for item in alike:
                     item.settle(NoRoute(task=item.task, task_id=item.task_id, queue=item.place, reason=reason))
             else:
-                seen = [channel.seen.get(name, -inf) for name in (end, *map(self._names.lane, on_way))]
-                self._until[end, on_way] = min(seen) + delay_lanes.TRUST_SECONDS
+                seen = [channel.seen.get(name, -inf) for name in (end, *map(self._names.lane, lanes))]
+                self._until[end, lanes] = min(seen) + delay_lanes.TRUST_SECONDS
 
-    def _unknown(self, items: Iterable[BulkItem]) -> dict[_Way, list[BulkItem]]:
-        """Return the messages whose ways are not known, by way."""
-        ways: dict[_Way, list[BulkItem]] = {}
+    def _unknown(self, items: Iterable[BulkItem]) -> dict[_Route, list[BulkItem]]:
+        """Return the messages whose routes are unknown, by route."""
+        routes: dict[_Route, list[BulkItem]] = {}
         for item in items:
             if self.is_known(item) or item.spec is None:
                 continue
-            way = (item.spec.broker_name, item.delay.lanes)
-            if way not in ways and len(ways) == MOST_AT_ONCE:
+            route = (item.spec.broker_name, item.delay.lanes)
+            if route not in routes and len(routes) == MOST_AT_ONCE:
                 break
-            ways.setdefault(way, []).append(item)
-        return ways
+            routes.setdefault(route, []).append(item)
+        return routes

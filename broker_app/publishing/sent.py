@@ -1,4 +1,4 @@
-"""The ids of the tasks that the current thread publishes, for a caller that has to know whether it did."""
+"""Records the ids of tasks that the current thread publishes, for callers that must know whether it did."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _here = threading.local()
 
 
 def note_sent(task_id: str) -> None:
-    """Note that the current thread published a task."""
+    """Record that the current thread published a task."""
     ids: set[str] | None = getattr(_here, "ids", None)
     if ids is not None:
         ids.add(task_id)
@@ -21,7 +21,7 @@ def note_sent(task_id: str) -> None:
 
 @contextmanager
 def noting_sent() -> Iterator[set[str]]:
-    """Yield the ids that the current thread publishes within the block."""
+    """Yield a set that collects the ids published by the current thread within the block."""
     before: set[str] | None = getattr(_here, "ids", None)
     ids: set[str] = set()
     _here.ids = ids

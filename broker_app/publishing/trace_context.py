@@ -1,8 +1,8 @@
-"""The trace that a call belongs to goes with its message: W3C Trace Context, if OpenTelemetry is installed.
+"""Trace propagation: passes W3C Trace Context in message headers if OpenTelemetry is installed.
 
-Nothing is recorded here, and no span is made: with OpenTelemetry set up, the task runs in the caller's context,
-and its spans are children of the caller's. With `opentelemetry-instrumentation-celery` they are children of the
-task's own span, whose parent is that of the publishing. Without OpenTelemetry, none of this costs anything.
+This module creates no spans. With OpenTelemetry configured, a task runs in the caller's context, and its spans
+are children of the caller's span. With `opentelemetry-instrumentation-celery` they are children of the task's own
+span, whose parent is the publishing span. Without OpenTelemetry there is no overhead.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from celery.app.task import Context
 
 FIELDS = ("traceparent", "tracestate")
-"""The headers, by the names of w3.org/TR/trace-context."""
+"""Header names from w3.org/TR/trace-context."""
 
-_TOKEN = "broker_app_trace_token"  # noqa: S105 - where a request keeps what ends its context
+_TOKEN = "broker_app_trace_token"  # noqa: S105 - request attribute with the token that detaches its context
 
 
 @cache
@@ -31,21 +31,22 @@ def is_available() -> bool:
 
 
 def inject(headers: MutableMapping[str, Any]) -> None:
-    """Put the current context into a message's headers; what the caller put there itself stays.
+    """Add the current context to a message's headers unless the caller has set one.
 
-    The headers of a retry have it from the message before: it is the same trace.
+    A retry keeps the context from the headers of its previous message, and so stays in the same trace.
     """
     if is_available() and FIELDS[0] not in headers:
         _propagator().inject(headers)
 
 
 def enter(request: Context) -> None:
-    """Let a task that begins to run, in this thread or greenlet, do so within the context that its message brings.
+    """Attach the context from a task's message to the current thread or greenlet, before the task runs.
 
-    It ends with the task, after what follows it was published: by a signal that is connected once a message brings
-    a context. Two signals for each task are a twentieth of all that a worker does for an empty one.
+    The context is detached after the task has run and its callbacks are published. The signal for that is
+    connected once a message carries a context: two signals per task are a twentieth of a worker's cost for an
+    empty task.
 
-    If a span is current, an instrumentation has begun it for the task, from the same headers: it stays current.
+    If a span is already current, an instrumentation started it for this task from the same headers; it is kept.
     """
     if request.get(FIELDS[0]) is None or not is_available():
         return
@@ -53,7 +54,9 @@ def enter(request: Context) -> None:
 
     if trace.get_current_span().get_span_context().is_valid:
         return
-    signals.task_postrun.connect(_leave, weak=False, dispatch_uid=f"{__name__}.leave")  # more than once is once
+    signals.task_postrun.connect(
+        _leave, weak=False, dispatch_uid=f"{__name__}.leave"
+    )  # connecting again has no effect
     carrier = {name: value for name in FIELDS if isinstance(value := request.get(name), str)}
     setattr(request, _TOKEN, context.attach(_propagator().extract(carrier)))
 

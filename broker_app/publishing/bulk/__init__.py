@@ -1,4 +1,4 @@
-"""Publishing many tasks at once, each confirmed."""
+"""Bulk publishing: many tasks over one connection, each one confirmed."""
 
 from broker_app.publishing.bulk.api import BulkPublication, PublishTotals, publish_many
 from broker_app.publishing.bulk.item import ItemOutcome

@@ -1,4 +1,4 @@
-"""`publish_many`: signatures in, outcomes out, in their order, and no more in memory than what is on its way."""
+"""`publish_many`: takes signatures and yields outcomes in the same order, holding only one window in memory."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PublishTotals:
-    """How many there were so far.
+    """Counts of the outcomes so far.
 
     Attributes:
-        accepted: The broker has confirmed them.
-        refused: The broker, or the caller's side, did not take them.
-        unknown: Not confirmed, and the broker may have them all the same.
-        maybe_twice: Sent again after a lost connection, whatever became of them.
-        alone: Published one by one, by `apply_async`: canvases.
+        accepted: Confirmed by the broker.
+        refused: Rejected by the broker, or before they were sent.
+        unknown: Not confirmed; the broker may still have them.
+        maybe_twice: Sent again after a lost connection, whatever their outcome.
+        alone: Published individually by `apply_async`, as canvases are.
     """
 
     accepted: int = 0
@@ -47,7 +47,7 @@ class PublishTotals:
     alone: int = 0
 
     def count(self, outcome: ItemOutcome) -> None:
-        """Add one."""
+        """Count one outcome."""
         if outcome.accepted:
             self.accepted += 1
         elif outcome.maybe_taken:
@@ -59,10 +59,10 @@ class PublishTotals:
 
 
 class BulkPublication(Iterator["ItemOutcome"]):
-    """Publishes while it is iterated over.
+    """Iterator that publishes as it is consumed.
 
     Attributes:
-        totals: What has been handed out so far.
+        totals: Counts of the outcomes returned so far.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class BulkPublication(Iterator["ItemOutcome"]):
         return self
 
     def __next__(self) -> ItemOutcome:
-        """Return the next outcome, after sending as many as the window takes."""
+        """Return the next outcome, after sending as many messages as the window allows."""
         self._is_begun = True
         outcome = next(self._outcomes)
         self.totals.count(outcome)
         return outcome
 
     def run(self, on_outcome: Callable[[ItemOutcome], Any] | None = None) -> PublishTotals:
-        """Publish all, hand each outcome to ``on_outcome`` in order, and return the totals.
+        """Publish everything, pass each outcome to ``on_outcome`` in order, and return the totals.
 
         Raises:
             PublishError: As `publish_many`.
@@ -99,7 +99,7 @@ class BulkPublication(Iterator["ItemOutcome"]):
         return self.totals
 
     def close(self) -> None:
-        """Stop. What was sent and not handed out may have been taken."""
+        """Stop publishing. The broker may have messages whose outcome was not returned yet."""
         self._is_begun = True
         self._outcomes.close()
 
@@ -121,27 +121,28 @@ def publish_many(
     timeout_seconds: float | None = None,
     keep_going: bool = True,
 ) -> BulkPublication:
-    """Publish tasks one after the other without waiting for the broker in between, each of them confirmed.
+    """Publish tasks without waiting for the broker after each one; every message is confirmed.
 
-    Nothing is sent before the first outcome is asked for: iterate over what is returned, or call its ``run()``.
-    Outcomes come in the order of the signatures, at most `line.WINDOW_ITEMS` behind them.
+    Nothing is sent until the first outcome is requested: iterate over the returned object, or call its ``run()``.
+    Outcomes arrive in the order of the signatures and lag at most `window.WINDOW_ITEMS` behind.
 
     Args:
-        signatures: ``add.s(2, 2)``, with its options by ``set(queue=…, countdown=…, priority=…)``; also serialised
-            ones, and a canvas, which is published by its own `apply_async`. A generator is read as needed; if
-            it is about to wait for its own input, it may yield None, which waits until all before it are settled.
-        app: None for the first signature's.
-        timeout_seconds: How long it goes on while the broker confirms nothing; None for
-            ``publish.timeout_seconds`` of the settings.
-        keep_going: Whether to read on after one was refused. If not, what was sent by then is told all the same.
+        signatures: Signatures such as ``add.s(2, 2)``; set options with ``set(queue=…, countdown=…, priority=…)``.
+            Serialised signatures and canvases work too; a canvas is published by its own `apply_async`. A
+            generator is consumed lazily. Before it waits for its own input, it may yield None: publishing then
+            pauses until every earlier item is settled.
+        app: The app; None uses the app of the first signature.
+        timeout_seconds: Give up after this long without a confirm; None uses the setting
+            ``publish.timeout_seconds``.
+        keep_going: Whether to continue after a refusal. Outcomes of messages already sent are returned either way.
 
     Returns:
-        An iterator of `ItemOutcome`. Should the broker stay away, the outcomes of all that was taken from
-        ``signatures`` are handed out, and then it raises `BrokerUnreachable` or `PublishTimeout`: that of the
-        first item that was not settled. An exception of ``signatures`` itself is raised at that point too.
+        An iterator of `ItemOutcome`. If the broker stays unreachable, it yields the outcome of every signature
+        read so far, then raises the `BrokerUnreachable` or `PublishTimeout` of the first unsettled item. An exception
+        raised by ``signatures`` itself is re-raised at the same point.
 
     Raises:
-        InvalidDelay: ``timeout_seconds`` is no number above 0.
+        InvalidDelay: ``timeout_seconds`` is not a number above 0.
 
     Example:
         >>> from broker_app.tasks import add
@@ -157,7 +158,7 @@ def publish_many(
 def _outcomes(
     given: Iterator[Any], app: Celery | None, timeout_seconds: float | None, *, keep_going: bool
 ) -> Generator[ItemOutcome, None, None]:
-    """Publish, and yield what became of each; the window's bounds are those of `Window`."""
+    """Publish the signatures and yield their outcomes; `Window` limits how many are in flight."""
     first = next((one for one in given if one is not None), None)
     if first is None:
         return
@@ -166,9 +167,9 @@ def _outcomes(
     timeout = timeout_seconds or app.settings.publish.timeout_seconds
     began = time.monotonic()
     with app.amqp.pooled_producer(began + timeout) as producer:
-        line = Window(app, producer.connection, timeout, time.monotonic() - began)
+        window = Window(app, producer.connection, timeout, time.monotonic() - began)
         try:
-            for item in _published(source, line, MessageEncoder(app, producer), keep_going=keep_going):
+            for item in _published(source, window, MessageEncoder(app, producer), keep_going=keep_going):
                 if not item.is_alone:  # counted where it was published
                     app.metrics.bulk_item(item.task, item.spec, item.error)
                 if item.told is not None and item.error is None:
@@ -176,46 +177,48 @@ def _outcomes(
                     context.run(app.amqp.publisher.tell, producer, item.outgoing(), message)
                 yield item.outcome()
         finally:
-            line.close()
-    if fault := line.failure or source.fault:
+            window.close()
+    if fault := window.failure or source.fault:
         raise fault
 
 
-def _published(source: _Source, line: Window, drafter: MessageEncoder, *, keep_going: bool) -> Iterator[BulkItem]:
-    """Send as long as the line does, and yield the items in their order as soon as they are settled."""
+def _published(
+    source: _Source, window: Window, encoder: MessageEncoder, *, keep_going: bool
+) -> Iterator[BulkItem]:
+    """Send until the window fails, and yield items in order as soon as they are settled."""
     waiting: deque[BulkItem] = deque()
     number, has_refused = 0, False
     for signature in source:
         if signature is None:
-            line.finish()
+            window.finish()
         else:
-            drafter.bind(*line.channel)
-            waiting.append(drafter.draft(number, signature))
+            encoder.bind(*window.channel)
+            waiting.append(encoder.draft(number, signature))
             number += 1
-            _send(waiting, line)
+            _send(waiting, window)
             has_refused = waiting[-1].error is not None
         while waiting and waiting[0].is_settled:
             has_refused = has_refused or waiting[0].error is not None
             yield waiting.popleft()
-        if line.failure is not None or (has_refused and not keep_going):
+        if window.failure is not None or (has_refused and not keep_going):
             break
-    line.finish()
+    window.finish()
     yield from waiting
 
 
-def _send(waiting: deque[BulkItem], line: Window) -> None:
-    """Send the last item, unless it is settled already; of such, too, only so many wait behind another."""
+def _send(waiting: deque[BulkItem], window: Window) -> None:
+    """Send the last item unless it is settled already; bound the settled items queued behind an unsettled one."""
     item = waiting[-1]
     if not item.is_settled:
-        line.send(item)
+        window.send(item)
     elif isinstance(item.error, (BrokerUnreachable, PublishTimeout)):
-        line.fail(item.error)
+        window.fail(item.error)
     elif len(waiting) >= 2 * WINDOW_ITEMS:
-        line.settle(waiting[0])
+        window.settle(waiting[0])
 
 
 class _Source(Iterator[Any]):
-    """The signatures; an exception of theirs ends them, and is kept for the end."""
+    """The caller's signatures. An exception ends the iteration and is kept in `fault` to be raised last."""
 
     def __init__(self, first: Any, rest: Iterator[Any]) -> None:
         self.fault: Exception | None = None

@@ -1,4 +1,4 @@
-"""Arguments as the text that stands in a message's headers; Celery's `saferepr`, quicker for plain values."""
+"""Text form of task arguments for the message headers: Celery's `saferepr`, with a fast path for plain values."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def shown(value: Any, most: int, levels: int) -> str:
     """Return what Celery's ``saferepr(value, most, maxlevels=levels)`` returns.
 
     Args:
-        value: The arguments, positional or named.
-        most: Characters.
-        levels: How deep it looks into them.
+        value: The positional or keyword arguments.
+        most: Maximum length in characters.
+        levels: Maximum nesting depth.
     """
     text = _plain(value)
     if text is not None and len(text) < most:
@@ -25,7 +25,7 @@ def shown(value: Any, most: int, levels: int) -> str:
 
 
 def _plain(value: Any) -> str | None:
-    """Return the text of a container of numbers and texts, None for anything else."""
+    """Return the text of a container of numbers and strings, None for anything else."""
     kind = type(value)
     if kind is dict:
         return _dictionary(value)
@@ -34,7 +34,7 @@ def _plain(value: Any) -> str | None:
     words = [_word(one) for one in value]
     if None in words:
         return None
-    inner = ", ".join(words)  # type: ignore[arg-type]  # no None is among them
+    inner = ", ".join(words)  # type: ignore[arg-type]  # None was excluded above
     if kind is list:
         return f"[{inner}]"
     return f"({inner},)" if len(words) == 1 else f"({inner})"

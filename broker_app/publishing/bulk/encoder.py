@@ -1,4 +1,4 @@
-"""From signatures to messages: by Celery once for each kind of call, and from a mould for all that are like it."""
+"""Message encoder: Celery builds the first message of each kind of call; later ones come from a `Template`."""
 
 from __future__ import annotations
 
@@ -36,62 +36,66 @@ if TYPE_CHECKING:
 
     from broker_app.publishing.message import OutgoingMessage
 
-MOST_MOULDS = 1_000
-"""More kinds of calls than these are rare; the moulds are made anew then. A mould takes some 3 kB."""
+MAX_TEMPLATES = 1_000
+"""Maximum number of cached templates, about 3 kB each. The cache is cleared when it is full."""
 
 
 _JSON = JSONEncoder().encode
-"""What kombu's serializer ``json`` does, without what it does around it; compared before it is relied on."""
+"""kombu's ``json`` encoder without its wrapper; a template uses it only where both give the same bytes."""
 
 _NOW = Delay((), 0.0)
 
 _SERIALISED = ("task", "args", "kwargs", "options")
-"""What each signature has (docs.celeryq.dev, canvas)."""
+"""Keys of every serialised signature (docs.celeryq.dev, canvas)."""
 
 
 class MessageEncoder:
-    """Makes messages of an app's signatures.
+    """Encodes an app's signatures as messages.
 
     Args:
         app: The app.
-        producer: Its connection is the one that is published on.
+        producer: Supplies the connection to publish on.
     """
 
     def __init__(self, app: Celery, producer: Producer) -> None:
         self._app = app
         self._producer = producer
         self._kinds = CallClassifier(app)
-        self._moulds: dict[Any, Template] = {}
+        self._templates: dict[Any, Template] = {}
         self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
         self._levels = app.conf.task_repr_maxlevels
         self._longest_args, self._longest_kwargs = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
         self._channel = (0, 0)
-        self._method = lru_cache(MOST_MOULDS)(frames.publish_method)
+        self._method = lru_cache(MAX_TEMPLATES)(frames.publish_method)
 
     def bind(self, channel: int, frame_max: int) -> None:
-        """Make messages for this channel from now on."""
+        """Encode messages for this channel from now on."""
         self._channel = (channel, frame_max)
 
     def draft(self, number: int, given: Signature | Mapping[str, Any]) -> BulkItem:
-        """Return a signature as an item that is ready to be sent, or settled with why it cannot be.
+        """Return an item that is ready to send, or one settled with the error that prevents sending.
 
-        A canvas, and a task that publishes in its own way, is called here, by `apply_async`.
+        Canvases and tasks that override `apply_async` are published here, by `apply_async`.
 
         Args:
-            number: Its place, from 0.
-            given: A signature, or one that was serialised.
+            number: Position among the signatures, from 0.
+            given: A signature, or a serialised one.
         """
         try:
             signature = _signature(given, self._app)
             call = self._kinds.call(signature)
-        except Exception as error:  # noqa: BLE001 - the caller is told, item by item
+        except Exception as error:  # noqa: BLE001 - reported to the caller per item
             return _refused(number, given, error)
         try:
             if call is None:
                 return self._alone(number, signature)
-            mould = self._moulds.get(call.key) if call.key is not None and not _somebody_listens() else None
-            return self._captured(number, signature, call) if mould is None else self._cast(number, call, mould)
-        except Exception as error:  # noqa: BLE001 - the caller is told, item by item
+            template = self._templates.get(call.key) if call.key is not None and not _has_receivers() else None
+            return (
+                self._from_celery(number, signature, call)
+                if template is None
+                else self._from_template(number, call, template)
+            )
+        except Exception as error:  # noqa: BLE001 - reported to the caller per item
             return _refused(number, signature, error)
 
     def _alone(self, number: int, signature: Signature) -> BulkItem:
@@ -100,8 +104,8 @@ class MessageEncoder:
         item.settle()
         return item
 
-    def _captured(self, number: int, signature: Signature, call: BulkCall) -> BulkItem:
-        """Let Celery make the message, and keep what is the same for all calls like this."""
+    def _from_celery(self, number: int, signature: Signature, call: BulkCall) -> BulkItem:
+        """Let Celery build the message, and keep a template for similar calls."""
         kept: list[tuple[OutgoingMessage, Any, Context]] = []
         signature.apply_async(
             producer=self._producer,
@@ -109,12 +113,12 @@ class MessageEncoder:
             broker_app_keep=lambda *made: kept.append(made),
         )
         outgoing, message, context = kept[0]
-        is_told = _somebody_listens() or message.sent_event
+        is_told = _has_receivers() or message.sent_event
         if call.key is not None and outgoing.spec is not None and not is_told:
-            if len(self._moulds) >= MOST_MOULDS:
-                self._moulds.clear()
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
             is_json = _JSON(message.body).encode() == outgoing.body if call.serializer == "json" else False
-            self._moulds[call.key] = Template(outgoing, outgoing.spec, message.body[2], is_json=is_json)
+            self._templates[call.key] = Template(outgoing, outgoing.spec, message.body[2], is_json=is_json)
         return BulkItem(
             number=number,
             task=outgoing.task,
@@ -135,8 +139,8 @@ class MessageEncoder:
         except (amqp.FrameSyntaxError, struct.error) as error:
             raise refusal(outgoing, error) from error
 
-    def _cast(self, number: int, call: BulkCall, mould: Template) -> BulkItem:
-        """Make the message from its mould."""
+    def _from_template(self, number: int, call: BulkCall, template: Template) -> BulkItem:
+        """Build the message from its template."""
         began = time.monotonic()
         if call.check is not None:
             call.check(*call.args, **call.kwargs)
@@ -144,16 +148,16 @@ class MessageEncoder:
         delay, due = _NOW, None
         if call.countdown is not None or call.eta is not None:
             delay, due = self._app._delay(call.countdown, call.eta, began)  # noqa: SLF001 - the app's own
-        exchange, key = self._way(mould.spec, delay)
-        content = (call.args, call.kwargs, mould.embed)
-        body = _JSON(content) if mould.is_json else serialization.dumps(content, call.serializer)[2]
-        properties = mould.properties(self._own_headers(call, mould, task_id, delay, due), task_id)
+        exchange, key = self._way(template.spec, delay)
+        content = (call.args, call.kwargs, template.embed)
+        body = _JSON(content) if template.is_json else serialization.dumps(content, call.serializer)[2]
+        properties = template.properties(self._own_headers(call, template, task_id, delay, due), task_id)
         return BulkItem(
             number=number,
             task=call.task,
             task_id=task_id,
-            place=mould.spec.name,
-            spec=mould.spec,
+            place=template.spec.name,
+            spec=template.spec,
             delay=delay,
             address=(task_id, exchange, key),
             sent=frames.join(
@@ -167,12 +171,12 @@ class MessageEncoder:
         )
 
     def _own_headers(
-        self, call: BulkCall, mould: Template, task_id: str, delay: Delay, due: Any
+        self, call: BulkCall, template: Template, task_id: str, delay: Delay, due: Any
     ) -> dict[str, bytes]:
         return {
             "id": text_value(task_id),
             "eta": text_value(due and due.isoformat()),
-            "expires": mould.expires if call.expires is None else text_value(self._moment(call.expires)),
+            "expires": template.expires if call.expires is None else text_value(self._moment(call.expires)),
             "argsrepr": text_value(shown(call.args, self._longest_args, self._levels)),
             "kwargsrepr": text_value(shown(call.kwargs, self._longest_kwargs, self._levels)),
             PUBLISHED_AT_HEADER: float_value(time.time()),
@@ -180,7 +184,7 @@ class MessageEncoder:
         }
 
     def _moment(self, seconds: float) -> str:
-        """Return the moment that is this far from now, as Celery writes it."""
+        """Return the time this many seconds from now, as Celery writes it."""
         moment = maybe_make_aware(self._app.now() + timedelta(seconds=seconds), tz=self._app.timezone)
         text: str = moment.isoformat()
         return text
@@ -196,8 +200,8 @@ def _signature(given: Any, app: Celery) -> Signature:
     return Signature.from_dict(given, app=app)
 
 
-def _somebody_listens() -> bool:
-    """Return whether a signal of publishing has a receiver: it is shown, and may change, every message."""
+def _has_receivers() -> bool:
+    """Return whether a publish signal has a receiver; receivers see, and may change, every message."""
     return bool(signals.before_task_publish.receivers or signals.after_task_publish.receivers)
 
 

@@ -1,4 +1,4 @@
-"""One of many messages on its way: what it is, and what became of it."""
+"""One message of a bulk publication, and its outcome."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """What became of one signature.
+    """The outcome of publishing one signature.
 
     Attributes:
-        number: Its place among those that came in, from 0.
+        number: Position among the signatures, from 0.
         task: The task's name.
-        task_id: The id that it has, or would have had.
-        queue: Where it went; empty if it was refused before that was known.
-        error: None if the broker has it; else why not, or why nobody knows: a `PublishError` has ``maybe_taken``.
-        maybe_twice: Whether it was sent again because the connection was lost before the first was answered. The
-            second message carries the header ``broker_app_maybe_twice``.
-        is_alone: Whether it went by `apply_async`, one call for itself: a canvas.
+        task_id: The task's id, also if it was not published.
+        queue: The destination; empty if it was refused before the destination was known.
+        error: None if the broker confirmed it. A `PublishError` has ``maybe_taken``: the broker may still have it.
+        maybe_twice: Whether it was sent again because the connection was lost before the first copy was confirmed.
+            The second copy carries the header ``broker_app_maybe_twice``.
+        is_alone: Whether it was published by its own `apply_async` call, as a canvas is.
     """
 
     number: int
@@ -43,12 +43,12 @@ class ItemOutcome:
 
     @property
     def accepted(self) -> bool:
-        """Whether the broker has confirmed it."""
+        """True if the broker confirmed it."""
         return self.error is None
 
     @property
     def maybe_taken(self) -> bool:
-        """Whether it was not confirmed, and the broker may have it all the same."""
+        """True if it was not confirmed but the broker may have it."""
         return bool(getattr(self.error, "maybe_taken", False))
 
 
@@ -56,30 +56,30 @@ _NOW = Delay((), 0.0)
 
 
 NOT_MADE = (0, 0)
-"""The channel of an item whose frames are to be made anew."""
+"""The channel of an item whose frames must be encoded again."""
 
 MOST_CATCH_UPS = 2
-"""How often an item gets lanes for the rest of its delay: to look after them takes time too."""
+"""Limit on moving an item to shorter delay lanes, because declaring lanes takes time as well."""
 
 
 @dataclass(slots=True)
 class BulkItem:
-    """One signature on its way.
+    """One signature while it is being published.
 
     Attributes:
-        number: Its place, from 0.
+        number: Position among the signatures, from 0.
         task: The task's name.
         task_id: Its id.
-        place: The queue, or exchange and key, for people.
-        spec: The queue that it is for; None for an exchange that is not ours, or if it was refused.
+        place: The queue, or exchange and routing key, for display.
+        spec: The target queue; None for a foreign exchange, or if it was refused.
         delay: How long it waits in the broker.
-        address: What it is known by if it is returned.
-        sent: Its frames; empty for one that is not sent in bulk.
-        channel: The channel's number that they were made for, and the largest frame.
+        address: Identifies the message if the broker returns it.
+        sent: The encoded frames; empty if it is not sent in bulk.
+        channel: The channel number and frame_max that the frames were encoded for.
         due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
-        catch_ups: How often it got another way because some of its delay was over.
-        told: Celery's message and the context of its first signal, if somebody listens to what is published.
-        is_unanswered: Whether it was sent, and nothing is known of it yet.
+        catch_ups: How often it was rerouted because part of its delay had passed.
+        told: Celery's message and the context of its first signal, if a publish signal has receivers.
+        is_unanswered: Whether it was sent and the broker has not answered yet.
         is_settled: Whether its outcome is known.
         error: As `ItemOutcome`.
         maybe_twice: As `ItemOutcome`.
@@ -105,12 +105,12 @@ class BulkItem:
     is_alone: bool = False
 
     def settle(self, error: Exception | None = None) -> None:
-        """Note what became of it."""
+        """Record the outcome."""
         self.error = error
         self.is_settled = True
 
     def outgoing(self) -> OutgoingMessage:
-        """Return it as the one message that it is, to be sent with care."""
+        """Return it as a single message, to be delivered on its own."""
         properties, body = frames.decode(self.sent)
         _, exchange, routing_key = self.address
         return OutgoingMessage(
@@ -127,7 +127,7 @@ class BulkItem:
         )
 
     def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
-        """Let it wait for the rest of its delay only: its frames are made anew then.
+        """Shorten the delay to the time left; if that changes the route, the frames are encoded again.
 
         Args:
             way: `broker_app.publishing.message.MessageBuilder.way`.
@@ -141,7 +141,7 @@ class BulkItem:
             self.channel = NOT_MADE
 
     def outcome(self) -> ItemOutcome:
-        """Return what the caller is told."""
+        """Return the outcome for the caller."""
         return ItemOutcome(
             self.number, self.task, self.task_id, self.place, self.error, self.maybe_twice, self.is_alone
         )

@@ -1,4 +1,4 @@
-"""A signature, looked at as the call that it asks for: what it has in common with others, and what is its own."""
+"""Call classification: separates the options that similar calls share from the values of a single call."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _OWN = frozenset({"task_id", "countdown", "eta", "expires"})
-"""Options that differ from call to call."""
+"""Options that may differ between calls that share a template."""
 
 _PLAIN = frozenset({str, int, bool, float, type(None), datetime})
-"""Types of options that are compared by their value."""
+"""Option types that are compared by value."""
 
 _NEVER_ALIKE = frozenset(
     {"argsrepr", "kwargsrepr", "compression", "producer", "publisher", "connection", "root_id"}
 )
 _LONGEST_ID = 63
-"""Characters: an id that is certainly an AMQP short string (255 bytes) is not measured."""
+"""In characters: an id up to this length always fits an AMQP short string (255 bytes)."""
 _LONGEST_EXPIRY_SECONDS = 1e9
 
 
@@ -37,16 +37,16 @@ class BulkCall:
     """One call.
 
     Attributes:
-        key: The same for all calls whose messages differ only in what stands below; None if there are none.
+        key: Equal for calls whose messages differ only in the attributes below; None if no template can be shared.
         task: The task's name.
         args: Positional arguments.
-        kwargs: Named arguments.
-        serializer: Of the body.
+        kwargs: Keyword arguments.
+        serializer: The serializer of the body.
         check: Celery's check of the arguments, None if it is off.
-        task_id: None for a new one.
+        task_id: None generates a new id.
         countdown: Seconds from now.
-        eta: The moment instead.
-        expires: Seconds from now; None for another form, or never.
+        eta: The due time, as an alternative to ``countdown``.
+        expires: Seconds from now; None if it never expires or is not given as a number.
     """
 
     key: Any
@@ -63,13 +63,13 @@ class BulkCall:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a task's definition says of its calls.
+    """Properties of a task's definition that apply to all its calls.
 
     Attributes:
         is_ours: Whether Celery's own `apply_async` publishes it.
-        is_alike: Whether its messages follow from its options alone.
+        is_alike: Whether its messages depend on nothing but its options.
         check: Celery's check of the arguments.
-        options: Of the task itself; a call's win over them.
+        options: The task's own options; those of a call take precedence.
     """
 
     is_ours: bool = True
@@ -79,7 +79,7 @@ class _Task:
 
 
 class CallClassifier:
-    """Tells calls that are alike.
+    """Finds calls that can share a template.
 
     Args:
         app: The app.
@@ -93,15 +93,15 @@ class CallClassifier:
         self._is_eager: bool = conf.task_always_eager
         self._is_alike = (
             not (conf.task_compression or conf.task_send_sent_event)
-            and conf.task_protocol == 2  # noqa: PLR2004 - Celery's number of the message's form
+            and conf.task_protocol == 2  # noqa: PLR2004 - Celery's message protocol version
             and all(_looks_at_names_only(router) for router in app.amqp.routes)
         )
 
     def call(self, signature: Signature) -> BulkCall | None:
-        """Return the call, or None for one that is published in its own way.
+        """Return the call, or None if its own `apply_async` must publish it.
 
         Raises:
-            CallError: The task is another app's.
+            CallError: The task belongs to another app.
         """
         if type(signature) is not Signature or signature.get("subtask_type") or self._is_eager:
             return None
@@ -123,7 +123,7 @@ class CallClassifier:
     def _look_at(self, signature: Signature) -> _Task:
         try:
             task = signature.type
-        except KeyError:  # only the workers know it
+        except KeyError:  # not registered here, only in the workers
             return _Task(is_alike=self._is_alike)
         if task.app is not self._app:
             raise CallError(
@@ -141,7 +141,7 @@ class CallClassifier:
         )
 
     def _key(self, name: str, task: _Task, options: Any, args: Any, kwargs: Any, expires: Any) -> Any:
-        """Return what makes two calls alike, None for a call like no other."""
+        """Return a key that is equal for calls that can share a template, None if there is no such call."""
         if not task.is_alike or type(args) not in (tuple, list) or type(kwargs) is not dict:
             return None
         if not options:
@@ -156,14 +156,14 @@ class CallClassifier:
 
 
 def _own_key(name: str, options: Any, rest: list[Any], expires: Any) -> Any:
-    """Return the key of a call with options, None if what is its own needs Celery's eye."""
+    """Return the key of a call with options, None if Celery must process its options."""
     task_id = options.get("task_id")
     if task_id is not None and not (type(task_id) is str and 0 < len(task_id) <= _LONGEST_ID):
         return None
     if expires is None:
         return (name, *rest)
     if options.get("countdown") is not None or options.get("eta") is not None:
-        return None  # it is compared with the moment that the task is due
+        return None  # must be compared with the time the task is due
     if _is_seconds(expires):
         return (name, *rest, "seconds")
     return (name, *rest, expires) if type(expires) in _PLAIN else None
@@ -174,5 +174,5 @@ def _is_seconds(expires: Any) -> bool:
 
 
 def _looks_at_names_only(router: Any) -> bool:
-    """Return whether a router knows a task by its name alone: ours, and Celery's own of a table."""
+    """Return whether a router looks only at the task's name, as ours and Celery's `MapRoute` do."""
     return isinstance(router, (MapRoute, NameRouter))

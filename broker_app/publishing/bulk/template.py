@@ -1,4 +1,4 @@
-"""What the messages of one task and one set of options have in common, encoded once."""
+"""Message template: the parts shared by all messages of one task and one set of options, encoded once."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
     from broker_app.queues import QueueSpec
 
 VARYING = ("id", "root_id", "eta", "expires", "argsrepr", "kwargsrepr", PUBLISHED_AT_HEADER, DELAY_HEADER)
-"""The headers that differ from call to call."""
+"""Headers that differ between calls."""
 
 _LENGTH = Struct(">I")
 _FLOAT = Struct(">cd")
 
 
 class Template:
-    """Makes the properties of a message from the little that is its own.
+    """Encodes the properties of a message by filling in the values that vary.
 
     Args:
-        outgoing: A message that Celery made of the same task and options.
-        embed: What stands behind the arguments in its body.
-        is_json: Whether its body is what Celery's JSON makes of it.
+        outgoing: A message that Celery built for the same task and options.
+        spec: The target queue of all messages.
+        embed: The part of the body after the arguments.
+        is_json: Whether Celery's JSON encoder reproduces the body.
 
     Attributes:
-        spec: The queue that they all go to.
+        spec: As given.
         embed: As given.
         is_json: As given.
-        expires: The encoded header, for a call that does not count it from now.
+        expires: The encoded header, for calls whose expiry is not relative.
     """
 
     def __init__(self, outgoing: OutgoingMessage, spec: QueueSpec, embed: Any, *, is_json: bool = False) -> None:
@@ -49,7 +50,7 @@ class Template:
         """Return encoded properties.
 
         Args:
-            own: The encoded values of `VARYING`, ``id`` for a ``root_id`` too.
+            own: The encoded values of `VARYING`; ``id`` also serves as ``root_id``.
             task_id: The task's id, at most 255 bytes.
         """
         headers = b"".join([piece if type(piece) is bytes else own[piece] for piece in self._pieces])  # type: ignore[index]
@@ -60,7 +61,7 @@ class Template:
 
 
 def text_value(text: str | None) -> bytes:
-    """Return an encoded text of a table, or its nothing."""
+    """Return a string as an encoded table value; None becomes AMQP's void."""
     if text is None:
         return b"V"
     encoded = text.encode("utf-8", "surrogatepass")  # as py-amqp
@@ -68,12 +69,12 @@ def text_value(text: str | None) -> bytes:
 
 
 def float_value(value: float) -> bytes:
-    """Return an encoded number of a table."""
+    """Return a float as an encoded table value."""
     return _FLOAT.pack(b"d", value)
 
 
 def _pieces(headers: Any, task_id: str) -> list[bytes | str]:
-    """Return the table in pieces: bytes, and the names of the values that stand between them."""
+    """Return the table as fixed bytes and, between them, the names of the varying values."""
     pieces: list[bytes | str] = []
     still = b""
     for name, value in headers.items():
@@ -92,4 +93,4 @@ def _short(text: str) -> bytes:
     return bytes([len(encoded)]) + encoded
 
 
-_MARK = "broker-app's mark: the correlation id stands here"
+_MARK = "broker-app: placeholder of the correlation id"

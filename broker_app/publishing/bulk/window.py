@@ -1,4 +1,4 @@
-"""A line of messages to the broker: many are sent before the first is answered, and none is lost from sight.
+"""Publishing window: keeps many messages in flight on one connection and tracks each until it is settled.
 
 Every item ends settled: confirmed, refused, or given up because the broker did not answer in time.
 """
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from broker_app.wire.confirm_channel import Confirmation
 
 WINDOW_ITEMS = 1_000
-"""Messages that wait for their answers at most."""
+"""Maximum number of messages in flight."""
 
 WINDOW_BYTES = 8 * 1024 * 1024
-"""Bytes of them; above it the next message waits."""
+"""Maximum bytes in flight; beyond this the next message waits."""
 
 _LOOK_EVERY = 32
-"""Messages between two looks for answers that have come meanwhile."""
+"""Messages sent between two checks for answers."""
 
 _AT_ONCE_SECONDS = 0.02
-"""Messages that follow each other as fast as this may wait for each other, to have their ways looked after
-together. Who makes them slowly, or waits for more, has each of them sent at once."""
+"""Messages that arrive within this interval may be held back so that their routes are declared together. A slower
+producer has each message sent at once."""
 
 
 class Window:
@@ -49,25 +49,25 @@ class Window:
 
     Args:
         app: The app.
-        connection: A kombu connection that nobody else uses meanwhile.
-        timeout_seconds: How long it goes on without an answer that it waits for, reconnecting included.
-        waited_seconds: What the caller has waited for the connection; it counts until the first answer.
+        connection: A kombu connection for exclusive use.
+        timeout_seconds: Give up after this long without an answer, reconnecting included.
+        waited_seconds: Time already spent waiting for the connection; it counts against the first answer.
 
     Attributes:
-        failure: Why it gave up; None while it has not. Nothing is sent any more then.
+        failure: Why it gave up; None while it works. After a failure nothing more is sent.
     """
 
     def __init__(self, app: Celery, connection: Any, timeout_seconds: float, waited_seconds: float = 0.0) -> None:
         self.failure: PublishError | None = None
         self._app = app
         self._connection = connection
-        self._ways = KnownRoutes(app.settings.prefix)
+        self._known_routes = KnownRoutes(app.settings.prefix)
         self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
         self._timeout_seconds = timeout_seconds
         self._channel: ConfirmChannel | None = None
-        self._queue: deque[BulkItem] = deque()  # what is to be sent next
+        self._queue: deque[BulkItem] = deque()  # to be sent next
         self._in_flight: dict[int, BulkItem] = {}  # by tag, in the order of sending
-        self._careful: deque[BulkItem] = deque()  # what is to be sent one by one, when nothing is in flight
+        self._one_by_one: deque[BulkItem] = deque()  # to be sent one by one when nothing is in flight
         self._bytes = 0
         self._unread = 0
         self._sent_at: float | None = None
@@ -77,15 +77,15 @@ class Window:
 
     @property
     def channel(self) -> tuple[int, int]:
-        """The number of the channel that messages are made for, and the largest frame; a guess at first."""
+        """The channel number and frame_max to encode messages for; a guess until the channel is open."""
         if self._channel is None:
             return _USUAL_CHANNEL
         return self._channel.number, self._channel.connection.frame_max
 
     def send(self, item: BulkItem) -> None:
-        """Send an item, as soon as the window and the broker allow it; it may be settled at once, refused.
+        """Send an item as soon as the window and the broker allow it; a refused item is settled at once.
 
-        One whose way is not known may wait for those that follow it at once.
+        An item whose route is unknown may be held back so that its route is declared with those that follow.
         """
         if not self._in_flight:
             self._progress()
@@ -95,19 +95,19 @@ class Window:
         self._sent_at = time.monotonic()
 
     def settle(self, item: BulkItem) -> None:
-        """Wait until an item that was sent is settled."""
+        """Wait until a sent item is settled."""
         self._work_until(lambda: item.is_settled)
 
     def finish(self) -> None:
-        """Wait until all are settled."""
-        self._work_until(lambda: not (self._queue or self._in_flight or self._careful))
+        """Wait until every item is settled."""
+        self._work_until(lambda: not (self._queue or self._in_flight or self._one_by_one))
 
     def fail(self, error: PublishError) -> None:
-        """Give up, because somebody else has waited for the broker in vain."""
+        """Give up because another call timed out waiting for the broker."""
         self._give_up(error)
 
     def close(self) -> None:
-        """Leave the connection as it was found; one that still owes an answer is dropped."""
+        """Restore the connection's time-out, or drop the connection if answers are still outstanding."""
         if self._in_flight or self._queue:
             discard(self._connection)
         elif self._channel is not None and self._channel.is_usable:
@@ -118,11 +118,11 @@ class Window:
         return len(self._in_flight) >= WINDOW_ITEMS or self._bytes >= WINDOW_BYTES
 
     def _is_gathering(self) -> bool:
-        """Return whether the ways of what is to be sent had better be looked after together with the next ones."""
+        """Return whether to hold back queued items, to declare their routes together with the next ones."""
         if self._sent_at is None or time.monotonic() - self._sent_at > _AT_ONCE_SECONDS:
             return False
         is_room = len(self._queue) < MOST_AT_ONCE and len(self._queue[-1].sent) < WINDOW_BYTES // MOST_AT_ONCE
-        return is_room and not self._ways.is_known(self._queue[0])
+        return is_room and not self._known_routes.is_known(self._queue[0])
 
     def _work_until(self, is_done: Callable[[], bool]) -> None:
         while self.failure is None and not is_done():
@@ -133,13 +133,13 @@ class Window:
             except self._connection.recoverable_connection_errors as error:
                 self._queue.extendleft(reversed(self._lost()))
                 self._pause(error)
-            except amqp_errors.AMQPError:  # one of those in flight offends the broker, which does not say which
-                self._careful.extend(self._lost() or [self._queue.popleft()])
+            except amqp_errors.AMQPError:  # caused by a message in flight; the broker does not say which
+                self._one_by_one.extend(self._lost() or [self._queue.popleft()])
 
     def _step(self) -> None:
-        if self._careful and not self._in_flight:
-            self._deliver(self._careful.popleft())
-        elif self._queue and not self._careful and not self._is_full:
+        if self._one_by_one and not self._in_flight:
+            self._deliver(self._one_by_one.popleft())
+        elif self._queue and not self._one_by_one and not self._is_full:
             self._send_next()
         else:
             self._read(self._give_up_at)
@@ -149,19 +149,19 @@ class Window:
         if channel is None:
             return
         if not self._in_flight:
-            self._read(None)  # a connection that the broker has closed meanwhile is noticed before it is used
+            self._read(None)  # notices a connection that the broker closed in the meantime
         channel.wait_until_unblocked(self._give_up_at)
         item.catch_up(self._way)
-        if not self._ways.is_known(item):
-            self._ways.ensure(channel, self._queue, self._give_up_at)
+        if not self._known_routes.is_known(item):
+            self._known_routes.ensure(channel, self._queue, self._give_up_at)
             self._progress()
             item.catch_up(self._way)
             while self._queue and self._queue[0].is_settled:
                 self._queue.popleft()
             return
         if item.is_unanswered or item.channel != self.channel:
-            self._make_anew(item)
-        item.is_unanswered = True  # from here on nobody knows, until it is answered
+            self._encode_again(item)
+        item.is_unanswered = True  # the outcome is unknown until the broker answers
         self._in_flight[channel.write(item.sent, item.address)] = item
         self._queue.popleft()
         self._bytes += len(item.sent)
@@ -169,7 +169,7 @@ class Window:
         if self._unread >= _LOOK_EVERY:
             self._read(None)
 
-    def _make_anew(self, item: BulkItem) -> None:
+    def _encode_again(self, item: BulkItem) -> None:
         outgoing = item.outgoing()
         if item.is_unanswered:
             item.maybe_twice = True
@@ -178,9 +178,9 @@ class Window:
         item.sent = frames.encode(*item.channel, outgoing.address, outgoing.properties, outgoing.body)
 
     def _read(self, deadline: float | None) -> None:
-        """Take the answers that have come; with a deadline wait for one."""
+        """Process the answers that have arrived; with a deadline, wait for at least one."""
         self._unread = 0
-        if self._channel is None:  # it was lost
+        if self._channel is None:  # the connection was lost
             return
         self._channel.read(deadline)
         self._note(self._channel.take_answers())
@@ -194,14 +194,14 @@ class Window:
                 item.settle()
             elif answer.outcome is ConfirmOutcome.REFUSED:
                 item.settle(_error(QueueFull, item, answer.reason))
-            else:  # returned: its queue was deleted, and may be declared again
-                self._careful.append(item)
+            else:  # returned: its queue was deleted; it may be declared again
+                self._one_by_one.append(item)
         if answers:
             self._waited_seconds = 0.0
             self._progress()
 
     def _deliver(self, item: BulkItem) -> None:
-        """Send one item and wait for its answer, as `apply_async`: declare what is missing, or say why not."""
+        """Send one item and wait for its answer, as `apply_async` does, declaring what is missing."""
         outgoing = item.outgoing()
         self._channel = None
         try:
@@ -216,7 +216,7 @@ class Window:
         self._progress()
 
     def _open(self) -> ConfirmChannel | None:
-        """Return the channel, of a new connection if need be; None if the broker lets nobody in."""
+        """Return the channel, connecting if needed; None if the broker refuses the connection."""
         if self._channel is not None:
             return self._channel
         try:
@@ -230,11 +230,11 @@ class Window:
         self._usual_bound = raw.sock.gettimeout()
         raw.sock.settimeout(self._timeout_seconds)  # a broker with an alarm stops reading
         self._channel = ConfirmChannel.of(raw)
-        self._ways.forget()
+        self._known_routes.forget()
         return self._channel
 
     def _lost(self) -> list[BulkItem]:
-        """Drop the connection, and return what it had in flight."""
+        """Drop the connection and return the items that were in flight."""
         if self._channel is not None:
             self._note(self._channel.take_answers())
         items = list(self._in_flight.values())
@@ -257,11 +257,11 @@ class Window:
 
     def _give_up(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, PublishError) else error_text(error)
-        left: Iterable[BulkItem] = [*self._careful, *self._lost(), *self._queue]
+        left: Iterable[BulkItem] = [*self._one_by_one, *self._lost(), *self._queue]
         for item in sorted(left, key=lambda one: one.number):
             item.settle(_error(PublishTimeout if item.is_unanswered else BrokerUnreachable, item, reason))
-            self.failure = self.failure or item.error  # type: ignore[assignment]  # it has one
-        self._careful.clear()
+            self.failure = self.failure or item.error  # type: ignore[assignment]  # just set by settle
+        self._one_by_one.clear()
         self._queue.clear()
         if self.failure is None and isinstance(error, PublishError):
             self.failure = error

@@ -1,4 +1,4 @@
-"""A file of tasks that the broker could not take yet, for producers that must not fail."""
+"""The spool: a file of tasks that could not be published yet, for producers that must not fail."""
 
 from broker_app.publishing.spool.flush import Flusher, FlushResult
 from broker_app.publishing.spool.publisher import SpoolingPublisher

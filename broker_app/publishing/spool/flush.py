@@ -1,4 +1,4 @@
-"""From the spool to the broker: in order, one process at a time, and never twice without saying so."""
+"""Spool flushing: sends spooled tasks in order, one process at a time, and marks possible duplicates."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-"""Messages between two writes to the file."""
+"""Number of messages between two writes to the file."""
 
 
 @dataclass(slots=True)
 class FlushResult:
-    """What a flush did.
+    """The result of a flush.
 
     Attributes:
-        sent: Messages that the broker has now.
-        refused: Messages that were set aside.
-        left: Whether messages still wait.
-        error: Why it stopped before the end; None if it did not.
-        is_busy: Whether it did nothing, because another process is at it.
+        sent: Number of messages that the broker confirmed.
+        refused: Number of messages that were refused and set aside.
+        left: Whether messages are still waiting.
+        error: Why it stopped early; None if it did not.
+        is_busy: Whether it did nothing because another process is flushing.
     """
 
     sent: int = 0
@@ -54,7 +54,7 @@ class FlushResult:
 
 
 class Flusher:
-    """Sends what is in the spool.
+    """Sends the messages in the spool.
 
     Args:
         app: The app.
@@ -68,11 +68,11 @@ class Flusher:
         self._way = MessageBuilder(app, self._table, app.settings.prefix).way
 
     def flush(self, timeout_seconds: float, on_batch: Callable[[int], None] = lambda _: None) -> FlushResult:
-        """Send all that waits, until the broker does not answer any more.
+        """Send all waiting messages until the spool is empty or the broker stops answering.
 
         Args:
-            timeout_seconds: How long it waits for an answer.
-            on_batch: Called with how many were sent so far.
+            timeout_seconds: How long to wait for an answer.
+            on_batch: Called with the number of messages sent so far.
 
         Raises:
             SpoolError: The file cannot be used.
@@ -83,29 +83,29 @@ class Flusher:
                 return FlushResult(is_busy=True, left=True)
             with self._app.connection_for_write() as connection:
                 while flushed.error is None and (batch := self._store.first(BATCH)):
-                    line = Window(self._app, connection, timeout_seconds)
+                    window = Window(self._app, connection, timeout_seconds)
                     try:
-                        self._flush(batch, line, flushed)
+                        self._flush(batch, window, flushed)
                     finally:
-                        line.close()
+                        window.close()
                     on_batch(flushed.sent)
             flushed.left = self._store.has_waiting()
         return flushed
 
-    def _flush(self, batch: list[SpooledMessage], line: Window, flushed: FlushResult) -> None:
-        items = {message.number: self._item(message, line) for message in batch}
+    def _flush(self, batch: list[SpooledMessage], window: Window, flushed: FlushResult) -> None:
+        items = {message.number: self._item(message, window) for message in batch}
         known = {message.number for message in batch if message.maybe_taken}
         sending = [item for item in items.values() if not item.is_settled]
-        self._store.mark([item.number for item in sending], maybe_taken=True)  # should this process be killed now
+        self._store.mark([item.number for item in sending], maybe_taken=True)  # in case this process is killed now
         for item in sending:
-            line.send(item)
-            if line.failure is not None:
+            window.send(item)
+            if window.failure is not None:
                 break
-        line.finish()
+        window.finish()
         self._note(items, known, flushed)
 
     def _note(self, items: dict[int, BulkItem], known: set[int], flushed: FlushResult) -> None:
-        """Take out what the broker has, set aside what it will never take, and leave the rest as it was."""
+        """Remove confirmed messages, set refused ones aside, and leave the rest unchanged."""
         sent = [number for number, item in items.items() if item.is_settled and item.error is None]
         refused = {number: item.error for number, item in items.items() if _is_refused(item)}
         left = [item for number, item in items.items() if number not in refused and number not in sent]
@@ -117,23 +117,23 @@ class Flusher:
         untouched = [item.number for item in left if not _may_be_there(item) and item.number not in known]
         self._store.mark(untouched, maybe_taken=False)
         for error in refused.values():
-            logger.error("a spooled task was refused, and is kept in the spool: %s", error)
+            logger.error("a spooled task was refused and stays in the spool: %s", error)
         flushed.sent += len(sent)
         flushed.refused += len(refused)
         flushed.error = next((item.error for item in left if isinstance(item.error, PublishError)), None)
 
-    def _item(self, message: SpooledMessage, line: Window) -> BulkItem:
+    def _item(self, message: SpooledMessage, window: Window) -> BulkItem:
         item = BulkItem(message.number, message.task, message.task_id, place=message.queue or message.exchange)
         try:
             outgoing = self._outgoing(message)
-        except RoutingError as error:  # its queue is not among the settings any more
+        except RoutingError as error:  # its queue is no longer in the settings
             item.settle(error)
             return item
         item.spec, item.delay, item.place = outgoing.spec, outgoing.delay, outgoing.place
         item.due = outgoing.due
         item.address = (message.task_id, outgoing.exchange, outgoing.routing_key)
-        item.channel = line.channel
-        item.sent = frames.encode(*line.channel, outgoing.address, outgoing.properties, outgoing.body)
+        item.channel = window.channel
+        item.sent = frames.encode(*window.channel, outgoing.address, outgoing.properties, outgoing.body)
         item.maybe_twice = message.maybe_taken
         return item
 
@@ -154,7 +154,7 @@ class Flusher:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Hold the flusher's lock, which ends with its process (flock(2)), and say whether it was free."""
+        """Try to take the flush lock and yield whether it was free. It ends with the process (flock(2))."""
         if not self._store.file.exists():
             yield True
             return
@@ -172,7 +172,7 @@ class Flusher:
 
 
 def _is_refused(item: BulkItem) -> bool:
-    """Return whether it is no use to send it again: a full queue is emptied, a lost broker comes back."""
+    """Return whether retrying is pointless; a full queue may drain and a lost broker may return."""
     error = item.error
     return error is not None and not isinstance(error, (QueueFull, BrokerUnreachable, PublishTimeout))
 

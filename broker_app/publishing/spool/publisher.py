@@ -1,4 +1,4 @@
-"""Publishing for producers that must not fail: what the broker cannot take now waits in the spool."""
+"""Spooling publisher, for producers that must not fail: keeps tasks in a file while the broker is unreachable."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses of the background thread between attempts; the last one repeats."""
 
 LEAVE_SECONDS = 5.0
-"""How long a process that ends waits for its thread, if that is sending."""
+"""Time that an exiting process gives its background thread to finish sending."""
 
 
 class SpoolingPublisher(Publisher):
-    """Publishes, or keeps in the spool what a broker that cannot be reached would lose.
+    """Publishes tasks, and spools them while the broker cannot be reached.
 
-    Order is kept: while something waits in the spool, what comes later waits behind it.
+    Order is kept: while the spool has waiting tasks, later tasks are spooled behind them.
 
     Args:
         app: The app.
@@ -56,7 +56,7 @@ class SpoolingPublisher(Publisher):
         try:
             is_behind = self.store.has_waiting()
         except SpoolError as error:
-            logger.error("published without the spool: %s", error)  # noqa: TRY400 - one line
+            logger.error("cannot read the spool; publishing directly: %s", error)  # noqa: TRY400 - one line
             is_behind = False
         if is_behind:
             waiting = outgoing.refused(BrokerUnreachable, "tasks before it wait for the broker in the spool")
@@ -84,7 +84,7 @@ def _spooled(outgoing: OutgoingMessage, *, maybe_taken: bool) -> SpooledMessage:
         queue=None if outgoing.spec is None else outgoing.spec.name,
         exchange=outgoing.exchange,
         routing_key=outgoing.routing_key,
-        # What was asked for, counted from the call; the message may have been on its way to shorter lanes.
+        # The requested delay, counted from the call; the message may already have been moved to shorter lanes.
         delay_seconds=headers.get(DELAY_HEADER) or outgoing.delay.seconds,
         spooled_at=time.time(),
         maybe_taken=maybe_taken,
@@ -94,7 +94,7 @@ def _spooled(outgoing: OutgoingMessage, *, maybe_taken: bool) -> SpooledMessage:
 
 
 class _Background:
-    """A thread that sends what is in the spool, from when something is there until nothing is."""
+    """A background thread that sends spooled tasks and ends when the spool is empty."""
 
     def __init__(self, flusher: Flusher, timeout_seconds: float) -> None:
         self._flusher = flusher
@@ -105,7 +105,7 @@ class _Background:
         self._is_sending = False
 
     def wake(self) -> None:
-        """Start the thread, if it does not run; a forked process starts its own."""
+        """Start the thread if it is not running; a forked process starts its own."""
         with self._lock:
             if self._process != os.getpid():
                 self._thread, self._process = None, os.getpid()
@@ -121,12 +121,12 @@ class _Background:
             try:
                 flushed = self._flusher.flush(self._timeout_seconds, self._note)
             except SpoolError as error:
-                logger.error("the spool is not sent: %s", error)  # noqa: TRY400 - one line
+                logger.error("cannot flush the spool: %s", error)  # noqa: TRY400 - one line
                 return
             finally:
                 self._is_sending = False
             if flushed.sent:
-                logger.info("the broker took %d spooled tasks", flushed.sent)
+                logger.info("published %d spooled tasks", flushed.sent)
             failures = 0 if flushed.sent else failures + 1
             with self._lock:
                 if not flushed.left:
@@ -137,7 +137,7 @@ class _Background:
         self._is_sending = sent > 0
 
     def _leave(self) -> None:
-        """Let a process that ends send what it is sending."""
+        """Let an exiting process finish sending."""
         thread = self._thread
         if thread is not None and self._is_sending and self._process == os.getpid():
             thread.join(LEAVE_SECONDS)

@@ -1,7 +1,7 @@
-"""The spool's file: SQLite with a write-ahead log, so that threads and processes may write beside each other.
+"""The spool file: SQLite with a write-ahead log, so that threads and processes can share it.
 
-sqlite.org/wal.html: one writes at a time, the others wait; what was committed stays when the process is killed,
-and with ``synchronous=FULL`` when the machine loses its power.
+sqlite.org/wal.html: one writer at a time, the others wait. Committed data survives a killed process and, with
+``synchronous=FULL``, a power failure.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class SpooledMessage:
     """One message in the file.
 
     Attributes:
-        number: Its place; a larger one came later.
+        number: Position in the spool; later messages have larger numbers.
         task: The task's name.
         task_id: Its id.
-        queue: The queue by the settings' name, None for an exchange that is not ours.
-        exchange: Where it was to be published.
-        routing_key: And by which key.
-        delay_seconds: The delay that was asked for.
-        spooled_at: When it was put here, seconds since the epoch.
-        maybe_taken: Whether it was sent before, and nobody knows whether the broker has it.
+        queue: The queue's name in the settings, None for a foreign exchange.
+        exchange: The exchange to publish to.
+        routing_key: The routing key.
+        delay_seconds: The requested delay.
+        spooled_at: When it was spooled, in seconds since the epoch.
+        maybe_taken: Whether it was sent before without an answer, so that the broker may have it.
         properties: AMQP basic properties, encoded.
         body: Serialised.
     """
@@ -86,15 +86,15 @@ _INSERT = f"INSERT INTO messages ({', '.join(_COLUMNS[1:])}) VALUES ({_PLACES})"
 
 @dataclass(frozen=True, slots=True)
 class SpoolStatus:
-    """What is in the file.
+    """A summary of the file.
 
     Attributes:
         file: The file.
-        waiting: Messages that are to be sent.
-        refused: Messages that the broker, or the settings, would not take; they stay until somebody decides.
-        size_bytes: Of all of them.
-        oldest_seconds: How long the first has been waiting; None if none is.
-        reasons: Why messages were refused, and how many of each.
+        waiting: Number of messages to be sent.
+        refused: Number of messages refused by the broker or the settings; they stay until an operator acts.
+        size_bytes: Size of all messages.
+        oldest_seconds: Age of the oldest waiting message; None if no message is waiting.
+        reasons: Number of refused messages by reason.
     """
 
     file: Path
@@ -106,12 +106,12 @@ class SpoolStatus:
 
 
 class SpoolFile:
-    """Messages in a file, in the order in which they came.
+    """A file of messages in the order in which they arrived.
 
     Args:
-        folder: Made when the first message comes.
-        max_messages: Bound of their number.
-        max_bytes: Bound of their size, properties and bodies together.
+        folder: Created when the first message is added.
+        max_messages: Maximum number of messages.
+        max_bytes: Maximum size of properties and bodies together.
     """
 
     def __init__(self, folder: Path, max_messages: int, max_bytes: int) -> None:
@@ -122,7 +122,7 @@ class SpoolFile:
         self._lock = threading.RLock()
 
     def has_waiting(self) -> bool:
-        """Return whether a message is to be sent; without a file there is none."""
+        """Return whether any message is waiting; False if the file does not exist."""
         if self._open is None and not self.file.exists():
             return False
         with self._database() as database:
@@ -130,7 +130,7 @@ class SpoolFile:
         return found is not None
 
     def add(self, message: SpooledMessage) -> None:
-        """Put a message behind all others; its number is not used.
+        """Append a message; its ``number`` is ignored.
 
         Raises:
             SpoolFull: There is no room for it.
@@ -144,35 +144,35 @@ class SpoolFile:
             database.execute(_INSERT, [getattr(message, column) for column in _COLUMNS[1:]])
 
     def first(self, count: int) -> list[SpooledMessage]:
-        """Return the first messages that wait, in order."""
+        """Return the first waiting messages, in order."""
         with self._database() as database:
             rows = database.execute(_SELECT, (count,)).fetchall()
         return [SpooledMessage(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
 
     def mark(self, numbers: Iterable[int], *, maybe_taken: bool) -> None:
-        """Note whether messages may be on the broker: before they are sent, or because they were not."""
+        """Record whether the broker may have these messages: set before sending, cleared if they were not sent."""
         with self._transaction() as database:
             rows = [(maybe_taken, number) for number in numbers]
             database.executemany("UPDATE messages SET maybe_taken = ? WHERE number = ?", rows)
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Take out what the broker has."""
+        """Remove messages that the broker confirmed."""
         with self._transaction() as database:
             database.executemany("DELETE FROM messages WHERE number = ?", [(number,) for number in numbers])
 
     def refuse(self, reasons: dict[int, str]) -> None:
-        """Set messages aside, each with why."""
+        """Set messages aside as refused, each with its reason."""
         with self._transaction() as database:
             rows = [(reason, number) for number, reason in reasons.items()]
             database.executemany("UPDATE messages SET refused = ? WHERE number = ?", rows)
 
     def retry_refused(self) -> int:
-        """Let what was set aside wait again, in its old place, and return how many that are."""
+        """Return refused messages to their old positions in the queue, and return their number."""
         with self._transaction() as database:
             return database.execute("UPDATE messages SET refused = NULL WHERE refused IS NOT NULL").rowcount
 
     def status(self) -> SpoolStatus:
-        """Return what is in the file."""
+        """Return a summary of the file."""
         if not self.file.exists():
             return SpoolStatus(self.file, 0, 0, 0, None, {})
         with self._database() as database:
@@ -208,10 +208,10 @@ class SpoolFile:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """Hand out the connection of this process; one thread at a time uses it.
+        """Yield this process's connection to one thread at a time.
 
         Raises:
-            SpoolError: The file cannot be used. One that is damaged is moved aside, and the next call begins anew.
+            SpoolError: The file cannot be used. A damaged file is moved aside; the next call creates a new one.
         """
         with self._lock:
             try:
@@ -227,7 +227,7 @@ class SpoolFile:
 
     def _connection(self) -> sqlite3.Connection:
         if self._open is not None and self._open[0] != os.getpid():
-            self._open = None  # the parent's: not ours to close (sqlite.org/howtocorrupt.html, 2.6)
+            self._open = None  # belongs to the parent, do not close it (sqlite.org/howtocorrupt.html, 2.6)
         if self._open is None:
             make_private_folder(self.file.parent)
             try:
@@ -241,18 +241,18 @@ class SpoolFile:
         return self._open[1]
 
     def _set_aside(self) -> None:
-        """Move a damaged file out of the way, where somebody may look at it."""
+        """Rename a damaged file, keeping it for inspection."""
         self.close()
         aside = self.file.with_name(f"{FILE_NAME}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         for suffix in ("", "-wal", "-shm"):
             part = self.file.with_name(FILE_NAME + suffix)
             if part.exists():
                 part.replace(aside.with_name(aside.name + suffix))
-        logger.error("the spool %s is damaged; it was moved to %s, and a new one is begun", self.file, aside)
+        logger.error("the spool %s is damaged: moved it to %s and started a new one", self.file, aside)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    os.close(open_private(file, os.O_RDWR | os.O_CREAT))  # messages are nobody else's business
+    os.close(open_private(file, os.O_RDWR | os.O_CREAT))  # only the owner may read messages
     connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -272,7 +272,7 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """SQLite's own check found something."""
+    """SQLite's integrity check found damage."""
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:

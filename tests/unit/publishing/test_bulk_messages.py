@@ -103,16 +103,16 @@ def test_a_message_is_read_back_as_it_was_written(body: bytes, frame_max: int) -
 
 
 @given(st.text(string.ascii_letters + "ü-", min_size=1, max_size=40), st.floats(allow_nan=False))
-def test_a_mould_puts_in_what_is_a_messages_own(task_id: str, moment: float) -> None:
+def test_a_template_fills_in_the_values_of_each_message(task_id: str, moment: float) -> None:
     """The varying headers and the correlation id are the message's, all else is that of the first."""
     first = outgoing(priority=3)
-    mould = Template(first, SPEC, {})
+    template = Template(first, SPEC, {})
     own = dict.fromkeys(VARYING, text_value(None)) | {
         "id": text_value(task_id),
         "argsrepr": text_value("(2,)"),
         PUBLISHED_AT_HEADER: float_value(moment),
     }
-    found = properties_of(mould.properties(own, task_id))
+    found = properties_of(template.properties(own, task_id))
     headers = dict.fromkeys(VARYING) | {
         "id": task_id,
         "root_id": task_id,
