@@ -59,7 +59,7 @@ def descendants(cls: type) -> set[str]:
 
 
 def test_first_screen_of_the_readme_has_all_its_parts() -> None:
-    """Before line 40 stand one sentence, what is guaranteed and what not, both commands, the queues, the links."""
+    """The first 39 lines hold the summary, the guarantees and a non-guarantee, both commands, the queues and the links."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[: FIRST_SCREEN_LINES - 1]
     screen = "\n".join(lines)
 
@@ -68,7 +68,7 @@ def test_first_screen_of_the_readme_has_all_its_parts() -> None:
     assert "- It does not " in screen
     assert "$ make demo" in screen
     assert "$ make test" in screen
-    assert "| queue | priority | what belongs there |" in screen
+    assert "| queue | workers | use it for |" in screen
     assert {f"docs/{document.name}" for document in DOCUMENTS[1:]} <= set(_LINK.findall(screen))
 
 
