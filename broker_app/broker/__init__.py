@@ -1,1 +1,1 @@
-"""The broker: what it is asked and told (declarations, lanes, pauses, inventory, checks)."""
+"""Broker access: declarations, delay lanes, pauses, cancellations, inventory, permissions and checks."""

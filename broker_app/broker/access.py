@@ -1,4 +1,4 @@
-"""Access to the broker: the role that every room takes, and short-lived connections."""
+"""Broker access: the `Broker` protocol that other packages depend on, and short-lived connections."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Broker(Protocol):
-    """The role of an app below the app: settings and connections, nothing else. `BrokerApp` fills it.
+    """The part of an app that lower layers may use: settings and connections. `BrokerApp` implements it.
 
     Attributes:
-        main: The app's name, None where it has none.
+        main: The app's name, or None.
         settings: The validated settings.
     """
 
@@ -34,17 +34,17 @@ class Broker(Protocol):
         """The validated settings; reads them on first use."""
 
     def connection_for_write(self, *args: Any, **options: Any) -> Connection:
-        """Return a new connection, not open yet; the arguments are Celery's."""
+        """Return a new, unopened connection; takes the same arguments as Celery's method."""
 
 
 @contextmanager
 def connect(app: Broker) -> Iterator[amqp.Connection]:
-    """Open a connection for a few calls, bounded in time, and close it.
+    """Open a connection for a few calls, with bounded waits, and close it afterwards.
 
     Raises:
         BrokerRefused: Wrong credentials.
         NotOnBroker: No such virtual host, or no access to it.
-        BrokerError: No broker answers there, or what answers is no AMQP broker.
+        BrokerError: Nothing answers at that address, or it is not an AMQP broker.
     """
     connection = app.connection_for_write()
     where = connection.as_uri()
@@ -64,10 +64,10 @@ def connect(app: Broker) -> Iterator[amqp.Connection]:
 
 @contextmanager
 def cut_when_interrupted(connection: amqp.Connection) -> Iterator[amqp.Connection]:
-    """Close the socket without a word at Ctrl-C.
+    """Drop the socket on Ctrl-C, without the AMQP closing handshake.
 
-    That may come in the middle of a frame; what is read then makes no sense, and the answer to a polite close
-    would be waited for without end.
+    The interrupt may arrive in the middle of a frame. The rest of the stream is then unreadable, and waiting for
+    the answer to a close would never end.
     """
     try:
         yield connection

@@ -1,4 +1,4 @@
-"""Ask the broker a question whose answer is a reply code."""
+"""Reply-code probes: send one request to the broker and return its reply code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     Probe = Callable[[amqp.Channel], Any]
 
 ACCEPTED, REFUSED, NOT_FOUND = 0, 403, 404
-"""AMQP 0-9-1 reply codes, and 0 for a request that was carried out."""
+"""AMQP 0-9-1 reply codes, plus 0 for a request that succeeded."""
 
 ANSWER_SECONDS = 5.0
-"""How long one answer is waited for."""
+"""Time to wait for one answer."""
 
 
 def answer(connection: amqp.Connection, probe: Probe) -> tuple[int, str]:
-    """Return the broker's reply code and words to a request, made on a channel of its own: a refusal closes it.
+    """Return the broker's reply code and reply text for a request.
+
+    Each request gets its own channel, because a refusal closes the channel.
 
     Raises:
         TimeoutError: No answer within `ANSWER_SECONDS`; the connection is dropped.
@@ -35,6 +37,6 @@ def answer(connection: amqp.Connection, probe: Probe) -> tuple[int, str]:
                 return error.reply_code, error.reply_text
             channel.close()
     except TimeoutError:
-        connection.collect()  # a close would wait for an answer too
+        connection.collect()  # a clean close would wait for an answer too
         raise
     return ACCEPTED, ""

@@ -1,4 +1,4 @@
-"""Cancelled tasks: a cancellation_stream of ids on the broker that every worker reads when it starts."""
+"""Cancelled tasks: a stream of task ids on the broker that every worker reads when it starts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from broker_app.broker.access import Broker
 
 MAX_REMEMBERED = 100_000
-"""Cancelled ids that a worker holds in memory; the oldest go first."""
+"""Cancelled ids that a worker keeps in memory; the oldest are evicted first."""
 
 IDS_PER_ENTRY = 500
-"""Ids in one message of the cancellation_stream: a list is written in few messages, a single id in one."""
+"""Ids per stream message: a long list is split into messages of this size."""
 
 
 def cancellation_stream(app: Broker) -> Stream:
-    """Return the cancellation_stream of cancelled ids, for a worker to follow.
+    """Return the stream of cancelled ids, for a worker to follow.
 
     Args:
         app: The app, for its prefix.
     """
-    # Celery forgets revokes after three hours; ours are bounded by the cancellation_stream.
+    # Celery forgets revoked ids after three hours; ours are bounded by the size of the stream.
     worker_state.revoked.maxlen, worker_state.revoked.expires = MAX_REMEMBERED, 0
     return Stream(
         Names(app.settings.prefix).cancelled,
@@ -44,6 +44,6 @@ def _learn(entry: dict[str, Any]) -> None:
 
 
 def write_cancellations(app: Broker, ids: Sequence[str]) -> None:
-    """Append ids to the cancellation_stream; none at all is an entry too."""
+    """Append ids to the stream; an empty list is written as an empty entry."""
     parts = [ids[start : start + IDS_PER_ENTRY] for start in range(0, max(1, len(ids)), IDS_PER_ENTRY)]
     append(app, Names(app.settings.prefix).cancelled, [{"ids": list(part)} for part in parts], verb="cancel")

@@ -1,4 +1,4 @@
-"""Judges the settings, and whether a broker can do what they ask; nothing is changed on it."""
+"""Checks of the settings, and of whether the broker supports them; the broker is never changed."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
 
 
 def judge_settings(settings: Settings) -> Iterator[Finding]:
-    """Judge what needs no connection, of settings that were read without a fault."""
+    """Check everything that needs no connection, in settings that have already been validated."""
     yield Finding(Level.OK, "settings", f"{len(settings.queues)} queues are declared")
     if not _is_writable(settings.state_dir):
-        text = f"expected a folder that can be written, got {settings.state_dir}; set state_dir or its rights"
+        text = f"expected a writable folder, got {settings.state_dir}; change state_dir or its permissions"
         yield Finding(Level.ERROR, "state_dir", text)
     fleets = {name: queue.fleet for name, queue in settings.queues.items() if queue.fleet.nodes}
     if fleets and "%" in str(settings.state_dir):
         text = f"expected a path without %, which `celery multi` replaces in it, got {settings.state_dir}"
-        yield Finding(Level.ERROR, "state_dir", f"{text}; set another one")
+        yield Finding(Level.ERROR, "state_dir", f"{text}; choose another path")
     for name, fleet in fleets.items():
         if missing := missing_pool(fleet.pool):
             yield Finding(Level.ERROR, f"queues.{name}.fleet.pool", missing)
 
 
 def judge_broker(app: Broker) -> Iterator[Finding]:
-    """Judge the broker of an app's settings.
+    """Check the broker that an app's settings name.
 
     Args:
-        app: For its settings and its connection.
+        app: The app; its settings and its connection are used.
 
     Yields:
-        Findings as they are made. A broker that cannot be reached is one, and the last.
+        Findings as they are made. If the broker is unreachable, that is the last finding.
     """
     try:
         with connect(app) as connection:
@@ -63,7 +63,7 @@ def judge_broker(app: Broker) -> Iterator[Finding]:
     except BrokerError as error:
         yield Finding(Level.ERROR, "broker", str(error))
     except (amqp_errors.AMQPError, OSError) as error:
-        text = f"the connection was lost while it was judged ({error_text(error)}); try again"
+        text = f"the connection was lost during the check ({error_text(error)}); try again"
         yield Finding(Level.ERROR, "broker", text)
 
 
@@ -77,8 +77,8 @@ def _judge(app: Broker, connection: amqp.Connection) -> Iterator[Finding]:
     wanted = wanted_topology(settings)
     found = list(standings(connection, wanted))
     to_come = {one.name for one in found if one.is_missing and is_lane(one.name, settings.prefix)}
-    yield from _judge_standings([one for one in found if one.name not in to_come])
-    if product == "RabbitMQ":  # the questions rest on the order in which it judges a request
+    yield from _judge_inventory([one for one in found if one.name not in to_come])
+    if product == "RabbitMQ":  # the probes rely on the order in which RabbitMQ validates a request
         yield from _judge_rights(settings, list(missing_rights(app, connection, wanted, found)))
     management = management_of(app, connection)
     yield from _judge_timeouts(settings, version, management)
@@ -88,38 +88,42 @@ def _judge(app: Broker, connection: amqp.Connection) -> Iterator[Finding]:
 def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
     shown, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST_VERSION))
     if product != "RabbitMQ":
-        text = f"expected RabbitMQ, got {product} {shown}, which was never tried; rights are not judged"
+        text = f"expected RabbitMQ, got {product} {shown}, which is untested; rights are not checked"
         return Finding(Level.WARNING, "version", text)
     if version[:2] < OLDEST_VERSION:
         return Finding(Level.ERROR, "version", f"expected RabbitMQ {oldest} or later, got {shown}; upgrade it")
     return Finding(Level.OK, "version", f"RabbitMQ {shown}")
 
 
-def _judge_standings(found: Sequence[InventoryItem]) -> Iterator[Finding]:
-    for standing in found:
-        if standing.fault:
-            text = f"{standing.fault}; set the settings to what exists, or drain and delete it"
-            yield Finding(Level.ERROR, str(standing), text)
-    if missing := [standing for standing in found if standing.is_missing]:
+def _judge_inventory(found: Sequence[InventoryItem]) -> Iterator[Finding]:
+    for item in found:
+        if item.fault:
+            text = f"{item.fault}; set the settings to what exists, or drain and delete it"
+            yield Finding(Level.ERROR, str(item), text)
+    if missing := [item for item in found if item.is_missing]:
         names = "nothing of it" if len(missing) == len(found) else listed(missing)
-        text = f"not declared yet: {names}; run `broker-app topology declare`, or leave it to first use"
+        text = f"not declared yet: {names}; run `broker-app topology declare`, or let first use create it"
         yield Finding(Level.WARNING, "topology", text)
-    if unknown := [standing for standing in found if standing.is_unknown]:
-        text = f"cannot be compared without the right to configure: {listed(unknown)}"
+    if unknown := [item for item in found if item.is_unknown]:
+        text = f"not comparable without the configure permission: {listed(unknown)}"
         yield Finding(Level.WARNING, "topology", text)
-    if alike := sum(standing.is_alike for standing in found):
-        text = f"{alike} of {len(found)} exchanges and queues stand as the settings ask"
+    if alike := sum(item.is_alike for item in found):
+        text = f"{alike} of {len(found)} exchanges and queues match the settings"
         yield Finding(Level.OK, "topology", text)
 
 
 def _judge_rights(settings: Settings, missing: Sequence[MissingPermission]) -> Iterator[Finding]:
-    """Say what the user lacks; what only workers need is no error where no fleet runs."""
+    """Report the missing permissions; those that only workers need are a warning if no fleet is configured."""
     has_fleets = any(queue.fleet.nodes for queue in settings.queues.values())
     for right in missing:
         level = Level.ERROR if right.is_for_all or has_fleets else Level.WARNING
         yield Finding(level, "rights", f"the user may not {right.what}; grant {right.needed}")
     if not missing:
-        yield Finding(Level.OK, "rights", "the user may declare, bind, publish and consume all of it")
+        yield Finding(
+            Level.OK,
+            "rights",
+            "the user may declare, bind, publish to and consume everything that the settings name",
+        )
 
 
 def _judge_timeouts(settings: Settings, version: tuple[int, ...], management: Management) -> Iterator[Finding]:
@@ -133,7 +137,7 @@ def _judge_timeouts(settings: Settings, version: tuple[int, ...], management: Ma
 
 
 def _policies(queues: Sequence[str], management: Management) -> dict[str, dict[str, Any]]:
-    """Return the effective policies of the queues that exist; `judge_policies` says if they cannot be read."""
+    """Return the effective policies of the queues that exist; `judge_policies` reports an unreadable API."""
     found = {}
     for queue in queues:
         try:
@@ -146,27 +150,29 @@ def _policies(queues: Sequence[str], management: Management) -> dict[str, dict[s
 
 
 def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None) -> Finding:
-    """Compare the longest time from delivery to acknowledgement with the time-out.
+    """Compare the longest time from delivery to acknowledgement with the consumer time-out.
 
-    A slot of a worker runs its reserved messages one after the other, so the last one waits for all others:
+    A worker slot runs its prefetched messages one after the other, so the last one waits for all others:
     ``longest_run_seconds * prefetch``, 900 s with the defaults.
     """
     is_known = policy_milliseconds is not None
     seconds = policy_milliseconds / 1000 if policy_milliseconds is not None else DEFAULT_CONSUMER_TIMEOUT_SECONDS
     longest = queue.longest_run_seconds * queue.prefetch
-    source = "set by a policy" if is_known else "RabbitMQ's default, assumed: its configuration cannot be read"
+    source = (
+        "set by a policy" if is_known else "RabbitMQ's default is assumed, as its configuration is not readable"
+    )
     facts = f"runs of up to {longest:g} s, a consumer time-out of {seconds:g} s ({source})"
     if longest < seconds:
         return Finding(Level.OK, f"queues.{name}", facts)
     text = (
-        f"expected runs below the consumer time-out, or the task is started again beside itself; got {facts}; "
+        f"expected runs below the consumer time-out, or a running task is redelivered; got {facts}; "
         f"lower longest_run_seconds or prefetch, or raise the time-out"
     )
     return Finding(Level.ERROR if is_known else Level.WARNING, f"queues.{name}", text)
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether a folder, or the nearest one above it that exists, can be written; nothing is made."""
+    """Return whether a folder, or its nearest existing parent, is writable; nothing is created."""
     while not _is_there(folder) and folder != folder.parent:
         folder = folder.parent
     effective = os.access in os.supports_effective_ids
@@ -176,5 +182,5 @@ def _is_writable(folder: Path) -> bool:
 def _is_there(path: Path) -> bool:
     try:
         return path.exists()
-    except PermissionError:  # a folder above it must not be looked into
+    except PermissionError:  # a parent folder is not searchable
         return False

@@ -1,8 +1,8 @@
-"""Bounded streams by which workers, and operators, tell all workers, and those to come, what they must know.
+"""Control streams: bounded broker streams that carry pauses, cancellations and crash records to all workers.
 
-A worker that connects reads each `Stream` to its end before it takes its first task, and goes on listening on the
-same connection. Reading needs the right to read and no more, and leaves nothing behind, however many workers start
-and how often.
+A worker that connects reads each `Stream` to its end before it takes its first task, and keeps listening on the
+same connection, so workers that start later see the same entries. Reading needs only the read permission and
+leaves nothing behind on the broker.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from broker_app.broker.access import Broker
 
 READ_TIMEOUT_SECONDS = 10.0
-"""How long a worker waits for the first entry of a stream that has some."""
+"""Time that a worker waits for the first entry of a non-empty stream."""
 
 EMPTY_SECONDS = 1.0
-"""How long a stream must say nothing to be taken for empty; then its first reader writes an entry that says
-nothing, so that the next reader need not wait."""
+"""A stream that delivers no entry for this long is considered empty. Its first reader then writes an empty entry,
+so that later readers need not wait."""
 
 PREFETCH = 2_000
-"""Entries on their way at once (a stream demands a bound, and acks)."""
+"""Prefetch of a stream consumer (streams require a prefetch and acknowledgements)."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,10 @@ class Stream:
 
     Attributes:
         queue: Its name on the broker.
-        on_entry: Takes each entry, a JSON object; those that say nothing too. If it raises an exception, the entry
-            is passed over.
+        on_entry: Called with each entry, a JSON object, including empty ones. If it raises, the entry is skipped.
         begin: Writes the first entry. Raises BrokerError.
-        unread: What follows if it cannot be read, for the log.
-        on_read: Called with whether it could be read, each time that it is followed.
+        unread: The consequence of not reading the stream, for the log.
+        on_read: Called each time the stream is followed, with True if it was read to its end.
     """
 
     queue: str
@@ -64,11 +63,11 @@ class Stream:
 
 
 def follow(connection: amqp.Connection, streams: Sequence[Stream]) -> None:
-    """Read streams to their ends, and go on listening as long as the connection lives.
+    """Read streams to their ends, and keep listening for as long as the connection lives.
 
     Args:
-        connection: The worker's, by py-amqp; its event loop reads on after this call returns.
-        streams: They are waited for together.
+        connection: The worker's py-amqp connection; its event loop keeps reading after this call returns.
+        streams: The streams; the waits for their first entries overlap.
     """
     readers = [reader for stream in streams if (reader := _started(connection, stream))]
     deadline = time.monotonic() + EMPTY_SECONDS
@@ -80,16 +79,16 @@ def follow(connection: amqp.Connection, streams: Sequence[Stream]) -> None:
 
 
 def append(app: Broker, name: str, entries: Sequence[Mapping[str, Any]], *, verb: str) -> None:
-    """Write entries to the end of a stream, confirmed, on a connection of its own.
+    """Append entries to a stream on a dedicated connection, and wait for the confirms.
 
     Args:
         app: The app.
-        name: The stream, as on the broker; it is declared if it is not there.
-        entries: What a `Stream.on_entry` takes.
-        verb: What is to be done again if it fails.
+        name: The stream's name on the broker; it is declared if missing.
+        entries: JSON objects, as passed to `Stream.on_entry`.
+        verb: The operation to repeat on failure, for the error message.
 
     Raises:
-        BrokerError: The broker did not take them all; it may have taken some.
+        BrokerError: The broker did not confirm every entry; it may have stored some of them.
     """
     deadline = time.monotonic() + app.settings.publish.timeout_seconds
     with connect(app) as connection, bounded(connection, deadline):
@@ -97,7 +96,7 @@ def append(app: Broker, name: str, entries: Sequence[Mapping[str, Any]], *, verb
             declare_topology(connection, work_topology([], app.settings.prefix))
         try:
             answers = _publish(ConfirmChannel.of(connection), name, entries, deadline)
-        except (amqp.AMQPError, OSError) as error:  # a time-out, too, is one
+        except (amqp.AMQPError, OSError) as error:  # TimeoutError is an OSError
             raise BrokerError(f"queue {name!r}: {error_text(error)}; then {verb} again") from error
     for answer in answers:
         if answer.outcome is not ConfirmOutcome.CONFIRMED:
@@ -105,7 +104,7 @@ def append(app: Broker, name: str, entries: Sequence[Mapping[str, Any]], *, verb
 
 
 class _Reader:
-    """A consumer of one stream, from its beginning."""
+    """A consumer that reads one stream from its beginning."""
 
     def __init__(self, channel: amqp.Channel, stream: Stream) -> None:
         self.stream = stream
@@ -120,10 +119,10 @@ class _Reader:
         self._channel.basic_consume(self.queue, callback=self._on_message, arguments=STREAM_CONSUMER)
 
     def read_to_end(self) -> None:
-        """Return when all that the stream held has been read.
+        """Return when every entry in the stream has been read.
 
-        A channel of RabbitMQ sends what a prefetch allows before it answers the next call. So when nothing has
-        come with an answer, and all that came before was acknowledged, nothing is left.
+        Before a RabbitMQ channel answers the next call, it sends as many messages as the prefetch allows. So once
+        all entries are acknowledged and a call returns without a new one, the stream has been read.
         """
         before = -1
         while self.count > before:
@@ -139,8 +138,8 @@ class _Reader:
             self._ack()
         try:
             self.stream.on_entry(json.loads(message.body))
-        except Exception as error:  # noqa: BLE001 - whatever somebody wrote there: it cannot be taken out
-            logger.warning("%s: an entry that is none is passed over: %r", self.queue, error)
+        except Exception as error:  # noqa: BLE001 - anyone may write to the stream, and entries cannot be removed
+            logger.warning("%s: skipped an invalid entry: %r", self.queue, error)
 
     def _ack(self) -> None:
         if self._unacked is not None:
@@ -160,13 +159,13 @@ def _started(connection: amqp.Connection, stream: Stream) -> _Reader | None:
 
 
 def _has_begun(connection: amqp.Connection, reader: _Reader, deadline: float) -> bool:
-    """Wait for the stream's first entry, and write one if there is none."""
+    """Wait for the stream's first entry; write an empty one if none arrives."""
     if _wait_for_entry(connection, reader, deadline):
         return True
     try:
         reader.stream.begin()
     except BrokerError as error:
-        logger.debug("taken for empty: %s", error)
+        logger.debug("%s: assumed to be empty: %s", reader.queue, error)
         return True
     return _wait_for_entry(connection, reader, time.monotonic() + READ_TIMEOUT_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Declare what `queues` describes, and translate the broker's refusals."""
+"""Declarations: create the topology that `queues` describes, and translate the broker's refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
 
 
 def wanted_topology(settings: Settings) -> Topology:
-    """Return all that the settings name: exchanges, queues, dead letters, parking and the common lanes."""
+    """Return the full topology of the settings: exchanges, queues, dead letters, parking and common lanes."""
     work = work_topology(settings.specs(), settings.prefix)
     lanes = lane_topology(map(parse_lane, settings.common_lanes), settings.prefix)
     return Topology(
@@ -51,7 +51,7 @@ def wanted_topology(settings: Settings) -> Topology:
 
 
 def declare_topology(connection: amqp.Connection, topology: Topology, deadline: float | None = None) -> None:
-    """Create what is missing of a topology, in one round trip; what exists alike is left as it is.
+    """Create the missing parts of a topology in one round trip; identical existing parts are left alone.
 
     Args:
         connection: An open py-amqp connection (kombu's ``connection.connection``); a channel is opened for it.
@@ -59,7 +59,7 @@ def declare_topology(connection: amqp.Connection, topology: Topology, deadline: 
         deadline: As `pipeline.carry_out`.
 
     Raises:
-        BrokerError: Refused; the class says why: rights, other arguments, exclusive to another.
+        BrokerError: Refused; the class says why: no permission, other arguments, exclusive elsewhere.
         TimeoutError: The broker did not answer in time.
     """
     (refusal,) = carry_out(connection, [declarations(topology)], deadline)
@@ -68,7 +68,7 @@ def declare_topology(connection: amqp.Connection, topology: Topology, deadline: 
 
 
 def declarations(topology: Topology) -> list[Request]:
-    """Return what creates a topology, in an order in which it can be carried out."""
+    """Return the requests that create a topology, in dependency order."""
     return [
         *(Request(f"exchange {one.name!r}", partial(_declare_exchange, one)) for one in topology.exchanges),
         *(Request(f"queue {one.name!r}", partial(_declare_queue, one)) for one in topology.queues),
@@ -78,17 +78,17 @@ def declarations(topology: Topology) -> list[Request]:
 
 
 def translated(refusal: Refusal) -> BrokerError | amqp_errors.AMQPError:
-    """Return a refusal as our error, whose class says whether a retry can help, or as the broker's own."""
+    """Return our exception for a refusal, or the broker's own if its reply code has no class of ours."""
     return _translated(refusal.subject, refusal.error) or refusal.error
 
 
 def look_for(name: str) -> Request:
-    """Return what is refused (404) if a queue does not exist; as `state` it needs no right to configure."""
+    """Return a passive declaration, refused with 404 if the queue does not exist; permissions as `queue_state`."""
     return Request(f"queue {name!r}", lambda channel: channel.queue_declare(name, passive=True))
 
 
 def queue_exists(connection: amqp.Connection, name: str, deadline: float | None = None) -> bool:
-    """Return whether a queue exists, asked in one round trip; raises as `state`, and as `pipeline.carry_out`."""
+    """Return whether a queue exists, in one round trip; raises as `queue_state` and `pipeline.carry_out`."""
     (refusal,) = carry_out(connection, [[look_for(name)]], deadline)
     if refusal is None:
         return True
@@ -100,11 +100,11 @@ def queue_exists(connection: amqp.Connection, name: str, deadline: float | None 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue as AMQP tells it.
+    """The state of a queue, as AMQP reports it.
 
     Attributes:
-        ready: Messages that wait; not those that a consumer holds.
-        consumers: Who takes from it.
+        ready: Messages ready for delivery, without unacknowledged ones.
+        consumers: Number of consumers.
     """
 
     ready: int
@@ -112,14 +112,14 @@ class QueueState:
 
 
 def queue_state(connection: amqp.Connection, name: str) -> QueueState | None:
-    """Return a queue's state, None if it does not exist; by a passive declaration.
+    """Return a queue's state from a passive declaration, or None if it does not exist.
 
-    It needs no right to configure, but from RabbitMQ 4.3 on any right on the queue: without one the answer is 403,
-    there or not.
+    This needs no configure permission. Since RabbitMQ 4.3 it needs some permission on the queue: without one the
+    answer is 403, whether or not the queue exists.
 
     Raises:
         BrokerLocked: It is exclusive to another connection.
-        BrokerRefused: The user may not know (4.3 and later).
+        BrokerRefused: The user has no permission on it (4.3 and later).
     """
     try:
         with _channel(connection) as channel, _refusal(f"queue {name!r}"):
@@ -136,7 +136,7 @@ def queue_depth(connection: amqp.Connection, name: str) -> int | None:
 
 
 def delete_queue(connection: amqp.Connection, name: str) -> None:
-    """Delete a queue with all that is in it; fine if it is gone.
+    """Delete a queue and its messages; a missing queue is not an error.
 
     Raises:
         BrokerRefused: No right to configure it.
@@ -146,7 +146,7 @@ def delete_queue(connection: amqp.Connection, name: str) -> None:
 
 
 def delete_exchange(connection: amqp.Connection, name: str) -> None:
-    """Delete an exchange; fine if it is gone.
+    """Delete an exchange; a missing exchange is not an error.
 
     Raises:
         BrokerRefused: No right to configure it.
@@ -156,13 +156,13 @@ def delete_exchange(connection: amqp.Connection, name: str) -> None:
 
 
 def unbind_queue(connection: amqp.Connection, binding: Binding) -> None:
-    """Remove a queue's binding; fine if it is gone."""
+    """Remove a queue's binding; a missing binding is not an error."""
     with _channel(connection) as channel, _refusal(f"binding {binding.source!r} to {binding.destination!r}"):
         channel.queue_unbind(binding.destination, binding.source, binding.key)
 
 
 def is_exclusive(connection: amqp.Connection, name: str) -> bool:
-    """Return whether another connection holds a queue for itself, as by `exclusive_queue`."""
+    """Return whether a queue exists or is exclusive to another connection, as with `exclusive_queue`."""
     try:
         return queue_exists(connection, name)
     except BrokerLocked:
@@ -171,23 +171,23 @@ def is_exclusive(connection: amqp.Connection, name: str) -> bool:
 
 @contextmanager
 def pipelined_channel(connection: amqp.Connection, subject: str) -> Iterator[amqp.Channel]:
-    """Open a channel for requests that are sent without waiting for answers; it is left when all are done.
+    """Open a channel for pipelined requests; the block ends once the broker has processed all of them.
 
     Args:
         connection: An open py-amqp connection.
-        subject: What they are about, for the text of a refusal.
+        subject: The object of the requests, for the error message.
 
     Raises:
-        BrokerError: The broker refused one; those after it were not carried out.
+        BrokerError: The broker refused a request; the later ones were not carried out.
     """
     with _refusal(subject), _channel(connection) as opened:
         yield opened
-        opened.basic_qos(0, 0, a_global=False)  # its answer comes after those to all before it
+        opened.basic_qos(0, 0, a_global=False)  # answered only after all earlier requests
 
 
 @contextmanager
 def exclusive_queue(connection: amqp.Connection, name: str) -> Iterator[None]:
-    """Hold a queue that others cannot even look at (405), gone with the block or the connection.
+    """Hold an exclusive queue as a lock: others get 405. It is deleted with the block or the connection.
 
     Raises:
         BrokerLocked: Another connection holds it.
@@ -204,7 +204,7 @@ def exclusive_queue(connection: amqp.Connection, name: str) -> Iterator[None]:
 
 @contextmanager
 def _channel(connection: amqp.Connection) -> Iterator[amqp.Channel]:
-    """Open a channel for a few calls; a refusal closes it, so nothing else must share it."""
+    """Open a channel for a few calls; not shared, because a refusal closes it."""
     channel = connection.channel()
     try:
         with cut_when_interrupted(connection):
@@ -216,7 +216,7 @@ def _channel(connection: amqp.Connection) -> Iterator[amqp.Channel]:
 
 @contextmanager
 def _refusal(subject: str) -> Iterator[None]:
-    """Translate the broker's reply code into the class that says whether a retry can help."""
+    """Translate the broker's reply code into the matching exception class."""
     try:
         yield
     except (amqp_errors.ChannelError, amqp_errors.ConnectionError) as error:
@@ -227,7 +227,7 @@ def _refusal(subject: str) -> Iterator[None]:
 
 
 def _translated(subject: str, error: amqp_errors.AMQPError) -> BrokerError | None:
-    """Return our error for the broker's, None for a code that says nothing more to us."""
+    """Return our exception for the broker's, or None if the reply code has no class of ours."""
     known = _REFUSALS.get(error.reply_code)
     if known is None:
         return None

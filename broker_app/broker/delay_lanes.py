@@ -1,4 +1,4 @@
-"""Delay lanes on the broker: made before the first message needs them, and never while they are being removed."""
+"""Delay lanes on the broker: declared before the first message needs them, and never during a prune."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from broker_app.queues import QueueSpec
 
 TRUST_SECONDS = 20.0
-"""How long a queue that was seen is assumed to exist. `broker_app.topology.prune` relies on it: a message that is
-published without another look stays in its first lane for at least a minute before it needs the next."""
+"""Time for which a queue that was seen is assumed to exist. `broker_app.topology.prune` relies on it: a message
+published on that assumption stays in its first lane for at least a minute before it needs the next."""
 
 PROBED_DAYS = 60
-"""How many day lanes are looked for where nothing tells which exist."""
+"""Number of day lanes to probe when the management API is not available to list them."""
 
 _LOCK_PAUSE_SECONDS = 0.2
 
@@ -39,21 +39,22 @@ def ensure(
     prefix: str,
     deadline: float,
 ) -> dict[str, BrokerError]:
-    """Make sure of the lanes and of the queues at the ends of some ways, in at most three round trips.
+    """Make sure that lanes and destination queues exist, in at most three round trips.
 
-    A dead-lettered message that finds no lane is parked, and late; and a lane takes a message, whether or not the
-    queue at the end is there. What is there needs no right to configure.
+    Without its next lane a delayed message is parked and late, and a lane accepts messages even if the destination
+    queue is missing. Queues that already exist need no configure permission.
 
     Args:
         connection: An open py-amqp connection.
-        lanes: All lanes of the ways.
-        specs: The queues at their ends.
-        seen: When each queue was last seen, on the clock of `time.monotonic`; kept with the connection.
-        prefix: Of the names on the broker.
-        deadline: On the clock of `time.monotonic`.
+        lanes: All lanes that the messages pass through.
+        specs: The destination queues.
+        seen: The `time.monotonic` time at which each queue was last seen; kept with the connection.
+        prefix: The prefix of the names on the broker.
+        deadline: A `time.monotonic` time.
 
     Returns:
-        By its name on the broker, why a queue is missing: not there and refused, or there with other arguments.
+        The error for each missing queue, by its name on the broker: its declaration was refused, or it exists with
+        other arguments.
 
     Raises:
         TimeoutError: The broker did not answer in time.
@@ -74,13 +75,13 @@ def ensure(
 
 
 def missing(faults: Mapping[str, BrokerError], lanes: Iterable[Lane], end: str, prefix: str) -> str | None:
-    """Return why a way is not open, None if it is.
+    """Return why a message cannot take a route, or None if it can.
 
     Args:
         faults: From `ensure`.
-        lanes: Those of the way.
-        end: The queue at its end, as on the broker.
-        prefix: Of the names on the broker.
+        lanes: The lanes of the route.
+        end: The destination queue, by its name on the broker.
+        prefix: The prefix of the names on the broker.
     """
     names = [Names(prefix).lane(lane) for lane in lanes]
     for name in (*names, end):
@@ -97,13 +98,13 @@ def declare(
     deadline: float,
     specs: Iterable[QueueSpec] = (),
 ) -> None:
-    """Declare lanes, the exchanges around them, and queues, after waiting for a `prune` that is under way.
+    """Declare lanes, their exchanges, and queues, after waiting for a `prune` in progress.
 
-    Should one have begun meanwhile, which may be removing what was just declared, it is done again after that.
+    If a prune has begun meanwhile, it may be removing the new lanes; they are then declared again after it.
 
     Raises:
         BrokerLocked: A prune still held its lock at the deadline.
-        BrokerError: Refused, or there with other arguments.
+        BrokerError: Refused, or the queue exists with other arguments.
         TimeoutError: The broker did not answer in time.
     """
     for fault in _declare_most(connection, lanes, specs, prefix, deadline).values():
@@ -111,17 +112,17 @@ def declare(
 
 
 def every(most_days: int = PROBED_DAYS) -> list[Lane]:
-    """Return every lane of the units below a day, and the first days'."""
+    """Return every lane of the units below a day, and the first ``most_days`` day lanes."""
     below = (longer.milliseconds // shorter.milliseconds - 1 for longer, shorter in pairwise(UNITS))
     counts = enumerate((most_days, *below))
     return [Lane(level, UNITS[level].step * number) for level, most in counts for number in range(1, most + 1)]
 
 
 def wait_for_prune(connection: amqp.Connection, prefix: str, deadline: float) -> None:
-    """Return when nobody removes lanes.
+    """Wait until no prune holds its lock.
 
     Raises:
-        BrokerLocked: Somebody still did at the deadline.
+        BrokerLocked: A prune still held it at the deadline.
     """
     while is_pruning(connection, prefix, deadline):
         if time.monotonic() + _LOCK_PAUSE_SECONDS >= deadline:
@@ -130,10 +131,10 @@ def wait_for_prune(connection: amqp.Connection, prefix: str, deadline: float) ->
 
 
 def is_pruning(connection: amqp.Connection, prefix: str, deadline: float | None = None) -> bool:
-    """Return whether somebody removes lanes.
+    """Return whether a prune holds its lock.
 
     Raises:
-        BrokerRefused: The user may not know: RabbitMQ 4.3 wants any right on the lock.
+        BrokerRefused: The user has no permission on the lock queue, which RabbitMQ 4.3 requires.
     """
     try:
         return queue_exists(connection, Names(prefix).prune_lock, deadline)
@@ -144,7 +145,7 @@ def is_pruning(connection: amqp.Connection, prefix: str, deadline: float | None 
 def _look_for(
     connection: amqp.Connection, wanted: Mapping[str, Lane | QueueSpec], deadline: float
 ) -> tuple[dict[str, Lane | QueueSpec], dict[str, BrokerError]]:
-    """Return which queues are not there, and which cannot be looked for, with why."""
+    """Return the queues that do not exist, and the errors of those that could not be looked up."""
     absent, faults = {}, {}
     refusals = carry_out(connection, [[look_for(name)] for name in wanted], deadline)
     for (name, what), refusal in zip(wanted.items(), refusals, strict=True):
@@ -152,7 +153,7 @@ def _look_for(
         if isinstance(error, NotOnBroker):
             absent[name] = what
         elif isinstance(error, BrokerRefused) and not isinstance(what, Lane):
-            continue  # 4.3 does not tell who has no right on it: it may be there
+            continue  # without a permission on the queue 4.3 answers 403: it may exist
         elif isinstance(error, BrokerError):
             faults[name] = error
         elif error is not None:
@@ -167,7 +168,7 @@ def _declare_most(
     prefix: str,
     deadline: float,
 ) -> dict[str, BrokerError]:
-    """Declare what can be declared of lanes and queues, and return by name why the others cannot."""
+    """Declare as many lanes and queues as possible, and return the errors of the others by name."""
     lanes = tuple(lanes)
     shared = declarations(work_topology([], prefix))
     left = _parts(lanes, specs, prefix, {request.subject for request in shared})
@@ -197,7 +198,7 @@ def _declare_most(
 def _parts(
     lanes: Iterable[Lane], specs: Iterable[QueueSpec], prefix: str, shared: Container[str]
 ) -> dict[str, list[Request]]:
-    """Return by its name on the broker what declares each lane and each queue, besides what all of them need."""
+    """Return the requests for each lane and queue by its name on the broker, without the shared declarations."""
     parts = {Names(prefix).lane(lane): lane_topology([lane], prefix) for lane in lanes}
     parts |= {spec.broker_name: work_topology([spec], prefix) for spec in specs}
     return {
@@ -207,10 +208,10 @@ def _parts(
 
 
 def _is_held(looked: Refusal | None) -> bool:
-    """Return whether a prune has its lock, from the answer to looking for that.
+    """Return whether a prune holds its lock, from the answer to the passive declaration of the lock queue.
 
     Raises:
-        BrokerError: The user may not know.
+        BrokerError: The user has no permission on the lock queue.
     """
     error = None if looked is None else translated(looked)
     if isinstance(error, NotOnBroker):

@@ -1,4 +1,4 @@
-"""Findings of `broker-app check`: how much each matters, and where it was made."""
+"""Findings of `broker-app check`, each with a severity and a location."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How much a finding matters."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,12 +16,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was judged.
+    """The result of one check.
 
     Attributes:
-        level: An error is something that will not work.
-        where: The setting, the queue or the part of the broker.
-        text: What was found, and what to do about it.
+        level: The severity; ERROR means that something will not work.
+        where: The setting, queue or part of the broker.
+        text: The finding and its cure.
     """
 
     level: Level

@@ -1,4 +1,4 @@
-"""How the exchanges and queues of the settings stand on the broker; nothing is created."""
+"""Inventory: compare the exchanges and queues of the settings with the broker, without creating any."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 Facts = Mapping[str, Mapping[str, Any]]
 
 _IN_WORDS = re.compile(r"^PRECONDITION_FAILED - | for (?:queue|exchange) '.*' in vhost '.*?'")
-"""What the broker's words repeat: "inequivalent arg 'type' for exchange 'tasks' in vhost '/': received …"."""
+"""The redundant parts of a reply text: "inequivalent arg 'type' for exchange 'tasks' in vhost '/': received …"."""
 
 
 @dataclass(frozen=True, slots=True)
 class InventoryItem:
-    """How one exchange or queue stands.
+    """The state of one exchange or queue.
 
     Attributes:
         kind: ``exchange`` or ``queue``.
-        name: On the broker.
-        is_missing: Whether it is not there.
-        may_declare: Whether the user may declare it.
-        fault: The broker's words if it is there and differs, or cannot be looked at; else empty.
+        name: Its name on the broker.
+        is_missing: True if it does not exist.
+        may_declare: True if the user may declare it.
+        fault: The broker's reply text if it differs or could not be inspected; else empty.
     """
 
     kind: str
@@ -52,21 +52,21 @@ class InventoryItem:
 
     @property
     def is_alike(self) -> bool:
-        """Whether it is there as it is wanted."""
+        """True if it exists as wanted."""
         return self.may_declare and not self.is_missing and not self.fault
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it may be there and cannot be compared: for that the broker wants the right to declare it."""
+        """True if it may exist but cannot be compared, because that needs the permission to declare it."""
         return not self.may_declare and not self.is_missing
 
 
 def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[InventoryItem]:
-    """Compare what is wanted with what is there.
+    """Compare the wanted topology with the broker.
 
     Args:
-        connection: An open py-amqp connection; each question has a channel of its own.
-        wanted: Its bindings are not compared: AMQP cannot be asked for them.
+        connection: An open py-amqp connection; each probe opens its own channel.
+        wanted: The topology; its bindings are not compared, since AMQP cannot list bindings.
 
     Raises:
         amqp.AMQPError, OSError: The connection was lost.
@@ -78,7 +78,7 @@ def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[Invento
 
 
 def _exchange(connection: amqp.Connection, exchange: Any) -> InventoryItem:
-    return _standing(
+    return _inspect(
         connection,
         ("exchange", exchange.name),
         look=lambda channel: channel.exchange_declare(exchange.name, exchange.type, passive=True),
@@ -88,7 +88,7 @@ def _exchange(connection: amqp.Connection, exchange: Any) -> InventoryItem:
 
 
 def _queue(connection: amqp.Connection, queue: Any) -> InventoryItem:
-    return _standing(
+    return _inspect(
         connection,
         ("queue", queue.name),
         look=lambda channel: channel.queue_declare(queue.name, passive=True),
@@ -97,7 +97,7 @@ def _queue(connection: amqp.Connection, queue: Any) -> InventoryItem:
     )
 
 
-def _standing(
+def _inspect(
     connection: amqp.Connection,
     name: tuple[str, str],
     *,
@@ -105,11 +105,11 @@ def _standing(
     declare: Callable[..., Any],
     may_declare: Callable[[], bool],
 ) -> InventoryItem:
-    """Look first, and declare only what is there: the broker then compares the arguments (406), and no more."""
+    """Look first and declare only what exists, so the broker just compares the arguments (406)."""
     code, text = answer(connection, look)
     if code == NOT_FOUND:
         return InventoryItem(*name, is_missing=True, may_declare=may_declare())
-    if code in {ACCEPTED, REFUSED}:  # RabbitMQ 4.3 answers 403 to who has no right on it at all
+    if code in {ACCEPTED, REFUSED}:  # RabbitMQ 4.3 answers 403 to a user without any permission on it
         code, text = answer(connection, declare)
     if code == REFUSED:
         return InventoryItem(*name, is_missing=False, may_declare=False)
@@ -118,7 +118,7 @@ def _standing(
 
 
 def is_lane(name: str, prefix: str) -> bool:
-    """Return whether a queue is a delay lane: those come when they are needed."""
+    """Return whether a queue is a delay lane; lanes are declared on demand."""
     with suppress(InvalidDelay):
         return Names(prefix).lane(parse_lane(name.removeprefix(f"{prefix}delay."))) == name
     return False

@@ -1,4 +1,4 @@
-"""What RabbitMQ's management API tells, where it answers: it is only read."""
+"""RabbitMQ's management API: a read-only client for queues, exchanges, bindings and counts."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from broker_app.broker.access import Broker
 
 PORTS = {"amqp": ("http", 15_672), "amqps": ("https", 15_671)}
-"""Scheme and port of the API by the broker URL's scheme (rabbitmq.com/docs/management, networking). A broker that
-is asked over TLS is never sent its password without it."""
+"""Scheme and port of the API by the broker URL's scheme (rabbitmq.com/docs/management, networking). For a broker
+URL with TLS the password is never sent without TLS."""
 
 TIMEOUT_SECONDS = 3.0
 PAGE_SIZE = 500
-"""The most that the API gives in one page."""
+"""The largest page that the API allows."""
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 _COUNTS = (
     "columns=name,messages,messages_ready,messages_unacknowledged&disable_stats=true&enable_queue_totals=true"
 )
-"""Without its statistics the API answers for thousands of queues in one go."""
+"""Without statistics the API can answer for thousands of queues in one request."""
 
 _NUMBERS = (
     "columns=name,arguments,messages,messages_ready,messages_unacknowledged,consumers,messages_by_priority,"
@@ -51,18 +51,18 @@ _FACTS = {
     "effective_policy_definition,members&disable_stats=true",
     "exchanges": "columns=name,arguments,type,durable,auto_delete,internal",
 }
-"""What is asked of each: what it was declared with, and which policies apply to it."""
+"""The query for each kind of object: its declaration and the policies that apply to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageCounts:
-    """The messages of a queue as the broker last counted them.
+    """The message counts of a queue as of the broker's last count.
 
     Attributes:
-        total: All: those that wait, that a consumer holds, and that a dead-letter exchange has not taken yet. None
-            if nobody can tell.
-        ready: Those that wait.
-        running: Those that a consumer holds.
+        total: All messages: ready, unacknowledged, and those whose dead-lettering is not confirmed yet. None if
+            unknown.
+        ready: Messages ready for delivery.
+        running: Messages that a consumer has not acknowledged yet.
     """
 
     total: int | None
@@ -71,18 +71,18 @@ class MessageCounts:
 
     @property
     def held(self) -> int:
-        """Those that do not wait, 0 if nobody can tell."""
+        """The messages that are not ready, 0 if unknown."""
         return (self.total or 0) - (self.ready or 0)
 
 
 class Management:
-    """The API of one broker.
+    """The management API of one broker.
 
     Args:
         broker_url: ``amqp://user:password@host:5672/vhost``.
-        url: Where the API is, ``http://`` or ``https://``; None for the usual port of the broker's host. Without
-            a user and password in it, those of the broker are used.
-        context: How its certificate is verified over ``https://``; None is by the system's authorities.
+        url: The API's URL, ``http://`` or ``https://``; None for the default port on the broker's host. The
+            broker's user and password are used unless the URL has its own.
+        context: The TLS context for ``https://``; None trusts the system's certificate authorities.
     """
 
     def __init__(self, broker_url: str, url: str | None = None, context: ssl.SSLContext | None = None) -> None:
@@ -94,11 +94,11 @@ class Management:
         user = unquote(place.username) if place.username else broker["userid"] or "guest"
         password = unquote(place.password or "") if place.username else broker["password"] or "guest"
         self._token = base64.b64encode(f"{user}:{password}".encode()).decode()
-        # No proxy and no redirection: the password goes to the broker's host or nowhere.
+        # No proxies or redirects: the password is sent to the broker's host only.
         self._opener = build_opener(ProxyHandler({}), _NoRedirect(), HTTPSHandler(context=context))
 
     def effective_policy(self, queue: str) -> dict[str, Any]:
-        """Return what policies set on a queue, by their keys (``consumer-timeout`` in milliseconds, …).
+        """Return the effective policy definition of a queue (for example ``consumer-timeout`` in milliseconds, …).
 
         Raises:
             NotOnBroker: No such queue.
@@ -106,10 +106,10 @@ class Management:
         """
         answer = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}")
         policy = answer.get("effective_policy_definition")
-        return policy if isinstance(policy, dict) else {}  # an empty one is [] on some versions
+        return policy if isinstance(policy, dict) else {}  # some versions return [] for an empty one
 
     def queues(self, part: str) -> dict[str, dict[str, Any]]:
-        """Return what is known of the queues whose names contain ``part``: arguments, type, durable, ….
+        """Return the queues whose names contain ``part``, with their arguments, type, durability, and so on.
 
         Raises:
             BrokerError: No answer or no access.
@@ -117,11 +117,11 @@ class Management:
         return {item["name"]: item for item in self._pages("queues", part)}
 
     def exchanges(self, part: str) -> dict[str, dict[str, Any]]:
-        """Return what is known of the exchanges whose names contain ``part``; raises as `queues`."""
+        """Return the exchanges whose names contain ``part``; raises as `queues`."""
         return {item["name"]: item for item in self._pages("exchanges", part)}
 
     def bindings_from(self, exchange: str) -> list[dict[str, Any]]:
-        """Return the bindings whose source is an exchange, none if it is not there.
+        """Return the bindings whose source is an exchange; an empty list if it does not exist.
 
         Raises:
             BrokerError: No answer or no access.
@@ -129,14 +129,14 @@ class Management:
         return self._bindings(f"/api/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source")
 
     def bindings_to(self, queue: str) -> list[dict[str, Any]]:
-        """Return the bindings of a queue but that of the default exchange; as `bindings_from`."""
+        """Return the bindings of a queue except that of the default exchange; raises as `bindings_from`."""
         found = self._bindings(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
         return [binding for binding in found if binding["source"]]
 
     def queue_counts(self, part: str) -> dict[str, MessageCounts]:
-        """Return what the broker counted in the virtual host's queues whose names contain ``part``.
+        """Return the message counts of the queues whose names contain ``part``.
 
-        A quorum queue counts every five seconds (``quorum_tick_interval``), and is 0 before it has counted.
+        A quorum queue counts every five seconds (``quorum_tick_interval``), and reports 0 before its first count.
 
         Raises:
             BrokerError: No answer or no access.
@@ -200,7 +200,7 @@ class Management:
 
 
 def management_of(app: Broker, connection: amqp.Connection | None = None) -> Management:
-    """Return the API of the broker that was reached, of several for fail-over; of the first if none was yet."""
+    """Return the API of the broker that ``connection`` reached; without one, of the first broker URL."""
     kombu = app.connection_for_write()
     urls = [str(url) for url in kombu.alt] or [kombu.as_uri(include_password=True)]
     host = connection.host if connection else ""
@@ -217,7 +217,7 @@ class _NoRedirect(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> None:
-        """Follow none."""
+        """Follow no redirects."""
         del req, fp, code, msg, headers, newurl
 
 

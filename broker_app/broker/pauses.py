@@ -1,8 +1,8 @@
-"""Paused queues, remembered by the broker: a stream that every worker reads before it takes its first task.
+"""Paused queues: a stream on the broker that every worker reads before it takes its first task.
 
-A pause belongs to the queue, not to a worker: it holds on every host, for workers that start later too, over
-restarts of workers, machines and the broker, until the queue is resumed. What runs is finished, and publishing
-goes on. The last entry of a queue counts, in the order of the stream: two operators at once leave it clear.
+A pause belongs to the queue, not to a worker. It applies on every host and to workers that start later, and
+survives restarts of workers, machines and the broker until the queue is resumed. Running tasks finish, and
+publishing continues. The last entry for a queue wins, so two operators at once cannot leave it in doubt.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def pause_queue(app: Broker, name: str) -> None:
-    """Stop the consumption of a queue, on all hosts, until `resume_queue`; fine if it is paused.
+    """Stop the consumption of a queue on all hosts until `resume_queue`; pausing a paused queue is not an error.
 
-    It returns when the broker has confirmed it. Workers that are connected follow within about a second.
+    Returns once the broker has confirmed the pause. Connected workers follow within about a second.
 
     Args:
         app: The app.
@@ -39,16 +39,15 @@ def pause_queue(app: Broker, name: str) -> None:
 
     Raises:
         UnknownQueue: The settings do not declare it.
-        BrokerError: The broker did not take it.
+        BrokerError: The broker did not confirm the pause.
     """
     _write(app, name, is_paused=True)
 
 
 def resume_queue(app: Broker, name: str) -> None:
-    """Let the workers consume a queue again; fine if it is not paused.
+    """Let the workers consume a queue again; resuming a queue that is not paused is not an error.
 
-    One that is paused, and that the settings no longer declare, can be resumed too. Arguments and errors:
-    `pause_queue`.
+    A paused queue that the settings no longer declare can be resumed too. Arguments and errors: as `pause_queue`.
     """
     short = name.removeprefix(app.settings.prefix)
     if short not in app.settings.queues and short in paused_queues(app):
@@ -58,7 +57,7 @@ def resume_queue(app: Broker, name: str) -> None:
 
 
 def paused_queues(app: Broker) -> frozenset[str]:
-    """Return the queues that are paused, as producers write them; also those that are gone from the settings.
+    """Return the paused queues by the names that producers use, including queues no longer in the settings.
 
     Raises:
         BrokerError: The broker cannot be reached, or the user may not read the stream.
@@ -74,20 +73,20 @@ def paused_queues(app: Broker) -> frozenset[str]:
             raise BrokerError(f"queue {pauses.stream.queue!r}: {error_text(error)}; ask again") from error
     if not pauses.is_read:
         raise BrokerError(
-            f"queue {pauses.stream.queue!r}: expected the right to read what is paused, got none; ask for it"
+            f"queue {pauses.stream.queue!r}: expected read permission to list the paused queues, got none"
         )
     return pauses.queues
 
 
 class Pauses:
-    """Which queues are paused, as the stream says.
+    """The set of paused queues, as recorded in the stream.
 
     Args:
         app: The app.
-        on_change: Called when that has changed after the stream was read to its end.
+        on_change: Called when the set changes after the stream has been read to its end.
 
     Attributes:
-        is_read: Whether the stream could be read to its end.
+        is_read: True once the stream has been read to its end.
     """
 
     def __init__(self, app: Broker, on_change: Callable[[], object] = bool) -> None:
@@ -95,35 +94,35 @@ class Pauses:
         self._app = app
         self._on_change = on_change
         self._paused: frozenset[str] = frozenset()
-        self._in_reading: set[str] = set()
+        self._unapplied: set[str] = set()
 
     @property
     def queues(self) -> frozenset[str]:
-        """The paused queues, as producers write them."""
+        """The paused queues, by the names that producers use."""
         return self._paused
 
     @property
     def broker_queues(self) -> frozenset[str]:
-        """Their names on the broker."""
+        """The paused queues, by their names on the broker."""
         return frozenset(self._app.settings.prefix + name for name in self._paused)
 
     @property
     def stream(self) -> Stream:
-        """What a worker follows; asked for once a connection, and read from its beginning."""
+        """The stream for a worker to follow, from its beginning, once per connection."""
         name = Names(self._app.settings.prefix).paused
         unread = "paused queues will be consumed"
         return Stream(name, self._learn, self._begin, unread, self._on_read)
 
     def begin_anew(self) -> None:
-        """Take what is read from now on for the whole stream again: the connection is lost."""
+        """Prepare to read the stream from its beginning again, after the connection was lost."""
         self.is_read = False
 
     def _learn(self, entry: dict[str, Any]) -> None:
-        """Take in an entry; until all are read, what counts is what was known before."""
+        """Record an entry; until the stream has been read to its end, the previous set stays in effect."""
         if not entry:
             return
         name, is_paused = str(entry["queue"]), bool(entry["is_paused"])
-        (self._in_reading.add if is_paused else self._in_reading.discard)(name)
+        (self._unapplied.add if is_paused else self._unapplied.discard)(name)
         if self.is_read:
             self._settle()
 
@@ -133,7 +132,7 @@ class Pauses:
             self._settle()
 
     def _settle(self) -> None:
-        before, self._paused = self._paused, frozenset(self._in_reading)
+        before, self._paused = self._paused, frozenset(self._unapplied)
         if before != self._paused:
             self._on_change()
 
@@ -153,5 +152,5 @@ def _append(app: Broker, queue: str, *, is_paused: bool) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         return "unknown"

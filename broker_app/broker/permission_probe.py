@@ -1,9 +1,9 @@
-"""What the broker's user may do, asked without doing it.
+"""Permission probes: find out what the broker's user may do, without side effects.
 
-AMQP has no question for a right, and RabbitMQ's management API tells permissions to administrators only. So a
-right is asked for by a request that RabbitMQ refuses in any case, but for a lack of rights first (measured on
-3.10.8 and 4.3.6): the reply code says which it was, 403 or another. Nothing is declared, bound, published or
-consumed, and the names are the real ones, which permissions are patterns of.
+AMQP has no request that returns permissions, and RabbitMQ's management API shows them to administrators only. So
+each probe sends an invalid request: RabbitMQ always refuses it, but checks the permission first (measured on
+3.10.8 and 4.3.6). Reply code 403 means a missing permission; any other code means that it is granted. Nothing is
+declared, bound, published or consumed. The probes use the real names, because permissions are patterns of names.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MissingPermission:
-    """What the user may not do.
+    """An operation that the user may not carry out.
 
     Attributes:
         what: A verb and its objects: ``consume queue 'lopri'``.
-        needed: The rights to grant.
-        is_for_all: Whether producers need it too, and not workers alone.
+        needed: The permissions to grant.
+        is_for_all: True if producers need them too, not only workers.
     """
 
     what: str
@@ -50,19 +50,19 @@ class MissingPermission:
 def missing_rights(
     app: Celery, connection: amqp.Connection, wanted: Topology, found: Sequence[InventoryItem]
 ) -> Iterator[MissingPermission]:
-    """Ask for every right that producers and workers use.
+    """Probe every permission that producers and workers use, and yield the missing ones.
 
     Args:
-        app: For its queues and the names of its remote control.
-        connection: An open py-amqp connection; each question has a channel of its own.
-        wanted: What they declare and bind.
-        found: How that stands.
+        app: The app; its queues and the names of its remote control are used.
+        connection: An open py-amqp connection; each probe opens its own channel.
+        wanted: The exchanges, queues and bindings to declare.
+        found: Their state on the broker.
 
     Raises:
         amqp.AMQPError, OSError: The connection was lost.
     """
-    if names := [str(standing) for standing in found if not standing.may_declare]:
-        is_for_all = any(standing.is_missing for standing in found)
+    if names := [str(item) for item in found if not item.may_declare]:
+        is_for_all = any(item.is_missing for item in found)
         needed = "configure, for new queues also read, and write on the exchange of dead letters"
         yield MissingPermission(f"declare {listed(names)}", needed, is_for_all)
     if names := _unbindable(connection, wanted):
@@ -80,17 +80,17 @@ def missing_rights(
 
 
 def listed(names: Sequence[object], shown: int = 6) -> str:
-    """Return names for a message, the first few and the number of the rest."""
+    """Return names joined for a message: the first few, then the number of the others."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(str, names[:shown])) + more
 
 
 def may_declare_queue(connection: amqp.Connection, queue: Any) -> bool:
-    """Whether the user may declare a queue that is not there: configure it, and what its dead letters need.
+    """Return whether the user may declare a queue that does not exist, with its dead-letter exchange.
 
-    It is declared with a negative length limit, which RabbitMQ refuses with 406 after it has judged the rights
-    (configure the queue, read it and write to its dead-letter exchange). Should somebody declare the queue at
-    the same moment, the answer is 406 too.
+    The probe declares it with a negative length limit, which RabbitMQ refuses with 406 after checking the
+    permissions (configure and read on the queue, write on its dead-letter exchange). If another client declares
+    the queue at the same moment, the answer is 406 too.
     """
     arguments = {**(queue.queue_arguments or {}), "x-max-length": -1}
     code, _ = answer(
@@ -101,9 +101,9 @@ def may_declare_queue(connection: amqp.Connection, queue: Any) -> bool:
 
 
 def may_declare_exchange(connection: amqp.Connection, exchange: Any) -> bool:
-    """Whether the user may configure an exchange that is not there.
+    """Return whether the user may declare an exchange that does not exist.
 
-    It is declared with a number for its alternate exchange, which RabbitMQ refuses with 406 after the rights.
+    The probe names a number as alternate exchange, which RabbitMQ refuses with 406 after the permission check.
     """
     code, _ = answer(
         connection,
@@ -115,9 +115,10 @@ def may_declare_exchange(connection: amqp.Connection, exchange: Any) -> bool:
 
 
 def may_bind_queue(connection: amqp.Connection, binding: Binding) -> bool:
-    """Whether the user may bind a queue: write to it, read from the exchange.
+    """Return whether the user may bind a queue, which needs write on the queue and read on the exchange.
 
-    Undoing a binding needs the same rights; one with a random key does not exist, and undoing it is accepted.
+    Removing a binding needs the same permissions. The probe removes a binding with a random key; it does not
+    exist, and RabbitMQ accepts that.
     """
     code, _ = answer(
         connection, lambda channel: channel.queue_unbind(binding.destination, binding.source, uuid4().hex)
@@ -126,7 +127,7 @@ def may_bind_queue(connection: amqp.Connection, binding: Binding) -> bool:
 
 
 def may_bind_exchange(connection: amqp.Connection, binding: Binding) -> bool:
-    """Whether the user may bind an exchange to another; as `may_bind_queue`."""
+    """Return whether the user may bind one exchange to another; probed as in `may_bind_queue`."""
     code, _ = answer(
         connection, lambda channel: channel.exchange_unbind(binding.destination, binding.source, uuid4().hex)
     )
@@ -134,10 +135,10 @@ def may_bind_exchange(connection: amqp.Connection, binding: Binding) -> bool:
 
 
 def may_publish(connection: amqp.Connection, exchange: str, routing_key: str) -> bool:
-    """Whether the user may write to an exchange with a routing key (topic permissions judge the key too).
+    """Return whether the user may publish to an exchange with a routing key (topic permissions include the key).
 
-    The message names an expiration that is no number and a user that is not this one: RabbitMQ judges the
-    rights, then refuses either with 406 before it routes.
+    The message has an invalid expiration and the wrong ``user_id``: RabbitMQ checks the permissions, then refuses
+    the message with 406 before routing it.
     """
 
     def probe(channel: amqp.Channel) -> None:
@@ -151,10 +152,10 @@ def may_publish(connection: amqp.Connection, exchange: str, routing_key: str) ->
 
 
 def may_consume(connection: amqp.Connection, queue: str) -> bool:
-    """Whether the user may read a queue, which need not be there.
+    """Return whether the user may consume from a queue, which need not exist.
 
-    The consumer names a priority that is no number: RabbitMQ judges the right, then refuses it with 406
-    before it exists, or with 404 if the queue is not there.
+    The consumer has an invalid priority: RabbitMQ checks the permission, then refuses the consumer with 406, or
+    with 404 if the queue does not exist.
     """
     arguments = {"x-priority": "none"}
     code, _ = answer(connection, lambda channel: channel.basic_consume(queue, arguments=arguments))
@@ -168,7 +169,7 @@ def _unbindable(connection: amqp.Connection, wanted: Topology) -> list[str]:
 
 
 def _unpublishable(settings: Settings, connection: amqp.Connection) -> list[str]:
-    """Return where tasks may not be published, at once or with a delay, by exchange and routing key."""
+    """Return the exchanges and routing keys with which the user may not publish tasks, immediate or delayed."""
     names, delay = Names(settings.prefix), split_delay(1.0)
     keys = [spec.broker_name for spec in settings.specs()]
     routes = [(names.tasks, key) for key in keys] + [(names.delay, delay.routing_key(key)) for key in keys]
@@ -176,7 +177,7 @@ def _unpublishable(settings: Settings, connection: amqp.Connection) -> list[str]
 
 
 def _unreportable(settings: Settings, connection: amqp.Connection) -> list[str]:
-    """Return where a worker may not publish what it gives up, and what has killed a worker."""
+    """Return the exchanges and routing keys with which a worker may not publish dead letters and crash records."""
     names = Names(settings.prefix)
     kept = [spec.broker_name for spec in settings.specs() if spec.dead_letters is DeadLetters.KEEP]
     return _refused(connection, [(names.dead, key) for key in kept] + [(names.suspects, "")])
@@ -193,7 +194,7 @@ def _unreadable(settings: Settings, connection: amqp.Connection) -> list[str]:
 
 
 def _uncontrollable(app: Celery, connection: amqp.Connection) -> list[str]:
-    """Return what a worker may not declare for remote control and events; hosts and ids are in those names."""
+    """Return the queues and exchanges of remote control and events that a worker may not declare."""
     mailbox, conf = app.control.mailbox, app.conf
     mailbox_queue = mailbox.get_queue(f"check@{socket.gethostname()}").name
     queues = (mailbox_queue, f"check.{mailbox.reply_exchange.name}", f"{conf.event_queue_prefix}.check")

@@ -1,10 +1,10 @@
-r"""The least rights on the broker of four users: who deploys, who publishes, who works, and who watches.
+r"""Least-privilege permissions for four broker users: deploy, producer, worker and monitor.
 
-RabbitMQ's rights are patterns of names: what may be declared and deleted (configure), published to and bound
-(write), consumed and bound from (read) (rabbitmq.com/docs/access-control). Every name here is made from the
-settings, so a right is as narrow as they are: with the queues `default` and `lopri` and no prefix a producer may
-write to ``^(tasks|delay|…|default|lopri)$``. Rights to routing keys would add nothing: what a producer may publish
-to leads to the queues of the settings and nowhere else.
+RabbitMQ's permissions are patterns of names: configure (declare and delete), write (publish to, bind) and read
+(consume, bind from) (rabbitmq.com/docs/access-control). All names are derived from the settings, so the patterns
+are as narrow as the settings allow: with the queues `default` and `lopri` and no prefix a producer may write to
+``^(tasks|delay|…|default|lopri)$``. Topic permissions on routing keys would add nothing, because the exchanges
+that a producer may publish to route to the queues of the settings only.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from celery import Celery
 
 NOTHING = "^$"
-"""The pattern that no name of a queue or an exchange fits."""
+"""A pattern that matches no queue or exchange."""
 
 _DEFAULT_EXCHANGE = r"amq\.default"
-"""What RabbitMQ calls the exchange without a name when it judges a right to it."""
+"""The name of the default exchange in RabbitMQ's permission checks."""
 
 _LANES = rf"delay\.\d+({'|'.join(unit.name for unit in reversed(UNITS))})"
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What one user may do.
+    """The permissions of one user.
 
     Attributes:
         name: deploy, producer, worker or monitor.
-        purpose: What runs as that user.
-        tag: What it may do in the management API: ``management``, ``monitoring``, or nothing.
-        configure: Pattern of what it may declare and delete.
-        write: Pattern of what it may publish to, and bind.
-        read: Pattern of what it may consume, and bind from.
+        purpose: The commands that run as this user.
+        tag: The user tag for the management API: ``management``, ``monitoring``, or empty.
+        configure: Pattern of the names to declare and delete.
+        write: Pattern of the names to publish to and bind.
+        read: Pattern of the names to consume and bind from.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Role:
     read: str = NOTHING
 
     def commands(self, user: str, vhost: str) -> Iterator[str]:
-        """Yield the commands for a shell that give a user these rights: configure, write, read.
+        """Yield the shell commands that grant a user these permissions.
 
         Args:
-            user: Who has been made before, by ``rabbitmqctl add_user``.
+            user: An existing user, created by ``rabbitmqctl add_user``.
             vhost: The virtual host.
         """
         where = f"-p {shlex.quote(vhost)} {shlex.quote(user)}"
@@ -65,7 +65,7 @@ class Role:
 
 
 def roles(app: Celery) -> tuple[Role, ...]:
-    """Return what each of the four users needs for the app's settings, and no more."""
+    """Return the minimal permissions of the four users for the app's settings."""
     prefix = app.settings.prefix
     queues = f"({'|'.join(_escaped(spec.name) for spec in app.settings.specs())})"
     return (
@@ -77,13 +77,13 @@ def roles(app: Celery) -> tuple[Role, ...]:
 
 
 def vhost_of(app: Celery) -> str:
-    """Return the virtual host of the app's ``broker_url``; of several the first one's."""
+    """Return the virtual host of the app's ``broker_url``; of the first URL if there are several."""
     url = app.settings.broker_url.get_secret_value().split(";")[0]
     return parse_url(url)["virtual_host"] or "/"
 
 
 def _deploy(prefix: str, queues: str) -> Role:
-    """Everything of ours; the default exchange, by which messages are moved."""
+    """All of our names, and the default exchange, through which messages are moved."""
     ours = _ours(prefix, rf"(tasks|delay)(\..+)?|{queues}(\.dead)?")
     return Role(
         "deploy",
@@ -96,7 +96,7 @@ def _deploy(prefix: str, queues: str) -> Role:
 
 
 def _producer(prefix: str, queues: str) -> Role:
-    """Publish by two exchanges; see whether lanes and queues are there, which RabbitMQ 4.3 tells nobody else."""
+    """Publish to two exchanges; write on lanes and queues as well, or RabbitMQ 4.3 hides whether they exist."""
     return Role(
         "producer",
         "apply_async, publish_many, send",
@@ -105,7 +105,7 @@ def _producer(prefix: str, queues: str) -> Role:
 
 
 def _worker(app: Celery, prefix: str, queues: str) -> Role:
-    """Consume; retry, bury and tell of suspects; be controlled by mailboxes that it declares itself."""
+    """Consume, retry, dead-letter and write crash records; declare its own remote-control mailboxes."""
     control = "|".join(_control(app))
     publish = _ours(prefix, rf"tasks(\.(dead|suspects|cancelled|paused))?|delay|{_LANES}|{queues}")
     return Role(
@@ -123,9 +123,9 @@ def _monitor(prefix: str) -> Role:
 
 
 def _control(app: Celery) -> Iterator[str]:
-    """Yield patterns of what Celery's remote control and events declare: hosts and ids stand in the queues' names.
+    """Yield patterns of the names that Celery's remote control and events declare, which contain hosts and ids.
 
-    All that kombu's mailboxes declare ends with the name of their exchange; before it stands ``reply.`` or a node.
+    Each name that a kombu mailbox declares ends with the name of its exchange, after ``reply.`` or a node name.
     """
     conf = app.conf
     yield rf"(.+\.)?{_escaped(app.control.mailbox.exchange.name)}"
@@ -142,7 +142,7 @@ def _pattern(*choices: str) -> str:
 
 
 def _escaped(name: str) -> str:
-    """Return a name as a pattern: of all that names may hold only the dot means something else."""
+    """Return a name as a pattern; the dot is the only special character that a name may contain."""
     return name.replace(".", r"\.")
 
 

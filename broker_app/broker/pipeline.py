@@ -1,4 +1,4 @@
-"""Pipelined requests: all are written before the first answer is read, so they take one round trip together.
+"""Pipelined requests: all are written before the first answer is read, so they share one round trip.
 
 On a link with a round trip of 400 ms, thirty declarations one after the other take twelve seconds. AMQP does not
 ask clients to wait: a broker carries out the requests on a channel in their order, and closes the channel at the
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MOST_CHANNELS = 500
-"""Groups that are on their way at once; RabbitMQ allows 2,047 channels for a connection."""
+"""Groups in flight at once, one channel each; RabbitMQ allows 2,047 channels per connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Request:
     """One request of a group.
 
     Attributes:
-        subject: What it is about, for people.
-        send: Calls a method of the channel; its return value means nothing, as the answer has not come yet.
+        subject: The object of the request, for error messages.
+        send: Calls a method of the channel; its return value is ignored, since the answer has not arrived yet.
     """
 
     subject: str
@@ -37,11 +37,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The first request of a group that the broker refused; those behind it were not carried out.
+    """The first request of a group that the broker refused; the later ones were not carried out.
 
     Attributes:
-        number: Its place in the group, from 0.
-        subject: What it was about.
+        number: Its index in the group, from 0.
+        subject: The object of the request.
         error: The broker's answer.
     """
 
@@ -53,25 +53,25 @@ class Refusal:
 def carry_out(
     connection: amqp.Connection, groups: Sequence[Sequence[Request]], deadline: float | None = None
 ) -> list[Refusal | None]:
-    """Carry out groups of requests, each group on a channel of its own, in one round trip for `MOST_CHANNELS`.
+    """Carry out groups of requests, each on its own channel, in one round trip per `MOST_CHANNELS` groups.
 
     Args:
         connection: An open py-amqp connection.
-        groups: Within a group the requests are carried out in their order, between groups in any.
-        deadline: On the clock of `time.monotonic`; None for the bound of the connection's socket, for each read.
+        groups: Requests are carried out in order within a group, and in any order between groups.
+        deadline: A `time.monotonic` time; None applies the time-out of the connection's socket to each read.
 
     Returns:
-        For each group the refusal, or None if all was carried out.
+        The refusal of each group, or None if all of its requests were carried out.
 
     Raises:
-        TimeoutError: The answers were not there at the deadline. The connection should be dropped.
+        TimeoutError: Answers were missing at the deadline; drop the connection.
         amqp.AMQPError, OSError: The connection was lost.
     """
     found: list[Refusal | None] = []
     try:
         for start in range(0, len(groups), MOST_CHANNELS):
             found += _one_round(connection, groups[start : start + MOST_CHANNELS], deadline)
-    except (KeyboardInterrupt, SystemExit):  # what is read now makes no sense: it may come amid a frame
+    except (KeyboardInterrupt, SystemExit):  # the stream may have been cut inside a frame
         connection.collect()
         raise
     return found
@@ -93,7 +93,7 @@ def _one_round(
 
 
 class _Channel(pyamqp.Channel):
-    """A channel whose methods write and do not wait; it counts the answers, and keeps the broker's refusal."""
+    """A channel whose methods write without waiting; it counts the answers and keeps the broker's refusal."""
 
     _OPENING_AND_CLOSING = frozenset({spec.Channel.OpenOk, spec.Channel.Close, spec.Channel.CloseOk})
 
@@ -103,28 +103,28 @@ class _Channel(pyamqp.Channel):
         self._error: amqp.ChannelError | None = None
 
     def refusal(self, requests: Sequence[Request]) -> Refusal | None:
-        """Return what the broker refused, after all has been answered."""
+        """Return the refusal, once the broker has answered every request."""
         if self._error is None:
             return None
         number = min(self._answered, len(requests) - 1)
         return Refusal(number, requests[number].subject, self._error)
 
     def wait(self, *_args: Any, **_options: Any) -> tuple[str, int, int]:
-        """Return at once, with as many values as an answer to ``queue.declare`` has."""
+        """Return at once, with placeholders for the three values of ``queue.declare-ok``."""
         return "", 0, 0
 
     def close(self, *_args: Any, **_options: Any) -> None:
-        """Ask for the end of the channel; it is over when the broker agrees, also after a refusal."""
+        """Ask the broker to close the channel; it is closed once the broker answers, also after a refusal."""
         self.send_method(spec.Channel.Close, "BsBB", (0, "", 0, 0))
 
     def dispatch_method(self, method_sig: tuple[int, int], payload: bytes, content: Any) -> None:
-        """Count an answer."""
+        """Count the answer, then handle it."""
         if method_sig not in self._OPENING_AND_CLOSING:
             self._answered += 1
         super().dispatch_method(method_sig, payload, content)
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
-        """Keep the refusal; py-amqp would reopen the channel and wait for it."""
+        """Keep the refusal; py-amqp's own handler would reopen the channel and wait for the answer."""
         self.send_method(spec.Channel.CloseOk)
         self._error = amqp.error_for_code(reply_code, reply_text, (class_id, method_id), amqp.ChannelError)
 

@@ -1,7 +1,7 @@
-"""Policies of the broker that change what our queues and delay lanes do, as the management API tells them.
+"""Policy checks: find broker policies that change the behaviour of our queues and delay lanes.
 
-A policy adds what a queue's arguments do not say; of two numbers (a time to live, a delivery limit) RabbitMQ takes
-the lower one (rabbitmq.com/docs/parameters).
+A policy supplies values that the queue's arguments leave open; if both set a number (a time to live, a delivery
+limit), RabbitMQ uses the lower one (rabbitmq.com/docs/parameters).
 """
 
 from __future__ import annotations
@@ -22,51 +22,54 @@ if TYPE_CHECKING:
     from broker_app.settings import Settings
 
 STALLING_VERSIONS = ((4, 3, 0), (4, 3, 3))
-"""From the first on, and before the second, at-least-once dead-lettering, which the lanes use, can stall when a
-quorum queue gets or loses a member (RabbitMQ's release notes of 4.3.3)."""
+"""From the first version up to but not including the second, at-least-once dead-lettering, which the lanes use,
+can stall when a quorum queue gains or loses a member (RabbitMQ's release notes of 4.3.3)."""
 
 
 class _Sort(Enum):
     WORK = auto()
     LANE = auto()
-    KEEPER = auto()
+    STORAGE = auto()
 
 
 _CAPS = ("max-length", "max-length-bytes")
 _HARM: Mapping[_Sort, Mapping[str, tuple[Level, str]]] = {
     _Sort.WORK: {
-        "message-ttl": (Level.ERROR, "tasks that wait longer are given up without having run"),
+        "message-ttl": (Level.ERROR, "tasks that wait longer are dead-lettered or dropped without running"),
         "expires": (Level.ERROR, "the queue is deleted with its tasks when no worker consumes it for that long"),
-        "delivery-limit": (Level.ERROR, "tasks that workers gave back that often are given up without a fault"),
+        "delivery-limit": (
+            Level.ERROR,
+            "tasks that workers returned that often are dropped or dead-lettered although they did not fail",
+        ),
         **dict.fromkeys(_CAPS, (Level.WARNING, "a call raises QueueFull when it is reached, also for retries")),
-        "delayed-retry-type": (Level.WARNING, "tasks that a worker gives back (pause, drain) come late"),
+        "delayed-retry-type": (Level.WARNING, "tasks that a worker returns (pause, drain) are redelivered late"),
     },
     _Sort.LANE: {
         "message-ttl": (Level.ERROR, "tasks in longer lanes are due too early"),
         "expires": (Level.ERROR, "the lane is deleted with the tasks in it"),
         **dict.fromkeys(_CAPS, (Level.ERROR, "delayed tasks are refused or held up when it is reached")),
     },
-    _Sort.KEEPER: {
+    _Sort.STORAGE: {
         "message-ttl": (Level.WARNING, "messages are deleted after that time"),
-        "expires": (Level.ERROR, "the queue is deleted with its messages when nobody uses it for that long"),
+        "expires": (Level.ERROR, "the queue and its messages are deleted when it is unused for that long"),
         "delivery-limit": (Level.ERROR, "messages that were looked at that often are deleted"),
         **dict.fromkeys(_CAPS, (Level.WARNING, "the oldest messages are deleted when it is reached")),
     },
 }
 _NO_HARM = {"delayed-retry-type": {"disabled", "failed"}}
-"""Values that leave alone what a worker gives back (rabbitmq.com/docs/quorum-queues, delayed retries)."""
+"""Values that do not delay the tasks that a worker returns (rabbitmq.com/docs/quorum-queues, delayed retries)."""
 
 
 def judge_policies(settings: Settings, management: Management, version: tuple[int, ...]) -> Iterator[Finding]:
-    """Judge what policies set on the queues that are there: work queues, lanes, dead letters, what is parked.
+    """Check the policies on the existing queues: work queues, lanes, dead-letter queues and the parking queue.
 
     Args:
-        settings: They name the queues.
-        management: The API of the broker.
-        version: The broker's.
+        settings: The settings, which name the queues.
+        management: The broker's management API.
+        version: The broker's version.
 
     Yields:
-        One finding for each key that harms, by queue; one that all is well; or one that nobody could be asked.
+        One finding per queue and harmful key, a single OK, or a warning that the API is not available.
     """
     try:
         found = management.queues(settings.prefix)
@@ -77,18 +80,18 @@ def judge_policies(settings: Settings, management: Management, version: tuple[in
             for finding in _judge_queue(name, sort, _definition(name, facts, management))
         ]
     except BrokerError as error:
-        text = "what policies set on queues and lanes, a consumer time-out too, is not known"
+        text = "the policies on queues and lanes, including consumer time-outs, are unknown"
         yield Finding(Level.WARNING, "policies", f"{error}; {text}")
         return
     yield from harms
     lanes = {name: facts for name, facts in found.items() if is_lane(name, settings.prefix)}
     yield from judge_cluster(version, lanes)
     if not harms:
-        yield Finding(Level.OK, "policies", "none changes what our queues and lanes do")
+        yield Finding(Level.OK, "policies", "no policy changes how our queues and lanes behave")
 
 
 def judge_cluster(version: tuple[int, ...], lanes: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    """Warn of lanes with several members on a version whose lanes can stall."""
+    """Report lanes with several members on a version whose lanes can stall."""
     first, fixed = STALLING_VERSIONS
     members = max((len(facts.get("members") or ()) for facts in lanes.values()), default=0)
     if first <= version < fixed and members > 1:
@@ -107,11 +110,11 @@ def _sort(name: str, settings: Settings) -> _Sort | None:
     if is_lane(name, settings.prefix):
         return _Sort.LANE
     kept = {*(spec.dead_name for spec in specs), Names(settings.prefix).unrouted}
-    return _Sort.KEEPER if name in kept else None
+    return _Sort.STORAGE if name in kept else None
 
 
 def _definition(name: str, facts: Mapping[str, Any], management: Management) -> Mapping[str, Any]:
-    """Return what policies set; on 3.10 the list of queues has the policy's name alone, and the queue is asked."""
+    """Return the effective policy; the list of queues in 3.10 has only its name, so the queue is queried."""
     if "effective_policy_definition" in facts:
         definition = facts["effective_policy_definition"]
         return definition if isinstance(definition, dict) else {}

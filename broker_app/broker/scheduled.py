@@ -1,4 +1,4 @@
-"""The scheduled tasks by due time, read off the depths of the delay lanes."""
+"""Scheduled tasks: counts by due time, from the depths of the delay lanes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from broker_app.broker.management import MessageCounts
 
 BUCKETS = (("1 minute", 60), ("10 minutes", 600), ("1 hour", 3_600), ("1 day", 86_400), ("later", None))
-"""Name and upper bound in seconds."""
+"""Name and upper bound in seconds of each bucket."""
 
 COUNT_SECONDS = 5.0
-"""How often a quorum queue counts for the management API (RabbitMQ's ``quorum_tick_interval``)."""
+"""Interval at which a quorum queue reports its counts to the management API (``quorum_tick_interval``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in the lanes.
+    """The messages in the delay lanes.
 
-    A lane's depth is exact at the moment that it is asked. When a message is due follows from its lane only
-    up to the rest of the unit: what stands in ``delay.2h`` leaves it within two hours and is due within 2 h 59 min
-    59 s. So a message is counted in the first bucket by whose end it is due *for certain*; it may be due sooner.
+    A lane's depth is exact when it is read. The lane gives a message's due time only to within one unit: a message
+    in ``delay.2h`` leaves it within two hours and is due within 2 h 59 min 59 s. So a message counts towards the
+    first bucket by whose end it is *certainly* due; it may be due sooner.
 
     Attributes:
-        depths: Messages by lane, only lanes that exist.
-        held_up: Messages whose time in a lane is over, and that it cannot hand on: the next queue is full or has
-            no leader. No depth shows them. As the broker last counted, up to `COUNT_SECONDS` ago; None if it is
-            unknown.
-        is_complete: Whether every lane was found; without the management API, day lanes beyond
-            `lanes.PROBED_DAYS` are not, nor is ``held_up`` known.
+        depths: Messages in each existing lane.
+        held_up: Messages that have expired in a lane but cannot leave it, because the next queue is full or has no
+            leader. They are not part of any depth. As of the broker's last count, up to `COUNT_SECONDS` ago; None
+            if unknown.
+        is_complete: True if every lane was found. Without the management API, day lanes beyond
+            `delay_lanes.PROBED_DAYS` are not found, and ``held_up`` is unknown.
     """
 
     depths: dict[Lane, int]
@@ -52,7 +52,7 @@ class Backlog:
 
     @property
     def total(self) -> int:
-        """All scheduled tasks that are not due yet."""
+        """The number of scheduled tasks that are not due yet."""
         return sum(self.depths.values())
 
     def buckets(self) -> dict[str, int]:
@@ -64,7 +64,7 @@ class Backlog:
 
 
 def read_backlog(app: Broker) -> Backlog:
-    """Ask the broker for the depth of every lane.
+    """Read the depth of every lane from the broker.
 
     Raises:
         BrokerError: The broker cannot be reached.
@@ -80,16 +80,16 @@ def read_backlog(app: Broker) -> Backlog:
 
 
 def count_lanes(app: Broker) -> dict[Lane, MessageCounts]:
-    """Return every lane that there is, and what the broker last counted in it.
+    """Return every existing lane with its message counts as of the broker's last count.
 
     Raises:
-        BrokerError: The management API does not answer, or not to this user.
+        BrokerError: The management API does not answer, or refuses this user.
     """
     prefix = app.settings.prefix
     found = management_of(app).queue_counts(f"{prefix}delay.")
     counts = {}
     for name, count in found.items():
-        with suppress(InvalidDelay):  # a queue that only begins like a lane, or stands under another app's prefix
+        with suppress(InvalidDelay):  # a queue whose name only begins like a lane's, or with another app's prefix
             lane = parse_lane(name.removeprefix(f"{prefix}delay."))
             if prefix + lane.name == name:
                 counts[lane] = count
@@ -97,13 +97,11 @@ def count_lanes(app: Broker) -> dict[Lane, MessageCounts]:
 
 
 def depths(connection: amqp.Connection, candidates: Iterable[Lane], names: Names) -> dict[Lane, int]:
-    """Return how many messages wait in each of the lanes that exist."""
+    """Return the depth of each candidate lane that exists."""
     found = {lane: queue_depth(connection, names.lane(lane)) for lane in candidates}
     return {lane: depth for lane, depth in found.items() if depth is not None}
 
 
 def _bucket(lane: Lane) -> str:
-    latest = (
-        lane.milliseconds + UNITS[lane.level].milliseconds
-    )  # less than that: the shorter lanes that may follow
+    latest = lane.milliseconds + UNITS[lane.level].milliseconds  # an exclusive bound: shorter lanes may follow
     return next(name for name, bound in BUCKETS if bound is None or latest <= bound * 1_000)

@@ -1,4 +1,4 @@
-"""Work queues that are on the broker under our names, and that the settings no longer declare."""
+"""Undeclared queues: work queues on the broker that the settings no longer declare."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ DEAD = ".dead"
 def removed_queues(
     found: Facts, specs: Iterable[QueueSpec], prefix: str, bindings_from: Bindings
 ) -> list[QueueSpec]:
-    """Return the work queues of older settings, sorted, including those of which only the dead letters are left.
+    """Return the work queues of earlier settings, sorted, including those with only a dead-letter queue left.
 
-    A queue that keeps dead letters names our exchange in its arguments. For any other candidate the bindings of
-    our exchanges decide; without one they are not read.
+    A queue that keeps dead letters names our exchange in its arguments. Other candidates are recognised by the
+    bindings of our exchanges, which are read only if there are such candidates.
 
     Args:
         found: The queues of the virtual host with their ``arguments``, by name.
         specs: The queues of the settings.
-        prefix: Of the names on the broker.
-        bindings_from: Returns the bindings of an exchange, as the management API lists them.
+        prefix: The prefix of the names on the broker.
+        bindings_from: Returns the bindings of an exchange, as listed by the management API.
     """
     known = {spec.broker_name for spec in specs}
     names = {name.removesuffix(DEAD) for name in found} - known
     candidates = [_spec(name, found, prefix) for name in sorted(names) if name.startswith(prefix)]
     specs = [spec for spec in candidates if spec is not None]
-    unsure = {spec.broker_name for spec in specs if not _says_so(spec, found)}
+    unsure = {spec.broker_name for spec in specs if not _is_certain(spec, found)}
     if not unsure:
         return specs
     sources = (Names(prefix).tasks, Names(prefix).dead)
@@ -47,16 +47,16 @@ def removed_queues(
 
 
 def _spec(name: str, found: Facts, prefix: str) -> QueueSpec | None:
-    """Return the spec that a queue was declared from, None for a queue of somebody else."""
+    """Return the spec that a queue was declared from, or None if it is not one of our queues."""
     short = name.removeprefix(prefix)
     try:
         check_queue_name(short, prefix)
-    except InvalidQueueName:  # a lane, a stream, dead letters of dead letters
+    except InvalidQueueName:  # a lane, a stream, or the dead-letter queue of a dead-letter queue
         return None
     if held_target(name, prefix):
         return None
     if name not in found:
-        return QueueSpec(short, prefix) if _is_keeper(found[f"{name}{DEAD}"]) else None
+        return QueueSpec(short, prefix) if _is_dead_letter_queue(found[f"{name}{DEAD}"]) else None
     arguments = _arguments(found[name])
     for kind, has_priorities, dead in product(QueueType, (False, True), DeadLetters):
         spec = QueueSpec(short, prefix, kind, has_priorities, dead)
@@ -65,11 +65,11 @@ def _spec(name: str, found: Facts, prefix: str) -> QueueSpec | None:
     return None
 
 
-def _says_so(spec: QueueSpec, found: Facts) -> bool:
+def _is_certain(spec: QueueSpec, found: Facts) -> bool:
     return spec.broker_name in found and spec.dead_letters is DeadLetters.KEEP
 
 
-def _is_keeper(facts: Mapping[str, Any]) -> bool:
+def _is_dead_letter_queue(facts: Mapping[str, Any]) -> bool:
     return set(_arguments(facts)) <= {"x-queue-type", "x-delivery-limit"}
 
 

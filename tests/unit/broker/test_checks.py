@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from broker_app import BrokerApp
-from broker_app.broker.checks import _judge_rights, _judge_run, _judge_standings, _judge_version, judge_settings
+from broker_app.broker.checks import _judge_inventory, _judge_rights, _judge_run, _judge_version, judge_settings
 from broker_app.broker.findings import Finding, Level
 from broker_app.broker.inventory import InventoryItem
 from broker_app.broker.management import Management
@@ -135,14 +135,14 @@ def test_version(product: str, version: tuple[int, ...], level: Level) -> None:
 
 def test_what_is_alike_is_counted() -> None:
     """All is well: one line."""
-    assert [str(finding) for finding in _judge_standings([ALIKE])] == [
-        "ok       topology: 1 of 1 exchanges and queues stand as the settings ask"
+    assert [str(finding) for finding in _judge_inventory([ALIKE])] == [
+        "ok       topology: 1 of 1 exchanges and queues match the settings"
     ]
 
 
 def test_each_difference_is_an_error() -> None:
     """A queue with other arguments is an error with the broker's words, whatever else is fine."""
-    error, ok = _judge_standings([ALIKE, DIFFERENT])
+    error, ok = _judge_inventory([ALIKE, DIFFERENT])
     assert (error.level, error.where) == (Level.ERROR, "queue 'default'")
     assert "inequivalent arg 'x-queue-type'" in error.text
     assert ok.level is Level.OK
@@ -150,16 +150,16 @@ def test_each_difference_is_an_error() -> None:
 
 def test_what_is_missing_is_no_error() -> None:
     """Queues that are not declared yet are a warning that says who declares them."""
-    warning, ok = _judge_standings([MISSING, ALIKE])
+    warning, ok = _judge_inventory([MISSING, ALIKE])
     assert (warning.level, ok.level) == (Level.WARNING, Level.OK)
     assert "not declared yet: queue 'urgent'; run `broker-app topology declare`" in warning.text
-    [nothing] = _judge_standings([MISSING])
+    [nothing] = _judge_inventory([MISSING])
     assert "not declared yet: nothing of it" in nothing.text
 
 
 def test_what_cannot_be_compared_is_said() -> None:
     """A queue that the user may not declare is not called alike."""
-    [warning] = _judge_standings([UNKNOWN])
+    [warning] = _judge_inventory([UNKNOWN])
     assert warning.level is Level.WARNING
     assert "queue 'secret'" in warning.text
 
