@@ -1,1 +1,1 @@
-"""py-amqp made fast: frames, publisher confirms, connections. No app, no settings, no Celery."""
+"""Wire protocol on top of py-amqp: frames, publisher confirms and connections. Independent of the Celery app."""

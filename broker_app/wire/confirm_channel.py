@@ -1,8 +1,7 @@
-"""A channel on which the broker answers for every message, each answer matched to its own message.
+"""Confirm channel: publisher confirms, with each answer matched to its own message.
 
-py-amqp can wait for "an ack", but does not ask whose: after a returned message or a time-out the next
-publish would take the late answer for its own. Here every publish has its delivery tag, and a channel that
-owes an answer is never used again.
+py-amqp can wait for an ack but does not check which message it confirms: after a returned message or a time-out,
+the next publish would take the late ack as its own. Here every publish is tracked by its delivery tag.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ConfirmOutcome(Enum):
-    """What the broker said of one message."""
+    """The broker's answer to one message."""
 
     CONFIRMED = auto()
     REFUSED = auto()
@@ -40,9 +39,9 @@ class Confirmation:
     """The broker's answer to one publish.
 
     Attributes:
-        outcome: CONFIRMED: it is in a queue (and, for quorum queues, on a majority). REFUSED: a nack. RETURNED:
-            no queue for it.
-        reason: The broker's words, if it had any.
+        outcome: CONFIRMED: it is in a queue (for quorum queues, on a majority of nodes). REFUSED: a nack.
+            RETURNED: it could not be routed to a queue.
+        reason: Why it was refused or returned.
     """
 
     outcome: ConfirmOutcome
@@ -54,15 +53,14 @@ class BlockedError(TimeoutError):
 
 
 class ConfirmTimeoutError(TimeoutError):
-    """The message was sent, and no answer came in time."""
+    """The message was sent, but the broker did not answer in time."""
 
 
 class ConfirmChannel:
-    """A channel of our own on a connection; nobody else publishes on it, so its tags can be counted.
+    """A dedicated channel for publishing. Nothing else publishes on it, so it can count delivery tags.
 
-    Publisher confirms, rabbitmq.com/docs/confirms: tags count from 1 in the order of publishing; an ack may
-    cover all tags up to its own (``multiple``); a mandatory message without a queue is returned before
-    it is acked.
+    Publisher confirms, rabbitmq.com/docs/confirms: tags count from 1 in publishing order; an ack may cover
+    all tags up to its own (``multiple``); an unroutable mandatory message is returned before it is acked.
     """
 
     def __init__(self, connection: amqp.Connection) -> None:
@@ -72,14 +70,14 @@ class ConfirmChannel:
         self._is_open = True
         self._process = os.getpid()
         self._channel = connection.channel()
-        self._channel.confirm_select(nowait=True)  # no round trip: the broker does as it is told, or closes it
+        self._channel.confirm_select(nowait=True)  # no round trip: if it fails, the broker closes the channel
         self._channel.events["basic_ack"].add(self._on_ack)
         self._channel.events["basic_nack"].add(self._on_nack)
         self._channel.events["basic_return"].add(self._on_return)
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
         self._is_readable: Callable[[], bool] | None = None
-        if isinstance(connection.transport, TCPTransport):  # TLS has read ahead by itself
+        if isinstance(connection.transport, TCPTransport):  # TLS reads ahead by itself
             self._is_readable = _readiness(connection.sock)
             _read_ahead(connection.transport)
         self._can_gather = bool(_MSG_MORE) and not isinstance(connection.sock, ssl.SSLSocket)
@@ -91,9 +89,9 @@ class ConfirmChannel:
 
     @classmethod
     def of(cls, connection: amqp.Connection) -> ConfirmChannel:
-        """Return the connection's confirm channel, a new one if it has none that is open.
+        """Return the connection's confirm channel, opening one if needed.
 
-        It is kept on the connection itself: it lives and is forgotten with it.
+        The channel is stored on the connection object and so shares its lifetime.
         """
         channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
         if channel is None or not channel.is_usable:
@@ -103,19 +101,19 @@ class ConfirmChannel:
 
     @classmethod
     def is_inherited(cls, connection: amqp.Connection) -> bool:
-        """Return whether the connection was opened before a fork, by the process that still uses it."""
+        """Return whether the connection was opened by the parent process before a fork."""
         channel: ConfirmChannel | None = getattr(connection, _ATTRIBUTE, None)
         return channel is not None and channel._process != os.getpid()  # noqa: SLF001 - its own class
 
     @property
     def number(self) -> int:
-        """AMQP's number of the channel."""
+        """The AMQP channel number."""
         number: int = self._channel.channel_id
         return number
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can publish: not closed, by us or by the broker."""
+        """True if neither side has closed the channel."""
         return self._is_open and self._channel.connection is not None
 
     def publish(self, body: bytes, properties: Mapping[str, Any], exchange: str, routing_key: str) -> int:
@@ -123,38 +121,38 @@ class ConfirmChannel:
 
         Args:
             body: The serialised body.
-            properties: AMQP basic properties by py-amqp's names; ``correlation_id`` must be there, it
-                matches a returned message to its tag.
-            exchange: Its name.
+            properties: AMQP basic properties by py-amqp's names. ``correlation_id`` is required: it matches a
+                returned message to its tag.
+            exchange: The exchange's name.
             routing_key: At most 255 bytes.
 
         Raises:
             amqp.AMQPError, OSError: The channel or the connection is closed.
-            amqp.FrameSyntaxError, struct.error: A property that AMQP cannot carry; nothing was sent.
+            amqp.FrameSyntaxError, struct.error: AMQP cannot encode a property; nothing was sent.
         """
         sent = frames.encode(self.number, self.connection.frame_max, (exchange, routing_key), properties, body)
         if self._has_news():
             self._read_news()
         try:
             self.connection.transport.write(sent)
-        except TimeoutError as error:  # part of it may be written: nothing else can be
+        except TimeoutError as error:  # a partial frame may be written, so the connection is unusable
             raise amqp.RecoverableConnectionError("the broker did not read in time") from error
-        self._last_tag += 1  # not before: what could not be encoded was not sent, and the broker does not count it
+        self._last_tag += 1  # only now: the broker does not count a message that could not be encoded
         self._pending[self._last_tag] = (properties["correlation_id"], exchange, routing_key)
         return self._last_tag
 
     def write(self, frames: bytes, address: Address) -> int:
-        """Send one mandatory message that is encoded already, and return its tag.
+        """Send one encoded mandatory message and return its tag.
 
-        The kernel gathers what is written until there is enough for a packet, or somebody waits for an answer, for
-        200 ms at most (tcp(7), TCP_CORK): each packet costs the broker a turn.
+        The kernel buffers writes until a packet is full or `read` waits for an answer, for at most 200 ms (tcp(7),
+        TCP_CORK), because the broker pays for each packet.
 
         Args:
             frames: From `broker_app.wire.frames`, for this channel's `number`.
-            address: Matches the message to its tag, should it be returned.
+            address: Matches the message to its tag if it is returned.
 
         Raises:
-            OSError: The connection is broken, or took nothing in its time.
+            OSError: The connection is broken, or the write timed out.
         """
         if self._can_gather:
             self.connection.sock.sendall(frames, _MSG_MORE)
@@ -169,21 +167,23 @@ class ConfirmChannel:
         """Read answers, for `take_answers`.
 
         Args:
-            deadline: Wait for one answer at least, until then; None reads what has arrived.
+            deadline: Wait until then for at least one answer; None reads only data that has arrived.
 
         Raises:
             ConfirmTimeoutError: None came before the deadline.
             amqp.AMQPError, OSError: The channel or the connection was closed.
         """
         if deadline is not None and not self._answers and self._is_gathering:
-            self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends what was gathered
+            self.connection.sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+            )  # flushes the buffered writes
             self._is_gathering = False
         while deadline is not None and not self._answers:
             self._drain(deadline)
         self._read_news()
 
     def take_answers(self) -> dict[int, Confirmation]:
-        """Return what was answered and not waited for, by tag, and forget it."""
+        """Return and clear the answers that no call to `wait` has taken, by tag."""
         answers, self._answers = self._answers, {}
         return answers
 
@@ -203,10 +203,10 @@ class ConfirmChannel:
         return self._answers.pop(tag)
 
     def wait_until_unblocked(self, deadline: float) -> None:
-        """Wait while the broker blocks publishers; at once if it does not.
+        """Wait while the broker blocks publishers; return at once if it does not.
 
         Raises:
-            BlockedError: It still did at the deadline.
+            BlockedError: Publishers were still blocked at the deadline.
         """
         while self.is_blocked:
             try:
@@ -215,13 +215,13 @@ class ConfirmChannel:
                 raise BlockedError("the broker blocks publishers (memory or disk alarm)") from error
 
     def close(self) -> None:
-        """Close the channel, if the connection still stands; the next one is new, and has seen no queue."""
+        """Close the channel if the connection is still open. `of` then opens a new one, with an empty `seen`."""
         self._is_open = False
         if self._channel.connection is not None and self._channel.is_open:
             self._channel.close()
 
     def _has_news(self) -> bool:
-        """Return whether the broker has said something: that the connection is closed, or that it blocks."""
+        """Return whether data from the broker is waiting, such as a close or a blocked notification."""
         transport = self.connection.transport
         return self._is_readable is None or bool(transport._read_buffer) or self._is_readable()  # noqa: SLF001
 
@@ -231,7 +231,7 @@ class ConfirmChannel:
                 self._drain(None)
 
     def _drain(self, deadline: float | None) -> None:
-        """Read one frame; None for the deadline takes only one that is there."""
+        """Read one frame; without a deadline, only one that has already arrived."""
         left = 0.0 if deadline is None else deadline - time.monotonic()
         if left <= 0 and deadline is not None:
             raise ConfirmTimeoutError("the broker did not answer in time")
@@ -242,14 +242,14 @@ class ConfirmChannel:
         except TimeoutError as error:
             raise ConfirmTimeoutError("the broker did not answer in time") from error
         except amqp.ChannelError:
-            self.close()  # py-amqp has opened it anew: without confirms, and its tags count from 1
+            self.close()  # py-amqp has reopened it without confirms, and its tags count from 1
             raise
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for answered in self._take(tag, multiple=multiple):
             self._answers[answered] = self._returns.pop(answered, _CONFIRMED)
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         for answered in self._take(tag, multiple=multiple):
             self._answers[answered] = _REFUSED
 
@@ -277,7 +277,7 @@ class ConfirmChannel:
 
 
 def _readiness(sock: Any) -> Callable[[], bool]:
-    """Return what tells whether something can be read; eventlet takes ``poll`` away."""
+    """Return a function that checks whether the socket is readable; eventlet removes ``select.poll``."""
     if not hasattr(select, "poll"):
         return lambda: bool(select.select([sock], [], [], 0)[0])
     poll = select.poll()
@@ -286,19 +286,19 @@ def _readiness(sock: Any) -> Callable[[], bool]:
 
 
 def _read_ahead(transport: TCPTransport) -> None:
-    """Let py-amqp take all that has come into its buffer, where it asks the system three times for each frame."""
+    """Make py-amqp read all available data into its buffer, instead of three system calls for each frame."""
     receive = transport.sock.recv
-    transport._quick_recv = lambda wanted: receive(max(wanted, READ_BYTES))  # noqa: SLF001 - it keeps what is over
+    transport._quick_recv = lambda wanted: receive(max(wanted, READ_BYTES))  # noqa: SLF001 - py-amqp keeps the surplus
 
 
 Address = tuple[str, str, str]
-"""What a returned message is known by: its correlation id, the exchange, and the routing key."""
+"""Identifies a returned message: correlation id, exchange and routing key."""
 
 READ_BYTES = 4_096
 _MOST_OF = 0.98
-"""A socket's own bound that is nearly what is left is not set anew: two calls of the system for each answer."""
+"""A socket's time-out is kept if it is this close to the time left: changing it costs two system calls."""
 
-_MSG_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux has it
+_MSG_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux only
 _ATTRIBUTE = "broker_app_confirm_channel"
 _CONFIRMED = Confirmation(ConfirmOutcome.CONFIRMED)
 _REFUSED = Confirmation(

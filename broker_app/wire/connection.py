@@ -1,4 +1,4 @@
-"""A producer's connection: opened and used in a bounded time, and never shared with a forked process."""
+"""Broker connections: opened and used within a time limit, and never shared with a forked process."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ if TYPE_CHECKING:
     from broker_app.wire.url_file import UrlFile
 
 _AMQP = frozenset({"amqp", "amqps", "pyamqp"})
-"""kombu's names for py-amqp."""
+"""The transport names of kombu that use py-amqp."""
 
 SHORTEST_WAIT_SECONDS = 0.1
-"""What an attempt is given when the deadline is there already: a time-out of 0 would mean none, or at once."""
+"""Minimum time-out of an attempt, even past the deadline: 0 would mean no time-out, or an immediate one."""
 
 
 LONGEST_PAUSE_SECONDS = 5
-"""Between a worker's attempts to connect, each to all hosts; the first is 1 s, each further one a second more."""
+"""Maximum pause between a worker's connection attempts, each to all hosts. It starts at 1 s and grows by 1 s."""
 
 
 CLOSE_SECONDS = 2.0
-"""How long a farewell waits for the broker's answer: one with an alarm reads nothing from who has published."""
+"""Time-out for closing a connection: a broker with an alarm does not read from publishing connections."""
 
 
 REFUSED_SECONDS = 1.0
-"""How long a process does not try a refused login again: each call would ask the broker."""
+"""Time before a process retries a refused login, so that not every call asks the broker again."""
 
 _refused_logins: dict[
     tuple[Any, ...], tuple[float, str]
-] = {}  # until when, on the clock of time.monotonic, and why
+] = {}  # login: (retry after, on the clock of time.monotonic; reason)
 
 
 class PoolBusyError(amqp.AMQPError):
-    """All connections of the pool stayed in use for as long as the call may wait."""
+    """All connections of the pool stayed in use until the call timed out."""
 
 
-class _Ours:
-    """What kombu's connections lack.
+class _ConnectionFixes:
+    """Mixin with fixes for kombu's connections.
 
-    Each host is verified by its own name: kombu writes the first host's name into the TLS options, which all
-    connections share, and verifies every other host by it, so that a fail-over is refused. It also verifies
-    ``localhost`` as 127.0.0.1.
+    Each host's certificate is verified against its own name. kombu writes the first host's name into the TLS
+    options shared by all connections and verifies every other host against it, so that fail-over is refused. It
+    also verifies ``localhost`` as 127.0.0.1.
 
-    A farewell is bounded: kombu waits for the broker's answer without end.
+    Closing has a time limit; kombu waits for the broker's answer forever.
 
-    The URL is read anew for each connection if it stands in a file.
+    If the URL comes from a file, the file is read again for each connection.
     """
 
     ssl: Any
@@ -75,11 +75,11 @@ class _Ours:
         super().__init__(*args, **options)
 
     def clone(self, **options: Any) -> Any:
-        """Return another one like this, not open yet."""
+        """Return an unopened copy of this connection."""
         return super().clone(**dict({"url_file": self._url_file}, **options))  # type: ignore[misc]  # kombu's
 
     def _establish_connection(self) -> Any:
-        self._take_url()
+        self._reload_url()
         refuse_other_transports(None, self.transport_cls)
         shared, name = self.ssl, self.hostname
         if isinstance(shared, dict) and shared.get("server_hostname", "") is None:
@@ -89,8 +89,8 @@ class _Ours:
         finally:
             self.ssl, self.hostname = shared, name
 
-    def _take_url(self) -> None:
-        """Use the URL that stands in the file now; of several hosts the first, if it is another than before."""
+    def _reload_url(self) -> None:
+        """Use the file's current URL; if it has changed, start with its first host."""
         if self._url_file is None or (url := self._url_file.read()) == self._url:
             return
         self._url, hosts = url, url.split(";")
@@ -105,11 +105,11 @@ class _Ours:
         super()._close()  # type: ignore[misc]  # as above
 
 
-class BrokerConnection(_Ours, Connection):
-    """What Celery connects with."""
+class BrokerConnection(_ConnectionFixes, Connection):
+    """The connection class used by Celery."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Connection:
-        """Connect, as kombu's, which pauses for up to 30 s between attempts: a worker shall be back sooner."""
+        """Connect like kombu, but with shorter pauses between attempts: kombu's grow to 30 s."""
         pauses = {"interval_start": 1, "interval_step": 1, "interval_max": LONGEST_PAUSE_SECONDS}
         connected: Connection = super().ensure_connection(*args, **(pauses | options))  # type: ignore[no-untyped-call]
         return connected
@@ -119,11 +119,11 @@ class BrokerConnection(_Ours, Connection):
         return _Pool(self, limit)  # type: ignore[no-untyped-call]  # kombu's initializer
 
 
-class _Pooled(_Ours, PooledConnection):
-    """One of a pool. Each of its reads and writes is bounded: an alarm must not hold what uses it."""
+class _Pooled(_ConnectionFixes, PooledConnection):
+    """A pooled connection whose reads and writes time out, so that an alarm cannot block its user."""
 
     def _establish_connection(self) -> Any:
-        self._take_url()
+        self._reload_url()
         login = (self.host, self.userid, self.password, self.virtual_host)
         until, reason = _refused_logins.get(login, (0.0, ""))
         if time.monotonic() < until:
@@ -131,7 +131,7 @@ class _Pooled(_Ours, PooledConnection):
         try:
             raw = super()._establish_connection()
         except amqp.AccessRefused as error:
-            _refused_logins.clear()  # a process has one login, or few
+            _refused_logins.clear()  # a process has only one login, or a few
             _refused_logins[login] = (time.monotonic() + REFUSED_SECONDS, error.reply_text)
             raise
         raw.sock.settimeout(_bound(self))
@@ -140,35 +140,35 @@ class _Pooled(_Ours, PooledConnection):
 
 class _Pool(ConnectionPool):
     def new(self) -> _Pooled:
-        """Return another one, not open yet."""
+        """Return a new, unopened connection."""
         connection: Any = self.connection
         options = dict(connection._info(resolve=False), url_file=connection._url_file)  # noqa: SLF001 - as kombu's
         return _Pooled(self, **options)
 
     def acquire(self, block: bool = False, timeout: float | None = None) -> _Pooled:  # noqa: FBT001, FBT002 - kombu's
-        """Return one that is free; kombu's producers and Celery's remote control would wait for it without end."""
+        """Return a free connection; kombu's producers and Celery's remote control would wait for one forever."""
         taken: _Pooled = super().acquire(block, _bound(self.connection) if timeout is None else timeout)  # type: ignore[no-untyped-call]
         return taken
 
 
 class _Busy(BrokerConnection):
-    """Stands for the connection that a call did not get."""
+    """Placeholder for a connection that the pool could not provide."""
 
     def ensure_connection(self, *_args: Any, **_options: Any) -> Connection:
         raise PoolBusyError(
-            "all connections of the pool stayed in use until the time-out; raise publish.pool_limit, or look for "
-            "what holds them"
+            "all connections of the pool stayed in use until the time-out; raise publish.pool_limit, or find "
+            "the code that holds them"
         )
 
 
 @contextmanager
 def pooled(pool: ConnectionPool, deadline: float) -> Iterator[Connection]:
-    """Take a connection out of a pool, as long as a block lasts.
+    """Take a connection from the pool for the duration of the block.
 
     Args:
-        pool: The app's.
-        deadline: On the clock of `time.monotonic`; if none is free until then, the block gets one that cannot be
-            opened (`PoolBusyError`): what cannot be sent is refused, or spooled, where it would be sent.
+        pool: The app's pool.
+        deadline: On the clock of `time.monotonic`. If no connection is free by then, the block gets a placeholder
+            that raises `PoolBusyError` when used, so that the publisher can refuse or spool the message.
     """
     try:
         connection = pool.acquire(block=True, timeout=_left(deadline))
@@ -182,16 +182,16 @@ def pooled(pool: ConnectionPool, deadline: float) -> Iterator[Connection]:
 
 
 def _bound(connection: Any) -> float | None:
-    """Return the bound of a read or write, in seconds: that of Celery's ``broker_transport_options``."""
+    """Return the time-out of a read or write in seconds, from Celery's ``broker_transport_options``."""
     seconds: float | None = (connection.transport_options or {}).get("write_timeout")
     return seconds
 
 
 def refuse_other_transports(hostname: str | Sequence[str] | None, transport: object) -> None:
-    """Refuse what is no AMQP: kombu's other transports know no confirms and no dead letters.
+    """Refuse transports other than AMQP: they have no publisher confirms and no dead-lettering.
 
     Raises:
-        SettingsError: With the scheme.
+        SettingsError: Names the refused scheme.
     """
     urls = hostname.split(";") if isinstance(hostname, str) else hostname or ()
     schemes = [url.partition("://")[0].partition("+")[0].strip() for url in urls if "://" in url]
@@ -203,15 +203,15 @@ def refuse_other_transports(hostname: str | Sequence[str] | None, transport: obj
 
 
 def open_connection(connection: Any, timeout_seconds: float, deadline: float) -> None:
-    """Connect if need be, once to each host that the URL names; no other is tried after the deadline.
+    """Connect if needed, trying each host of the URL once; no further host is tried after the deadline.
 
     Args:
         connection: A kombu connection.
-        timeout_seconds: Bound of one attempt.
+        timeout_seconds: Time-out of one attempt.
         deadline: On the clock of `time.monotonic`.
 
     Raises:
-        amqp.AMQPError, OSError: The last host's answer.
+        amqp.AMQPError, OSError: The error of the last host.
     """
     if connection.connected and ConfirmChannel.is_inherited(connection.connection):
         _leave_to_parent(connection)
@@ -230,10 +230,10 @@ def open_connection(connection: Any, timeout_seconds: float, deadline: float) ->
 
 @contextmanager
 def bounded(connection: amqp.Connection, deadline: float) -> Iterator[None]:
-    """Bound each read and write, also of calls that know no time-out (open a channel, declare).
+    """Set a time-out on each read and write, including calls without one of their own (open a channel, declare).
 
-    A broker with an alarm stops reading, and one that was cut off says nothing: without a bound either would
-    hold the caller for ever.
+    A broker with an alarm stops reading, and one behind a broken network never answers: without a time-out, either
+    would block the caller forever.
     """
     sock = connection.sock
     usual = sock.gettimeout()
@@ -241,22 +241,22 @@ def bounded(connection: amqp.Connection, deadline: float) -> Iterator[None]:
     try:
         yield
     finally:
-        if sock.fileno() >= 0:  # not closed meanwhile
+        if sock.fileno() >= 0:  # still open
             sock.settimeout(usual)
 
 
 def discard(connection: Any) -> None:
-    """Drop a connection without a word to the broker, which may not be listening."""
+    """Drop a connection without a closing handshake, because the broker may not respond."""
     if connection.connected:
-        connection.connection.sock.settimeout(SHORTEST_WAIT_SECONDS)  # TLS would wait for the peer's farewell
+        connection.connection.sock.settimeout(SHORTEST_WAIT_SECONDS)  # TLS would wait for the peer's close_notify
     connection.collect()
 
 
 def _leave_to_parent(connection: Any) -> None:
-    """Let go of a connection that was opened before a fork: closed here, but not shut down for the parent too."""
+    """Release a connection inherited through a fork: close it here without shutting it down for the parent."""
     transport = connection.connection.transport
     transport.sock.close()
-    transport.sock = None  # py-amqp would shut it down, which ends it in both processes
+    transport.sock = None  # py-amqp would shut it down in both processes
     connection.collect()
 
 

@@ -1,8 +1,8 @@
-"""AMQP field tables: a value that cannot be decoded leaves the rest of its message readable.
+"""AMQP field tables: decoding that keeps a message readable despite undecodable values.
 
 RabbitMQ accepts more than Python can decode: a timestamp after the year 9999 (clients in other languages send
-milliseconds), tables nested a thousand deep, text that is not UTF-8. py-amqp and pika raise an exception, and the
-worker or command that reads the message ends. Here such a value is kept as bytes, and sent on unchanged.
+milliseconds), tables nested a thousand deep, text that is not UTF-8. py-amqp and pika raise an exception, which
+ends the worker or command that reads the message. Here such a value is kept as bytes and forwarded unchanged.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from amqp import Message, abstract_channel, spec
 from amqp.serialization import PROPERTY_CLASSES, _read_item, decode_properties_basic, loads
 
 UNREADABLE = "broker_app_unreadable"
-"""Among the properties of a message that was read: which of them cannot be decoded, and why."""
+"""Extra property of a message that was read: names the undecodable properties, with reasons."""
 
 MAX_DEPTH = 50
-"""Nested arrays and tables of one header; more would exhaust Python's stack where the header is copied."""
+"""Maximum nesting of arrays and tables in a header; deeper nesting exhausts Python's stack when it is copied."""
 
 MAX_REASON_CHARACTERS = 200
 
@@ -28,22 +28,22 @@ _SIZES = {
     for size, letters in ((0, "V"), (1, "tbB"), (2, "sUu"), (4, "Iif"), (5, "D"), (8, "lLdT"))
     for letter in letters
 }
-"""Bytes of a value by its letter, rabbitmq.com/amqp-0-9-1-errata#section_3."""
+"""Size of a value in bytes by its type letter, rabbitmq.com/amqp-0-9-1-errata#section_3."""
 
 _COUNTED = "SxFA"
-"""The letters of values that begin with their length."""
+"""Type letters of values that start with their length."""
 
 _NESTING_BYTES = 5
-"""What one level of nesting takes at least."""
+"""Minimum size of one level of nesting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A value that cannot be decoded.
+    """An undecodable value.
 
     Attributes:
-        data: Its bytes: for a header with the letter of its type before them.
-        reason: Why it cannot.
+        data: Its bytes; for a header, preceded by the type letter.
+        reason: The decoding error.
     """
 
     data: bytes
@@ -51,19 +51,19 @@ class Encoded:
 
 
 def accept_undecodable() -> None:
-    """Let this process's py-amqp read messages that it cannot decode; see `read_properties`."""
+    """Patch py-amqp in this process to read undecodable messages; see `read_properties`."""
     PROPERTY_CLASSES[spec.Basic.CLASS_ID] = read_properties
     abstract_channel.loads = _read_arguments
 
 
 def read_properties(data: bytes, offset: int) -> tuple[dict[str, Any], int]:
-    """Return a message's properties by py-amqp's names, and where they end.
+    """Return a message's properties by py-amqp's names, and the offset of their end.
 
-    What cannot be decoded is `Encoded`, and `UNREADABLE` says so.
+    Undecodable values become `Encoded` and are listed under `UNREADABLE`.
 
     Args:
         data: The payload of a content header frame.
-        offset: Where the properties' flags are.
+        offset: Offset of the property flags.
     """
     try:
         properties, end = decode_properties_basic(data, offset)
@@ -74,14 +74,14 @@ def read_properties(data: bytes, offset: int) -> tuple[dict[str, Any], int]:
 
 
 def read_item(data: bytes, offset: int) -> tuple[Any, int]:
-    """Return a header's value and where it ends.
+    """Return a header's value and the offset of its end.
 
     Args:
         data: The table.
-        offset: Where the value's letter is.
+        offset: Offset of the type letter.
 
     Raises:
-        Exception: It cannot be decoded.
+        Exception: Decoding failed.
     """
     value, end = _read_item(data, offset)
     check_depth(value, end - offset)
@@ -95,13 +95,13 @@ def check_depth(value: object, encoded_bytes: int) -> None:
 
 
 def read_encoded(data: bytes, offset: int, limit: int, error: Exception) -> tuple[Encoded, int]:
-    """Return a header's value that cannot be decoded, and where it ends.
+    """Return an undecodable header value in encoded form, and the offset of its end.
 
     Args:
         data: The table.
-        offset: Where the value's letter is.
-        limit: Where the table ends; so does a value of unknown length.
-        error: Why it cannot.
+        offset: Offset of the type letter.
+        limit: End of the table, and of a value of unknown length.
+        error: The decoding error.
     """
     letter, end = chr(data[offset]), offset + 1
     if letter in _SIZES:
@@ -115,7 +115,7 @@ def read_encoded(data: bytes, offset: int, limit: int, error: Exception) -> tupl
 
 
 def unreadable(headers: dict[Any, Any]) -> str:
-    """Return which of some headers are `Encoded`, and why; empty if none is."""
+    """Return the names of `Encoded` headers with their reasons, or an empty string."""
     return "; ".join(
         f"header {name!r}: {value.reason}" for name, value in headers.items() if isinstance(value, Encoded)
     )
@@ -130,7 +130,7 @@ def _is_within(value: object, levels: int) -> bool:
 
 
 def _salvage(data: bytes, offset: int) -> dict[str, Any]:
-    """Return properties one by one, as far as they can be read."""
+    """Decode the properties one by one, as far as possible."""
     (flags,) = _FLAGS.unpack_from(data, offset)
     offset += _FLAGS.size
     properties: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def _salvage(data: bytes, offset: int) -> dict[str, Any]:
             properties[name], offset = _READ[kind](data, offset)
     strange = [f"{name}: {value.reason}" for name, value in properties.items() if isinstance(value, Encoded)]
     strange += filter(None, [unreadable(properties.get("application_headers") or {})])
-    return properties | {UNREADABLE: "; ".join(strange) or "its properties cannot be decoded"}
+    return properties | {UNREADABLE: "; ".join(strange) or "cannot decode the properties"}
 
 
 def _read_table(data: bytes, offset: int) -> tuple[dict[Any, Any], int]:
@@ -179,7 +179,7 @@ _READ: dict[str, Any] = {"s": _read_text, "F": _read_table, "o": _read_octet, "L
 
 
 def _read_arguments(kinds: str, data: bytes, offset: int) -> tuple[list[Any], int]:
-    """Return the arguments of a method as py-amqp does; a routing key need not be UTF-8."""
+    """Return a method's arguments as py-amqp does, but accept a routing key that is not UTF-8."""
     try:
         found: tuple[list[Any], int] = loads(kinds, data, offset)
     except UnicodeDecodeError:
@@ -195,6 +195,6 @@ def _read_arguments(kinds: str, data: bytes, offset: int) -> tuple[list[Any], in
 
 
 def read_key(data: bytes, offset: int) -> tuple[str, int]:
-    """Return a short text, its bytes that are not UTF-8 escaped, and where it ends."""
+    """Return a short string, with bytes that are not UTF-8 escaped, and the offset of its end."""
     end = offset + 1 + data[offset]
     return bytes(data[offset + 1 : end]).decode("utf-8", "backslashreplace"), end

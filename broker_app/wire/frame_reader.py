@@ -1,8 +1,8 @@
-"""What the broker has sent, read at once: py-amqp asks the system ten times for each message.
+"""Frame reader: reads all available frames with one system call, where py-amqp makes ten for each message.
 
-A worker's loop waits for its connection and then reads all that is there. Whole messages are taken apart here; any
-other frame, and a message in several parts, goes py-amqp's way. What is left over stays in py-amqp's own buffer,
-where a call that waits for an answer finds it.
+A worker's event loop waits for its connection, then calls the reader. Messages that arrived whole with a single
+body frame are decoded here; py-amqp handles everything else. Surplus bytes stay in py-amqp's own buffer, where a
+call that waits for an answer finds them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 READ_BYTES = 32 * 1024
 
-_FRAME = struct.Struct(">BHI")  # type, channel, size of what follows; then the end, one byte
+_FRAME = struct.Struct(">BHI")  # type, channel, payload size; payload and end octet follow
 _FRAME_END = 0xCE
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER = struct.pack(">HH", *spec.Basic.Deliver)
-_CONTENT_BYTES = 12  # class, weight, size of the body; then the properties
+_CONTENT_BYTES = 12  # class, weight, body size; the properties follow
 _LONG = struct.Struct(">I")
 _LONG_LONG = struct.Struct(">Q")
 _SIGNED = struct.Struct(">i")
@@ -35,10 +35,10 @@ _DOUBLE = struct.Struct(">d")
 
 _HAS_CONTENT_TYPE, _HAS_CONTENT_ENCODING, _HAS_HEADERS = 0x8000, 0x4000, 0x2000
 _TEXT, _NOTHING, _INTEGER, _TRUTH, _REAL = b"SVItd"
-"""The letters of a header's value, rabbitmq.com/amqp-0-9-1-errata#section_3."""
+"""Type letters of header values, rabbitmq.com/amqp-0-9-1-errata#section_3."""
 
 MAX_NAMES = 1_000
-_names: dict[bytes, str] = {}  # of headers: the same few come with every message
+_names: dict[bytes, str] = {}  # cache of header names: the same few come with every message
 
 
 class FrameReader:
@@ -46,7 +46,7 @@ class FrameReader:
 
     Args:
         connection: An open py-amqp connection, without TLS.
-        hub: The loop that calls `read`.
+        hub: The event loop that calls `read`.
     """
 
     def __init__(self, connection: Any, hub: Hub) -> None:
@@ -56,14 +56,14 @@ class FrameReader:
 
     @staticmethod
     def can_read(connection: Any) -> bool:
-        """Return whether a connection can be read so: over TLS the system does not tell what has arrived."""
+        """Return whether the reader supports a connection: with TLS, the socket holds encrypted data."""
         return isinstance(connection.transport, TCPTransport)
 
     def read(self) -> None:
-        """Read what has arrived, and hand it on.
+        """Read the available data and dispatch its frames.
 
         Raises:
-            OSError, amqp.AMQPError: The connection, or a channel, was closed.
+            OSError, amqp.AMQPError: The connection or a channel was closed.
         """
         if not self._connection.connected:
             raise RecoverableConnectionError("Socket was disconnected")
@@ -73,23 +73,23 @@ class FrameReader:
             return
         if not data:
             raise OSError("Server unexpectedly closed connection")
-        self._connection.transport._read_buffer += data  # noqa: SLF001 - py-amqp's, see above
-        self._hand_on()
+        self._connection.transport._read_buffer += data  # noqa: SLF001 - see the module's docstring
+        self._dispatch_all()
 
-    def _hand_on(self) -> None:
-        """Hand on all whole frames. Should one of them be an error, the rest is for the loop's next turn."""
+    def _dispatch_all(self) -> None:
+        """Dispatch all complete frames. After an error, the next turn of the event loop handles the rest."""
         try:
-            while self._connection.connected and self._hand_on_one():
+            while self._connection.connected and self._dispatch_one():
                 pass
         except Exception as error:
             if self._connection.connected and not isinstance(error, UnexpectedFrame):
-                self._hub.call_soon(self._hand_on)
+                self._hub.call_soon(self._dispatch_all)
             raise
 
-    def _hand_on_one(self) -> bool:
-        """Hand on the first frame, or the three of a message; return whether they had arrived."""
+    def _dispatch_one(self) -> bool:
+        """Dispatch the first frame, or the three frames of a message; return whether they had arrived."""
         transport = self._connection.transport
-        data: bytes = transport._read_buffer  # noqa: SLF001 - whoever was called may have read on
+        data: bytes = transport._read_buffer  # noqa: SLF001 - a callback may have read more
         method = _frame_at(data, 0)
         if method is None:
             return False
@@ -104,7 +104,7 @@ class FrameReader:
                 if body is None:
                     return False
                 transport._read_buffer = data[body.end :]  # noqa: SLF001
-                self._connection.bytes_recv += 3  # it counts frames
+                self._connection.bytes_recv += 3  # py-amqp counts frames here
                 _deliver(channel, method.payload(data), header.payload(data), body.payload(data))
                 return True
         transport._read_buffer = data[method.end :]  # noqa: SLF001
@@ -117,17 +117,17 @@ class _Frame(NamedTuple):
     channel: int
     begin: int
     end: int
-    """Behind its last byte."""
+    """Offset after its last byte."""
 
     def payload(self, data: bytes) -> bytes:
         return data[self.begin + _FRAME.size : self.end - 1]
 
 
 def _frame_at(data: bytes, begin: int) -> _Frame | None:
-    """Return the frame that begins there; None if it has not all arrived.
+    """Return the frame that starts at an offset; None if it is incomplete.
 
     Raises:
-        UnexpectedFrame: It does not end where it says.
+        UnexpectedFrame: The end octet is missing.
     """
     if len(data) < begin + _FRAME.size:
         return None
@@ -141,7 +141,7 @@ def _frame_at(data: bytes, begin: int) -> _Frame | None:
 
 
 def _is_in_one_body(header: _Frame, data: bytes, channel: int) -> bool:
-    """Return whether a message goes on with its header, and that with one body: not with none, or with several."""
+    """Return whether the next frames are the message's header and exactly one body frame."""
     if header.kind != _HEADER or header.channel != channel:
         return False
     size: int = _LONG_LONG.unpack_from(data, header.begin + _FRAME.size + 4)[0]
@@ -151,7 +151,7 @@ def _is_in_one_body(header: _Frame, data: bytes, channel: int) -> bool:
 
 
 def _deliver(channel: Any, method: bytes, header: bytes, body: bytes) -> None:
-    """Hand a message to its consumer (rabbitmq.com/amqp-0-9-1-reference#basic.deliver)."""
+    """Pass a message to its consumer (rabbitmq.com/amqp-0-9-1-reference#basic.deliver)."""
     consumer, offset = _short(method, len(_DELIVER))
     tag: int = _LONG_LONG.unpack_from(method, offset)[0]
     is_redelivered = bool(method[offset + 8] & 1)
@@ -160,7 +160,7 @@ def _deliver(channel: Any, method: bytes, header: bytes, body: bytes) -> None:
     message = Message()
     try:
         message.properties = _properties(header, _CONTENT_BYTES)
-    except Exception:  # noqa: BLE001 - whatever is in it: the worker must outlive it
+    except Exception:  # noqa: BLE001 - no message may end the worker
         message.properties, _ = read_properties(header, _CONTENT_BYTES)
     message.body = _body(body, message.properties) if channel.auto_decode else body
     message.ready = True
@@ -168,13 +168,13 @@ def _deliver(channel: Any, method: bytes, header: bytes, body: bytes) -> None:
 
 
 def _body(content: bytes, properties: dict[str, Any]) -> bytes | str:
-    """Return a body as py-amqp does: text, if it says what encoding it has and has it."""
+    """Return a body as py-amqp does: text if it can be decoded with its declared encoding, else bytes."""
     encoding = properties.get("content_encoding")
     if encoding is None:
         return content
     try:
         return content.decode(encoding)
-    except Exception:  # noqa: BLE001 - an encoding that is unknown, is no name, or is no text's
+    except Exception:  # noqa: BLE001 - unknown, invalid or non-text encoding
         return content
 
 
@@ -184,7 +184,7 @@ def _short(data: bytes, offset: int) -> tuple[str, int]:
 
 
 def _properties(data: bytes, offset: int) -> dict[str, Any]:
-    """Return a message's properties; those behind the headers by py-amqp."""
+    """Return a message's properties; py-amqp decodes those after the headers."""
     flags = data[offset] << 8 | data[offset + 1]
     offset += 2
     properties: dict[str, Any] = {}
@@ -202,7 +202,7 @@ def _properties(data: bytes, offset: int) -> dict[str, Any]:
 
 
 def _table(data: bytes, offset: int, end: int) -> dict[str, Any]:
-    """Return headers; values of rare kinds by py-amqp. Raises whatever a value that cannot be decoded raises."""
+    """Return headers; py-amqp decodes values of rare types. Decoding errors propagate."""
     table: dict[str, Any] = {}
     size_at, names = _LONG.unpack_from, _names
     while offset < end:

@@ -1,9 +1,9 @@
-"""A message as the bytes of its AMQP frames, and back.
+"""AMQP frames: encodes messages as frames and decodes them again.
 
-AMQP 0-9-1, sections 2.3.5 and 4.2: a frame is its type, its channel, its size, the payload, and an end octet. A
-message is three kinds of them: the method ``basic.publish``, the header with the properties, and the body, in as
-many frames as the agreed size asks for. py-amqp would encode each message anew, headers and all; here what many
-messages have in common is encoded once (`broker_app.publishing.bulk.template`).
+AMQP 0-9-1, sections 2.3.5 and 4.2: a frame consists of type, channel, size, payload and an end octet. A message
+has a method frame (``basic.publish``), a header frame with the properties, and as many body frames as the
+negotiated frame size requires. py-amqp encodes every message in full; here the parts that many messages share are
+encoded once (`broker_app.publishing.bulk.template`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _METHOD = Struct(">HHH")
 _SHORT = Struct("B")
 _LONG = Struct(">I")
 _REAL, _INTEGER, _LARGE_INTEGER = Struct(">cd"), Struct(">ci"), Struct(">cq")
-_LARGE = 2**31 - 1  # py-amqp writes from here on eight bytes
+_LARGE = 2**31 - 1  # from here on, py-amqp writes eight bytes
 _COMMON = frozenset({str, type(None), float, bool, int})
 _PROPERTIES = tuple((1 << 15 - at, name, kind) for at, (name, kind) in enumerate(amqp.Message.PROPERTIES))
 MAX_KEYS = 1_000
-_keys: dict[str, bytes] = {}  # the names of headers: the same few go with every message
+_keys: dict[str, bytes] = {}  # cache of header names: the same few go with every message
 _FRAME_BYTES = _FRAME.size + len(END)
 
 
@@ -44,13 +44,13 @@ def encode(channel: int, frame_max: int, place: tuple[str, str], values: Mapping
 
     Args:
         channel: The channel's number.
-        frame_max: The largest frame that the broker takes, in bytes.
+        frame_max: The negotiated maximum frame size, in bytes.
         place: Exchange and routing key.
         values: AMQP basic properties, headers included.
         body: Serialised.
 
     Raises:
-        amqp.FrameSyntaxError, struct.error: A value has no form in AMQP.
+        amqp.FrameSyntaxError, struct.error: AMQP cannot encode a value.
     """
     return join(channel, frame_max, publish_method(channel, *place), properties(values), body)
 
@@ -78,7 +78,7 @@ def publish_method(channel: int, exchange: str, routing_key: str) -> bytes:
 
 
 def properties(values: Mapping[str, Any]) -> bytes:
-    """Return encoded properties: a bit for each that is there, then their values."""
+    """Return encoded properties: a flag bit for each one present, then their values."""
     flags, parts = 0, []
     for bit, name, kind in _PROPERTIES:
         value = values.get(name)
@@ -102,7 +102,7 @@ def _short(value: Any) -> bytes:
 
 
 def split_properties(values: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any], bytes]:
-    """Return what stands before the table of the headers, the headers, and what stands behind them."""
+    """Return the encoded properties before the headers table, the headers, and the encoded properties after it."""
     given = [(name, kind) for name, kind in amqp.Message.PROPERTIES if values.get(name) is not None]
     order = [name for name, _ in amqp.Message.PROPERTIES]
     flags = sum(1 << 15 - order.index(name) for name, _ in given)
@@ -117,7 +117,7 @@ def split_properties(values: Mapping[str, Any]) -> tuple[bytes, Mapping[str, Any
 
 
 def table(headers: Mapping[str, Any]) -> bytes:
-    """Return an encoded table, its length before it; values of rare kinds by py-amqp, and their errors."""
+    """Return an encoded table with its length first; py-amqp encodes values of rare types."""
     parts: list[bytes] = []
     add, keys, length = parts.append, _keys, _LONG.pack
     for name, value in headers.items():
@@ -143,7 +143,7 @@ def table(headers: Mapping[str, Any]) -> bytes:
 
 
 def _key(name: Any) -> bytes | None:
-    """Return an encoded name, and keep it for the next message; None for what is no text."""
+    """Return an encoded header name from the cache; None if it is not a string."""
     if type(name) is not str:
         return None
     key = _short(name)

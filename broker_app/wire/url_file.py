@@ -1,4 +1,4 @@
-"""The broker's URL in a file, as a secret that is mounted: read for each connection, so that it may change."""
+"""Broker URL file, e.g. a mounted secret: read again for each connection, so that the URL may change."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class UrlFile:
-    """Reads the URL, and keeps the last one that was right: a file may be looked at while it is written.
+    """Reads the URL and keeps the last valid one, in case the file is read while it is being written.
 
     Args:
         file: The setting ``broker_url_file``.
-        known: What stood in it when the settings were read.
+        known: The URL in the file when the settings were read.
     """
 
     def __init__(self, file: Path, known: str) -> None:
@@ -33,7 +33,7 @@ class UrlFile:
             check_broker_url(url)
         except ValueError as error:
             if str(error) != self._fault:
-                logger.warning("broker_url_file %s: %s; the URL that was read before is used", self._file, error)
+                logger.warning("broker_url_file %s: %s; using the last valid URL", self._file, error)
             self._fault = str(error)
         else:
             self._known, self._fault = url, ""

@@ -138,8 +138,8 @@ def publish_many(
 
     Returns:
         An iterator of `ItemOutcome`. If the broker stays unreachable, it yields the outcome of every signature
-        read so far, then raises the `BrokerUnreachable` or `PublishTimeout` of the first unsettled item. An exception
-        raised by ``signatures`` itself is re-raised at the same point.
+        read so far, then raises the `BrokerUnreachable` or `PublishTimeout` of the first unsettled item. An
+        exception raised by ``signatures`` itself is re-raised at the same point.
 
     Raises:
         InvalidDelay: ``timeout_seconds`` is not a number above 0.
