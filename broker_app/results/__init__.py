@@ -1,1 +1,1 @@
-"""The result store."""
+"""Result store: fault tolerance, deferred writes, the SQL backend and its checks."""

@@ -1,4 +1,4 @@
-"""The result store as `broker-app check` judges it: can it be loaded and reached, and do workers share it?"""
+"""Checks of the result store for `broker-app check`: it loads, it answers, and all workers share it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from celery import Celery
 
 ANSWER_SECONDS = 5.0
-"""How long a store may take to answer a check."""
+"""Time limit for the store's answer to a check."""
 
 ASK_SECONDS = 1.0
-"""How long workers may take to answer, as `celery inspect`."""
+"""Time limit for workers' answers, the same as in `celery inspect`."""
 
 
 def judge_store(app: Celery) -> Iterator[Finding]:
-    """Judge what needs no connection: Celery's configuration, the store's package, and the file of SQLite."""
+    """Check what needs no connection: Celery's configuration, the store's package and the SQLite file."""
     try:
         backend = app.backend
     except SettingsError as error:
@@ -45,20 +45,20 @@ def judge_store(app: Celery) -> Iterator[Finding]:
 
 
 def judge_reach(app: Celery) -> Iterator[Finding]:
-    """Judge whether the store answers; one that cannot be loaded is left to `judge_store`."""
+    """Check whether the store answers; loading errors are reported by `judge_store`."""
     with suppress(SettingsError):
         if (ask := _question(app, app.backend)) is not None:
             yield _judge_answer(_shown(app), ask)
 
 
 def sqlite_file(app: Celery) -> Path | None:
-    """Return the file of a result store in SQLite, None for any other store."""
+    """Return the file of a SQLite result store, None for any other store."""
     place = urlsplit(_plain(str(app.conf.result_backend)))
     return Path(place.path[1:]) if place.scheme.partition("+")[0] == "sqlite" and len(place.path) > 1 else None
 
 
 def _judge_file(file: Path) -> Finding:
-    """Tell who can share a file: processes of one host and one user alone, which see the same path."""
+    """Check who can share the file: only processes of the same host and user that see the same path."""
     try:
         owner = file.stat().st_uid
     except OSError:
@@ -74,7 +74,7 @@ def _judge_file(file: Path) -> Finding:
 
 
 def _question(app: Celery, backend: Any) -> Callable[[], object] | None:
-    """Return what asks a store something, and changes nothing; None if nobody knows how."""
+    """Return a read-only query for the store; None for an unsupported kind of store."""
     if isinstance(backend, BaseKeyValueStoreBackend):
         return lambda: backend.get(backend.get_key_for_task(str(uuid4())))
     if hasattr(backend, "session_manager") and sqlite_file(app) is None:
@@ -84,14 +84,14 @@ def _question(app: Celery, backend: Any) -> Callable[[], object] | None:
 
 
 def _judge_answer(where: str, ask: Callable[[], object]) -> Finding:
-    """Ask in a thread: some clients wait for a host that is silent as long as the system lets them."""
+    """Query in a thread: some clients wait for a silent host until the operating system gives up."""
     answers: list[str] = []
 
     def run() -> None:
         try:
             ask()
             answers.append("")
-        except Exception as error:  # noqa: BLE001 - each store has its own
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
             answers.append(" ".join(str(error).split()) or type(error).__name__)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -105,10 +105,10 @@ def _judge_answer(where: str, ask: Callable[[], object]) -> Finding:
 
 
 def judge_workers(app: Celery) -> Iterator[Finding]:
-    """Compare the store with that of each worker that answers: in another one, results stay PENDING for ever."""
+    """Compare the store with that of each worker that answers. If they differ, results stay PENDING forever."""
     try:
         answers = app.control.inspect(timeout=ASK_SECONDS).conf(with_defaults=True) or {}
-    except Exception as error:  # noqa: BLE001 - a user without the rights for remote control is told elsewhere
+    except Exception as error:  # noqa: BLE001 - missing permissions are reported elsewhere
         text = f"which result store the workers use is not known: {' '.join(str(error).split())}"
         yield Finding(Level.WARNING, "results", text)
         return
@@ -132,7 +132,7 @@ def _plain(url: str) -> str:
 
 
 def _masked(url: str) -> str:
-    """Return a URL without its login, in whatever form Celery shows it."""
+    """Return a URL without its credentials, whichever form Celery reports it in."""
     plain = _plain(url)
     scheme, mark, rest = plain.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"

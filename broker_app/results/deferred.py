@@ -1,4 +1,4 @@
-"""Deferred writes: results that the store did not take, written again in the background until it does."""
+"""Deferred writes: failed writes to the result store, retried in the background."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_WAITING = 1_000
-"""Writes that a process holds in memory, each with its result."""
+"""Maximum number of writes held in a process's memory, each with its result."""
 
 MAX_AGE_SECONDS = 3_600.0
-"""A write that fails for longer is given up."""
+"""Writes that keep failing for longer are dropped."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 """The pause after a failed write doubles up to the longest."""
 
 FAREWELL_SECONDS = 5.0
-"""At the end of a worker, or of a pool's process: the time for the writes that still wait."""
+"""Time limit for the remaining writes when a worker or a pool process exits."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Write:
 class DeferredWrites:
     """The deferred writes of one process. A forked process starts with none.
 
-    Each has a key; a later write with the same key takes the place of the earlier one.
+    A later write with the same key replaces the earlier one.
     """
 
     _thread: threading.Thread | None
@@ -50,7 +50,7 @@ class DeferredWrites:
         self._begin()
 
     def add(self, key: tuple[str, str], function: Callable[[], object]) -> bool:
-        """Keep a write and return True; False if `MAX_WAITING` wait already."""
+        """Add a write and return True; return False if `MAX_WAITING` are waiting already."""
         if self._pid != os.getpid():
             self._begin()
         with self._changed:
@@ -67,7 +67,7 @@ class DeferredWrites:
         return True
 
     def drop(self, key: tuple[str, str]) -> None:
-        """Forget a write, because a later one takes its place; one that is just being made is waited for."""
+        """Drop a write that a later one replaces; if it is in progress, wait for it to finish."""
         if key in self._writes and self._pid == os.getpid():
             with self._changed:
                 self._writes.pop(key, None)
@@ -106,16 +106,16 @@ class DeferredWrites:
                     continue
             if error is None:
                 pause = FIRST_PAUSE_SECONDS
-                logger.info("task [%s]: the result store has taken its %s", *key)
+                logger.info("task [%s]: stored its %s after a retry", *key)
 
     def _is_too_old(self, key: tuple[str, str], write: _Write, error: Exception) -> bool:
         is_too_old = time.monotonic() - write.since > MAX_AGE_SECONDS
         if is_too_old:
-            logger.error("task [%s]: its %s is given up, the result store did not take it: %r", *key, error)
+            logger.error("task [%s]: giving up on storing its %s: %r", *key, error)
         return is_too_old
 
     def _finish(self, **_signal: Any) -> None:
-        """Give the remaining writes a last chance, and log the lost ones."""
+        """Try the remaining writes one last time, and log those that are lost."""
         if self._pid != os.getpid() or not self._writes:
             return
         deadline = time.monotonic() + FAREWELL_SECONDS
@@ -126,12 +126,12 @@ class DeferredWrites:
         lost = tuple(self._writes)
         if lost:
             shown = ", ".join(f"{task_id} ({what})" for task_id, what in lost)
-            logger.error("the result store did not take %d writes, which are lost: %s", len(lost), shown)
+            logger.error("%d writes to the result store are lost: %s", len(lost), shown)
 
 
 def _failure_of(write: _Write) -> Exception | None:
     try:
         write.function()
-    except Exception as error:  # noqa: BLE001 - each store has its own
+    except Exception as error:  # noqa: BLE001 - each store has its own errors
         return error
     return None

@@ -1,8 +1,8 @@
 """Makes a result backend fault-tolerant: a failed write never stops a call, a task or a worker.
 
-Celery stores STARTED before it runs a task, REVOKED in the loop of the worker, SUCCESS before it acknowledges, and
-FAILURE before it calls the errbacks: an error there would send tasks that could have run, or have run, into the
-dead letters, end every worker that meets a cancelled or expired task, and leave errbacks uncalled.
+Celery stores STARTED before it runs a task, REVOKED in the worker's event loop, SUCCESS before it acknowledges,
+and FAILURE before it calls the errbacks. An error there would dead-letter tasks that could run or have run, end
+every worker that receives a cancelled or expired task, and skip errbacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from broker_app.results.deferred import DeferredWrites
 
 DEFERRED = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED})
-"""The final states, which `get()` waits for. The others are tried once: they hold without being stored."""
+"""The final states, which `get()` waits for. Other states are written only once: nothing depends on them."""
 
 RESULT, CHORD_PART = "result", "part of a chord"
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class FaultTolerantBackend:
-    """Mixed into a backend's class."""
+    """Mixin for result backends."""
 
     _store_result: Any
     encode_result: Any
@@ -42,14 +42,14 @@ class FaultTolerantBackend:
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
-        """Store a state, as Celery's; if that fails, a final one is stored as soon as the store is back.
+        """Store a state, as Celery does. If a final state cannot be stored, the write is deferred.
 
         Raises:
             Exception: The store's error, for PENDING, which only `replay` stores, and for a success that the
                 store cannot hold, or if too many writes are deferred already.
         """
         traceback = storable(traceback)
-        store = super().store_result  # type: ignore[misc] # Celery's backend comes behind this class
+        store = super().store_result  # type: ignore[misc] # Celery's backend follows this class in the MRO
         if state == states.PENDING:
             return store(task_id, result, state, traceback, request=request, **options)
         write = partial(
@@ -63,12 +63,12 @@ class FaultTolerantBackend:
             return write()
         except SoftTimeLimitExceeded:
             raise
-        except Exception as error:  # noqa: BLE001 - each store has its own
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
             self._on_error(task_id, result, state, write, error)
             return result
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **options: Any) -> None:
-        """Count a member of a chord, as Celery's; if that fails, as soon as the store is back."""
+        """Count a completed chord member, as Celery does. If the store is down, the count is deferred."""
         count = partial(super().on_chord_part_return, request, state, result, **options)  # type: ignore[misc]
         try:
             count()
@@ -83,11 +83,11 @@ class FaultTolerantBackend:
                 _warn(request.id, state, error)
 
     def on_task_call(self, producer: Any, task_id: str) -> Any:
-        """Prepare for a result, as Celery's; a store that is away keeps no task from being published."""
+        """Prepare for a result, as Celery does. An unreachable store does not prevent publishing."""
         try:
             return super().on_task_call(producer, task_id)  # type: ignore[misc]
-        except Exception as error:  # noqa: BLE001 - each store has its own
-            logger.warning("task [%s]: its result store cannot be prepared: %r", task_id, error)
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
+            logger.warning("task [%s]: cannot prepare its result store: %r", task_id, error)
             return {}
 
     def _store_once(self, task_id: str, result: Any, state: str, traceback: Any, **options: Any) -> Any:
@@ -110,33 +110,33 @@ class FaultTolerantBackend:
     def _defer(
         self, key: tuple[str, str], write: Callable[[], object], error: Exception, *, is_needed: bool
     ) -> None:
-        """Keep a write for later; raise the error if it is needed and there is no room for it."""
+        """Defer a write; if there is no room for it, raise the error if the write is needed."""
         if self._deferred.add(key, write):
-            logger.warning("task [%s]: the result store did not take its %s, trying again: %r", *key, error)
+            logger.warning("task [%s]: cannot store its %s, retrying in the background: %r", *key, error)
         elif is_needed:
             raise error
         else:
-            logger.error("task [%s]: its %s is lost, since too many wait for the result store: %r", *key, error)
+            logger.error("task [%s]: its %s is lost, too many writes are deferred: %r", *key, error)
 
     def _store_plainly(self, task_id: str, result: Any, state: str, error: Exception) -> None:
-        """Store the end of a task without what the store cannot hold."""
+        """Store a task's final state with a placeholder for a result that the store cannot hold."""
         words = f"{type(result).__name__}, which the result store cannot hold: {error!a}"
         try:
             self._store_once(task_id, RuntimeError(words), state, None)
-        except Exception as last:  # noqa: BLE001 - each store has its own
+        except Exception as last:  # noqa: BLE001 - each store has its own errors
             _warn(task_id, state, last)
 
 
 class CountingChords:
-    """Mixed into a backend that counts the members of chords: Redis."""
+    """Mixin for the Redis backend, which counts the members of chords."""
 
     client: Any
 
     def apply_chord(self, header_result_args: Any, body: Any, **options: Any) -> Any:
-        """Prepare a chord, as Celery's.
+        """Prepare a chord, as Celery does.
 
         Raises:
-            ResultStoreError: The store is away. Celery would notice it after it had published all members but one.
+            ResultStoreError: The store is unreachable. Celery would publish all members but one before it noticed.
         """
         try:
             self.client.ping()
@@ -149,10 +149,11 @@ class CountingChords:
 
 
 class LazyConsumer:
-    """Mixed into the Redis backend's consumer of results: subscribes when they are waited for.
+    """Mixin for the Redis backend's result consumer: subscribes when a result is awaited.
 
-    Celery subscribes before it publishes each task, and whenever a group's result is made: with the store away,
-    nothing is published. `get()` subscribes first and then looks into the store, so that it misses no result.
+    Celery subscribes before it publishes each task and whenever a group's result is created, so that nothing can
+    be published while the store is down. Here `get()` subscribes and then reads the store, so that it misses no
+    result.
     """
 
     backend: Any
@@ -165,14 +166,14 @@ class LazyConsumer:
     _wanted: set[bytes]
 
     def consume_from(self, task_id: str) -> None:
-        """Note that a result will be waited for."""
+        """Record that a result may be awaited."""
         key = self._get_key_for_task(task_id)
         self._pending_unsubscribe.discard(key)
         if key not in self.subscribed_to:
             self._wanted.add(key)
 
     def cancel_for(self, task_id: str) -> None:
-        """Note that a result is no longer waited for."""
+        """Record that a result is no longer awaited."""
         key = self._get_key_for_task(task_id)
         if key in self._wanted:
             self._wanted.discard(key)
@@ -180,15 +181,15 @@ class LazyConsumer:
             super().cancel_for(task_id)  # type: ignore[misc]
 
     def on_wait_for_pending(self, result: Any, **options: Any) -> None:
-        """Subscribe, then look into the store, as Celery's."""
+        """Subscribe, then read the store, as Celery does."""
         self._subscribe()
         super().on_wait_for_pending(result, **options)  # type: ignore[misc]
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Read what has come, as Celery's.
+        """Read the messages that have arrived, as Celery does.
 
         Raises:
-            OSError: The store is away. Celery's waiting loops survive it, and no other error.
+            OSError: The store is unreachable. Celery's waiting loops handle this error and no other.
         """
         try:
             self._subscribe()
@@ -215,36 +216,36 @@ class LazyConsumer:
 
 
 def storable(text: Any) -> Any:
-    """Return a text that every store can hold: without lone surrogates and NUL; all else as it is."""
+    """Escape lone surrogates and NUL, so that every store can hold the text; other values are unchanged."""
     if not isinstance(text, str):
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def forgiving(backend: Backend, deferred: DeferredWrites) -> Backend:
-    """Return a backend that is fault-tolerant.
+    """Make a backend fault-tolerant, and return it.
 
     Args:
-        backend: Celery's; its class is extended. Each thread has its own.
-        deferred: The writes that failed, of the whole process.
+        backend: Celery's backend, whose class is extended. Each thread has its own.
+        deferred: The deferred writes of the process.
     """
     kind: Any = type(backend)
     consumer: Any = getattr(backend, "result_consumer", None)
     is_redis = hasattr(consumer, "_reconnect_pubsub")
     mixed = (FaultTolerantBackend, CountingChords) if is_redis else (FaultTolerantBackend,)
     backend.__class__ = type(kind.__name__, (*mixed, kind), {"__module__": kind.__module__})
-    backend._deferred = deferred  # noqa: SLF001 - of our own class
+    backend._deferred = deferred  # noqa: SLF001 - our own attribute
     if is_redis:
         consumed: Any = type(consumer)
         consumer.__class__ = type(consumed.__name__, (LazyConsumer, consumed), {"__module__": consumed.__module__})
-        consumer._wanted = set()  # noqa: SLF001 - of our own class
+        consumer._wanted = set()  # noqa: SLF001 - our own attribute
     return backend
 
 
 def _is_unstorable(error: Exception) -> bool:
-    """Return whether the value is to blame, and not the store: to try again cannot help."""
+    """Return whether the error is caused by the value, so that a retry cannot help."""
     return isinstance(error, (ValueError, TypeError, EncodeError)) or type(error).__name__ == "DataError"
 
 
 def _warn(task_id: str, state: str, error: Exception) -> None:
-    logger.warning("task [%s]: its result store cannot be told %s: %r", task_id, state, error)
+    logger.warning("task [%s]: cannot store its state %s: %r", task_id, state, error)

@@ -1,4 +1,4 @@
-"""The result store in SQL: Celery's, with connections that are kept, and SQLite set up for many writers."""
+"""SQL result backend: Celery's, with persistent connections and SQLite configured for concurrent writers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SQLITE_BUSY_TIMEOUT_MS = 10_000
-"""How long a writer waits for another: one at a time may write to SQLite (sqlite.org/wal.html)."""
+"""Time a writer waits for its turn: SQLite has one writer at a time (sqlite.org/wal.html)."""
 
 
 class SessionManager(CelerySessionManager):
-    """Keeps one engine a process; Celery's makes a new engine for each operation unless it was forked.
+    """Keeps one engine per process; Celery creates an engine for each operation unless it was forked.
 
-    The next operation after a SQLite file was deleted or replaced opens the new file. Connections to the old one
-    would go on to read and write a file that no other process can open.
+    After a SQLite file was deleted or replaced, the next operation opens the new file. Connections to the old one
+    would keep using a file that no other process can open.
     """
 
     prepared: bool
@@ -58,7 +58,7 @@ class SessionManager(CelerySessionManager):
             return self._made[1:]
 
     def invalidate(self, dburi: str) -> None:
-        """Forget the engine, so that the next operation connects again."""
+        """Discard the engine, so that the next operation reconnects."""
         del dburi
         with self._lock:
             self._forget()
@@ -85,8 +85,8 @@ class DatabaseBackend(CeleryDatabaseBackend):
     """Celery's database backend with our `SessionManager`.
 
     Raises:
-        ImportError: What SQLAlchemy talks to that database with is not installed.
-        ImproperlyConfigured: SQLAlchemy knows no such database.
+        ImportError: The database driver is not installed.
+        ImproperlyConfigured: SQLAlchemy does not support the database.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -96,7 +96,7 @@ class DatabaseBackend(CeleryDatabaseBackend):
 
 
 def _check_driver(url: str) -> None:
-    """Import the driver now: without it the fault would show at the first result, or nobody would see it."""
+    """Import the driver now: a missing one would otherwise surface at the first result, or not at all."""
     try:
         make_url(url).get_dialect().import_dbapi()
     except NoSuchModuleError as error:
@@ -104,7 +104,7 @@ def _check_driver(url: str) -> None:
 
 
 def _file_of(database: str | None) -> Path | None:
-    """Return the file of a SQLite URL, None if it names no plain file."""
+    """Return the file of a SQLite URL, None if it is not a plain file."""
     return None if not database or database.startswith((":memory:", "file:")) else Path(database)
 
 
@@ -118,9 +118,9 @@ def _identity_of(file: Path | None) -> tuple[int, int] | None:
 
 
 def _create_file(file: Path) -> None:
-    """Create a database's file if it does not exist, and delete the log files that a deleted one left.
+    """Create a database file if it does not exist, and delete log files left by a deleted one.
 
-    A process that still uses the deleted file shares its write-ahead log by name, and would write into the new
+    A process that still uses the deleted file finds its write-ahead log by name and would write into the new
     database (sqlite.org/howtocorrupt.html#unlink). The lock keeps two processes from deleting each other's log.
     """
     make_private_folder(file.parent, is_ours=False)
@@ -132,14 +132,16 @@ def _create_file(file: Path) -> None:
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
             os.close(open_private(file, os.O_RDWR | os.O_CREAT))
     finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)  # gevent's `os.close` closes later, and would keep it until then
+        fcntl.flock(
+            folder, fcntl.LOCK_UN
+        )  # gevent's `os.close` closes the file later and would hold the lock until then
         os.close(folder)
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
-    """WAL lets readers go on while one writes; with synchronous=NORMAL it stays whole over a crash.
+    """Use WAL, so that readers are not blocked by a writer; with synchronous=NORMAL the file survives a crash.
 
-    A power failure may take the last moment of results with it, never the file's consistency.
+    A power failure may lose the most recent results, but never corrupts the file.
     """
     connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA journal_mode=WAL")
