@@ -1,4 +1,4 @@
-"""The settings: one frozen model, from the file, the environment and the defaults, read by `load_settings`."""
+"""Settings: a frozen model that `load_settings` reads from the settings file, the environment and the defaults."""
 
 from broker_app.settings.celery_environment import refuse_celery_environment
 from broker_app.settings.fleet import DEFAULT_DRAIN_SECONDS, FleetSettings

@@ -1,4 +1,4 @@
-"""What all tables of the settings share."""
+"""Base class and types shared by all settings tables."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 Positive = Annotated[float, Field(gt=0, le=365 * 86_400, allow_inf_nan=False)]
-"""A duration: more than nothing, at most a year."""
+"""A duration in seconds: above 0, at most a year."""
 
 Problem = tuple[tuple[str, ...], str]
-"""The fields that a rule compares, and what is wrong with them."""
+"""The fields that a rule compares, and the error message."""
 
 
 class Table(BaseModel):
-    """A table whose faults are all told in one run: pydantic skips the rules between fields after a bad field."""
+    """A table that reports all errors at once; pydantic alone skips the rules between fields after a bad field."""
 
     model_config = FROZEN
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong between fields that are right by themselves."""
+        """Yield the conflicts between fields that are valid on their own."""
         yield from ()
 
     @model_validator(mode="wrap")
     @classmethod
-    def _judge(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _validate_all(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             made, lines = handler(content), []
         except ValidationError as error:
@@ -39,8 +39,8 @@ class Table(BaseModel):
             made = handler({key: value for key, value in content.items() if key not in bad})
         else:
             bad = set()
-        told = [text for fields, text in made.problems() if bad.isdisjoint(fields)]
-        lines += [InitErrorDetails(type=_fault(text), input=None) for text in told]
+        conflicts = [text for fields, text in made.problems() if bad.isdisjoint(fields)]
+        lines += [InitErrorDetails(type=_fault(text), input=None) for text in conflicts]
         if lines:
             raise ValidationError.from_exception_data(cls.__name__, lines, hide_input=True)
         return made
@@ -51,5 +51,5 @@ def _line(item: Any) -> InitErrorDetails:
 
 
 def _fault(text: str) -> PydanticCustomError:
-    """Return a fault by its text alone, which pydantic takes for a template."""
+    """Return an error with this text. pydantic treats a message as a template, so the text is its parameter."""
     return PydanticCustomError("value_error", "{text}", {"text": text})

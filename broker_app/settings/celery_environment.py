@@ -1,7 +1,7 @@
-"""Celery's environment variables for URLs, which win over every other setting of Celery's.
+"""Celery's URL environment variables, which override all other Celery settings.
 
-A variable that another project left behind would silently send tasks to another broker than the one that
-``broker_url`` names. So one that differs is refused; an equal one, such as Flower wants, is fine.
+A variable left over from another project would silently send tasks to a broker other than ``broker_url``. A value
+that differs is therefore refused; an equal one, which Flower needs, is allowed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _VARIABLES = {
     "CELERY_BROKER_WRITE_URL": (("broker_write_url", "broker_url"), "broker_url"),
     "CELERY_RESULT_BACKEND": (("result_backend",), "result_url"),
 }
-"""By variable: Celery's settings that it replaces, the first that is set; and ours (celery/app/utils.py)."""
+"""By variable: the Celery settings it overrides (the first one set), and our setting (celery/app/utils.py)."""
 
 
 def refuse_celery_environment(conf: Any) -> None:
-    """Refuse variables that replace what the configuration says.
+    """Refuse variables that would override the configuration.
 
     Args:
-        conf: Celery's configuration, loaded.
+        conf: Celery's configuration, already loaded.
 
     Raises:
-        SettingsError: A line for each that differs.
+        SettingsError: A variable differs from its setting; one line per variable.
     """
     problems = []
     for variable, (keys, ours) in _VARIABLES.items():
@@ -37,15 +37,15 @@ def refuse_celery_environment(conf: Any) -> None:
         if value and value not in _values(conf, keys):
             problems.append(
                 f"environment ({variable}, or an option of the celery command): expected none or {ours}, "
-                f"got another, which would win over {ENV_PREFIX}{ours.upper()} and the file; unset it, or "
-                f"set {ENV_PREFIX}{ours.upper()} to it"
+                f"got another URL, which would override {ENV_PREFIX}{ours.upper()} and the file; unset it, or "
+                f"set {ENV_PREFIX}{ours.upper()} to the same URL"
             )
     if problems:
         raise SettingsError(problems)
 
 
 def _values(conf: Any, keys: tuple[str, ...]) -> set[str]:
-    """Return how the URL in force may be written: Celery's form of a ``db+`` URL names our backend."""
+    """Return the accepted spellings of the URL in effect: in Celery's form, a ``db+`` URL names our backend."""
     value = next((found for key in keys if (found := conf.get(key))), "")
     text = str(value)
     return {text, text.replace("broker_app.results.sql:DatabaseBackend+", "db+", 1)}

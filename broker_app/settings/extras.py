@@ -1,4 +1,4 @@
-"""Optional packages that the settings ask for: a missing one is named, with the command that installs it."""
+"""Optional dependencies: if a setting needs a missing package, the error names the command that installs it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _EXTRAS = {
     "postgresql+psycopg": "postgresql",
     "gevent": "gevent",
 }
-"""Our extra by what asks for it: the scheme of a result URL without ``db+``, or a pool."""
+"""Extra by what needs it: the scheme of a result URL without ``db+``, or a pool."""
 
 
 @contextmanager
 def loading_store(url: str) -> Iterator[None]:
-    """Say which package a result store lacks.
+    """Turn an import error of a result store into a `SettingsError` that names the missing package.
 
     Args:
-        url: Of the store, for its scheme alone.
+        url: The store's URL; only the scheme is used.
 
     Raises:
-        SettingsError: A package is missing, or there is no such store.
+        SettingsError: A package is missing, or no store has this scheme.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def loading_store(url: str) -> Iterator[None]:
 
 
 def missing_pool(pool: str) -> str:
-    """Return what to install for a pool of workers, empty if it is there."""
+    """Return a message that says what to install for a pool; empty if nothing is missing."""
     return "" if pool != "gevent" or find_spec("gevent") else _cure(pool, "gevent")
 
 

@@ -1,4 +1,4 @@
-"""The settings of a queue's workers."""
+"""Fleet settings: the workers of a queue."""
 
 from __future__ import annotations
 
@@ -14,66 +14,70 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEFAULT_DRAIN_SECONDS = 25.0
-"""With the few seconds that a process takes to end it fits into the 30 s that Kubernetes waits before it kills."""
+"""Leaves a few seconds for the process to exit within the 30 s that Kubernetes waits before SIGKILL."""
 
 LOWEST_NICE = 19
-"""The kernel's own bound (setpriority(2)); below 0 is for root alone, and not for workers."""
+"""The kernel's limit (setpriority(2)). Negative values need root, and workers do not need them."""
 
 _YEAR_SECONDS = 365 * 86_400
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class FleetSettings(Table):
-    """The workers of one queue, run by `celery multi`."""
+    """The workers of one queue, started with `celery multi`."""
 
-    nodes: int = Field(1, ge=0, le=1_000, description="Worker processes on this host; 0 runs none.")
+    nodes: int = Field(1, ge=0, le=1_000, description="Worker processes on this host; 0 starts none.")
     pool: Literal["prefork", "threads", "solo", "gevent"] = Field("threads", description="Celery's -P.")
     concurrency: int = Field(
-        8, ge=1, le=10_000, description="Celery's -c: tasks at once in each node; solo knows only 1."
+        8, ge=1, le=10_000, description="Celery's -c: tasks each node runs at once; solo allows only 1."
     )
     time_limit_seconds: float | None = Field(
-        None, gt=0, le=_YEAR_SECONDS, description="Celery's --time-limit: when a task is ended; not with solo."
+        None,
+        gt=0,
+        le=_YEAR_SECONDS,
+        description="Celery's --time-limit: a task is killed after this time; not with solo.",
     )
     soft_time_limit_seconds: float | None = Field(
         None,
         gt=0,
         le=_YEAR_SECONDS,
-        description="Celery's --soft-time-limit: when SoftTimeLimitExceeded is raised in a task; below the other.",
+        description="Celery's --soft-time-limit: raises SoftTimeLimitExceeded; below time_limit_seconds.",
     )
     max_tasks_per_child: int | None = Field(
-        None, ge=1, le=1_000_000_000, description="Tasks after which a process of a prefork pool is replaced."
+        None, ge=1, le=1_000_000_000, description="Tasks after which a process of the prefork pool is replaced."
     )
     max_memory_per_child_mb: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
-        description="Memory, in MiB, beyond which a process of a prefork pool is replaced after its task.",
+        description="Memory in MiB above which a process of the prefork pool is replaced after its current task.",
     )
     environment: dict[str, str] = Field(
-        default_factory=dict, description="Variables for the workers; their values are never shown."
+        default_factory=dict, description="Environment variables for the workers; their values are never shown."
     )
     nice: int = Field(
         0,
         ge=0,
         le=LOWEST_NICE,
-        description="nice(1) of the worker processes: processor time that they leave to others.",
+        description="nice(1) value of the workers: larger leaves more processor time to other processes.",
     )
     helps: tuple[str, ...] = Field(
-        (), description="Other queues whose overflow its idle workers take; their own workers come first."
+        (),
+        description="Other queues whose overflow idle workers take; a queue's own workers come first.",
     )
     helps_slots: int = Field(
-        1, ge=1, le=10_000, description="The most tasks of each of them that a worker runs at once."
+        1, ge=1, le=10_000, description="Maximum tasks a worker runs at once from each queue in helps."
     )
     drain_seconds: float = Field(
         DEFAULT_DRAIN_SECONDS,
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="How long running tasks may take to finish when a worker is told to end; then they go back.",
+        description="Time running tasks have to finish when a worker shuts down; then they are requeued.",
     )
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong between the fields."""
+        """Yield the conflicts between fields."""
         yield from self._of_pool()
         yield from self._of_limits()
         yield from self._of_helps()
@@ -93,13 +97,13 @@ class FleetSettings(Table):
         if soft is not None and hard is not None and soft >= hard:
             text = f"soft_time_limit_seconds must be below time_limit_seconds ({hard:g}), got {soft:g}"
             fields = ("soft_time_limit_seconds", "time_limit_seconds")
-            yield fields, f"{text}; leave a task the time to clean up"
+            yield fields, f"{text}; give the task time to clean up"
 
     def _of_helps(self) -> Iterator[Problem]:
         given = len(self.helps) * self.helps_slots
         if self.helps and given >= self.concurrency:
             text = (
-                f"helps_slots for each of {len(self.helps)} queues must leave a slot of concurrency "
+                f"helps_slots for each of {len(self.helps)} queues must leave at least one slot of concurrency "
                 f"({self.concurrency}), got {self.helps_slots}; lower it"
             )
             yield ("helps", "helps_slots", "concurrency"), text

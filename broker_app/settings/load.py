@@ -1,4 +1,4 @@
-"""Reading the settings, once: the environment over the file over the defaults."""
+"""Loading of the settings. The environment takes precedence over the file, the file over the defaults."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from broker_app.settings.problems import (
 from broker_app.settings.references import bad_helps, bad_names, bad_references
 
 DEFAULT_CONFIG = Path("config/broker.toml")
-"""Read if it is there and no other file is named; a file that is named must exist."""
+"""Read if it exists and no other file is named. A named file must exist."""
 
 
 def load_settings(path: Path | str | None = None) -> Settings:
-    """Read the settings once: the environment over the file over the defaults.
+    """Read the settings. The environment takes precedence over the file, the file over the defaults.
 
     Args:
-        path: The file; None for ``BROKER_APP_CONFIG``, or `DEFAULT_CONFIG` in the current folder if it
-            is there, or no file at all.
+        path: The settings file. None means ``BROKER_APP_CONFIG``, else `DEFAULT_CONFIG` in the current folder if
+            it exists, else no file.
 
     Raises:
-        SettingsError: With every fault at once, each with its place; values of secrets are not shown.
+        SettingsError: The settings are invalid. Lists all errors, each with its location; secrets are not shown.
     """
     file = config_path(path)
     content = {} if file is None else _read_toml(file)
@@ -58,15 +58,15 @@ def load_settings(path: Path | str | None = None) -> Settings:
 
 
 def broker_url_from_environment() -> str | None:
-    """Return the broker that the caller names in the environment, None if none is named."""
+    """Return the broker URL from the environment; None if it is not set."""
     return os.environ.get(f"{ENV_PREFIX}BROKER_URL")
 
 
 def config_path(path: Path | str | None = None) -> Path | None:
-    """Return the file that `load_settings` reads, or None for the defaults alone.
+    """Return the file that `load_settings` reads; None if there is no file.
 
     Raises:
-        SettingsError: A file was named and is not there, or nobody may look whether it is.
+        SettingsError: The named file does not exist or cannot be accessed.
     """
     named = path or os.environ.get(CONFIG_VARIABLE)
     if not named:
@@ -79,11 +79,13 @@ def config_path(path: Path | str | None = None) -> Path | None:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingsError([f"{where}: expected a settings file, got {named}: {reason}"]) from error
-    raise SettingsError([f"{where}: expected a settings file, got {named}, which is not there; correct the path"])
+    raise SettingsError(
+        [f"{where}: expected a settings file, got {named}, which is not an existing file; correct the path"]
+    )
 
 
 def _names_in(content: Mapping[str, Any], file: str) -> list[str]:
-    """Judge the names of a file whose fields are wrong: pydantic stops before its model-wide checks."""
+    """Check the names in a file with invalid fields, for which pydantic skips the model-wide checks."""
     queues, routes = content.get("queues", default_queues()), content.get("task_routes", {})
     if not isinstance(queues, Mapping) or not isinstance(routes, Mapping):
         return []
@@ -98,11 +100,11 @@ def _names_in(content: Mapping[str, Any], file: str) -> list[str]:
 
 
 def _helps(queues: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return what each queue's fleet helps, where that is a list of names."""
+    """Return the ``helps`` of each queue's fleet; empty where it is not a list."""
     fleets = {name: table.get("fleet") for name, table in queues.items() if isinstance(table, Mapping)}
     lists = {name: fleet.get("helps", []) for name, fleet in fleets.items() if isinstance(fleet, Mapping)}
-    told = {name: tuple(helps) for name, helps in lists.items() if isinstance(helps, list)}
-    return {name: tuple(map(str, told.get(name, ()))) for name in queues}
+    valid = {name: tuple(helps) for name, helps in lists.items() if isinstance(helps, list)}
+    return {name: tuple(map(str, valid.get(name, ()))) for name in queues}
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise SettingsError([f"{file}: expected a readable file, got: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(
-            [f"{file}: expected TOML (a queue or key may stand there once), got: {error}"]
+            [f"{file}: expected TOML (a queue or key may appear only once), got: {error}"]
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen model of all that can be set."""
+"""The settings model: every setting with its type, default and description."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from broker_app.settings.references import bad_helps, bad_names, bad_references,
 BROKER_SCHEMES = ("amqp://", "amqps://")
 
 MIN_HEARTBEAT_SECONDS = 4
-"""A worker that starts listens for others until one second is silent (Celery's mingle), and the broker sends a
-heartbeat every half of this time: at 2 s it listens until the broker gives it up."""
+"""Shortest heartbeat. A starting worker waits for replies until 1 s passes in silence (Celery's mingle), and
+the broker sends a heartbeat every half interval: at 2 s the worker would wait until the broker disconnects it."""
 
 
 def default_queues() -> dict[str, QueueSettings]:
-    """Return the queues of a file that declares none."""
+    """Return the queues that are used if the file declares none."""
     return {
         "default": QueueSettings(wait_objective_seconds=5.0),
         "lopri": QueueSettings(wait_objective_seconds=600.0, fleet=FleetSettings(concurrency=32)),
@@ -42,7 +42,7 @@ def read_broker_url(file: Path | str) -> str:
     """Return the URL in a ``broker_url_file``.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The file cannot be read.
     """
     try:
         return Path(file).expanduser().read_text(encoding="utf-8").strip()
@@ -52,21 +52,21 @@ def read_broker_url(file: Path | str) -> str:
 
 
 def check_broker_url(url: str) -> None:
-    """Refuse what is no URL of brokers.
+    """Refuse an invalid broker URL.
 
     Raises:
-        ValueError: With the reason, without the URL.
+        ValueError: The URL is invalid; the text gives the reason, but not the URL.
     """
     parts = [part.strip() for part in url.split(";")]
     if not all(part.startswith(BROKER_SCHEMES) for part in parts):
         raise ValueError("must start with amqp:// or amqps://, e.g. amqp://user:password@host:5672/vhost")
     if len({part.partition(":")[0] for part in parts}) > 1:
-        raise ValueError("must be amqps:// for all of its hosts, or for none: one way to verify serves all")
+        raise ValueError("must use amqps:// for all hosts or for none: the [tls] settings apply to all of them")
     check_login(SecretStr(url))
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Frozen: after start-up settings travel as arguments."""
+    """All settings. Frozen: after start-up, settings are passed as arguments."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -79,46 +79,46 @@ class Settings(BaseSettings):
 
     broker_url: SecretStr = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672//"),
-        description="amqp:// or amqps://; several for fail-over, split by ';'.",
+        description="amqp:// or amqps:// URL; several for failover, separated by ';'.",
     )
     broker_url_file: Path | None = Field(
         None,
-        description="File with the broker_url, over which it wins: a mounted secret; read for each connection.",
+        description="File with the URL, e.g. a mounted secret; overrides broker_url, read for each connection.",
     )
     tls: TlsSettings = Field(default_factory=TlsSettings)
     management_url: SecretStr | None = Field(
-        None, description="RabbitMQ's management API; None is port 15672 on the broker's host."
+        None, description="URL of RabbitMQ's management API; None means port 15672 on the broker's host."
     )
     result_url: SecretStr | None = Field(
-        None, description="Celery result backend; None is SQLite (WAL) in state_dir."
+        None, description="URL of Celery's result backend; None means SQLite (WAL) in state_dir."
     )
     state_dir: Path = Field(
         default_factory=_default_state_dir,
-        description="Folder of pid files, logs and results; made on first use, by its owner only.",
+        description="Folder for pid files, logs and results; created on first use, accessible to its owner only.",
     )
-    prefix: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$", description="Put before every name on a shared broker.")
-    default_queue: str = Field("default", description="Where a task goes that names no queue.")
-    result_expires_seconds: Positive = Field(86_400.0, description="How long a result is kept.")
+    prefix: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$", description="Prefix of every name on a shared broker.")
+    default_queue: str = Field("default", description="Queue for tasks that name no queue and match no route.")
+    result_expires_seconds: Positive = Field(86_400.0, description="Time to keep a result.")
     heartbeat_seconds: float = Field(
         10.0,
         ge=MIN_HEARTBEAT_SECONDS,
         le=600,
         allow_inf_nan=False,
-        description="AMQP heartbeat in seconds; a dead peer is noticed within three times this time.",
+        description="AMQP heartbeat interval; a dead peer is detected within three intervals.",
     )
     publish: PublishSettings = Field(default_factory=PublishSettings)
     fetch: FetchSettings = Field(default_factory=FetchSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     common_lanes: tuple[str, ...] = Field(
         ("1s", "5s", "10s", "30s", "1m", "3m", "5m", "10m", "1h"),
-        description="Delay lanes that `topology declare` makes ahead of time; others come when needed.",
+        description="Delay lanes that `topology declare` creates in advance; others are created on first use.",
     )
     task_routes: dict[str, str] = Field(
-        default_factory=dict, description="Queue by task name or pattern (reports.*)."
+        default_factory=dict, description="Queue by task name or by pattern, e.g. reports.*."
     )
     queues: dict[str, QueueSettings] = Field(
         default_factory=default_queues,
-        description="By name. A file that declares queues declares all of them.",
+        description="Queues by name. A file that declares any queue must declare all of them.",
     )
 
     @classmethod
@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file, which `load_settings` hands in as arguments."""
+        """Give the environment precedence over the file, which `load_settings` passes as arguments."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_state_dir(cls, folder: object) -> object:
         if folder == "":
-            raise ValueError("must be a folder, or left out for ~/.local/state/broker-app; got an empty text")
+            raise ValueError("must be a folder, or omitted for ~/.local/state/broker-app; got an empty string")
         return folder
 
     @field_validator("state_dir")
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         return self
 
     def specs(self) -> tuple[QueueSpec, ...]:
-        """Return the queues as `queues` knows them, in their order."""
+        """Return the queue specs, in the order of the settings."""
         return tuple(
             QueueSpec(
                 name=name,
@@ -211,6 +211,6 @@ class Settings(BaseSettings):
         )
 
     def routing_table(self) -> RoutingTable:
-        """Return where tasks go."""
+        """Return the routing table."""
         queues = {spec.name: spec for spec in self.specs()}
         return RoutingTable(queues=queues, default=self.default_queue, patterns=self.task_routes)

@@ -1,7 +1,7 @@
-"""Folders and files for their owner only: pid files, logs, results, counters and spooled messages.
+"""Private files: folders and files that only their owner can access, e.g. pid files, logs, results, the spool.
 
-A state folder that others may write to is refused: whoever can write there can put a link in the place of a log, a
-pid file or a database, and the process would write through it with its own rights.
+A state folder that other users can write to is refused. They could replace a log, a pid file or a database with a
+link, and the process would write through it with its own permissions.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_private_folder(folder: Path, *, is_ours: bool = True) -> None:
-    """Make a folder and its missing parents with mode 0700.
+    """Create a folder and its missing parents with mode 0700.
 
-    ``Path.mkdir(mode=…, parents=True)`` gives the mode to the last folder only; its parents get that of the umask.
+    ``Path.mkdir(mode=…, parents=True)`` applies the mode to the last folder only; its parents get the umask's.
 
     Args:
-        folder: Where.
-        is_ours: Whether an existing folder must be closed to others' writing. A folder that the user chose for
-            something else, such as /tmp for a pid file, is used as it is.
+        folder: The folder.
+        is_ours: Whether to refuse an existing folder that other users can write to. False for a folder with other
+            uses, such as /tmp for a pid file.
 
     Raises:
-        PermissionError: It exists, and others may write to it.
-        OSError: It cannot be made.
+        PermissionError: The folder exists, and other users can write to it.
+        OSError: The folder cannot be created.
     """
     for one in (*reversed(folder.parents), folder):
         if not one.exists():
@@ -46,10 +46,10 @@ def make_private_folder(folder: Path, *, is_ours: bool = True) -> None:
 
 
 def open_private(file: Path | str, flags: int) -> int:
-    """Open a file, made with mode 0600 if it is missing; fits the ``opener`` of `open`.
+    """Open a file, and create it with mode 0600 if needed. Can be passed to `open` as ``opener``.
 
     Raises:
-        OSError: It is a symbolic link, or cannot be opened.
+        OSError: The file is a symbolic link or cannot be opened.
     """
     try:
         return os.open(file, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
@@ -60,17 +60,17 @@ def open_private(file: Path | str, flags: int) -> int:
 
 
 def check_not_linked(file: Path) -> None:
-    """Refuse a symbolic link in the place of a file that another program will open.
+    """Check that a file which another program will open is not a symbolic link.
 
     Raises:
-        OSError: It is one.
+        OSError: It is a symbolic link.
     """
     if file.is_symlink():
         raise _linked(file)
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a whole file with mode 0600; a reader sees the old text or the new one."""
+    """Replace a file atomically, with mode 0600; a reader sees either the old text or the new one."""
     draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
     draft.unlink(missing_ok=True)
     with os.fdopen(open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""What is wrong with a settings file or the environment, as lines: where, expected, came, what to do."""
+"""Error messages for the settings file and the environment: location, expected value, actual value, cure."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _MESSAGES = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
 }
-"""Plain words for pydantic's; its others ("Input should be 'quorum' or 'classic'") are plain already."""
+"""Messages by pydantic's error type. Its other texts ("Input should be 'quorum' or 'classic'") are clear."""
 
 
 def unknown_keys(content: Mapping[str, Any], model: type[BaseModel], path: str, file: str) -> list[str]:
-    """Name each key of a file that the model does not have, with the nearest that it has.
+    """Return a message for each key that the model does not have, with the closest known key.
 
     Args:
-        content: The file, or a table of it.
-        model: What it is read into; a field whose type is a dictionary of models is a table of tables.
-        path: Where ``content`` stands in the file, with a dot at its end.
-        file: Its name, for the lines.
+        content: The file, or one of its tables.
+        model: The model of ``content``; a field whose type is a dictionary of models is a table of tables.
+        path: Position of ``content`` in the file, with a trailing dot; empty for the file itself.
+        file: The file's name, for the messages.
     """
     problems = []
     for key, value in content.items():
@@ -52,10 +52,10 @@ def unknown_keys(content: Mapping[str, Any], model: type[BaseModel], path: str, 
 
 
 def unknown_variables(environment: Mapping[str, str], model: type[BaseModel], queues: Iterable[str]) -> list[str]:
-    """Refuse ``BROKER_APP_…`` names that no setting has: pydantic-settings passes them over.
+    """Return a message for each ``BROKER_APP_…`` variable that is not a setting; pydantic-settings ignores them.
 
-    A queue's settings can be changed from the environment, and a queue cannot be made there: a slip in its name
-    would make another one.
+    The environment can change a queue's settings but not declare a queue, because a typo in the name would
+    declare another one.
     """
     known, names = [ENV_PREFIX + field.upper() for field in model.model_fields], list(queues)
     problems = []
@@ -74,7 +74,7 @@ def unknown_variables(environment: Mapping[str, str], model: type[BaseModel], qu
 
 
 def bad_json(environment: Mapping[str, str], model: type[BaseModel]) -> list[str]:
-    """Name each variable whose setting is a table or a list and whose text is not JSON."""
+    """Return a message for each variable that must be JSON, for a table or a list, but is not."""
     tables = {
         ENV_PREFIX + name.upper() for name, field in model.model_fields.items() if _is_table(field.annotation)
     }
@@ -89,7 +89,7 @@ def bad_json(environment: Mapping[str, str], model: type[BaseModel]) -> list[str
 
 
 def sentences(error: ValidationError, content: Mapping[str, Any], file: str) -> list[str]:
-    """Turn pydantic's report into our lines; what `unknown_keys` told is not told again."""
+    """Turn pydantic's errors into messages, except for unknown keys, which `unknown_keys` reports."""
     lines = []
     for item in error.errors(include_url=False):
         location = item["loc"]
@@ -106,7 +106,7 @@ def sentences(error: ValidationError, content: Mapping[str, Any], file: str) -> 
 def _tables(
     key: str, value: dict[str, Any], annotation: Any
 ) -> list[tuple[str, Mapping[str, Any], type[BaseModel]]]:
-    """Return the tables under a key as place, content and model."""
+    """Return the tables under a key as (path, content, model)."""
     if _is_model(annotation):
         return [(key, value, annotation)]
     kinds = [kind for kind in getattr(annotation, "__args__", ()) if _is_model(kind)]
@@ -127,7 +127,7 @@ def _is_table(annotation: Any) -> bool:
 
 
 def _source(location: tuple[int | str, ...], file: str) -> str:
-    """Name the environment variable that a value, or the table that it is in, came from; else the file."""
+    """Return the environment variable that set the value or the table around it; otherwise the file."""
     held = {name.upper() for name in os.environ}
     for end in range(len(location), 0, -1):
         variable = ENV_PREFIX + "__".join(str(part).upper() for part in location[:end])
@@ -137,7 +137,7 @@ def _source(location: tuple[int | str, ...], file: str) -> str:
 
 
 def _shown(item: Any) -> str:
-    """Return ``, got 900`` for plain values of known settings that hold no secret."""
+    """Return ``, got 900`` for a plain value; empty for unknown settings and for secrets."""
     value = item.get("input")
     is_secret = any("url" in str(part) or part == "environment" for part in item["loc"])
     if item["type"] in {"value_error", "extra_forbidden"} or is_secret:

@@ -1,4 +1,4 @@
-"""The settings of what reaches out: publishing, TLS, downloads."""
+"""Publishing, TLS and download settings."""
 
 from __future__ import annotations
 
@@ -15,38 +15,40 @@ if TYPE_CHECKING:
 
 
 class PublishSettings(BaseModel):
-    """How tasks are published."""
+    """Publishing of tasks."""
 
     model_config = FROZEN
 
     timeout_seconds: Positive = Field(
-        10.0, description="Bound of one call: connecting, retrying and the broker's confirmation together."
+        10.0, description="Time limit of one call, including connecting, retries and the broker's confirm."
     )
     connect_timeout_seconds: Positive = Field(
-        4.0, description="Bound of one attempt to connect; what is left of timeout_seconds bounds it too."
+        4.0, description="Time limit of one connection attempt; also limited by what remains of timeout_seconds."
     )
-    pool_limit: int = Field(10, ge=2, le=1_000, description="Connections that a process keeps for publishing.")
-    spool: bool = Field(
-        default=False, description="Whether tasks wait in state_dir while the broker cannot be reached."
+    pool_limit: int = Field(
+        10, ge=2, le=1_000, description="Connections that a process keeps open for publishing."
     )
+    spool: bool = Field(default=False, description="Spool tasks in state_dir while the broker is unreachable.")
     spool_max_messages: int = Field(
-        100_000, ge=1, description="Messages that the spool takes; a call beyond them fails."
+        100_000, ge=1, description="Messages that the spool holds; when it is full, a call fails."
     )
     spool_max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Bytes that the spool takes; a call beyond them fails."
+        256 * 1024 * 1024, ge=1, description="Bytes that the spool holds; when it is full, a call fails."
     )
 
 
 class TlsSettings(Table):
-    """How the broker's identity is verified with ``amqps://``, and which this client shows."""
+    """TLS for ``amqps://``: verification of the broker, and the client certificate."""
 
     ca_certificates: Path | None = Field(
-        None, description="PEM file of the authorities to trust; None is the system's."
+        None, description="PEM file with the CA certificates to trust; None means those of the system."
     )
     certificate: Path | None = Field(
-        None, description="PEM file of this client's certificate chain; None is none."
+        None, description="PEM file with the client's certificate chain; None means no client certificate."
     )
-    certificate_key: Path | None = Field(None, description="PEM file of its key; None is that of the certificate.")
+    certificate_key: Path | None = Field(
+        None, description="PEM file with the private key; None reads it from certificate."
+    )
 
     @field_validator("ca_certificates", "certificate", "certificate_key")
     @classmethod
@@ -59,9 +61,9 @@ class TlsSettings(Table):
         return file
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong between the fields."""
+        """Yield the conflicts between fields."""
         if self.certificate_key is not None and self.certificate is None:
-            yield ("certificate", "certificate_key"), "certificate_key needs a certificate beside it"
+            yield ("certificate", "certificate_key"), "certificate_key needs certificate to be set too"
 
 
 class FetchSettings(BaseModel):
@@ -69,5 +71,5 @@ class FetchSettings(BaseModel):
 
     model_config = FROZEN
 
-    timeout_seconds: Positive = Field(30.0, description="Bound of one whole download.")
-    max_bytes: int = Field(100 * 1024 * 1024, ge=1, description="Bound of one body, in bytes.")
+    timeout_seconds: Positive = Field(30.0, description="Time limit of one download.")
+    max_bytes: int = Field(100 * 1024 * 1024, ge=1, description="Size limit of one response body, in bytes.")

@@ -1,4 +1,4 @@
-"""Whether the names and URLs in the settings can be meant: queues, routes, logins."""
+"""Checks of names and URLs in the settings: queues, routes, logins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_login(url: SecretStr) -> None:
-    """Refuse a URL whose password would be taken for a host's port or a path, and be shown as such."""
+    """Refuse a URL whose password would be parsed as part of the port or the path, and thus be shown."""
     for part in url.get_secret_value().split(";"):
         split = urlsplit(part.strip())
         try:
@@ -29,7 +29,7 @@ def check_login(url: SecretStr) -> None:
 
 
 def bad_names(names: Collection[str], prefix: str) -> list[str]:
-    """Return what is wrong with the names of the queues, a line each."""
+    """Return a message for each invalid queue name."""
     problems = [
         f"queues.{name}: is queue {name.removeprefix(prefix)!r} with its prefix, {prefix!r}; rename one of them"
         for name in names
@@ -44,7 +44,7 @@ def bad_names(names: Collection[str], prefix: str) -> list[str]:
 
 
 def bad_references(queues: Iterable[str], default_queue: str, task_routes: Mapping[str, str]) -> list[str]:
-    """Return a line for each place that names a queue which is not declared."""
+    """Return a message for each reference to an undeclared queue."""
     names = list(queues)
     references = {"default_queue": default_queue} | {
         f"task_routes.{pattern!r}": queue for pattern, queue in task_routes.items()
@@ -57,10 +57,10 @@ def bad_references(queues: Iterable[str], default_queue: str, task_routes: Mappi
 
 
 def bad_helps(helps: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for each queue that cannot be helped: not declared, the helper's own, or named twice.
+    """Return a message for each queue in ``helps`` that is undeclared, the helper itself, or listed twice.
 
     Args:
-        helps: What the fleet of each queue helps.
+        helps: The queues that each queue's fleet helps, by queue.
     """
     return [
         f"queues.{name}.fleet.helps: must be other declared queues, each once "

@@ -1,4 +1,4 @@
-"""A fault of the settings on a command line that is not ours: one line for each problem, and no traceback."""
+"""Settings errors on Celery's command line: one line for each problem, without a traceback."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _EXIT_CODE = 3
-"""As `broker_app.cli.exit_codes.SETTINGS`."""
+"""Same as `broker_app.cli.exit_codes.SETTINGS`."""
 
 
 @contextmanager
 def shown_in_one_line() -> Iterator[None]:
-    """Let ``celery worker``, and other commands made with click, print the lines of a `SettingsError` alone."""
+    """Make ``celery worker`` and other click commands print a `SettingsError` without a traceback."""
     try:
         yield
     except SettingsError as error:
@@ -27,7 +27,7 @@ def shown_in_one_line() -> Iterator[None]:
 
 
 def _is_command() -> bool:
-    click: Any = sys.modules.get("click")  # not imported: no command runs
+    click: Any = sys.modules.get("click")  # not imported outside of commands
     return click is not None and click.get_current_context(silent=True) is not None
 
 

@@ -1,4 +1,4 @@
-"""Salvage: the readable part of broken settings, enough to find the workers of this host and stop them."""
+"""Salvage: reads the valid part of broken settings, enough to find and stop the workers of this host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 _VARIABLES = ("state_dir", "prefix", "heartbeat_seconds", "broker_url", "broker_url_file")
-"""Settings that are taken from the environment too: where the workers are, and how they are asked."""
+"""Settings that are also read from the environment: those needed to find the workers and to contact them."""
 
 _REFERENCES = ("broker_url_file", "task_routes", "default_queue", "queues")
 """Settings that can contradict each other; dropped in this order until the rest is valid."""
@@ -31,7 +31,7 @@ _LINE = re.compile(r"\(at line (\d+), ")
 
 
 class _Salvaged(Settings):
-    """Settings from the arguments alone: the environment may hold the fault."""
+    """Settings that ignore the environment, which may contain the error."""
 
     @classmethod
     def settings_customise_sources(
@@ -41,16 +41,16 @@ class _Salvaged(Settings):
         *_others: PydanticBaseSettingsSource,
         **_more: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the arguments alone."""
+        """Return the arguments as the only source."""
         del settings_cls
         return (init_settings,)
 
 
 def salvage_settings(path: Path | str | None = None) -> Settings:
-    """Return the settings without their faulty values; never raises.
+    """Return the settings without their invalid values; never raises.
 
     Args:
-        path: As `load_settings`.
+        path: As for `load_settings`.
     """
     content = _readable(path)
     for name in _VARIABLES:
@@ -69,7 +69,7 @@ def salvage_settings(path: Path | str | None = None) -> Settings:
 
 
 def _readable(path: Path | str | None) -> dict[str, Any]:
-    """Return a settings file's content without the lines that are no TOML."""
+    """Return the content of a settings file, without the lines that are not valid TOML."""
     try:
         file = config_path(path)
         lines = [] if file is None else file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -84,7 +84,7 @@ def _readable(path: Path | str | None) -> dict[str, Any]:
 
 
 def _drop(content: dict[str, Any], place: tuple[int | str, ...]) -> None:
-    """Remove the deepest part of a faulty place that is there; all of its setting if that is not a table."""
+    """Remove the deepest existing part of an invalid location; the entire setting if it is not a table."""
     table: Any = content
     for key in place[:-1]:
         if not isinstance(table.get(key), dict) or not table[key]:

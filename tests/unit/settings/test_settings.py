@@ -307,7 +307,7 @@ def test_the_value_of_a_variable_for_workers_is_not_shown(write: Callable[[str],
 def test_a_queue_that_stands_twice_is_refused(write: Callable[[str], Path]) -> None:
     """TOML does not merge two tables of one name, and the message says where the second is."""
     (problem,) = _problems(write("[queues.default]\n[queues.lopri]\n[queues.default]\nprefetch = 2\n"))
-    assert "a queue or key may stand there once" in problem
+    assert "a queue or key may appear only once" in problem
     assert "line 3" in problem
 
 
@@ -327,11 +327,11 @@ def test_a_named_file_that_is_missing_is_refused(tmp_path: Path, monkeypatch: py
     """Its defaults are not taken in silence: the message says who named it, the path and the cure."""
     monkeypatch.chdir(tmp_path)
     assert _problems("gone.toml") == (
-        "the argument config: expected a settings file, got gone.toml, which is not there; correct the path",
+        "the argument config: expected a settings file, got gone.toml, which is not an existing file; correct the path",
     )
     monkeypatch.setenv("BROKER_APP_CONFIG", "gone.toml")
     assert _problems()[0].startswith("BROKER_APP_CONFIG: expected a settings file, got gone.toml")
-    assert "which is not there" in _problems(tmp_path)[0]  # a folder
+    assert "which is not an existing file" in _problems(tmp_path)[0]  # a folder
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/broker.toml"])
