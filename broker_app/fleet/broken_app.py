@@ -1,4 +1,4 @@
-"""Broken apps: settings or modules fail to load, and `fleet stop` and `status` still work on the nodes."""
+"""Fallback for apps that fail to load, so that `fleet stop` and `fleet status` still work."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class RemainsApp(BrokerApp):
-    """An app with what can still be read of its settings.
+    """An app with the part of its settings that is still readable.
 
     Args:
-        main: The app's main name, which its folders have.
-        config: As `BrokerApp`.
+        main: The app's main name; its folders are named after it.
+        config: See `BrokerApp`.
     """
 
     def __init__(self, main: str | None, config: Path | str | None = None) -> None:
@@ -28,20 +28,20 @@ class RemainsApp(BrokerApp):
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, less what is wrong."""
+        """The settings, without the invalid ones."""
         return salvage_settings(self._config_file)
 
 
 def remains_of(app: BrokerApp) -> RemainsApp:
-    """Return an app that can be loaded, but not its settings."""
+    """Return the fallback for an app that loads but whose settings are invalid."""
     return RemainsApp(app.main, app._config_file)  # noqa: SLF001 - one class in two files
 
 
 def remains_by_processes(app_name: str) -> RemainsApp | None:
-    """Find the workers of an app that fails to load by their command lines; None if no worker of it runs.
+    """Return the fallback for an app that fails to load, found by its workers' command lines; None if none runs.
 
     Args:
-        app_name: As Celery's ``-A``.
+        app_name: Celery's ``-A`` argument.
     """
     ours = salvage_settings().state_dir / "run"
     names = sorted(folder.name for folder in run_folders(app_name) if folder.parent == ours)

@@ -1,7 +1,7 @@
-"""Nodes that hang: their process is there, and their loop has not turned for three heartbeats.
+"""Hung nodes: the process exists, but its event loop has not run for three heartbeats.
 
-By then the broker has given their messages to others, so killing such a node costs nothing more. The live probe
-(`broker_app.monitoring.probes`) fails for them, and for nodes that do not hear their broker; those do not hang.
+By then the broker has redelivered the node's messages, so killing it loses nothing more. The live probe
+(`broker_app.monitoring.probes`) also fails for nodes that have lost their broker; those do not count as hung.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from broker_app.fleet.state import FleetState
 
 LOOKING_SECONDS = 5.0
-"""For how long each look must find a node hanging: right after a pause of the whole host all signs are old."""
+"""A node must look hung for this long: right after the host itself was suspended, every heartbeat is old."""
 
 _SOLO = re.compile(r"(?:--pool|-P)[\0\s=]*solo(?=[\0\s)]|$)")
-"""A solo node runs its tasks in its loop: one that does not turn is at work."""
+"""A solo pool runs tasks in the event loop, so a blocked loop means a running task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """A node that hangs.
+    """A hung node.
 
     Attributes:
-        node: Which.
-        pid: Of its main process.
-        seconds: How long its loop has not turned.
+        node: The node.
+        pid: Pid of its main process.
+        seconds: Time since its event loop last ran.
     """
 
     node: Node
@@ -44,7 +44,7 @@ class Hang:
 
     @property
     def words(self) -> str:
-        """The symptom, for a sentence about the node."""
+        """The symptom, to follow the node's name in a message."""
         return f"hangs: its loop has not turned for {self.seconds:.0f} s"
 
     def __str__(self) -> str:
@@ -52,41 +52,43 @@ class Hang:
 
 
 def hung_nodes(app: BrokerApp, state: FleetState, running: Mapping[str, Iterable[NodeProcess]]) -> dict[str, Hang]:
-    """Return the nodes that hang at this moment, by stem.
+    """Return the nodes that look hung right now, by stem.
 
     Args:
-        app: Its heartbeat counts.
-        state: Where the nodes write their signs of life.
-        running: Their processes by stem.
+        app: The app whose heartbeat interval applies.
+        state: Location of the nodes' heartbeat files.
+        running: The nodes' processes by stem.
     """
     found = {}
     for stem, processes in running.items():
-        sign = Heartbeat.read(state.sign_file(stem))
-        main = next((process for process in processes if sign is not None and process.pid == sign.pid), None)
-        if sign is None or main is None or _SOLO.search(main.command):
+        heartbeat = Heartbeat.read(state.sign_file(stem))
+        main = next(
+            (process for process in processes if heartbeat is not None and process.pid == heartbeat.pid), None
+        )
+        if heartbeat is None or main is None or _SOLO.search(main.command):
             continue
-        if sign.is_hung(app.settings.heartbeat_seconds):
-            found[stem] = Hang(node_of(app.settings, stem), sign.pid, sign.turned_seconds)
+        if heartbeat.is_hung(app.settings.heartbeat_seconds):
+            found[stem] = Hang(node_of(app.settings, stem), heartbeat.pid, heartbeat.turned_seconds)
     return found
 
 
 @dataclass(slots=True)
 class HangWatch:
-    """Tells a hang from a pause of the whole host: a node hangs at each look for `LOOKING_SECONDS`."""
+    """Confirms a hang once every check for `LOOKING_SECONDS` has found it, to rule out a suspended host."""
 
     _since: dict[int, float] = field(default_factory=dict)
 
     def confirmed(self, hung: Iterable[Hang], now: float) -> list[Hang]:
-        """Return those that have hung at each look for long enough.
+        """Return the hangs that every check has found for long enough.
 
         Args:
-            hung: Those of this look.
-            now: On a clock that only rises.
+            hung: The hangs found by this check.
+            now: Monotonic time.
         """
         hung = tuple(hung)
         self._since = {hang.pid: self._since.get(hang.pid, now) for hang in hung}
         return [hang for hang in hung if now - self._since[hang.pid] >= LOOKING_SECONDS]
 
     def put_off(self, hang: Hang, until: float) -> None:
-        """Confirm a node not before a moment."""
+        """Do not confirm this hang before ``until``."""
         self._since[hang.pid] = until - LOOKING_SECONDS

@@ -1,4 +1,4 @@
-"""Asking the workers over the broker: who answers, and what does it consume?"""
+"""Remote inspection: ask workers over the broker for their pid, queues, pool and task counts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POOLS = {"thread": "threads"}
-"""Celery's ``-P`` where its module is called otherwise."""
+"""Values of Celery's ``-P`` that differ from the pool's module name."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReply:
-    """What a worker says about itself.
+    """A worker's reply about itself.
 
     Attributes:
-        pid: Of its main process.
-        queues: What it consumes, as on the broker.
-        pool: Celery's ``-P``.
-        slots: Tasks that it can run at once.
-        active: Tasks that it runs now; None if it was not asked, or did not say in time.
-        begun: Tasks that it has begun since its start.
+        pid: Pid of its main process.
+        queues: Broker names of the queues it consumes.
+        pool: Value of Celery's ``-P``.
+        slots: Maximum number of concurrent tasks.
+        active: Number of running tasks; None if not requested, or not answered in time.
+        begun: Number of tasks started since the worker started.
     """
 
     pid: int
@@ -45,18 +45,18 @@ class WorkerReply:
 def ask_workers(
     app: Celery, names: Sequence[str], *, timeout_seconds: float, with_active: bool = False
 ) -> dict[str, WorkerReply]:
-    """Return the answers that came in time, by node name; who is silent is not in it.
+    """Return the replies that arrived in time, by node name; silent workers are missing.
 
-    A solo pool is silent while it runs a task.
+    A solo pool cannot reply while it runs a task.
 
     Args:
-        app: Its broker is asked.
+        app: The app whose broker is used.
         names: Node names.
-        timeout_seconds: Of each round; there are two, or three with ``with_active``.
-        with_active: Whether to count the running tasks too.
+        timeout_seconds: Timeout of each of the two rounds (three with ``with_active``).
+        with_active: Whether to ask for the running tasks too.
 
     Raises:
-        OperationalError: The connection broke.
+        OperationalError: The connection failed.
     """
     stats = _ask(app, "stats", names, timeout_seconds)
     queues = _ask(app, "active_queues", list(stats), timeout_seconds)
@@ -75,7 +75,7 @@ def ask_workers(
 
 
 def is_name_taken(app: Celery, connection: amqp.Connection, name: str) -> bool:
-    """Return whether a worker of this node name is connected: its control queue is exclusive to it (405)."""
+    """Return whether a worker with this node name is connected: its exclusive control queue is locked (405)."""
     try:
         return queue_exists(connection, app.control.mailbox.get_queue(name).name)
     except BrokerLocked:

@@ -1,4 +1,4 @@
-"""What a node was started with: kept beside its pid file, and compared with what the settings say now."""
+"""Launch records: what a node was started with, saved next to its pid file to detect changed settings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class LaunchRecord:
-    """How a node was started.
+    """The configuration a node was started with.
 
     Attributes:
-        definition: A digest of its command, variables and settings, and of the version.
-        version: Of broker-app.
-        boot: Which start of the machine it was; empty where the system does not tell.
+        definition: Digest of its command, environment, settings and the version.
+        version: Version of broker-app.
+        boot: The machine's boot id; empty where the system has none.
     """
 
     definition: str
@@ -40,7 +40,7 @@ class LaunchRecord:
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return what stands in a file; None if there is none, or it is not whole."""
+        """Read a record; None if the file is missing or incomplete."""
         try:
             found: dict[str, Any] = json.loads(file.read_bytes())
             return cls(found["definition"], found["version"], found["boot"])
@@ -48,10 +48,10 @@ class LaunchRecord:
             return None
 
     def write(self, file: Path) -> None:
-        """Write it.
+        """Write the record.
 
         Raises:
-            FleetError: The disk is full, or the folder cannot be written.
+            FleetError: The disk is full or the folder is not writable.
         """
         try:
             write_private(file, json.dumps(asdict(self)))
@@ -60,15 +60,15 @@ class LaunchRecord:
 
 
 def record_of(fleet: Fleet, settings: Settings, command: Sequence[str]) -> LaunchRecord:
-    """Return how a fleet's nodes would be started now.
+    """Return the record that a fleet's nodes would get if started now.
 
-    What the settings say of other queues, of the number of nodes and of the metrics' server does not count: it
-    changes nothing in this fleet's workers.
+    Settings of other queues, the number of nodes and the metrics server are excluded: they do not affect this
+    fleet's workers.
 
     Args:
-        fleet: Whose queue the settings declare.
-        settings: All of them: workers read more than stands on their command line.
-        command: The `celery multi` command, without the nodes.
+        fleet: The fleet; the settings must declare its queue.
+        settings: All settings; workers read more of them than their command line shows.
+        command: The `celery multi` command without the node names.
     """
     queue = settings.queues[fleet.queue].model_dump(exclude={"fleet": {"nodes"}})
     rest = settings.model_dump(exclude={"queues", "metrics"})
@@ -79,13 +79,13 @@ def record_of(fleet: Fleet, settings: Settings, command: Sequence[str]) -> Launc
 
 
 def installed_version() -> str:
-    """Return the version of broker-app that a node would be started with."""
+    """Return the installed version of broker-app."""
     return metadata.version("broker-app")
 
 
 @cache
 def boot_id() -> str:
-    """Return which start of the machine this is (proc(5)); empty where the system does not tell."""
+    """Return the machine's boot id (proc(5)); empty where the system has none."""
     try:
         return _BOOT.read_text().strip()
     except OSError:

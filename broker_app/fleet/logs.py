@@ -1,4 +1,4 @@
-"""The logs of a queue's nodes: their last lines, and what is written to them now."""
+"""Node logs: the last lines, and following new ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class _Position:
-    """How far a log was read."""
+    """The read position in a log file."""
 
     inode: int
     offset: int
@@ -32,23 +32,23 @@ class _Position:
 
 @dataclass(slots=True)
 class LogReader:
-    """Reads the logs of some nodes, again and again.
+    """Reads and follows the logs of some nodes.
 
     Attributes:
-        folder: Where they are.
-        stems: Of the nodes.
+        folder: The log folder.
+        stems: The nodes' stems.
     """
 
     folder: Path
     stems: tuple[str, ...]
-    _places: dict[Path, _Position] = field(default_factory=dict)
+    _positions: dict[Path, _Position] = field(default_factory=dict)
 
     @classmethod
     def of(cls, app: BrokerApp, queues: Iterable[str]) -> Self:
-        """Return the reader of some queues' nodes, or of all: those that are wanted, run, or have left a pid file.
+        """Return a reader for the nodes of some queues, or of all: wanted, running, or with a leftover pid file.
 
         Raises:
-            UnknownQueue: The settings do not declare it, and no node of it runs.
+            UnknownQueue: The settings do not declare the queue, and no node of it runs.
         """
         state = FleetState.of(app)
         names = check_queues(app, state, queues)
@@ -58,25 +58,25 @@ class LogReader:
         return cls(state.log, tuple(node.stem for node in nodes if not names or node.queue in names))
 
     def tail(self, lines: int) -> list[str]:
-        """Return the last lines of each log, in the order of the nodes.
+        """Return the last lines of each log, in node order.
 
         Raises:
-            FleetError: A log cannot be read, or there is none.
+            FleetError: A log is unreadable, or no log exists.
         """
         files = self._files()
         if not files:
             raise FleetError(
-                f"{self.folder}: expected logs of {', '.join(self.stems)}, there are none; start the fleet"
+                f"{self.folder}: expected logs of {', '.join(self.stems)}, found none; start the fleet"
             )
         shown = []
         for file in files:
-            text, place = _last_lines(file, lines)
-            self._places[file] = place
+            text, position = _last_lines(file, lines)
+            self._positions[file] = position
             shown += self._named(file, text)
         return shown
 
     def news(self) -> list[str]:
-        """Return the whole lines that were written since; a log that is new, or was rotated, from its begin."""
+        """Return the complete lines written since the last call, including those of new and rotated logs."""
         shown = []
         for file in self._files():
             try:
@@ -86,7 +86,7 @@ class LogReader:
         return shown
 
     def _files(self) -> list[Path]:
-        """Return the logs that are there: of the main processes, and of a prefork pool's (``lopri-1.log``)."""
+        """Return the existing logs of the main processes and of prefork children (``lopri-1.log``)."""
         found = sorted(self.folder.glob("*.log"), key=lambda file: (len(file.stem), file.stem))
         return [
             file for stem in self.stems for file in found if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", file.stem)
@@ -98,14 +98,14 @@ class LogReader:
 
     def _read_on(self, file: Path) -> list[str]:
         status = file.stat()
-        place = self._places.get(file)
-        if place is None or place.inode != status.st_ino or status.st_size < place.offset:
-            place = self._places[file] = _Position(status.st_ino, 0)
+        position = self._positions.get(file)
+        if position is None or position.inode != status.st_ino or status.st_size < position.offset:
+            position = self._positions[file] = _Position(status.st_ino, 0)
         with file.open("rb") as stream:
-            stream.seek(place.offset)
+            stream.seek(position.offset)
             data = stream.read()
-        place.offset += len(data)
-        *whole, place.rest = (place.rest + data).split(b"\n")
+        position.offset += len(data)
+        *whole, position.rest = (position.rest + data).split(b"\n")
         return [line.decode(errors="replace") for line in whole]
 
 

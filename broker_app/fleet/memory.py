@@ -1,4 +1,4 @@
-"""What a worker and its pool's processes use of the host's memory."""
+"""Memory usage of a worker and its pool processes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BYTES_PER_KIB = 1024
 
 
 def memory_bytes(pids: Iterable[int]) -> dict[int, int]:
-    """Return the memory of processes and of all below them, by pid; one that cannot be read is left out.
+    """Return the memory of each process tree by its root's pid, without the processes that are unreadable.
 
-    Pages that a pool's processes share count once (proc(5): ``Pss`` of ``smaps_rollup``, else ``VmRSS``).
+    Shared pages of a pool are counted once (proc(5): ``Pss`` of ``smaps_rollup``, else ``VmRSS``).
     """
     children = defaultdict(list)
     for process in all_processes():
@@ -41,7 +41,7 @@ def _own_bytes(pid: int) -> int | None:
     for file, name in (("smaps_rollup", "Pss"), ("status", "VmRSS")):
         try:
             match = re.search(rf"^{name}:\s+(\d+) kB", (_PROC / str(pid) / file).read_text(), re.MULTILINE)
-        except OSError:  # it ended, belongs to somebody else, or there is no /proc
+        except OSError:  # it ended, belongs to another user, or /proc does not exist
             continue
         if match:
             return int(match.group(1)) * _BYTES_PER_KIB

@@ -1,4 +1,4 @@
-"""The `celery multi` command that starts a fleet, as a value, and running it."""
+"""Building and running the `celery multi` command that starts a fleet."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from broker_app.settings import FleetSettings
 
 LAUNCH_SECONDS_PER_NODE = 60.0
-"""`celery multi` starts one node after the other; each loads the app once before it detaches."""
+"""`celery multi` starts the nodes one by one; each loads the app once before it detaches."""
 
 _CELERY_MULTI = "from celery.bin.multi import main; main()"
-"""`celery multi` itself: by way of ``python -m celery`` all of Celery's commands and their plug-ins would be
-imported first (1.9 s of processor time instead of 0.3 s, for each queue)."""
+"""Runs `celery multi` directly: ``python -m celery`` would first import all of Celery's commands and plug-ins
+(1.9 s of processor time per queue instead of 0.3 s)."""
 
 PATH_VARIABLES = (CONFIG_VARIABLE, f"{ENV_PREFIX}STATE_DIR")
-"""Variables that hold a path, which workers need absolute."""
+"""Variables that hold a path; workers need it absolute."""
 
 _KIB_PER_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What `celery multi` did. That a node detached does not mean that it lives: only its answer does.
+    """The outcome of `celery multi`. A detached node may still fail to start; only its reply proves that it runs.
 
     Attributes:
-        is_ok: Whether each node loaded the app and detached.
-        lines: What it and the nodes wrote to stderr before they detached.
+        is_ok: Whether every node loaded the app and detached.
+        lines: Stderr of `celery multi` and of the nodes until they detached.
     """
 
     is_ok: bool
@@ -46,21 +46,21 @@ class Launch:
 
 
 def start_command(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
-    """Return the `celery multi` command that starts a fleet's nodes, as it is run.
+    """Return the `celery multi` command that starts a fleet's nodes.
 
-    No broker URL stands in it, as every user of the host may read command lines; the workers find it where
-    this process did: in the settings file or the environment.
+    It contains no broker URL, because every user of the host can read command lines; workers read the URL from
+    the settings file or the environment, as this process does.
 
     Args:
-        fleet: Its nodes are those to start; at least one.
-        app_name: As Celery's ``-A``.
-        state: Where the pid and log files are.
+        fleet: The fleet, with only the nodes to start; at least one.
+        app_name: Celery's ``-A`` argument.
+        state: Location of the pid and log files.
     """
     return [*_nice(fleet), sys.executable, "-c", _CELERY_MULTI, *_arguments(fleet, app_name, state)]
 
 
 def pasted_line(fleet: Fleet, app_name: str, state: FleetState) -> str:
-    """Return the same command for a shell, as one would write it oneself.
+    """Return the same command as a readable shell line.
 
     The shell must be in this process's current folder and have its ``BROKER_APP_…`` variables.
     """
@@ -85,29 +85,29 @@ def _arguments(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
         *_limit_options(fleet.settings),
         *_path_options(state),
         "--loglevel=INFO",
-        "--without-gossip",  # workers' chatter about one another; nothing here listens to it
+        "--without-gossip",  # messages between workers that nothing here uses
         "--quiet",
     ]
 
 
 def child_environment(overrides: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment for the workers, its paths made absolute.
+    """Return this process's environment for the workers, with absolute paths.
 
     Args:
-        overrides: Variables that win, e.g. ``BROKER_APP_BROKER_URL`` of a private broker.
+        overrides: Variables that take precedence, e.g. ``BROKER_APP_BROKER_URL`` of a private broker.
     """
     environment = dict(os.environ) | dict(overrides or {})
     for variable in PATH_VARIABLES:
         if environment.get(variable):
             environment[variable] = str(Path(environment[variable]).expanduser().absolute())
-    if _needs_quotes(sys.executable):  # `_path_options` can then name only the file
+    if _needs_quotes(sys.executable):  # `_path_options` then passes only the file name
         folders = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         environment["PATH"] = os.pathsep.join(folders)
     return environment
 
 
 def launch(command: list[str], environment: Mapping[str, str], timeout_seconds: float) -> Launch:
-    """Run a `celery multi` command to its end; the workers keep the current folder."""
+    """Run a `celery multi` command and wait for it; the workers inherit the current folder."""
     try:
         done = subprocess.run(
             command,
@@ -135,17 +135,18 @@ def _limit_options(settings: FleetSettings) -> list[str]:
 
 
 def _path_options(state: FleetState) -> list[str]:
-    """Return where the pid and log files go; celery fills in the node and the number of a pool's process.
+    """Return the options for pid and log files; Celery fills in the node and the pool process number.
 
-    `celery multi` splits the worker's command as a shell would, but makes the folders of these options as
-    they stand. Paths that need quotes go through ``--append``, which it only hands on: the last one wins.
+    `celery multi` splits the worker's command like a shell, but creates the folders of these options from the
+    unquoted value. Paths that need quotes are passed through ``--append``, which it forwards unchanged: the last
+    option wins.
     """
     pid_file, log_file = f"{state.run}/%n.pid", f"{state.log}/%n%I.log"
     if not any(map(_needs_quotes, (pid_file, log_file, sys.executable))):
         return [f"--pidfile={pid_file}", f"--logfile={log_file}"]
     options = {"--pidfile": pid_file, "--logfile": log_file, "--executable": sys.executable}
     quoted = " ".join(f"{name}={shlex.quote(path)}" for name, path in options.items())
-    plain = [f"{name}={Path(path).name}" for name, path in options.items()]  # no folder to make
+    plain = [f"{name}={Path(path).name}" for name, path in options.items()]  # no folder to create
     return [*plain, f"--append={quoted}"]
 
 

@@ -1,8 +1,8 @@
-"""Which worker nodes the settings want, and what they are called.
+"""Worker nodes: the nodes that the settings ask for, and their names.
 
-The first node of a queue is ``lopri@host``, the next ``lopri+2@host``: raising or lowering the number keeps
-the names of those that stay, and no queue's name can hold a ``+``. The prefix of a shared broker stands
-before, so that two apps on one host and one broker have different nodes.
+A queue's first node is ``lopri@host``, the next ``lopri+2@host``. Scaling does not rename the remaining nodes, and
+no queue name can contain a ``+``. Names start with the prefix, so two apps that share a host and a broker have
+different nodes.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _NUMBER_BYTES = len("+1000")
 _HASH_DIGITS = 8
 _MIN_STEM_BYTES = 32
 _MAX_STEM_BYTES = 230
-"""A file's name has at most 255 bytes, with the number of a pool's process and ``.log`` behind the stem."""
+"""File names have at most 255 bytes; a pool process number and ``.log`` follow the stem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One worker of `celery multi`.
+    """One worker started by `celery multi`.
 
     Attributes:
-        queue: The queue that it consumes, as producers write it.
-        stem: Its name without the host, and of its pid and log files: ``lopri``, ``lopri+2``.
+        queue: Name of the queue it consumes, as producers write it.
+        stem: Node name without the host, also used for its files: ``lopri``, ``lopri+2``.
         host: This host's name.
     """
 
@@ -50,14 +50,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The nodes of one queue, all alike.
+    """The identical nodes of one queue.
 
     Attributes:
-        queue: As producers write it.
+        queue: Its name, as producers write it.
         broker_queue: Its name on the broker, with the prefix.
-        nodes: In the order of their numbers; empty if the settings want none.
-        prefetch: Messages reserved ahead for each slot.
-        settings: All else that the settings say of the workers.
+        nodes: The nodes by number; empty if the settings ask for none.
+        prefetch: Prefetched messages per slot.
+        settings: The other worker settings.
     """
 
     queue: str
@@ -68,12 +68,12 @@ class Fleet:
 
     @property
     def pool(self) -> str:
-        """Celery's ``-P``."""
+        """Value of Celery's ``-P``."""
         return self.settings.pool
 
     @property
     def concurrency(self) -> int:
-        """Slots of each node."""
+        """Slots per node."""
         return self.settings.concurrency
 
 
@@ -83,13 +83,13 @@ def wanted_fleets(
     """Return the fleets of some queues, or of all, in the order of the settings.
 
     Args:
-        settings: Which queues there are, and their workers.
-        queues: As producers write them; none for all.
-        scaled: Numbers of nodes by queue that win over the settings'.
+        settings: Settings of the queues and their workers.
+        queues: Names as producers write them; empty for all.
+        scaled: Number of nodes by queue, overriding the settings.
 
     Raises:
         UnknownQueue: The settings do not declare one of ``queues``.
-        FleetError: The prefix is too long for the names that a worker needs.
+        FleetError: The prefix is too long for a worker's control queue.
     """
     table, host = settings.routing_table(), socket.gethostname()
     names = {table.queue(queue).name for queue in queues} or set(settings.queues)
@@ -113,7 +113,7 @@ def wanted_fleets(
 
 
 def node_of(settings: Settings, stem: str) -> Node:
-    """Return the node that a pid file belongs to, also if the settings no longer want it or its queue."""
+    """Return the node of a pid file, even if the settings no longer contain the node or its queue."""
     host = socket.gethostname()
     first = {first_stem(settings.prefix, name, host): name for name in settings.queues}
     head, _, number = stem.rpartition(_NUMBER_SIGN)
@@ -124,10 +124,10 @@ def node_of(settings: Settings, stem: str) -> Node:
 
 
 def first_stem(prefix: str, queue: str, host: str) -> str:
-    """Return a queue's node name before the host: its name on the broker, cut if it would not fit.
+    """Return the stem of a queue's first node: the queue's name on the broker, shortened if too long.
 
-    A worker's control queue is called ``<stem>@<host>.<prefix>celery.pidbox``. `celery multi` would take a
-    leading ``-`` for an option.
+    The worker's control queue is named ``<stem>@<host>.<prefix>celery.pidbox`` and must fit too. `celery multi`
+    would parse a leading ``-`` as an option.
     """
     room = AMQP_SHORT_STRING_BYTES - len(f"@{host}.{prefix}celery.pidbox".encode())
     limit = min(room, _MAX_STEM_BYTES) - _NUMBER_BYTES

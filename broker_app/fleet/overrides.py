@@ -1,6 +1,6 @@
-"""What operators asked of this host beside the settings: other numbers of nodes, and queues that shall rest.
+"""Overrides: operators' changes on this host that take precedence over the settings: scaled and stopped queues.
 
-It stands in one file of the state folder, so it lasts over commands and restarts of the machine.
+They are kept in a file in the state folder, so they survive restarts of the machine.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FILE = "wishes.json"
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What stands in the file.
+    """The content of the overrides file.
 
     Attributes:
-        scaled: Nodes by queue, of the queues that were scaled.
-        stopped: Queues that an operator stopped; a supervisor leaves them alone.
+        scaled: Number of nodes by queue, for the queues that were scaled.
+        stopped: Queues that an operator stopped; supervisors do not start them.
     """
 
     scaled: Mapping[str, int] = field(default_factory=dict)
@@ -33,10 +33,10 @@ class Overrides:
 
     @classmethod
     def read(cls, run: Path) -> Self:
-        """Return what stands in a folder of pid files; nothing if there is no file.
+        """Read the overrides from the run folder; empty if the file does not exist.
 
         Raises:
-            FleetError: It cannot be read.
+            FleetError: The file is unreadable.
         """
         file = run / FILE
         try:
@@ -50,10 +50,10 @@ class Overrides:
             raise FleetError(f"{file}: expected what operators asked for, got: {reason}; delete it") from error
 
     def write(self, run: Path) -> None:
-        """Write it as a whole; the caller holds the lock.
+        """Write the file atomically. The caller must hold the lock.
 
         Raises:
-            FleetError: The disk is full, or the folder cannot be written.
+            FleetError: The disk is full or the folder is not writable.
         """
         file = run / FILE
         content = {"scaled": dict(self.scaled), "stopped": sorted(self.stopped)}
@@ -63,14 +63,14 @@ class Overrides:
             raise FleetError(f"{file}: expected a file that can be written, got: {error.strerror}") from error
 
     def scale(self, queue: str, nodes: int | None) -> Self:
-        """Return these with another number of nodes for a queue; None for that of the settings."""
+        """Return a copy with another number of nodes for a queue; None restores that of the settings."""
         rest = {name: count for name, count in self.scaled.items() if name != queue}
         return replace(self, scaled=rest if nodes is None else rest | {queue: nodes})
 
     def stop(self, queues: Iterable[str]) -> Self:
-        """Return these with queues that shall rest."""
+        """Return a copy with some queues stopped."""
         return replace(self, stopped=self.stopped | frozenset(queues))
 
     def start(self, queues: Iterable[str]) -> Self:
-        """Return these with queues that shall run again."""
+        """Return a copy with some queues no longer stopped."""
         return replace(self, stopped=self.stopped - frozenset(queues))

@@ -1,4 +1,4 @@
-"""What `fleet start` would run, as lines for a shell."""
+"""The commands of `fleet start`, as shell lines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """How one fleet is started.
+    """The start command of one fleet.
 
     Attributes:
-        queue: As producers write it.
-        nodes: Names of all that are wanted; at least one.
-        line: The `celery multi` command; no secret is in it.
-        variables: Names of those that the settings give to the workers; the shell must have them.
+        queue: Its name, as producers write it.
+        nodes: Names of all wanted nodes; at least one.
+        line: The `celery multi` command, without secrets.
+        variables: Names of the environment variables that the settings add; the shell must set them.
     """
 
     queue: str
@@ -40,16 +40,16 @@ class FleetPlan:
 def plan_fleets(
     app: BrokerApp, queues: Iterable[str] = (), *, app_name: str | None = None
 ) -> tuple[FleetPlan, ...]:
-    """Return what starts the nodes of some queues, or of all; queues without a node are left out.
+    """Return the start commands for some queues, or for all; queues without nodes are omitted.
 
     Args:
-        app: Whose settings count.
-        queues: As producers write them; none for all.
-        app_name: What the workers get as ``-A``; None for the app's main name.
+        app: The app whose settings apply.
+        queues: Names as producers write them; empty for all.
+        app_name: The workers' ``-A`` argument; None for the app's main name.
 
     Raises:
-        UnknownQueue: The settings do not declare it.
-        FleetError: The state folder is not usable.
+        UnknownQueue: The settings do not declare the queue.
+        FleetError: The state folder is unusable.
     """
     state = FleetState.of(app)
     return tuple(
@@ -65,7 +65,7 @@ def plan_fleets(
 
 
 def exports(app: BrokerApp, queues: Iterable[str]) -> tuple[str, ...]:
-    """Return the shell's lines that set the workers' variables, values and all."""
+    """Return the shell lines that set the workers' variables, including their values."""
     variables: dict[str, str] = {}
     for fleet in wanted_fleets(app.settings, queues):
         variables |= fleet.settings.environment
@@ -73,13 +73,13 @@ def exports(app: BrokerApp, queues: Iterable[str]) -> tuple[str, ...]:
 
 
 def preparation() -> str:
-    """Return the commands that bring a shell to where workers find the app, the settings and the state folder."""
+    """Return the shell commands that set the folder and path variables with which workers find their files."""
     environment = child_environment()
     paths = [f"export {name}={shlex.quote(environment[name])}" for name in PATH_VARIABLES if environment.get(name)]
     return " && ".join([f"cd {shlex.quote(str(Path.cwd()))}", *paths])
 
 
 def inherited_variables() -> tuple[str, ...]:
-    """Return the names of what this process's environment tells the workers, less the paths of `preparation`."""
+    """Return the names of this process's settings variables, without the paths that `preparation` sets."""
     names = (name for name in os.environ if name.upper().startswith(ENV_PREFIX))
     return tuple(sorted(name for name in names if name not in PATH_VARIABLES))

@@ -1,7 +1,7 @@
-"""Which worker processes run here, found by the pid file on their command line.
+"""Worker processes on this host, identified by the ``--pidfile`` on their command line.
 
-A pid file alone proves nothing: its process may be gone and the number another program's, and a worker that
-is still starting has none yet. The command line of a worker names its pid file from the first moment on.
+A pid file alone is not enough: its process may be gone and the pid reused, and a starting worker has none yet.
+The command line names the pid file from the start.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class NodeProcess:
     """One running process.
 
     Attributes:
-        pid: Its number.
-        parent: Its parent's.
-        command: Its command line, the arguments separated by NUL or blanks.
+        pid: Process id.
+        parent: Process id of the parent.
+        command: Command line, arguments separated by NUL or spaces.
     """
 
     pid: int
@@ -40,7 +40,7 @@ class NodeProcess:
 
     @property
     def node_name(self) -> str | None:
-        """What the worker was named with ``-n``, or None."""
+        """The worker's ``-n`` argument, or None."""
         match = _NODE_NAME.search(self.command)
         return match.group(1) if match else None
 
@@ -48,13 +48,13 @@ class NodeProcess:
 def find_workers(run: Path) -> dict[str, tuple[NodeProcess, ...]]:
     """Return the workers whose pid file is in a folder, by the file's stem.
 
-    A worker's own children (of the pool prefork) have its command line; they are left out while it lives.
+    Prefork children share their parent's command line; they are omitted while the parent runs.
 
     Args:
         run: The folder of the pid files, absolute.
 
     Raises:
-        FleetError: This system shows no processes: there is neither /proc nor a `ps`.
+        FleetError: Neither /proc nor `ps` is available.
     """
     wanted = re.compile(rf"--pidfile={re.escape(str(run))}/([^/\0]+?)\.pid(?=[\0\s)]|$)")
     found: dict[str, list[NodeProcess]] = defaultdict(list)
@@ -66,10 +66,10 @@ def find_workers(run: Path) -> dict[str, tuple[NodeProcess, ...]]:
 
 
 def run_folders(app_name: str) -> set[Path]:
-    """Return the folders of the pid files of all workers of an app that this user sees, by their command lines.
+    """Return the pid file folders of all workers of an app that are visible to this user.
 
     Args:
-        app_name: As Celery's ``-A``.
+        app_name: Celery's ``-A`` argument.
     """
     wanted = re.compile(
         rf"[\0\s]-A[\0\s]{re.escape(app_name)}[\0\s].*--pidfile=([^\0]+?)/[^/\0]+\.pid(?=[\0\s)]|$)"
@@ -79,19 +79,19 @@ def run_folders(app_name: str) -> set[Path]:
 
 
 def all_processes() -> Iterator[NodeProcess]:
-    """Yield the processes of this host, as far as this user sees them.
+    """Yield the processes of this host that are visible to this user.
 
     Raises:
-        FleetError: This system shows none: there is neither /proc nor a `ps`.
+        FleetError: Neither /proc nor `ps` is available.
     """
     return _from_proc() if (_PROC / "self" / "cmdline").exists() else _from_ps()
 
 
 def terminate(pid: int) -> None:
-    """Ask a worker to finish its tasks and end; nothing happens if it is gone.
+    """Send SIGTERM, so that a worker finishes its tasks and exits; do nothing if it is gone.
 
     Raises:
-        FleetError: It belongs to another user.
+        FleetError: The process belongs to another user.
     """
     try:
         os.kill(pid, signal.SIGTERM)
@@ -104,9 +104,9 @@ def terminate(pid: int) -> None:
 
 
 def kill(pid: int) -> None:
-    """End a worker and its pool's processes at once; nothing happens if it is gone.
+    """Kill a worker and its pool processes; do nothing if it is gone.
 
-    A detached worker leads no group of its own making but is in the one that `celery multi` made for it.
+    A detached worker runs in the process group that `celery multi` created for it, so the group is killed.
     """
     try:
         group = os.getpgid(pid)
@@ -129,9 +129,9 @@ def _from_proc() -> Iterator[NodeProcess]:
             continue
         try:
             command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            # proc(5): the name in parentheses may hold blanks and parentheses; the state and the parent follow
+            # proc(5): the name in parentheses may contain spaces and parentheses; state and parent pid follow
             parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile, or is hidden from us
+        except OSError:  # it has ended, or is hidden from this user
             continue
         yield NodeProcess(int(folder.name), parent, command)
 
@@ -148,10 +148,10 @@ def _from_ps() -> Iterator[NodeProcess]:
 
 
 def _is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is not in a container of this host, where the same path is another folder."""
+    """Return False for processes in a container on this host, where the same path is a different folder."""
     try:
         return (_PROC / str(pid) / "ns/pid").readlink() == (_PROC / "self/ns/pid").readlink()
     except FileNotFoundError:
-        return not (_PROC / "self/ns").exists()  # no such thing here; or it ended meanwhile
+        return not (_PROC / "self/ns").exists()  # no namespaces on this system, or the process has ended
     except PermissionError:
         return False

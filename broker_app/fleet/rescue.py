@@ -1,4 +1,4 @@
-"""Nodes that hang, as a supervisor deals with them: killed, if they can be started again."""
+"""Rescue: how a supervisor kills hung nodes that can be restarted."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from broker_app.fleet.state import FleetState
 
 AGAIN_SECONDS = 60.0
-"""A node that hangs and could not be started again is left alone for so long."""
+"""Delay before a hung node that could not be restarted is checked again."""
 
 logger = logging.getLogger(__name__)
 
 
 class Rescue:
-    """Finds and kills nodes that hang."""
+    """Finds and kills hung nodes."""
 
     def __init__(self, app: BrokerApp, state: FleetState) -> None:
         self._app = app
@@ -37,19 +37,19 @@ class Rescue:
         self._watch = HangWatch()
 
     def hung(self, wanted: Mapping[Node, Fleet], running: Mapping[str, tuple[NodeProcess, ...]]) -> list[Hang]:
-        """Return the wanted nodes that have hung at each look for a while."""
+        """Return the wanted nodes that are confirmed to hang."""
         found = hung_nodes(self._app, self._state, running).values()
         return self._watch.confirmed([hang for hang in found if hang.node in wanted], time.monotonic())
 
     def kill(self, hang: Hang, fleet: Fleet) -> bool:
-        """Kill a node, unless it could not be started again; return whether it is gone. Within the lock."""
+        """Kill a node if it can be restarted, and return whether it is gone. Call within the lock."""
         try:
             check_ready(self._app, [fleet], ())
             check_files(self._state, [hang.node.stem])
         except (BrokerAppError, OperationalError) as error:
             self._watch.put_off(hang, time.monotonic() + AGAIN_SECONDS)
             logger.error(  # noqa: TRY400 - the error is one line
-                "%s; left running, since it could not be started again: %s; looked at again in %g s",
+                "%s; left running because it could not be restarted: %s; next check in %g s",
                 *(hang, " ".join(str(error).split()), AGAIN_SECONDS),
             )
             return False

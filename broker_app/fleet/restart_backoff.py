@@ -1,4 +1,4 @@
-"""When a node that died is started again: after a second, then after twice as long each time, up to a minute."""
+"""Restart backoff: a node that died is restarted after one second, doubling up to one minute."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
 CALM_SECONDS = 60.0
-"""A node that lived for so long begins anew at `FIRST_SECONDS`."""
+"""After this uptime, the backoff restarts at `FIRST_SECONDS`."""
 
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """The deaths of one node.
+    """The restart backoff of one node.
 
     Attributes:
-        deaths: In a row, each within `CALM_SECONDS` of its start.
-        started_at: When it was last seen to come up, on a clock that only rises; None if it never was.
-        due_at: When it may be started again; None while it runs.
+        deaths: Consecutive deaths, each within `CALM_SECONDS` of the start.
+        started_at: Monotonic time when it was first seen running; None since its last death.
+        due_at: When it may be restarted; None while it runs.
     """
 
     deaths: int = 0
@@ -25,21 +25,21 @@ class RestartBackoff:
     due_at: float | None = None
 
     def died(self, now: float, *, hung_seconds: float = 0.0) -> float:
-        """Take note of a death, or of a start that failed, and return how long to wait, in seconds.
+        """Record a death or a failed start, and return the delay before the restart in seconds.
 
         Args:
-            now: On the clock of `started_at`.
-            hung_seconds: How long it had hung, which does not count as life.
+            now: Monotonic time.
+            hung_seconds: How long it had hung; this does not count as uptime.
         """
         if self.started_at is not None and now - hung_seconds - self.started_at >= CALM_SECONDS:
             self.deaths = 0
         wait_seconds = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0**self.deaths)
-        self.deaths = min(self.deaths + 1, 30)  # far beyond the longest wait
+        self.deaths = min(self.deaths + 1, 30)  # keeps the power small; far beyond the longest wait
         self.started_at, self.due_at = None, now + wait_seconds
         return wait_seconds
 
     def ran(self, now: float) -> None:
-        """Take note that it runs."""
+        """Record that the node runs."""
         if self.started_at is None:
             self.started_at = now
         self.due_at = None

@@ -1,7 +1,7 @@
-"""Starting fleets, and changing them while they work: one node of a queue at a time.
+"""Starting, scaling and rolling restarts of fleets: one node of a queue at a time, queues in parallel.
 
-What is missing is started first and what is too many is stopped last, so a fleet of two nodes or more always has a
-consumer. The queues go side by side.
+Missing nodes are started first and surplus nodes stopped last, so a fleet of two or more nodes always has a
+consumer.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RollingTimeouts:
-    """How long nodes may take.
+    """Timeouts for starting and stopping nodes.
 
     Attributes:
-        stop_seconds: To finish their tasks and end.
-        wait_seconds: To answer and consume.
-        is_kill_allowed: Whether what has not ended in time is killed; its tasks go back to their queue.
+        stop_seconds: For finishing their tasks and exiting.
+        wait_seconds: For replying and consuming after a start.
+        is_kill_allowed: Whether to kill nodes that have not exited in time; their tasks return to the queue.
     """
 
     stop_seconds: float = DEFAULT_STOP_SECONDS
@@ -53,13 +53,13 @@ class RollingTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class NodeChanges:
-    """What became of the nodes.
+    """The outcome of a change.
 
     Attributes:
         started: One for each wanted node, in the order of the settings.
-        stopped: Those that were too many, or of a queue that is gone.
+        stopped: Surplus nodes, and those of queues that are gone.
         unscaled: Queues that are no longer scaled.
-        resting: Queues that were left alone, because an operator stopped them.
+        resting: Queues that were skipped because an operator stopped them.
     """
 
     started: tuple[StartedNode, ...]
@@ -76,38 +76,36 @@ def start_fleets(
     wait_seconds: float = DEFAULT_WAIT_SECONDS,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[StartedNode, ...]:
-    """Start the nodes that the settings want and that do not run, and wait until all of them answer.
+    """Start the wanted nodes that do not run, and wait until all of them reply.
 
-    The workers keep this process's current folder and environment. What came up stays up when another node
-    fails: a queue that is served is better than none, and the next start takes up only what is missing. A node
-    that was told to stop and has not ended yet is waited for, and then started.
+    The workers inherit this process's current folder and environment. If one node fails, the others stay up, and
+    the next start only starts the missing ones. A node that is still shutting down is started once it has exited.
 
     Args:
-        app: Whose settings count; its broker must be the one that the workers find.
-        queues: As producers write them; none for all.
-        app_name: What the workers get as ``-A``; None for the app's main name.
-        wait_seconds: For the answers, counted from when `celery multi` is done.
-        environment: Variables for the workers over this process's, e.g. ``BROKER_APP_BROKER_URL``.
+        app: The app whose settings apply; the workers must use the same broker.
+        queues: Names as producers write them; empty for all.
+        app_name: The workers' ``-A`` argument; None for the app's main name.
+        wait_seconds: How long to wait for the replies once `celery multi` is done.
+        environment: Variables for the workers that override this process's, e.g. ``BROKER_APP_BROKER_URL``.
 
     Returns:
         One outcome for each wanted node, in the order of the settings.
 
     Raises:
-        UnknownQueue: Nothing was started; likewise all below but the last.
-        SettingsError: The settings are wrong.
-        FleetError: The state folder is not usable, another fleet command is at work, the app's modules
-            cannot be imported, a node's name is taken by a worker from elsewhere, or one that was told to stop
-            does not end.
-        BrokerError: No broker answers, or it refuses the queues.
-        NodesFailed: At least one node is not up; it carries the outcome of each.
+        UnknownQueue: The settings do not declare the queue. Nothing was started.
+        SettingsError: The settings are invalid. Nothing was started.
+        FleetError: The state folder is unusable, another fleet command is running, the app's modules fail to
+            import, a worker elsewhere uses a node's name, or a stopping node does not exit. Nothing was started.
+        BrokerError: The broker is unreachable or refuses the queues. Nothing was started.
+        NodesFailed: At least one node is not up; the error carries the outcome of each.
     """
     queues, state = tuple(queues), FleetState.of(app)
-    wanted_fleets(app.settings, queues)  # an unknown queue is refused before a folder is made
+    wanted_fleets(app.settings, queues)  # reject an unknown queue before creating folders
     with state.lock():
-        wishes = resume(app, state, queues)
+        overrides = resume(app, state, queues)
         patience = RollingTimeouts(patience_seconds(app, queues), wait_seconds)
         roll = _RollingChange.of(app, state, app_name, patience, environment)
-        outcomes = roll.run(wanted_fleets(app.settings, queues, wishes.scaled), roll.is_ending)
+        outcomes = roll.run(wanted_fleets(app.settings, queues, overrides.scaled), roll.is_ending)
     return check_up(outcomes)
 
 
@@ -119,29 +117,29 @@ def restart_fleets(
     patience: RollingTimeouts | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> NodeChanges:
-    """Replace the nodes one after the other, and bring the fleets to what the settings want.
+    """Replace the nodes one by one, and bring the fleets in line with the settings.
 
-    What would keep the new nodes from coming up is refused while the old ones still run. A queue whose new node
-    does not come up keeps its other nodes as they are.
+    Anything that would prevent the new nodes from starting is detected while the old ones still run. If a new node
+    fails to start, the other nodes of its queue are left as they are.
 
     Args:
-        app: As `start_fleets`.
-        queues: As producers write them; none for all.
-        app_name: As `start_fleets`.
-        patience: How long nodes may take; None for the defaults.
-        environment: As `start_fleets`.
+        app: See `start_fleets`.
+        queues: Names as producers write them; empty for all.
+        app_name: See `start_fleets`.
+        patience: Timeouts; None for the defaults.
+        environment: See `start_fleets`.
 
     Raises:
         NodesFailed: At least one node is not up.
-        BrokerAppError: Those of `start_fleets` and `stop_fleets`. An old node that does not end is left running,
-            and with it the nodes behind it.
+        BrokerAppError: See `start_fleets` and `stop_fleets`. An old node that does not exit is left running, and
+            so are the nodes after it.
     """
     queues, state = tuple(queues), FleetState.of(app)
     check_ready(app, wanted_fleets(app.settings, queues), ())
     with state.lock():
-        wishes = resume(app, state, queues)
+        overrides = resume(app, state, queues)
         roll = _RollingChange.of(app, state, app_name, patience, environment)
-        fleets = wanted_fleets(app.settings, queues, wishes.scaled)
+        fleets = wanted_fleets(app.settings, queues, overrides.scaled)
         started = roll.run(fleets, lambda fleet, node: True)  # noqa: ARG005 - every node is due
         stopped = roll.end(lambda node: node.queue in {fleet.queue for fleet in fleets}, fleets)
     return NodeChanges(check_up(started), stopped)
@@ -155,22 +153,22 @@ def reload_fleets(
     patience: RollingTimeouts | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> NodeChanges:
-    """Bring the fleets to what the settings say now, and touch no node for which nothing has changed.
+    """Bring the fleets in line with the current settings without touching unchanged nodes.
 
     Nodes that were started with other settings, another version of broker-app or another interpreter are
-    replaced as by `restart_fleets`; missing ones are started, surplus ones stopped, also those of queues that are
-    gone; other numbers of nodes that operators asked for end. Queues that an operator stopped are left
-    alone, unless they are named.
+    replaced as by `restart_fleets`. Missing nodes are started, and surplus ones stopped, including those of queues
+    that are gone. Scaled queues return to the number in the settings. Queues that an operator stopped are skipped
+    unless named.
 
     Args:
-        app: As `restart_fleets`; likewise all others.
-        queues: As producers write them, also some that are gone from the settings; none for all.
-        app_name: See there.
-        patience: See there.
-        environment: See there.
+        app: See `restart_fleets`.
+        queues: Names as producers write them, including queues no longer in the settings; empty for all.
+        app_name: See `restart_fleets`.
+        patience: See `restart_fleets`.
+        environment: See `restart_fleets`.
 
     Raises:
-        BrokerAppError: As `restart_fleets`.
+        BrokerAppError: See `restart_fleets`.
     """
     queues, state = tuple(queues), FleetState.of(app)
     with state.lock():
@@ -198,30 +196,30 @@ def scale_fleet(
     patience: RollingTimeouts | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> NodeChanges:
-    """Give a queue another number of nodes on this host, until it is scaled again or the settings are reloaded.
+    """Change a queue's number of nodes on this host until it is scaled again or the settings are reloaded.
 
     Args:
-        app: As `restart_fleets`.
-        queue: As producers write it.
-        nodes: How many; None for as many as the settings say.
-        app_name: As `restart_fleets`.
-        patience: As `restart_fleets`.
-        environment: As `restart_fleets`.
+        app: See `restart_fleets`.
+        queue: Its name, as producers write it.
+        nodes: Number of nodes; None for the number in the settings.
+        app_name: See `restart_fleets`.
+        patience: See `restart_fleets`.
+        environment: See `restart_fleets`.
 
     Raises:
-        BrokerAppError: As `restart_fleets`.
+        BrokerAppError: See `restart_fleets`.
     """
     state = FleetState.of(app)
     name = app.settings.routing_table().queue(queue).name
     with state.lock():
         before = resume(app, state, [name])
         kept = None if nodes == app.settings.queues[name].fleet.nodes else nodes
-        wishes = before.scale(name, kept)
-        fleets = wanted_fleets(app.settings, [name], wishes.scaled)
+        overrides = before.scale(name, kept)
+        fleets = wanted_fleets(app.settings, [name], overrides.scaled)
         roll = _RollingChange.of(app, state, app_name, patience, environment)
         if nodes != 0:
             check_ready(app, fleets, ())
-        wishes.write(state.run)
+        overrides.write(state.run)
         started = roll.run(fleets, lambda fleet, node: False)  # noqa: ARG005 - what runs stays
         stopped = roll.end(lambda node: node.queue == name, fleets)
     unscaled = (name,) if name in before.scaled and kept is None else ()
@@ -229,7 +227,7 @@ def scale_fleet(
 
 
 def _unscale(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> tuple[str, ...]:
-    """Forget other numbers of nodes, also of queues that are gone; return the queues that the settings know."""
+    """Remove the scaling of some queues and of those that are gone; return the ones that the settings declare."""
     before = Overrides.read(state.run)
     after = before.start(queues)
     scaled = [name for name in before.scaled if name in queues or name not in app.settings.queues]
@@ -242,7 +240,7 @@ def _unscale(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class _RollingChange:
-    """Changes nodes within the lock."""
+    """Starts, replaces and stops nodes; the caller holds the lock."""
 
     app: BrokerApp
     state: FleetState
@@ -264,23 +262,23 @@ class _RollingChange:
         return cls(app, state, starter, patience)
 
     def is_ending(self, fleet: Fleet, node: Node) -> bool:
-        """Return whether a node is still shutting down, and log that it is waited for."""
+        """Return whether a node is still shutting down, and if so log the wait."""
         del fleet
         pids = [process.pid for process in self.state.workers().get(node.stem, ())]
         is_ending = any(self.state.is_stopping(node.stem, pid) for pid in pids)
         if is_ending:
             logger.warning(
-                "%s (pid %d) was told to stop and finishes its tasks: waiting for it, up to %g s",
+                "%s (pid %d) is stopping and finishing its tasks: waiting up to %g s",
                 *(node.name, pids[0], self.patience.stop_seconds),
             )
         return is_ending
 
     def is_changed(self, fleet: Fleet, node: Node) -> bool:
-        """Return whether a node was started with something else than what it would be started with now."""
+        """Return whether a node was started with another configuration than the current one."""
         return LaunchRecord.read(self.state.record_file(node.stem)) != self.starter.record(fleet)
 
     def run(self, fleets: tuple[Fleet, ...], is_due: Callable[[Fleet, Node], bool]) -> tuple[StartedNode, ...]:
-        """Start what is missing, then replace the nodes that ran and are due, one of a queue at a time."""
+        """Start the missing nodes, then replace the running ones that are due, one of a queue at a time."""
         ran = self.state.workers()
         due = {node for fleet in fleets for node in fleet.nodes if node.stem in ran and is_due(fleet, node)}
         fresh = [replace(f, nodes=tuple(node for node in f.nodes if node not in due)) for f in fleets]
@@ -294,10 +292,10 @@ class _RollingChange:
                     failed.add(outcome.node.queue)
         return tuple(outcomes[node] for fleet in fleets for node in fleet.nodes if node in outcomes)
 
-    def end(self, is_meant: Callable[[Node], bool], fleets: Iterable[Fleet]) -> tuple[StoppedNode, ...]:
-        """Stop the nodes among those meant that no fleet wants."""
+    def end(self, is_selected: Callable[[Node], bool], fleets: Iterable[Fleet]) -> tuple[StoppedNode, ...]:
+        """Stop the selected nodes that belong to none of the fleets."""
         wanted = {node for fleet in fleets for node in fleet.nodes}
-        return self._stop(lambda node: is_meant(node) and node not in wanted)
+        return self._stop(lambda node: is_selected(node) and node not in wanted)
 
     def _replace(self, fleets: list[Fleet]) -> tuple[StartedNode, ...]:
         if not fleets:
@@ -307,8 +305,8 @@ class _RollingChange:
             self._stop(lambda node: node in nodes)
         return self.starter.start(fleets)
 
-    def _stop(self, is_meant: Callable[[Node], bool]) -> tuple[StoppedNode, ...]:
-        stopper = Stopper(self.app, self.state, is_meant, ends_hung=True)
+    def _stop(self, is_selected: Callable[[Node], bool]) -> tuple[StoppedNode, ...]:
+        stopper = Stopper(self.app, self.state, is_selected, ends_hung=True)
         stopper.end(self.patience.stop_seconds, is_kill_allowed=self.patience.is_kill_allowed)
         outcomes = stopper.outcomes()
         check_gone(outcomes, self.patience.stop_seconds)
@@ -316,7 +314,7 @@ class _RollingChange:
 
 
 def _waves(fleets: Iterable[Fleet], due: set[Node]) -> list[list[Fleet]]:
-    """Return what is replaced at once: of each fleet the next node that is due."""
+    """Return the steps of the restart, each with the next due node of every fleet."""
     queued = [(fleet, [node for node in fleet.nodes if node in due]) for fleet in fleets]
     length = max((len(nodes) for _, nodes in queued), default=0)
     return [

@@ -1,6 +1,6 @@
-"""The disk space that nodes need to start: written for real, and held while the nodes that they replace end.
+"""Disk space check: reserves the space that new nodes need, while the nodes that they replace shut down.
 
-A worker that cannot write its pid file ends without a word.
+A worker that cannot write its pid file exits without a message.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _KIB = 1024
 
 
 def check_files(state: FleetState, stems: Collection[str]) -> None:
-    """Refuse what keeps nodes from making their files: a disk without room for them, links in their places.
+    """Check that nodes can create their files: enough disk space, and no symbolic links in their place.
 
     Raises:
-        FleetError: Files of that size and number cannot be written, or one is a symbolic link.
+        FleetError: The disk is too full, or one of the files is a symbolic link.
     """
     with held_space(state, stems):
         pass
@@ -35,10 +35,10 @@ def check_files(state: FleetState, stems: Collection[str]) -> None:
 
 @contextmanager
 def held_space(state: FleetState, stems: Collection[str]) -> Iterator[None]:
-    """Hold the room that the files of some nodes take, for the length of a block.
+    """Reserve the disk space for the files of some nodes during a block.
 
     Raises:
-        FleetError: As `check_files`.
+        FleetError: See `check_files`.
     """
     held: list[Path] = []
     try:
@@ -55,17 +55,17 @@ def held_space(state: FleetState, stems: Collection[str]) -> Iterator[None]:
 
 
 def _needs(state: FleetState) -> tuple[tuple[Path, int, int], ...]:
-    """Return folder, number and size in bytes of the files that one node writes while it starts."""
+    """Return folder, count and size in bytes of the files that a starting node writes."""
     metrics = state.base / "metrics" / state.app
     return (
-        (state.run, 4, 4 * _KIB),  # pid file, sign of life, record, mark of stopping
+        (state.run, 4, 4 * _KIB),  # pid file, heartbeat, launch record, stopping marker
         (state.log, 1, 16 * _KIB),
-        (metrics if metrics.is_dir() else state.base, 2, 64 * _KIB),  # as a node, and as a producer
+        (metrics if metrics.is_dir() else state.base, 2, 64 * _KIB),  # one as a node, one as a producer
     )
 
 
 def _fill(file: Path, size: int) -> None:
-    """Write bytes that no file system can compress, to the disk: some say only then that it is full."""
+    """Write and sync incompressible bytes: some file systems report a full disk only then."""
     try:
         with open(file, "wb", opener=open_private) as stream:
             stream.write(os.urandom(size))

@@ -1,7 +1,7 @@
-"""Starting nodes: refuse what cannot work, run `celery multi`, and wait until each node answers and consumes.
+"""Starting nodes: check the prerequisites, run `celery multi`, and wait until each node replies and consumes.
 
-`celery multi` says OK as soon as a worker has detached. Whether it lives is seen here: its process is there,
-it answers over the broker with the pid of that process, and it consumes its queue.
+`celery multi` reports OK as soon as a worker has detached. A node counts as up only if its process exists, replies
+over the broker with that process's pid, and consumes its queue.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ DEFAULT_WAIT_SECONDS = 30.0
 
 
 def resume(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> Overrides:
-    """Forget that queues were stopped by an operator, and return what else was asked for; within the lock."""
-    wishes = Overrides.read(state.run)
-    started = wishes.start(fleet.queue for fleet in wanted_fleets(app.settings, queues))
-    if started != wishes:
+    """Remove the stop of some queues, and return the remaining overrides. Call within the lock."""
+    overrides = Overrides.read(state.run)
+    started = overrides.start(fleet.queue for fleet in wanted_fleets(app.settings, queues))
+    if started != overrides:
         started.write(state.run)
     return started
 
@@ -52,7 +52,7 @@ def check_up(outcomes: Iterable[StartedNode]) -> tuple[StartedNode, ...]:
     """Return the outcomes if all nodes are up.
 
     Raises:
-        NodesFailed: At least one is not.
+        NodesFailed: At least one is not up.
     """
     outcomes = tuple(outcomes)
     if any(outcome.outcome is StartOutcome.FAILED for outcome in outcomes):
@@ -62,14 +62,14 @@ def check_up(outcomes: Iterable[StartedNode]) -> tuple[StartedNode, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """Starts nodes that do not run, within the lock.
+    """Starts nodes that do not run; the caller holds the lock.
 
     Attributes:
-        app: Its broker must be the one that the workers find.
-        state: Where their files are.
-        app_name: What they get as ``-A``.
-        wait_seconds: How long each may take to answer and consume.
-        environment: Of the workers, before what the settings add.
+        app: The app; the workers must use the same broker.
+        state: Location of the nodes' files.
+        app_name: The workers' ``-A`` argument.
+        wait_seconds: How long each node may take to reply and consume.
+        environment: The workers' environment, without the variables from the settings.
     """
 
     app: BrokerApp
@@ -79,10 +79,10 @@ class Starter:
     environment: Mapping[str, str]
 
     def start(self, fleets: Iterable[Fleet]) -> tuple[StartedNode, ...]:
-        """Start what is missing of these fleets, and return one outcome for each of their nodes, in their order.
+        """Start the missing nodes of these fleets, and return one outcome per node, in order.
 
         Raises:
-            BrokerAppError: Nothing was started: those of `check_ready`, or the disk is full.
+            BrokerAppError: See `check_ready`; or the disk is full. Nothing was started.
         """
         fleets = tuple(fleet for fleet in fleets if fleet.nodes)
         if not fleets:
@@ -101,24 +101,24 @@ class Starter:
         return outcomes
 
     def record(self, fleet: Fleet) -> LaunchRecord:
-        """Return what a fleet's nodes would be started with now."""
+        """Return the launch record that a fleet's nodes would get if started now."""
         command = start_command(replace(fleet, nodes=()), self.app_name, self.state)
         return record_of(fleet, self.app.settings, command)
 
     def _prepare(self, missing: Iterable[Fleet]) -> None:
-        """Remove what dead nodes have left, and write down what the new ones are started with.
+        """Remove the files of dead nodes, and write the launch records of the new ones.
 
-        Celery would take a new process with the number in an old pid file for the worker.
+        Celery would mistake another process that reuses the pid of an old pid file for the worker.
         """
         for fleet in missing:
             for node in fleet.nodes:
                 if node.stem in self.state.recorded():
-                    logger.warning("%s had ended without removing its pid file", node.name)
+                    logger.warning("%s exited earlier without removing its pid file", node.name)
                 self.state.forget(node.stem)
                 self.record(fleet).write(self.state.record_file(node.stem))
 
     def _launch_all(self, fleets: Iterable[Fleet]) -> dict[str, Launch]:
-        """Run one `celery multi` for each fleet, side by side, and return what came of it by queue."""
+        """Run one `celery multi` per fleet in parallel, and return the outcomes by queue."""
 
         def run(fleet: Fleet) -> Launch:
             command = start_command(fleet, self.app_name, self.state)
@@ -131,16 +131,16 @@ class Starter:
 
 
 def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) -> None:
-    """Refuse what would end every worker at once, with the reason that its log would not tell.
+    """Check for problems that would make every worker exit at start, and report their reason.
 
     Args:
-        app: The workers' app; its task modules are imported as they would.
-        fleets: Their queues are declared.
-        nodes: Their names must be free on the broker.
+        app: The workers' app; its task modules are imported as the workers would.
+        fleets: The fleets, whose queues are declared.
+        nodes: The nodes, whose names must be free on the broker.
 
     Raises:
-        FleetError: A module cannot be imported, a package is missing, or a name is taken.
-        BrokerError: No broker answers, or it refuses a queue.
+        FleetError: A module fails to import, a package is missing, or a name is taken.
+        BrokerError: The broker is unreachable or refuses a queue.
     """
     try:
         app.loader.import_default_modules()
@@ -165,7 +165,7 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
 
 
 def _check_installed(app: BrokerApp, fleets: Iterable[Fleet]) -> None:
-    """Refuse a pool, or a result store, whose package is not there."""
+    """Check that the packages of the pools and the result backend are installed."""
     for fleet in fleets:
         if fleet.pool == "gevent" and find_spec(fleet.pool) is None:
             raise FleetError(
@@ -178,7 +178,7 @@ def _check_installed(app: BrokerApp, fleets: Iterable[Fleet]) -> None:
 
 
 def _missing(fleets: Iterable[Fleet], running: Mapping[str, object]) -> list[Fleet]:
-    """Return the fleets with only those nodes that do not run; fleets that are complete are left out."""
+    """Return the fleets with only the nodes that do not run; complete fleets are omitted."""
     rest = [
         replace(fleet, nodes=tuple(node for node in fleet.nodes if node.stem not in running)) for fleet in fleets
     ]

@@ -1,4 +1,4 @@
-"""Following nodes that were started until each is up: it answers with its pid, and consumes its queue."""
+"""Startup check: follows started nodes until each replies with its pid and consumes its queue."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOG_LINES = 10
-"""Shown of the log of a node that did not come up."""
+"""Number of log lines to show of a node that failed to start."""
 
 ASK_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 
 
 class StartOutcome(StrEnum):
-    """What became of a node that is wanted."""
+    """The start outcome of a wanted node."""
 
     STARTED = "started"
     ALREADY_RUNNING = "already running"
@@ -44,16 +44,16 @@ class StartOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StartedNode:
-    """The outcome of one node.
+    """The start outcome of one node.
 
     Attributes:
-        node: Which.
-        outcome: What became of it.
-        log: Its log file, which need not be there.
-        pid: Of its main process; None if there is none.
-        slots: Tasks that it runs at once; None if it is not up.
-        reason: Why it failed, else empty.
-        log_lines: The last lines that it wrote since it was started, if it failed.
+        node: The node.
+        outcome: The outcome.
+        log: Its log file; it may not exist.
+        pid: Pid of its main process; None if it does not run.
+        slots: Maximum number of concurrent tasks; None if it is not up.
+        reason: Why it failed; empty if it did not.
+        log_lines: If it failed, the last log lines since the start.
     """
 
     node: Node
@@ -83,7 +83,7 @@ class StartupWatch:
         self._done: dict[Node, StartedNode] = {}
 
     def launched(self, launches: Mapping[str, Launch]) -> None:
-        """Take note of the launches: who did not even detach, and who is ending and was left alone."""
+        """Record the launches: fail the nodes that did not detach, and those that are still stopping."""
         running = self._state.workers()
         for node, fleet in self._fleets.items():
             first = next(iter(running.get(node.stem, ())), None)
@@ -91,10 +91,10 @@ class StartupWatch:
             if first is None and launch is not None and not launch.is_ok:
                 self._fail(node, None, "it could not be started", launch.lines)
             elif first is not None and self._state.is_stopping(node.stem, first.pid):
-                self._fail(node, first.pid, "it was told to stop and finishes its tasks; use `fleet restart`")
+                self._fail(node, first.pid, "it is stopping and finishing its tasks; use `fleet restart`")
 
     def wait(self, seconds: float) -> tuple[StartedNode, ...]:
-        """Return the outcomes, in the order of the settings, when all are known or the time is over."""
+        """Wait until all outcomes are known or the time is up, and return them in the order of the settings."""
         deadline = time.monotonic() + seconds
         answers = self._look()
         while self._pending() and time.monotonic() < deadline:
@@ -110,11 +110,11 @@ class StartupWatch:
         return [node for node in self._fleets if node not in self._done]
 
     def _look(self) -> dict[Node, WorkerReply]:
-        """Settle the nodes that have ended or are up; return what the others answered."""
+        """Record the nodes that have exited or are up; return the replies of the others."""
         running = self._state.workers()
         for node in self._pending():
             if node.stem not in running:
-                self._fail(node, None, "it ended while it started")
+                self._fail(node, None, "it exited during startup")
         names = {running[node.stem][0].node_name or node.name: node for node in self._pending()}
         answers = {names[name]: answer for name, answer in self._ask(list(names)).items()}
         for node, answer in answers.items():
@@ -124,7 +124,7 @@ class StartupWatch:
                 self._succeed(node, answer.pid, answer.slots)
         for node in self._pending():
             if node.stem in self._were_running and self._fleets[node].pool == "solo":
-                # it is silent while it runs a task, and that may take long
+                # it cannot reply while it runs a task, which may take long
                 self._succeed(node, running[node.stem][0].pid, self._fleets[node].concurrency)
         return answers
 
@@ -132,17 +132,19 @@ class StartupWatch:
         try:
             return ask_workers(self._app, names, timeout_seconds=ASK_SECONDS)
         except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
-            logger.warning("the broker could not be asked about the workers: %s", error_text(error))
+            logger.warning("failed to query the workers over the broker: %s", error_text(error))
             return {}
 
     def _is_consuming(self, node: Node, pid: int) -> bool:
         """Return whether the broker has the node's consumer, or the queue is paused.
 
-        A solo node may be in a task before it can say so.
+        A solo node may be running a task before it can report this.
         """
-        sign, queue = Heartbeat.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue
-        is_meant = sign is not None and sign.pid == pid and queue in (*sign.queues, *sign.paused)
-        return is_meant or self._fleets[node].pool == "solo"
+        heartbeat, queue = Heartbeat.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue
+        has_consumer = (
+            heartbeat is not None and heartbeat.pid == pid and queue in (*heartbeat.queues, *heartbeat.paused)
+        )
+        return has_consumer or self._fleets[node].pool == "solo"
 
     def _succeed(self, node: Node, pid: int, slots: int) -> None:
         outcome = StartOutcome.ALREADY_RUNNING if node.stem in self._were_running else StartOutcome.STARTED
@@ -163,4 +165,4 @@ class StartupWatch:
             return f"it consumes {', '.join(answer.queues) or 'nothing'}, not {queue}"
         if answer.pid in {process.pid for process in self._state.workers().get(node.stem, ())}:
             return f"it answers, but the broker has no consumer of it on {queue}"
-        return f"another worker (pid {answer.pid}) answers by its name"
+        return f"another worker (pid {answer.pid}) uses its name"

@@ -1,4 +1,4 @@
-"""A fleet on disk: pid files, logs, and a lock, in the state folder."""
+"""Fleet state on disk: pid files, logs and the lock, in the state folder."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ logger = logging.getLogger(__name__)
 class FleetState:
     """The folders of one app's fleets: ``<state_dir>/run/<app>`` and ``<state_dir>/log/<app>``.
 
-    The app's own name is part of them, so that two apps of one user do not take each other's workers for
-    their own.
+    The path contains the app's name, so that two apps of one user do not confuse their workers.
 
     Attributes:
         base: The state folder, absolute.
-        app: The app's main name, as a file's name.
+        app: The app's main name, made safe for file names.
     """
 
     base: Path
@@ -49,10 +48,10 @@ class FleetState:
 
     @classmethod
     def of(cls, app: BrokerApp) -> FleetState:
-        """Return the state of an app's fleets; nothing is made.
+        """Return the state of an app's fleets, without creating folders.
 
         Raises:
-            FleetError: The folder's path holds a ``%``, which celery fills in.
+            FleetError: The path contains a ``%``, which Celery would expand.
         """
         base = app.settings.state_dir
         if "%" in str(base):
@@ -63,35 +62,35 @@ class FleetState:
 
     @property
     def run(self) -> Path:
-        """Folder of the pid files and the lock."""
+        """The folder of the pid files and the lock."""
         return self.base / "run" / self.app
 
     @property
     def log(self) -> Path:
-        """Folder of the logs."""
+        """The folder of the logs."""
         return self.base / "log" / self.app
 
     def pid_file(self, stem: str) -> Path:
-        """Return a node's pid file, which the worker makes and removes."""
+        """Return a node's pid file; the worker creates and removes it."""
         return self.run / f"{stem}.pid"
 
     def log_file(self, stem: str) -> Path:
-        """Return the log of a node's main process; a prefork pool's processes have ``<stem>-<n>.log``."""
+        """Return the log of a node's main process; prefork children write ``<stem>-<n>.log``."""
         return self.log / f"{stem}.log"
 
     def sign_file(self, stem: str) -> Path:
-        """Return where a node writes its signs of life."""
+        """Return a node's heartbeat file."""
         return self.pid_file(stem).with_suffix(SUFFIX)
 
     def record_file(self, stem: str) -> Path:
-        """Return where stands what a node was started with."""
+        """Return a node's launch record file."""
         return self.run / f"{stem}.json"
 
     def exists(self) -> bool:
         """Return whether a fleet was ever started here.
 
         Raises:
-            FleetError: The folder is another user's.
+            FleetError: The folder belongs to another user.
         """
         try:
             return stat.S_ISDIR(self.run.stat().st_mode)
@@ -102,16 +101,16 @@ class FleetState:
 
     @contextmanager
     def lock(self, *, is_supervisor: bool = False) -> Iterator[None]:
-        """Make the folders, for their owner only, and keep other `broker-app fleet` commands away.
+        """Create the folders, readable by their owner only, and lock out other `broker-app fleet` commands.
 
-        A supervisor at work, which starts a node anew, is waited for.
+        If a supervisor holds the lock to restart a node, wait for it.
 
         Args:
-            is_supervisor: Whether a supervisor takes it: operators' commands then wait for it.
+            is_supervisor: Whether the caller is a supervisor; operators' commands wait for it.
 
         Raises:
-            FleetBusy: Another command is at work.
-            FleetError: A folder cannot be written.
+            FleetBusy: Another command is running.
+            FleetError: A folder is not writable.
         """
         self._make_folders()
         with self._open(self.run / _LOCK) as file:
@@ -126,17 +125,17 @@ class FleetState:
             try:
                 yield
             finally:
-                _sign(file, "")  # the next holder must not be taken for this one before it has signed
+                _sign(file, "")  # or the next holder would look like this one until it has signed
 
     @contextmanager
     def supervision(self, stem: str) -> Iterator[None]:
-        """Keep other supervisors away from a queue's nodes.
+        """Lock out other supervisors of a queue's nodes.
 
         Args:
-            stem: Of the queue's first node.
+            stem: Stem of the queue's first node.
 
         Raises:
-            FleetError: Another supervisor has them.
+            FleetError: Another supervisor is running.
         """
         self._make_folders()
         with self._open(self.run / f"{stem}.supervised") as file:
@@ -148,7 +147,7 @@ class FleetState:
             yield
 
     def is_supervised(self, stem: str) -> bool:
-        """Return whether a supervisor watches a queue's nodes."""
+        """Return whether a supervisor is running for a queue."""
         try:
             with (self.run / f"{stem}.supervised").open() as file:
                 return _taken(file) is not None
@@ -156,7 +155,7 @@ class FleetState:
             return False
 
     def check_files(self, stem: str) -> None:
-        """Refuse links in the places of the files that a node's worker opens by itself.
+        """Check that none of the files that a node's worker opens itself is a symbolic link.
 
         Raises:
             FleetError: One of them is a symbolic link.
@@ -168,20 +167,20 @@ class FleetState:
             raise FleetError(f"{stem}: expected a file, got: {error.strerror}") from error
 
     def close_files(self, stems: Iterable[str]) -> None:
-        """Give the pid files, which Celery makes for everybody to read, to their owner only."""
+        """Restrict the pid files, which Celery creates world-readable, to their owner."""
         for stem in stems:
-            with suppress(FileNotFoundError):  # it has ended
+            with suppress(FileNotFoundError):  # the worker has exited
                 self.pid_file(stem).chmod(FILE_MODE)
 
     def workers(self) -> dict[str, tuple[NodeProcess, ...]]:
-        """Return the workers that run, by stem, the one that the pid file names first."""
+        """Return the running workers by stem, the one named by the pid file first."""
         return {stem: self._own_first(stem, found) for stem, found in find_workers(self.run).items()}
 
     def recorded(self) -> tuple[str, ...]:
-        """Return the stems that have a pid file, whether their process lives or not.
+        """Return the stems that have a pid file, whether the process exists or not.
 
         Raises:
-            FleetError: The folder is another user's.
+            FleetError: The folder belongs to another user.
         """
         try:
             return tuple(sorted(file.name.removesuffix(".pid") for file in self.run.glob("*.pid")))
@@ -189,7 +188,7 @@ class FleetState:
             raise FleetError(unusable(self.run, error)) from error
 
     def pid(self, stem: str) -> int | None:
-        """Return what a node's pid file says, None if there is none or a number is not yet in it."""
+        """Return the pid in a node's pid file; None if the file is missing or still empty."""
         try:
             return int(self.pid_file(stem).read_text())
         except (FileNotFoundError, ValueError):
@@ -198,43 +197,43 @@ class FleetState:
             raise FleetError(unusable(self.run, error)) from error
 
     def seconds_since_start(self, stem: str) -> float:
-        """Return how old a node's pid file is; 0 if there is none yet."""
+        """Return the age of a node's pid file; 0 if it does not exist yet."""
         try:
             return max(0.0, time.time() - self.pid_file(stem).stat().st_mtime)
         except FileNotFoundError:
             return 0.0
 
     def forget(self, stem: str) -> None:
-        """Remove what a node that no longer runs has left."""
+        """Remove the files left by a node that no longer runs."""
         self.pid_file(stem).unlink(missing_ok=True)
         self.sign_file(stem).unlink(missing_ok=True)
         self._stopping_file(stem).unlink(missing_ok=True)
         self.record_file(stem).unlink(missing_ok=True)
 
     def mark_stopping(self, stem: str, pid: int) -> None:
-        """Remember that a worker was told to end: it no longer answers, and may run on for a while."""
+        """Mark a worker as stopping: it no longer replies, but may run on for a while."""
         try:
             with open(self._stopping_file(stem), "a", opener=open_private) as file:
                 file.write(f"{pid}\n")
-        except OSError as error:  # a full disk must not keep workers from ending
+        except OSError as error:  # a full disk must not prevent stopping workers
             logger.warning("%s cannot be written: %s", self._stopping_file(stem), error.strerror)
 
     def is_stopping(self, stem: str, pid: int) -> bool:
-        """Return whether this worker was told to end."""
+        """Return whether this worker is marked as stopping."""
         try:
             return str(pid) in self._stopping_file(stem).read_text().splitlines()
         except FileNotFoundError:
             return False
 
     def log_bytes(self, stem: str) -> int:
-        """Return the size of a node's log, in bytes; 0 if there is none."""
+        """Return the size of a node's log in bytes; 0 if it does not exist."""
         try:
             return self.log_file(stem).stat().st_size
         except FileNotFoundError:
             return 0
 
     def log_tail(self, stem: str, start_bytes: int, lines: int) -> tuple[str, ...]:
-        """Return the last lines that a node wrote to its log after ``start_bytes``."""
+        """Return the last lines of a node's log after offset ``start_bytes``."""
         try:
             with self.log_file(stem).open("rb") as file:
                 file.seek(max(start_bytes, self.log_bytes(stem) - _TAIL_BYTES))
@@ -267,9 +266,9 @@ class FleetState:
 
 
 def _taken(file: IO[str]) -> str | None:
-    """Lock a file, and return None; or who has it, as it signed."""
+    """Lock a file and return None, or return the current holder's signature."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it if this process dies
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system if this process dies
     except BlockingIOError:
         file.seek(0)
         return file.read().strip()
@@ -277,23 +276,23 @@ def _taken(file: IO[str]) -> str | None:
 
 
 def _patience_seconds(holder: str) -> float:
-    """Return how long to wait for who has the lock: for a supervisor, and for one that is just signing."""
+    """Return how long to wait for the holder: a supervisor, or a process that has not signed yet."""
     if holder.endswith(_SUPERVISOR):
         return _SUPERVISOR_SECONDS
     return 0.0 if holder else _SIGN_SECONDS
 
 
 def _sign(file: IO[str], words: str) -> None:
-    """Write who holds a lock; on a full disk the lock alone must do, so that workers can still be stopped."""
+    """Write the holder into the lock file; ignore a full disk, so that workers can still be stopped."""
     try:
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), f"{words}\n".encode() if words else b"")  # unbuffered: closing writes nothing more
+        os.write(file.fileno(), f"{words}\n".encode() if words else b"")  # unbuffered, so that close() cannot fail
     except OSError as error:
         logger.debug("%s cannot be written: %s", file.name, error.strerror)
 
 
 def unusable(folder: Path, error: OSError) -> str:
-    """Return the message about a folder that is not usable."""
+    """Return the error message for an unusable folder."""
     return (
         f"{folder}: expected a folder that this user may write, got: {error.strerror}; correct it, or set "
         f"state_dir or BROKER_APP_STATE_DIR to another"

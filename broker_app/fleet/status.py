@@ -1,4 +1,4 @@
-"""What the fleets of this host do now: the processes, and what they answer."""
+"""Fleet status: the nodes' processes on this host, and their replies over the broker."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ if TYPE_CHECKING:
 DEFAULT_ANSWER_SECONDS = 2.0
 
 _YOUNG_SECONDS = 30.0
-"""A silent worker that is younger is taken to be still starting."""
+"""A silent worker younger than this counts as starting."""
 
 
 class NodeState(StrEnum):
-    """How a node's process stands."""
+    """The state of a node's process."""
 
     RUNNING = "running"
     STARTING = "starting"
-    """Its process is there, is younger than half a minute, and has neither answered nor consumed yet."""
+    """The process is younger than half a minute, and has neither replied nor consumed yet."""
     STOPPING = "stopping"
-    """It was told to end and finishes its tasks."""
+    """The node is shutting down and finishing its tasks."""
     DEAD = "dead"
-    """Its process is gone, its pid file is not: it was killed."""
+    """The process is gone but its pid file remains: it was killed."""
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One node.
+    """The status of one node.
 
     Attributes:
-        node: Which.
-        is_wanted: Whether the settings want it.
-        state: How its process stands.
-        pid: Of its main process; None if there is none.
-        answer: What it answered over the broker; None if it did not.
-        pool: As it answered, else as the settings want it; None if they do not.
-        slots: Tasks at once; likewise.
-        is_consuming: Whether it consumes its queue: by its sign of life, which a node that hangs does not give.
-        is_paused: Whether it does not because its queue is paused.
-        heard_seconds: How long ago it heard from the broker, heartbeats included; None if it gave no sign.
-        log: Its log file, which need not be there.
-        memory_bytes: Of its process and its pool's; None if it is not known.
-        uptime_seconds: Since it started; None if it does not run.
-        version: Of broker-app when it was started; None if it was not started here.
-        note: What an operator should know of it; mostly empty.
+        node: The node.
+        is_wanted: Whether the settings ask for it.
+        state: State of its process.
+        pid: Pid of its main process; None if it does not run.
+        answer: Its reply over the broker; None if it did not reply.
+        pool: Pool from its reply, else from the settings; None if in neither.
+        slots: Maximum number of concurrent tasks, from the same source as the pool.
+        is_consuming: Whether it consumes its queue, from its heartbeat file; a hung node does not update it.
+        is_paused: Whether its queue is paused.
+        heard_seconds: Time since it last heard from the broker, AMQP heartbeats included; None if unknown.
+        log: Its log file; it may not exist.
+        memory_bytes: Memory of its main process and pool; None if unknown.
+        uptime_seconds: Time since its start; None if it does not run.
+        version: Version of broker-app it was started with; None if not started here.
+        note: A hint for operators; usually empty.
     """
 
     node: Node
@@ -88,7 +88,7 @@ class NodeStatus:
 
     @property
     def done(self) -> int | None:
-        """Tasks that it has finished since its start; None if it did not say."""
+        """Number of tasks finished since its start; None if unknown."""
         if self.answer is None or self.answer.active is None:
             return None
         return max(0, self.answer.begun - self.answer.active)
@@ -96,12 +96,12 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """All nodes, and whether they are as the settings want them.
+    """The status of all nodes.
 
     Attributes:
-        nodes: Those of the settings in their order, then those that run or died without being wanted.
-        broker_problem: Why nobody could be asked; empty if the broker answers.
-        scaled: The number of nodes in the settings, and the one that an operator asked for, by queue.
+        nodes: The wanted nodes in the order of the settings, then unwanted ones that run or died.
+        broker_problem: Why the workers could not be queried; empty if the broker answers.
+        scaled: By queue, the number of nodes in the settings and the number that an operator set.
         resting: Queues that an operator stopped.
     """
 
@@ -112,7 +112,7 @@ class FleetStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all wanted nodes run and consume their queues, or are paused, and the broker could be asked."""
+        """True if the broker answers and every wanted node runs and consumes its queue, or is paused."""
         return not self.broker_problem and all(
             (status.is_consuming or status.is_paused) and status.state is NodeState.RUNNING
             for status in self.nodes
@@ -123,21 +123,21 @@ class FleetStatus:
 def fleet_status(
     app: BrokerApp, queues: Iterable[str] = (), *, answer_seconds: float = DEFAULT_ANSWER_SECONDS
 ) -> FleetStatus:
-    """Return how the nodes of some queues, or of all, stand. Nothing is changed.
+    """Return the status of the nodes of some queues, or of all. Read-only.
 
     Args:
-        app: Whose settings and broker count.
-        queues: As producers write them, also some that are gone from the settings; none for all.
-        answer_seconds: How long to wait for a silent node in each of three rounds.
+        app: The app whose settings and broker are used.
+        queues: Names as producers write them, including queues no longer in the settings; empty for all.
+        answer_seconds: How long to wait for a silent node, in each of three rounds.
 
     Raises:
-        UnknownQueue: The settings do not declare it, and no node of it runs.
-        FleetError: The state folder cannot be read.
+        UnknownQueue: The settings do not declare the queue, and no node of it runs.
+        FleetError: The state folder is unreadable.
     """
     state = FleetState.of(app)
     names = check_queues(app, state, queues)
-    wishes = Overrides.read(state.run)
-    wanted = {node: fleet for fleet in wanted_fleets(app.settings, (), wishes.scaled) for node in fleet.nodes}
+    overrides = Overrides.read(state.run)
+    wanted = {node: fleet for fleet in wanted_fleets(app.settings, (), overrides.scaled) for node in fleet.nodes}
     nodes = [
         node for node in dict.fromkeys([*wanted, *known_nodes(app, state)]) if not names or node.queue in names
     ]
@@ -146,20 +146,22 @@ def fleet_status(
     answers, problem = _ask(app, list(asked), answer_seconds)
     by_node = {asked[name]: answer for name, answer in answers.items()}
     memory = memory_bytes(workers[0].pid for workers in running.values())
-    look = _HostSnapshot(state, running, memory, app.settings.heartbeat_seconds, hung_nodes(app, state, running))
+    snapshot = _HostSnapshot(
+        state, running, memory, app.settings.heartbeat_seconds, hung_nodes(app, state, running)
+    )
     declared = {
         name: queue.fleet.nodes for name, queue in app.settings.queues.items() if not names or name in names
     }
     return FleetStatus(
-        tuple(look.status(node, wanted.get(node), by_node.get(node)) for node in nodes),
+        tuple(snapshot.status(node, wanted.get(node), by_node.get(node)) for node in nodes),
         problem,
-        {name: (count, wishes.scaled[name]) for name, count in declared.items() if name in wishes.scaled},
-        tuple(name for name in declared if name in wishes.stopped),
+        {name: (count, overrides.scaled[name]) for name, count in declared.items() if name in overrides.scaled},
+        tuple(name for name in declared if name in overrides.stopped),
     )
 
 
 def unwanted_nodes(app: BrokerApp) -> tuple[Node, ...]:
-    """Return the nodes that run though the settings do not want them: fewer nodes, or a queue that is gone."""
+    """Return the running nodes that the settings do not ask for: surplus nodes, or nodes of removed queues."""
     state = FleetState.of(app)
     fleets = wanted_fleets(app.settings, (), Overrides.read(state.run).scaled)
     wanted = {node for fleet in fleets for node in fleet.nodes}
@@ -171,7 +173,7 @@ def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[
     if not names:
         return {}, ""
     try:
-        with connect(app):  # bounded, and with a reason, where asking would try again and again
+        with connect(app):  # fails in bounded time with a reason, where a broadcast would retry
             return ask_workers(app, names, timeout_seconds=answer_seconds, with_active=True), ""
     except (BrokerError, OperationalError, *app.connection_for_write().connection_errors) as error:
         return {}, error_text(error)
@@ -179,7 +181,7 @@ def _ask(app: BrokerApp, names: list[str], answer_seconds: float) -> tuple[dict[
 
 @dataclass(frozen=True, slots=True)
 class _HostSnapshot:
-    """What this host shows of its nodes."""
+    """The local state of this host's nodes at one moment."""
 
     state: FleetState
     running: Mapping[str, tuple[NodeProcess, ...]]
@@ -191,25 +193,25 @@ class _HostSnapshot:
         workers = self.running.get(node.stem, ())
         pids = {worker.pid for worker in workers}
         if answer is not None and answer.pid not in pids:
-            answer = None  # a worker from elsewhere has its name
-        sign = Heartbeat.read(self.state.sign_file(node.stem))
-        if sign is not None and sign.pid not in pids:
-            sign = None
+            answer = None  # a worker elsewhere uses its name
+        heartbeat = Heartbeat.read(self.state.sign_file(node.stem))
+        if heartbeat is not None and heartbeat.pid not in pids:
+            heartbeat = None
         known = answer or fleet
-        is_paused = self._is_paused(fleet, sign)
-        is_consuming = self._is_consuming(fleet, answer, sign)
+        is_paused = self._is_paused(fleet, heartbeat)
+        is_consuming = self._is_consuming(fleet, answer, heartbeat)
         record, pid = LaunchRecord.read(self.state.record_file(node.stem)), workers[0].pid if workers else None
         return NodeStatus(
             node=node,
             is_wanted=fleet is not None,
-            state=self._node_state(node, workers, is_up=answer is not None or _was_up(sign)),
+            state=self._node_state(node, workers, is_up=answer is not None or _was_up(heartbeat)),
             pid=pid,
             answer=answer,
             pool=known.pool if known else None,
             slots=answer.slots if answer else fleet.concurrency if fleet else None,
             is_consuming=is_consuming,
             is_paused=is_paused,
-            heard_seconds=sign.heard_seconds if sign else None,
+            heard_seconds=heartbeat.heard_seconds if heartbeat else None,
             log=self.state.log_file(node.stem),
             memory_bytes=self.memory.get(pid) if pid else None,
             uptime_seconds=self.state.seconds_since_start(node.stem) if pid else None,
@@ -225,19 +227,19 @@ class _HostSnapshot:
         if record is None:
             return ""
         if pid is None and node.stem in self.state.recorded() and record.boot != boot_id():
-            return "the machine was restarted since it was started"
+            return "the machine has restarted since the node was started"
         if pid is not None and record.version != installed_version():
             return f"it runs {record.version}, {installed_version()} is installed: `broker-app fleet reload`"
         return ""
 
-    def _is_consuming(self, fleet: Fleet | None, answer: WorkerReply | None, sign: Heartbeat | None) -> bool:
-        if sign is not None:
-            is_fresh = sign.is_fresh(self.heartbeat_seconds)
-            return is_fresh and bool(sign.queues if fleet is None else fleet.broker_queue in sign.queues)
+    def _is_consuming(self, fleet: Fleet | None, answer: WorkerReply | None, heartbeat: Heartbeat | None) -> bool:
+        if heartbeat is not None:
+            is_fresh = heartbeat.is_fresh(self.heartbeat_seconds)
+            return is_fresh and bool(heartbeat.queues if fleet is None else fleet.broker_queue in heartbeat.queues)
         return answer is not None and (fleet is None or fleet.broker_queue in answer.queues)
 
-    def _is_paused(self, fleet: Fleet | None, sign: Heartbeat | None) -> bool:
-        return fleet is not None and sign is not None and fleet.broker_queue in sign.paused
+    def _is_paused(self, fleet: Fleet | None, heartbeat: Heartbeat | None) -> bool:
+        return fleet is not None and heartbeat is not None and fleet.broker_queue in heartbeat.paused
 
     def _node_state(self, node: Node, workers: tuple[NodeProcess, ...], *, is_up: bool) -> NodeState:
         if not workers:
@@ -249,6 +251,6 @@ class _HostSnapshot:
         return NodeState.RUNNING
 
 
-def _was_up(sign: Heartbeat | None) -> bool:
-    """Return whether a node has consumed, or was kept from it by a pause: if it hangs now, it is not starting."""
-    return sign is not None and bool(sign.queues or sign.paused)
+def _was_up(heartbeat: Heartbeat | None) -> bool:
+    """Return whether a node has consumed or been paused before: if it is silent now, it is not starting."""
+    return heartbeat is not None and bool(heartbeat.queues or heartbeat.paused)

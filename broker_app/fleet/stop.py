@@ -1,4 +1,4 @@
-"""Stopping fleets: a warm shutdown, with a bound on the wait, of all that runs, wanted or not."""
+"""Stopping fleets: warm shutdown of all running nodes, wanted or not, with a timeout."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 DEFAULT_STOP_SECONDS = 60.0
 STOP_GRACE_SECONDS = 15.0
-"""What a node may take to end after its fleet's ``drain_seconds``, on a busy machine."""
+"""Extra time for exiting after the fleet's ``drain_seconds``, for busy machines."""
 
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 10.0
-"""A killed process is gone at once, unless the system is stuck in an input or output of it."""
+"""A killed process disappears at once, unless it is stuck in uninterruptible I/O."""
 
 
 logger = logging.getLogger(__name__)
 
 
 class StopOutcome(StrEnum):
-    """What became of a node that was to end."""
+    """The stop outcome of a node."""
 
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -47,13 +47,13 @@ class StopOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoppedNode:
-    """The outcome of one node.
+    """The stop outcome of one node.
 
     Attributes:
-        node: Which.
-        outcome: What became of it.
-        pid: Of its main process; None if it was dead.
-        hang: How it hangs, if it still runs and does.
+        node: The node.
+        outcome: The outcome.
+        pid: Pid of its main process; None if it was dead.
+        hang: The hang, if it still runs and is hung.
     """
 
     node: Node
@@ -70,30 +70,32 @@ def stop_fleets(
     is_kill_allowed: bool = False,
     is_supervisor: bool = False,
 ) -> tuple[StoppedNode, ...]:
-    """Tell nodes to finish their tasks and end; also those that the settings no longer want.
+    """Tell nodes to finish their tasks and exit, including nodes that are no longer in the settings.
 
-    A supervisor does not start them again until somebody asks for it.
+    Supervisors do not restart them until the queue is started again.
 
     Args:
-        app: Whose settings count. No broker is needed.
-        queues: As producers write them, also some that are gone from the settings; none for all.
-        wait_seconds: How long to wait for their end; None returns at once.
-        is_kill_allowed: Whether to kill what still runs then; its tasks go back to their queue.
-        is_supervisor: Whether a supervisor ends, and nobody wants its nodes to rest.
+        app: The app whose settings apply. No broker connection is needed.
+        queues: Names as producers write them, including queues no longer in the settings; empty for all.
+        wait_seconds: How long to wait for them to exit; None returns at once.
+        is_kill_allowed: Whether to kill nodes that still run then; their tasks return to the queue.
+        is_supervisor: Whether a supervisor is shutting down; its queues are then not marked as stopped.
 
     Returns:
-        One outcome for each node that ran or had left a pid file; empty if there was none.
+        One outcome per node that ran or had left a pid file.
 
     Raises:
-        UnknownQueue: The settings do not declare it, and no node of it runs; nothing was stopped.
-        FleetError: The state folder is not usable, another fleet command is at work, or nodes still run
-            after ``wait_seconds``; the text names them and their pids.
+        UnknownQueue: The settings do not declare it, and no node of it runs. Nothing was stopped.
+        FleetError: The state folder is unusable, another fleet command is running, or nodes still run after
+            ``wait_seconds``; the message names them and their pids.
     """
     state = FleetState.of(app)
     with state.lock(is_supervisor=is_supervisor) if state.exists() else nullcontext():
         names = check_queues(app, state, tuple(queues))
         if state.exists() and not is_supervisor:
-            _let_rest(state, names or {*app.settings.queues, *(node.queue for node in known_nodes(app, state))})
+            _mark_stopped(
+                state, names or {*app.settings.queues, *(node.queue for node in known_nodes(app, state))}
+            )
         stopper = Stopper(app, state, lambda node: not names or node.queue in names, ends_hung=is_supervisor)
         if wait_seconds is None:
             stopper.tell()
@@ -106,11 +108,11 @@ def stop_fleets(
 
 
 def patience_seconds(app: BrokerApp, queues: Iterable[str] = ()) -> float:
-    """Return how long to wait for the end of nodes: `DEFAULT_STOP_SECONDS`, or more if a fleet drains longer.
+    """Return how long to wait for nodes to exit: `DEFAULT_STOP_SECONDS`, or more if a fleet drains longer.
 
     Args:
-        app: Whose settings count.
-        queues: As producers write them; none for all. One that is gone from the settings counts for nothing.
+        app: The app whose settings apply.
+        queues: Names as producers write them; empty for all. Queues no longer in the settings are ignored.
     """
     names = {queue.removeprefix(app.settings.prefix) for queue in queues}
     drains = [
@@ -120,16 +122,16 @@ def patience_seconds(app: BrokerApp, queues: Iterable[str] = ()) -> float:
 
 
 def known_nodes(app: BrokerApp, state: FleetState) -> tuple[Node, ...]:
-    """Return the nodes that run or have left a pid file, wanted or not."""
+    """Return all nodes that run or have left a pid file."""
     stems = sorted({*state.recorded(), *state.workers()})
     return tuple(node_of(app.settings, stem) for stem in stems)
 
 
 def check_queues(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> frozenset[str]:
-    """Return the queues' names without the prefix; one that only a node on this host knows is right too.
+    """Return the queues' names without the prefix; also accept a queue that only a node on this host consumes.
 
     Raises:
-        UnknownQueue: Neither the settings nor a node know it.
+        UnknownQueue: The queue is neither in the settings nor used by a node.
     """
     table = app.settings.routing_table()
     left_over = {node.queue for node in known_nodes(app, state)}
@@ -144,50 +146,50 @@ def check_queues(app: BrokerApp, state: FleetState, queues: Iterable[str]) -> fr
     return frozenset(names)
 
 
-def _let_rest(state: FleetState, queues: Iterable[str]) -> None:
-    """Write down for supervisors that these queues shall rest; a full disk must not keep nodes from ending."""
+def _mark_stopped(state: FleetState, queues: Iterable[str]) -> None:
+    """Mark queues as stopped for supervisors; a full disk must not prevent stopping the nodes."""
     try:
         Overrides.read(state.run).stop(queues).write(state.run)
     except FleetError as error:
-        logger.warning("a supervisor may start the nodes again: %s", error)
+        logger.warning("a supervisor may restart the nodes: %s", error)
 
 
 class Stopper:
-    """Tells nodes to end and follows them; one that appears meanwhile (it was still starting) is told too.
+    """Stops nodes and follows their shutdown, including nodes that were still starting.
 
     Args:
-        app: Whose settings count.
-        state: Where the nodes' files are.
-        is_meant: Which nodes.
-        ends_hung: Whether a node that hangs is killed at once: it finishes no task, however long it is waited for.
+        app: The app whose settings apply.
+        state: Location of the nodes' files.
+        is_selected: Selects the nodes.
+        ends_hung: Whether to kill hung nodes at once, as they would never finish their tasks.
     """
 
     def __init__(
-        self, app: BrokerApp, state: FleetState, is_meant: Callable[[Node], bool], *, ends_hung: bool = False
+        self, app: BrokerApp, state: FleetState, is_selected: Callable[[Node], bool], *, ends_hung: bool = False
     ) -> None:
         self._app = app
         self._state = state
-        self._is_meant = is_meant
+        self._is_selected = is_selected
         self._ends_hung = ends_hung
         self._hangs = HangWatch()
         self._hung: set[Node] = set()
         self._outcomes: dict[Node, StoppedNode] = {}
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         for node in known_nodes(app, state):
-            if is_meant(node):
+            if is_selected(node):
                 self._outcomes[node] = StoppedNode(node, StopOutcome.WAS_DEAD, None)
 
     def outcomes(self) -> tuple[StoppedNode, ...]:
-        """Return what became of each node."""
+        """Return the outcome of each node."""
         return tuple(self._outcomes.values())
 
     def tell(self) -> list[Node]:
-        """Send SIGTERM to each worker once, forget the nodes that are gone, and return those that run."""
+        """Send SIGTERM once to each worker, clean up after nodes that are gone, and return those that run."""
         running = self._running()
         for node, workers in running.items():
             for worker in workers:
-                if worker.pid not in self._told:
-                    self._told.add(worker.pid)
+                if worker.pid not in self._signalled:
+                    self._signalled.add(worker.pid)
                     terminate(worker.pid)
                     self._state.mark_stopping(node.stem, worker.pid)
             self._outcomes[node] = StoppedNode(node, StopOutcome.STOPPING, workers[0].pid)
@@ -197,7 +199,7 @@ class Stopper:
         return list(running)
 
     def end(self, seconds: float, *, is_kill_allowed: bool) -> bool:
-        """Tell all to end, and return whether they are gone within this time, or killed then."""
+        """Stop all nodes, kill them after this time if allowed, and return whether they are gone."""
         is_gone = self.wait(seconds)
         if not is_gone and is_kill_allowed:
             self.kill()
@@ -205,7 +207,7 @@ class Stopper:
         return is_gone
 
     def wait(self, seconds: float) -> bool:
-        """Return whether all are gone within this time."""
+        """Stop all nodes, and return whether they are gone within this time."""
         deadline = time.monotonic() + seconds
         while self.tell():
             if time.monotonic() >= deadline:
@@ -214,7 +216,7 @@ class Stopper:
         return True
 
     def kill(self) -> None:
-        """Kill what still runs, and wait until it is gone."""
+        """Kill the nodes that still run, and wait until they are gone."""
         deadline = time.monotonic() + _KILL_SECONDS
         left = self.tell()
         while (running := self._running()) and time.monotonic() < deadline:
@@ -225,14 +227,14 @@ class Stopper:
             self._gone(node, StopOutcome.KILLED)
 
     def _look_for_hung(self, running: Mapping[Node, tuple[NodeProcess, ...]]) -> None:
-        """Note which nodes hang, and kill those that have hung for a while if that is wanted."""
+        """Record which nodes hang, and with ``ends_hung`` kill the confirmed ones."""
         hung = hung_nodes(self._app, self._state, {node.stem: workers for node, workers in running.items()})
         for hang in hung.values():
             self._outcomes[hang.node] = replace(self._outcomes[hang.node], hang=hang)
         if not self._ends_hung:
             return
         for hang in self._hangs.confirmed(hung.values(), time.monotonic()):
-            logger.warning("%s; it is killed", hang)
+            logger.warning("%s; killing it", hang)
             for worker in running[hang.node]:
                 kill(worker.pid)
             self._hung.add(hang.node)
@@ -241,7 +243,7 @@ class Stopper:
         return {
             node: workers
             for stem, workers in self._state.workers().items()
-            if self._is_meant(node := node_of(self._app.settings, stem))
+            if self._is_selected(node := node_of(self._app.settings, stem))
         }
 
     def _gone(self, node: Node, outcome: StopOutcome) -> None:
@@ -252,10 +254,10 @@ class Stopper:
 
 
 def check_gone(outcomes: Iterable[StoppedNode], wait_seconds: float) -> None:
-    """Refuse nodes that still run.
+    """Check that no node still runs.
 
     Raises:
-        FleetError: With their names and pids.
+        FleetError: Some do; the message names them and their pids.
     """
     left = [outcome for outcome in outcomes if outcome.outcome is StopOutcome.STOPPING]
     if left:

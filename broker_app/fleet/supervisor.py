@@ -1,7 +1,7 @@
-"""`fleet supervise`: starts the wanted nodes and restarts those that died or hang, until SIGTERM.
+"""`fleet supervise`: starts the wanted nodes and restarts dead or hung ones, until SIGTERM.
 
-The nodes are detached and live on if the supervisor is killed; the next one finds them. What an operator stopped
-rests, and while another fleet command is at work, nothing is done.
+The nodes are detached and keep running if the supervisor is killed; the next supervisor finds them. Queues that an
+operator stopped are left alone, and the supervisor does nothing while another fleet command runs.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ _CHILD_SECONDS = 0.2
 _STEM = "supervisor"
 _CLI = "import sys; from broker_app.cli import main; sys.exit(main())"
 _FATAL_CODES = (2, 3)
-"""What `fleet reload` exits with when the app cannot be loaded, or the settings are wrong."""
+"""Exit codes of `fleet reload` when the app fails to load or the settings are invalid."""
 
 logger = logging.getLogger(__name__)
 
 
 class _SignalReceived(BaseException):
-    """A signal asks for the end, or for a reload; it passes through what catches a user's exceptions."""
+    """A signal requests shutdown or reload; not an Exception, so that handlers of user errors let it pass."""
 
 
 @dataclass(slots=True)
 class _SignalFlags:
-    """What signals have asked for.
+    """The shutdown and reload requests received by signal.
 
-    A signal breaks off what is under way, as Ctrl-C does: a start may take a minute, and what it started is found
-    again.
+    A signal interrupts the current step, as Ctrl-C does, because a start may take a minute. The next round finds
+    the nodes that the interrupted start has launched.
     """
 
     is_ended: bool = False
@@ -70,7 +70,7 @@ class _SignalFlags:
     def install(self) -> None:
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # they waited while a supervisor replaced itself
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # blocked while the supervisor replaced itself
 
     def listen(self) -> None:
         self._is_listening = True
@@ -92,16 +92,16 @@ class _SignalFlags:
 
 
 class Supervisor:
-    """Watches the fleets of some queues, or of all.
+    """Supervises the fleets of some queues, or of all.
 
     Args:
-        app: Whose settings count.
-        queues: As producers write them; none for all, also those that a reload brings.
-        app_name: What the workers get as ``-A``.
-        is_resumed: Whether it took the place of one that was told to reload: queues that rest go on resting.
+        app: The app whose settings apply.
+        queues: Names as producers write them; empty for all, including those added by a reload.
+        app_name: The workers' ``-A`` argument.
+        is_resumed: Whether it replaces a supervisor after a reload; stopped queues then stay stopped.
 
     Raises:
-        UnknownQueue: The settings do not declare it.
+        UnknownQueue: The settings do not declare the queue.
     """
 
     def __init__(
@@ -113,43 +113,43 @@ class Supervisor:
         self._app_name = app_name
         self._is_resumed = is_resumed
         self._state = FleetState.of(app)
-        self._orders = _SignalFlags()
+        self._signal_flags = _SignalFlags()
         self._backoffs: dict[Node, RestartBackoff] = {}
         self._pids: dict[Node, int] = {}
         self._rescue = Rescue(app, self._state)
         self._recorder = self._make_recorder()
 
     def run(self) -> int:
-        """Supervise until SIGTERM or SIGINT, then let the nodes finish their tasks and end.
+        """Supervise until SIGTERM or SIGINT, then let the nodes finish their tasks and exit.
 
-        SIGHUP takes up changed settings, as `fleet reload`, and the code as it is now.
+        SIGHUP reloads the settings, as `fleet reload` does, and the code.
 
         Returns:
             The exit code: 0, or 1 if a node had to be killed or still runs.
 
         Raises:
-            FleetError: Another supervisor watches one of the queues, or the state folder is not usable.
+            FleetError: Another supervisor watches one of the queues, or the state folder is unusable.
         """
         with ExitStack() as stack:
             self._hold(stack)
-            self._orders.install()
-            while not self._orders.is_ended:
+            self._signal_flags.install()
+            while not self._signal_flags.is_ended:
                 with suppress(_SignalReceived):
                     self._turn()
-                if self._orders.is_reloaded and not self._orders.is_ended:
+                if self._signal_flags.is_reloaded and not self._signal_flags.is_ended:
                     self._reload()
             return self._drain()
 
     def _turn(self) -> None:
         try:
-            self._orders.listen()
+            self._signal_flags.listen()
             self._round()
             time.sleep(POLL_SECONDS)
         finally:
-            self._orders.ignore()
+            self._signal_flags.ignore()
 
     def _hold(self, stack: ExitStack) -> None:
-        """Keep others from the queues, and wake those that rest: who starts a supervisor wants its nodes."""
+        """Lock out other supervisors of these queues, and start stopped queues unless resumed."""
         host = socket.gethostname()
         for name in self._names or self._app.settings.queues:
             stack.enter_context(self._state.supervision(first_stem(self._app.settings.prefix, name, host)))
@@ -162,7 +162,7 @@ class Supervisor:
         logger.info("supervising %s", ", ".join(self._names or self._app.settings.queues))
 
     def _round(self) -> None:
-        """Kill what hangs, and start what is missing and due; while another command is at work, do nothing."""
+        """Kill hung nodes and start missing ones that are due; do nothing while another command runs."""
         _reap()
         hung = self._hung()
         if not hung and not self._is_work():
@@ -175,14 +175,14 @@ class Supervisor:
                 if due:
                     self._start(due)
         except FleetBusy:
-            logger.debug("another fleet command is at work")
+            logger.debug("another fleet command is running")
 
     def _hung(self) -> list[tuple[Hang, Fleet]]:
         wanted = self._wanted()
         return [(hang, wanted[hang.node]) for hang in self._rescue.hung(wanted, self._state.workers())]
 
     def _kill(self, hang: Hang, fleet: Fleet) -> None:
-        """Kill a node that hangs; it counts as one that died when it began to hang."""
+        """Kill a hung node; it counts as dead since it began to hang."""
         if not self._rescue.kill(hang, fleet):
             return
         seconds = self._backoffs.setdefault(hang.node, RestartBackoff()).died(
@@ -193,7 +193,7 @@ class Supervisor:
         logger.error("%s; it was killed, and is started again in %g s", hang, seconds)
 
     def _is_work(self) -> bool:
-        """Look at each wanted node, and return whether one is missing and not known to have to wait."""
+        """Check each wanted node, and return whether a missing one is due or newly dead."""
         missing, now = self._missing(), time.monotonic()
         return any(
             (wait := self._backoffs.setdefault(node, RestartBackoff()).due_at) is None or wait <= now
@@ -212,13 +212,13 @@ class Supervisor:
         return missing
 
     def _wanted(self) -> dict[Node, Fleet]:
-        """Return the nodes that shall run: those of queues that no operator has stopped."""
-        wishes = Overrides.read(self._state.run)
-        fleets = wanted_fleets(self._app.settings, self._names, wishes.scaled)
-        return {node: fleet for fleet in fleets if fleet.queue not in wishes.stopped for node in fleet.nodes}
+        """Return the nodes that should run: those of queues that no operator has stopped."""
+        overrides = Overrides.read(self._state.run)
+        fleets = wanted_fleets(self._app.settings, self._names, overrides.scaled)
+        return {node: fleet for fleet in fleets if fleet.queue not in overrides.stopped for node in fleet.nodes}
 
     def _due(self) -> dict[Node, Fleet]:
-        """Return the missing nodes that may be started now; those that have just died must wait."""
+        """Return the missing nodes that may be started now; newly dead ones must wait for their backoff."""
         due, now = {}, time.monotonic()
         for node, fleet in self._missing().items():
             backoff = self._backoffs.setdefault(node, RestartBackoff())
@@ -236,18 +236,18 @@ class Supervisor:
         starter = Starter(self._app, self._state, self._app_name, DEFAULT_WAIT_SECONDS, child_environment())
         try:
             for outcome in starter.start(_merged(fleets)):
-                self._tell(outcome)
+                self._log_outcome(outcome)
         except (BrokerAppError, OperationalError) as error:
             waits = [self._backoffs[node].died(time.monotonic()) for node in due]
             logger.error("%s; tried again in %g s", " ".join(str(error).split()), min(waits))  # noqa: TRY400
 
-    def _tell(self, outcome: StartedNode) -> None:
+    def _log_outcome(self, outcome: StartedNode) -> None:
         node, backoff = outcome.node, self._backoffs[outcome.node]
         if outcome.outcome is StartOutcome.FAILED:
             seconds = backoff.died(time.monotonic())
             shown = "".join(f"\n  {line}" for line in outcome.log_lines)
             logger.error(
-                "%s is not up: %s; looked at again in %g s (log: %s)%s",
+                "%s is not up: %s; next check in %g s (log: %s)%s",
                 *(node.name, outcome.reason, seconds, outcome.log, shown),
             )
             return
@@ -257,18 +257,18 @@ class Supervisor:
         logger.info("%s: started%s, pid %d, consumes %s", node.name, again, outcome.pid, node.queue)
 
     def _reload(self) -> None:
-        """Run `fleet reload`, and then this program anew: settings and code as they are now, the same pid."""
-        self._orders.is_reloaded = False
+        """Run `fleet reload`, then re-execute this program with the current settings and code, keeping the pid."""
+        self._signal_flags.is_reloaded = False
         logger.info("reloading")
         with subprocess.Popen(_reload_command(self._app_name, self._names)) as child:
             while child.poll() is None:
-                if self._orders.is_ended:
+                if self._signal_flags.is_ended:
                     child.send_signal(signal.SIGINT)
                     child.wait()
                 time.sleep(_CHILD_SECONDS)
         if child.returncode in _FATAL_CODES:
-            logger.error("the settings or the app are wrong: going on with what was read before")
-        elif not self._orders.is_ended:
+            logger.error("the settings or the app are invalid: continuing with the previous ones")
+        elif not self._signal_flags.is_ended:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             logging.shutdown()
             words = [word for word in sys.orig_argv[1:] if word != RESUMED_OPTION]
@@ -276,7 +276,7 @@ class Supervisor:
 
     def _drain(self) -> int:
         seconds = patience_seconds(self._app, self._names)
-        logger.info("ending: the nodes have up to %g s to finish their tasks", seconds)
+        logger.info("shutting down: the nodes have up to %g s to finish their tasks", seconds)
         give_up = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -299,7 +299,7 @@ class Supervisor:
 
 
 def _merged(fleets: list[Fleet]) -> list[Fleet]:
-    """Return one fleet for each queue, with all of its nodes."""
+    """Return one fleet per queue, with all of its nodes."""
     merged: dict[str, Fleet] = {}
     for fleet in fleets:
         before = merged.get(fleet.queue)
@@ -312,7 +312,7 @@ def _reload_command(app_name: str, queues: tuple[str, ...]) -> list[str]:
 
 
 def _reap() -> None:
-    """Take note of the ends of processes that were handed to this one, as to the first of a container."""
+    """Reap orphaned processes, which a container's first process inherits."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -105,7 +105,7 @@ def test_a_node_that_dies_is_named_with_its_last_words_and_the_others_stay_up(ma
 
     assert done.returncode == 1
     assert "lopri@" in done.stderr
-    assert "it ended while it started" in done.stderr
+    assert "it exited during startup" in done.stderr
     assert "the disk of lopri is missing" in done.stderr
     assert "default@" in done.stdout
     default = machine.workers("shop")["default"]

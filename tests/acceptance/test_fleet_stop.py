@@ -60,7 +60,7 @@ def test_stop_returns_at_once_and_the_running_task_finishes(machine: Host) -> No
     assert machine.status("lopri", app="shop")["lopri"]["state"] == "stopping"
     start = (str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "start", "lopri", "--wait", "60")
     with (machine.folder / "start.log").open("w") as log, machine.popen(*start, output=log) as again:
-        words = f"(pid {before}) was told to stop and finishes its tasks: waiting for it"
+        words = f"(pid {before}) is stopping and finishing its tasks: waiting up to"
         wait_until(lambda: words in (machine.folder / "start.log").read_text(), 60, "the start to wait")
         (machine.folder / "one.go").touch()
         assert again.wait(100) == 0

@@ -132,7 +132,7 @@ def test_a_supervisor_takes_up_settings_and_lets_tasks_finish(machine: Host) -> 
         first = wait_for_node(machine, "lopri")
         machine.write("[queues.lopri.fleet]\nnodes = -1\n")
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "going on with what was read before" in said(machine), UP_SECONDS, "the refusal")
+        wait_until(lambda: "continuing with the previous ones" in said(machine), UP_SECONDS, "the refusal")
         assert machine.workers("shop") == {"lopri": first}
 
         machine.write(SETTINGS + "nodes = 2\n")

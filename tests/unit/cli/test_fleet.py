@@ -165,7 +165,7 @@ def test_logs_that_are_not_there_are_one_line(project: Path) -> None:
     """It says what to do."""
     done = fleet(project, "logs", "lopri")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "there are none; start the fleet" in done.stderr
+    assert "found none; start the fleet" in done.stderr
 
 
 def test_watching_ends_after_so_many_rounds(project: Path) -> None:

@@ -54,5 +54,5 @@ def test_lines_of_many_logs_are_named(tmp_path: Path) -> None:
 
 def test_no_log_is_one_line(tmp_path: Path) -> None:
     """It says what to do."""
-    with pytest.raises(FleetError, match="expected logs of lopri, there are none; start the fleet"):
+    with pytest.raises(FleetError, match="expected logs of lopri, found none; start the fleet"):
         LogReader(tmp_path, ("lopri",)).tail(1)
