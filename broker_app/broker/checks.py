@@ -159,7 +159,7 @@ def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None)
     seconds = policy_milliseconds / 1000 if policy_milliseconds is not None else DEFAULT_CONSUMER_TIMEOUT_SECONDS
     longest = queue.longest_run_seconds * queue.prefetch
     source = (
-        "set by a policy" if is_known else "RabbitMQ's default is assumed, as its configuration is not readable"
+        "set by a policy" if is_known else "RabbitMQ's default, assumed because its configuration is not readable"
     )
     facts = f"runs of up to {longest:g} s, a consumer time-out of {seconds:g} s ({source})"
     if longest < seconds:

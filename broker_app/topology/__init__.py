@@ -1,1 +1,1 @@
-"""Changing what exists on the broker: plan, diff, migrate, prune."""
+"""Topology changes on the broker: plan, diff, migrate, prune and retire."""

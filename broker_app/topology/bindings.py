@@ -1,4 +1,4 @@
-"""What leads to a queue, and how it is turned to another one: at every moment a message has a place."""
+"""Queue bindings: list them, and hand them over to another queue without ever leaving messages unrouted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QueueBindings:
-    """What binds a queue.
+    """One binding of a queue.
 
     Attributes:
-        source: An exchange.
-        key: The routing key or the pattern.
-        arguments: Those of a headers exchange, as sorted pairs.
+        source: The source exchange.
+        key: The routing key or pattern.
+        arguments: The arguments, used by headers exchanges, as sorted pairs.
     """
 
     source: str
@@ -32,12 +32,12 @@ class QueueBindings:
 
 
 def standing(management: Management, queue: str, but: str) -> list[QueueBindings]:
-    """Return what a queue is bound to, none if it is not there.
+    """Return the bindings of a queue; an empty list if it does not exist.
 
     Args:
-        management: The API of the broker.
-        queue: Its name.
-        but: An exchange that does not count.
+        management: The broker's management API.
+        queue: The queue's name on the broker.
+        but: A source exchange whose bindings are left out.
 
     Raises:
         BrokerError: The API does not answer.
@@ -50,7 +50,7 @@ def standing(management: Management, queue: str, but: str) -> list[QueueBindings
 
 
 def bind(connection: amqp.Connection, queue: str, bounds: Iterable[QueueBindings]) -> None:
-    """Bind a queue; what stands so already stays.
+    """Bind a queue; existing bindings stay.
 
     Raises:
         BrokerError: Refused.
@@ -61,7 +61,7 @@ def bind(connection: amqp.Connection, queue: str, bounds: Iterable[QueueBindings
 
 
 def unbind(connection: amqp.Connection, queue: str, bounds: Iterable[QueueBindings]) -> None:
-    """Unbind a queue; fine if it was not bound. Raises as `bind`."""
+    """Unbind a queue; missing bindings are not an error. Raises as `bind`."""
     with pipelined_channel(connection, f"queue {queue!r}") as channel:
         for bound in bounds:
             _unbind(channel, queue, bound)
@@ -75,19 +75,20 @@ def replace(
     *,
     is_deleted_first: bool,
 ) -> bool:
-    """Declare a queue, and turn to it what leads to its stand-in, in one go: no answer is waited for in between.
+    """Declare a queue and hand over the bindings of its stand-in, in one pipelined batch.
 
-    Between the first binding and the last, some milliseconds, a message goes to both queues.
+    For some milliseconds, between the first binding and the last unbinding, a message may go to both queues.
 
     Args:
         connection: An open py-amqp connection.
-        queue: As it is wanted.
-        stand_in: A queue with all of the bindings.
-        bounds: The bindings.
-        is_deleted_first: Whether the queue is there with other arguments, and goes.
+        queue: The wanted kombu queue.
+        stand_in: The queue that has the bindings now.
+        bounds: The bindings to hand over.
+        is_deleted_first: Whether to delete the queue first, because it exists with other arguments.
 
     Returns:
-        False if somebody has declared it with other arguments in between; then the stand-in is still bound.
+        False if another client declared the queue with other arguments in between; the stand-in is then still
+        bound.
 
     Raises:
         BrokerError: Refused.
@@ -108,7 +109,7 @@ def replace(
 
 
 def declare(channel: amqp.Channel, queue: Any) -> None:
-    """Ask for a queue without waiting for the answer."""
+    """Declare a queue without waiting for the answer."""
     arguments = queue.queue_arguments
     channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=arguments, nowait=True)
 
@@ -118,5 +119,5 @@ def _bind(channel: amqp.Channel, queue: str, bound: QueueBindings) -> None:
 
 
 def _unbind(channel: amqp.Channel, queue: str, bound: QueueBindings) -> None:
-    """AMQP knows no such request without an answer; py-amqp passes over one that nobody waits for."""
+    """Unbind without waiting; AMQP always answers ``queue.unbind``, and py-amqp ignores unexpected answers."""
     channel.queue_unbind(queue, bound.source, bound.key, arguments=dict(bound.arguments), nowait=True)

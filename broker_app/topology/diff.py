@@ -1,4 +1,4 @@
-"""What differs between what is wanted and what stands on the broker, one difference at a time."""
+"""Topology diff: the differences between the wanted topology and the broker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class DifferenceKind(StrEnum):
-    """What is the matter."""
+    """The kind of a difference."""
 
     MISSING = "missing"
     DIFFERS = "differs"
@@ -42,13 +42,13 @@ class Difference:
     """One difference.
 
     Attributes:
-        kind: MISSING: it can be created. DIFFERS: it is there with other arguments. MOVING: a migration of it has
-            not ended. EXTRA: it is there and the settings do not name it. UNKNOWN: it may not be looked at. LATER:
-            a delay lane that the first task which needs it declares; no fault.
+        kind: MISSING: it can be created. DIFFERS: it exists with other arguments. MOVING: its migration has not
+            finished. EXTRA: it exists but is not in the settings. UNKNOWN: the user may not inspect it. LATER: a
+            delay lane that is declared by the first task that needs it; not a fault.
         what: ``exchange``, ``queue`` or ``binding``.
-        name: On the broker; of a binding ``source -> destination (key)``.
-        detail: What was found; empty if there is no more to say.
-        cure: What to do; empty for what only has to be created.
+        name: Its name on the broker; for a binding ``source -> destination (key)``.
+        detail: The difference found; may be empty.
+        cure: The remedy; empty if it only has to be created.
     """
 
     kind: DifferenceKind
@@ -65,10 +65,10 @@ class Difference:
 def compare_seen(
     connection: amqp.Connection, wanted: Topology, management: Management, prefix: str
 ) -> list[Difference]:
-    """Compare with what the management API tells: arguments, bindings, and what stands besides.
+    """Compare through the management API: arguments, bindings, and queues that are not in the settings.
 
     Raises:
-        BrokerError: The API does not answer, or not to this user.
+        BrokerError: The API does not answer, or refuses this user.
     """
     exchanges, queues = management.exchanges(prefix), management.queues(prefix)
     bindings = [item for exchange in wanted.exchanges for item in management.bindings_from(exchange.name)]
@@ -76,23 +76,23 @@ def compare_seen(
     changes = [*_exchanges(wanted, exchanges), *_queues(wanted, queues, moving, prefix)]
     absent = {change.name for change in changes if change.kind is DifferenceKind.LATER}
     changes += _bindings(wanted, bindings, moving | absent)
-    for name in _strangers(wanted, queues, bindings, prefix):
-        with suppress(BrokerLocked):  # exclusive to a connection, and gone with it
+    for name in _undeclared_queues(wanted, queues, bindings, prefix):
+        with suppress(BrokerLocked):  # exclusive to a connection and deleted with it
             changes.append(_extra_queue(connection, name))
     return changes
 
 
 def compare_blind(connection: amqp.Connection, wanted: Topology, prefix: str) -> Iterator[Difference]:
-    """Compare with what AMQP tells: whether it is there, and whether its arguments are ours (406 if not)."""
+    """Compare through AMQP alone: existence, and arguments (406 if they differ)."""
     for found in standings(connection, wanted):
         if found.kind == "queue" and _is_moving(connection, HoldingQueue(found.name, prefix)):
             yield _moving(found.name)
         elif found.is_missing:
             yield _missing(found.kind, found.name, prefix)
         elif found.is_unknown:
-            text = "it cannot be compared without the right to configure it"
+            text = "it is not comparable without the configure permission"
             yield Difference(
-                DifferenceKind.UNKNOWN, found.kind, found.name, text, "ask as a user who may declare it"
+                DifferenceKind.UNKNOWN, found.kind, found.name, text, "run this as a user with that permission"
             )
         elif found.fault:
             yield Difference(
@@ -101,38 +101,38 @@ def compare_blind(connection: amqp.Connection, wanted: Topology, prefix: str) ->
 
 
 def differences(queue: Any, found: Mapping[str, Any]) -> str:
-    """Return how a queue stands that is there, against how it is wanted; empty if alike.
+    """Return the differences of an existing queue from the wanted one; empty if there are no differences.
 
     Args:
-        queue: The kombu queue that is wanted.
-        found: As the management API tells it: ``arguments``, ``type``, ``durable``, ….
+        queue: The wanted kombu queue.
+        found: The queue as reported by the management API: ``arguments``, ``type``, ``durable``, ….
     """
-    standing = {"x-queue-type": found.get("type", "classic"), **found.get("arguments", {})}
+    existing = {"x-queue-type": found.get("type", "classic"), **found.get("arguments", {})}
     wanted = queue.queue_arguments or {}
-    unlike = [key for key in sorted(standing.keys() | wanted) if standing.get(key) != wanted.get(key)]
-    told = [f"{key} is {_word(standing.get(key))}, wanted {_word(wanted.get(key))}" for key in unlike]
-    told += [] if found.get("durable", True) else ["it is not durable"]
-    told += ["it deletes itself"] if found.get("auto_delete") else []
-    return ", ".join(told)
+    unlike = [key for key in sorted(existing.keys() | wanted) if existing.get(key) != wanted.get(key)]
+    details = [f"{key} is {_word(existing.get(key))}, wanted {_word(wanted.get(key))}" for key in unlike]
+    details += [] if found.get("durable", True) else ["it is not durable"]
+    details += ["it deletes itself"] if found.get("auto_delete") else []
+    return ", ".join(details)
 
 
 def _exchanges(wanted: Topology, found: Facts) -> Iterator[Difference]:
     exchange: Any
     for exchange in wanted.exchanges:
-        standing = found.get(exchange.name)
-        if standing is None:
+        existing = found.get(exchange.name)
+        if existing is None:
             yield Difference(DifferenceKind.MISSING, "exchange", exchange.name)
             continue
-        arguments, ours = standing.get("arguments") or {}, exchange.arguments or {}
-        told = (
+        arguments, ours = existing.get("arguments") or {}, exchange.arguments or {}
+        details = (
             []
-            if standing["type"] == exchange.type
-            else [f"its type is {standing['type']}, wanted {exchange.type}"]
+            if existing["type"] == exchange.type
+            else [f"its type is {existing['type']}, wanted {exchange.type}"]
         )
-        told += [] if arguments == ours else [f"its arguments are {_word(arguments)}, wanted {_word(ours)}"]
-        if told:
+        details += [] if arguments == ours else [f"its arguments are {_word(arguments)}, wanted {_word(ours)}"]
+        if details:
             yield Difference(
-                DifferenceKind.DIFFERS, "exchange", exchange.name, ", ".join(told), _cure("exchange", "", "")
+                DifferenceKind.DIFFERS, "exchange", exchange.name, ", ".join(details), _cure("exchange", "", "")
             )
 
 
@@ -142,27 +142,29 @@ def _queues(wanted: Topology, found: Facts, moving: Collection[str], prefix: str
             yield _moving(queue.name)
         elif queue.name not in found:
             yield _missing("queue", queue.name, prefix)
-        elif told := differences(queue, found[queue.name]):
-            yield Difference(DifferenceKind.DIFFERS, "queue", queue.name, told, _cure("queue", queue.name, prefix))
+        elif details := differences(queue, found[queue.name]):
+            yield Difference(
+                DifferenceKind.DIFFERS, "queue", queue.name, details, _cure("queue", queue.name, prefix)
+            )
 
 
 def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str]) -> Iterator[Difference]:
-    """Compare the bindings of our exchanges with each other, and with our queues.
+    """Compare the bindings between our exchanges, and from them to our queues.
 
     Args:
-        wanted: What there should be.
-        found: What the management API tells.
-        but: Queues that are being moved, and lanes that are not there: their bindings come with them.
+        wanted: The wanted topology.
+        found: The bindings as reported by the management API.
+        but: Queues to skip, because their bindings are made with them: queues in migration and missing lanes.
     """
-    standing = {(item["destination_type"], _binding(item)) for item in found}
+    existing = {(item["destination_type"], _binding(item)) for item in found}
     ours = {("exchange", binding): None for binding in wanted.exchange_bindings}
     ours |= {("queue", binding): None for binding in wanted.queue_bindings if binding.destination not in but}
     for what, binding in ours:
-        if (what, binding) not in standing:
+        if (what, binding) not in existing:
             yield Difference(DifferenceKind.MISSING, "binding", _shown(binding))
     known = {("exchange", exchange.name) for exchange in wanted.exchanges}
     known |= {("queue", queue.name) for queue in wanted.queues if queue.name not in but}
-    for what, binding in sorted(standing - ours.keys(), key=str):
+    for what, binding in sorted(existing - ours.keys(), key=str):
         if (what, binding.destination) in known:
             yield Difference(
                 DifferenceKind.EXTRA, "binding", _shown(binding), "", _cure_of_binding(binding, wanted)
@@ -170,15 +172,15 @@ def _bindings(wanted: Topology, found: list[dict[str, Any]], but: Collection[str
 
 
 def _cure_of_binding(binding: Binding, wanted: Topology) -> str:
-    """Say what removes a binding; that of a retired queue's scheduled tasks goes with the command that made it."""
+    """Return how to remove a binding; `queues retire` removes the one it keeps for a queue's scheduled tasks."""
     queue = binding.key.removeprefix(due_pattern(""))
     if queue in {it.name for it in wanted.queues} or {"*", "#"} & set(queue):
-        return "remove it if nobody needs it: what takes both ways arrives twice"
+        return "remove it if it is unused: a message routed through both bindings arrives twice"
     return f"`broker-app queues retire {queue}` removes it when nothing is scheduled"
 
 
-def _strangers(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], prefix: str) -> list[str]:
-    """Return the queues that our exchanges lead to, or that lead to our dead letters, and nobody asked for."""
+def _undeclared_queues(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], prefix: str) -> list[str]:
+    """Return the queues outside the settings that are bound to our exchanges or dead-letter to our exchange."""
     names = Names(prefix)
     candidates = {item["destination"] for item in bindings if item["destination_type"] == "queue"}
     candidates |= {
@@ -192,7 +194,7 @@ def _strangers(wanted: Topology, found: Facts, bindings: list[dict[str, Any]], p
 
 def _extra_queue(connection: amqp.Connection, name: str) -> Difference:
     state = queue_state(connection, name)
-    counts = f"{state.ready} ready messages, {state.consumers} consumers" if state else "it has just gone"
+    counts = f"{state.ready} ready messages, {state.consumers} consumers" if state else "it was deleted just now"
     return Difference(
         DifferenceKind.EXTRA, "queue", name, counts, "declare it, or remove it with `broker-app queues retire`"
     )
@@ -207,22 +209,22 @@ def _missing(what: str, name: str, prefix: str) -> Difference:
 def _is_moving(connection: amqp.Connection, holding: HoldingQueue) -> bool:
     try:
         return queue_exists(connection, holding.name)
-    except BrokerRefused:  # RabbitMQ 4.3 does not tell who has no right on it
+    except BrokerRefused:  # without a permission on the queue RabbitMQ 4.3 answers 403
         return False
 
 
 def _moving(name: str) -> Difference:
-    cure = f"run `broker-app topology migrate {name}` again, or wait for the one that is at work"
-    return Difference(DifferenceKind.MOVING, "queue", name, "a migration of it has not ended", cure)
+    cure = f"run `broker-app topology migrate {name}` again, or wait for the one in progress"
+    return Difference(DifferenceKind.MOVING, "queue", name, "its migration has not finished", cure)
 
 
 def _cure(what: str, name: str, prefix: str) -> str:
     if what == "exchange":
-        return "stop who publishes to it, delete it, and apply again"
+        return "stop its publishers, delete it, and apply again"
     if is_lane(name, prefix):
-        return "it goes with `broker-app topology prune` when it is unused, and comes when it is needed"
+        return "`broker-app topology prune` removes it once unused, and it is declared again when needed"
     if name == Names(prefix).cancelled:
-        return "delete it, and apply again: the tasks that were cancelled would run"
+        return "delete it and apply again; cancelled tasks that are still queued will then run"
     return f"run `broker-app topology migrate {name}`"
 
 

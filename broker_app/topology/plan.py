@@ -1,8 +1,8 @@
-"""What differs between the settings and the broker, and the creation of what is missing.
+"""Topology plan: compare the settings with the broker, and create what is missing.
 
-The management API tells arguments and bindings, and what stands there besides. Where it does not answer, AMQP is
-asked: a queue that is there is declared once more, which the broker only compares. Nobody can be asked for
-bindings and for other queues that way; the plan says so.
+The management API lists arguments, bindings and undeclared queues. Without it the comparison uses AMQP alone: it
+declares each existing queue again, and the broker only compares the arguments. Bindings and undeclared queues are
+not visible that way, and the plan says so.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from broker_app.settings import Settings
 
 LANE_WAIT_SECONDS = 60.0
-"""How long a prune that is under way is waited for before lanes are declared."""
+"""Time to wait for a prune in progress before declaring lanes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyPlan:
-    """All differences.
+    """All differences between the settings and the broker.
 
     Attributes:
-        changes: In the order in which they can be made.
-        wanted: What the settings name.
-        blind: Why the management API did not tell; empty if it did. Without it, bindings and what stands besides
-            are not known.
+        changes: The differences, in the order in which they can be resolved.
+        wanted: The topology of the settings.
+        blind: Why the management API was not available; empty if it was. Without it, bindings and undeclared
+            queues are unknown.
     """
 
     changes: tuple[Difference, ...]
@@ -48,24 +48,24 @@ class TopologyPlan:
 
     @property
     def differences(self) -> tuple[Difference, ...]:
-        """The changes without the lanes that come by themselves."""
+        """The changes without the lanes that are declared on demand."""
         return tuple(change for change in self.changes if change.kind is not DifferenceKind.LATER)
 
     def names(self, *kinds: DifferenceKind) -> set[str]:
-        """Return the names of the changes of some kinds."""
+        """Return the names of the changes of the given kinds."""
         return {change.name for change in self.changes if change.kind in kinds}
 
     def counts(self) -> dict[str, int]:
-        """Return how many changes there are of each kind, also of those that have none."""
+        """Return the number of changes of each kind, including zeros."""
         found = Counter(change.kind for change in self.changes)
         return {str(kind): found[kind] for kind in DifferenceKind}
 
 
 def compare_topology(app: Broker, connection: amqp.Connection) -> TopologyPlan:
-    """Return what differs; nothing is changed.
+    """Return the differences; the broker is not changed.
 
     Args:
-        app: For its settings.
+        app: The app; its settings are used.
         connection: An open py-amqp connection.
 
     Raises:
@@ -80,9 +80,9 @@ def compare_topology(app: Broker, connection: amqp.Connection) -> TopologyPlan:
 
 
 def apply_plan(app: Broker, connection: amqp.Connection, plan: TopologyPlan) -> None:
-    """Create what is missing; nothing is deleted or altered, and a queue that is being moved is left alone.
+    """Create what is missing; nothing is deleted or altered, and queues in migration are left alone.
 
-    Bindings are made whether or not they are there: a second time changes nothing.
+    All bindings are declared, including existing ones, which changes nothing.
 
     Raises:
         BrokerError: Refused, or a prune took too long.
@@ -105,15 +105,15 @@ def apply_plan(app: Broker, connection: amqp.Connection, plan: TopologyPlan) -> 
 
 
 def movable(settings: Settings, name: str) -> list[Queue]:
-    """Return the queues that `broker-app topology migrate` moves for a name: dead letters first, then the queue.
+    """Return the queues that `broker-app topology migrate` moves for a name: the dead-letter queue first.
 
     Args:
         settings: The settings.
-        name: A queue of the settings, with or without prefix, or its dead letters', or the parking queue.
+        name: A queue of the settings, its dead-letter queue or the parking queue, with or without prefix.
 
     Raises:
         CallError: A lane or the stream of cancelled ids.
-        UnknownQueue: None of the settings'.
+        UnknownQueue: The queue is not in the settings.
     """
     prefix, specs = settings.prefix, settings.specs()
     wanted = {queue.name: queue for queue in wanted_topology(settings).queues}

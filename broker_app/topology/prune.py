@@ -1,21 +1,21 @@
-"""Remove delay lanes that nobody uses, without losing a message that is in one or on its way to one.
+"""Prune: remove unused delay lanes without losing a message that is in one or on its way to one.
 
-RabbitMQ cannot delete a quorum queue "if empty" (540), and what a lane cannot hand on, since the next queue is
-full, no depth shows: only the management API counts it, and late. So it is done in steps:
+RabbitMQ cannot delete a quorum queue "if empty" (540). Messages that a lane cannot forward because the next queue
+is full do not show in its depth; only the management API counts them, with a lag. So a prune works in steps:
 
-1. Look which lanes are empty, and wait until the broker has counted after that. A lane goes if it was empty, and
-   was counted as empty, while all lanes of longer units were so too: nothing is in it or on its way to it.
-2. Take a lock that producers wait for before they declare a lane, and wait until every declaration that began
-   before has ended.
-3. Unbind each chosen lane from where producers publish, wait until what was routed has arrived, and look again.
-   What came since the first look is still in its lane, if that keeps it longer than all of this takes: shorter
-   lanes are never removed. So a lane that is still empty, as all longer ones are, is deleted. Any other is bound
-   again. Release the lock.
-4. Wait until no producer trusts a lane from memory any more. If a longer lane is not empty now, somebody published
-   in between: declare the removed ones again, long before the message needs them, which is a minute at least.
+1. Find the empty lanes, and wait until the broker has counted again. A lane is a candidate if its depth and its
+   count are 0, and so are those of all lanes of longer units: no message is in it or on its way to it.
+2. Take a lock that producers wait for before they declare a lane, and wait until all declarations that began
+   earlier have finished.
+3. Unbind each candidate from the exchange that producers publish to, wait until routed messages have arrived, and
+   look again. Lanes shorter than these steps are never removed, so any message published since the first look is
+   still in its lane. Delete each candidate that is still empty, if all longer lanes are too. Bind the others
+   again, and release the lock.
+4. Wait until no producer relies on a remembered lane any more. If a longer lane now has messages, they were
+   published in between: declare the removed lanes again. The messages need them after a minute at the earliest.
 
-Ended at any point nothing is lost. A lane that was left unbound is bound again by the first producer that needs
-it; a message of step 4 that finds no lane is parked.
+An interrupted prune loses nothing. The first producer that needs an unbound lane binds it again; a message of step
+4 that finds no lane is parked.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
     from broker_app.broker.management import MessageCounts
 
 SHORTEST_HOP_SECONDS = 60.0
-"""How long a message stays at least in a lane that hands it on to another: that of one minute."""
+"""The shortest time in a lane that forwards to another lane: one minute."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneTimeouts:
-    """How long a prune waits for others, in seconds.
+    """Waiting times of a prune, in seconds.
 
     Attributes:
-        count: Longer than the broker's counts are behind: 5 s in the queue, and as much again in a busy cluster.
-        declare: Longer than a producer takes from asking for the lock to having declared its lanes.
-        settle: Longer than a message that was routed takes to show in its queue's depth.
+        count: Longer than the lag of the broker's counts: 5 s in the queue, and as much again in a busy cluster.
+        declare: Longer than a producer takes from checking the lock to having declared its lanes.
+        settle: Longer than a routed message takes to show in its queue's depth.
         trust: Longer than a producer relies on a lane that it has seen.
     """
 
@@ -66,17 +66,17 @@ class PruneTimeouts:
 
     @property
     def shortest_lane(self) -> float:
-        """A lane must hold its messages longer than this to be removed: with the defaults 28.5 s."""
+        """The shortest lane that may be removed holds its messages longer than this: 28.5 s by default."""
         return 1.5 * (self.count + self.declare + self.settle)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """What a prune did.
+    """The result of a prune.
 
     Attributes:
-        removed: Lanes that are gone.
-        kept: Lanes that are in use, or may be, or are too short, or are the settings' common ones.
+        removed: Lanes that were deleted.
+        kept: Lanes that are or may be in use, that are too short, or that are in ``common_lanes``.
     """
 
     removed: tuple[Lane, ...]
@@ -89,21 +89,21 @@ _WAITS = PruneTimeouts()
 def prune(app: Broker, *, is_dry_run: bool = False, waits: PruneTimeouts = _WAITS) -> PruneResult:
     """Remove the lanes that no message is in or on its way to.
 
-    It takes most of a minute, in some eight seconds of which a producer waits that needs a lane that is not there.
+    A prune takes most of a minute. For about eight seconds of it, producers that need a missing lane wait.
 
     Args:
         app: The app; its user needs the right to configure, and the management API.
-        is_dry_run: Only tell what would go.
-        waits: Shorter ones are for tests.
+        is_dry_run: Only report what would be removed.
+        waits: The waiting times; tests use shorter ones.
 
     Raises:
-        BrokerError: No connection, no management API, no right, or another prune holds the lock.
+        BrokerError: No connection, no management API, no permission, or another prune holds the lock.
     """
     names = Names(app.settings.prefix)
     with connect(app) as connection:
         if not is_dry_run:
             with _lock(connection, names):
-                pass  # refused now, and not after the waits
+                pass  # fail now rather than after the waits
         first_look, empty = time.monotonic(), _look(app, connection)
     if not is_dry_run:
         time.sleep(waits.count)
@@ -119,11 +119,11 @@ def prune(app: Broker, *, is_dry_run: bool = False, waits: PruneTimeouts = _WAIT
 
 
 def removable(in_use: Mapping[Lane, object], keep: Collection[Lane] = ()) -> tuple[Lane, ...]:
-    """Return the lanes that nothing is in or on its way to, longest first.
+    """Return the lanes that no message is in or on its way to, longest first.
 
     Args:
-        in_use: Every lane, and whether anything is in it.
-        keep: Lanes that stay in any case.
+        in_use: Every lane, and whether it has messages.
+        keep: Lanes to keep in any case.
     """
     longest = min((lane.level for lane, is_used in in_use.items() if is_used), default=None)
     free = (lane for lane, is_used in in_use.items() if not is_used and (longest is None or lane.level <= longest))
@@ -132,7 +132,7 @@ def removable(in_use: Mapping[Lane, object], keep: Collection[Lane] = ()) -> tup
 
 @contextmanager
 def _lock(connection: amqp.Connection, names: Names) -> Iterator[None]:
-    """Hold what producers wait for before they declare a lane; gone with the connection.
+    """Hold the lock that producers wait for before they declare a lane; it ends with the connection.
 
     Raises:
         BrokerLocked: Another prune holds it.
@@ -161,13 +161,13 @@ def _count(app: Broker) -> dict[Lane, MessageCounts]:
 
 
 def _look(app: Broker, connection: amqp.Connection) -> set[Lane]:
-    """Return the lanes that have no message now."""
+    """Return the lanes whose depth is 0 now."""
     found = scheduled.depths(connection, _count(app), Names(app.settings.prefix))
     return {lane for lane, depth in found.items() if not depth}
 
 
 def _remove(app: Broker, chosen: Iterable[Lane], first_look: float, waits: PruneTimeouts) -> tuple[Lane, ...]:
-    """Take steps 2 and 3."""
+    """Run steps 2 and 3; return the lanes that were removed."""
     prefix = app.settings.prefix
     names = Names(prefix)
     removed = []
@@ -190,7 +190,7 @@ def _remove(app: Broker, chosen: Iterable[Lane], first_look: float, waits: Prune
 
 
 def _declare_needed(app: Broker, removed: tuple[Lane, ...]) -> tuple[Lane, ...]:
-    """Take step 4, and return the lanes that stay removed."""
+    """Run step 4; return the lanes that stay removed."""
     settings = app.settings
     with connect(app) as connection:
         found = scheduled.depths(connection, _count(app), Names(settings.prefix))

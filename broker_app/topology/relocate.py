@@ -1,4 +1,4 @@
-"""Move messages from one queue to another: acknowledged in the old place once confirmed in the new one."""
+"""Moving messages between queues: each is acknowledged in its source after it is confirmed in its destination."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 WINDOW = 500
-"""Messages on their way at once: what may stand in both places after a kill."""
+"""Messages in flight at once; after a kill this many may be in both queues."""
 
 LOW_CONSUMER_PRIORITY = {"x-priority": -10}
-"""Workers that have a free slot are served first (rabbitmq.com/docs/consumer-priority)."""
+"""Workers with a free slot are served first (rabbitmq.com/docs/consumer-priority)."""
 
 _COUNTERS = ("x-delivery-count", "x-acquired-count")
-"""What a quorum queue notes of its own deliveries; the next queue counts anew."""
+"""Headers in which a quorum queue counts its deliveries; the next queue starts again from 0."""
 
 _CONSUMER = "broker-app-mover"
 
@@ -35,13 +35,13 @@ _IDLE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where moved messages go.
+    """The destination of moved messages.
 
     Attributes:
-        exchange: Empty for the default one.
-        routing_key: The key; None keeps each message's own.
-        is_direct: Says of a message's exchange whether a producer's message came by it, past the place that is
-            left; one that did may have come to both places at once.
+        exchange: The exchange; empty for the default one.
+        routing_key: The routing key; None keeps each message's own.
+        is_direct: Returns, for a message's exchange, whether a producer published the message straight to the
+            source while both queues were bound; it may then be in both.
     """
 
     exchange: str
@@ -50,26 +50,30 @@ class Destination:
 
 
 def move(
-    connection: amqp.Connection, source: str, way: Destination, limit: int | None, told: Callable[[int], None]
+    connection: amqp.Connection,
+    source: str,
+    destination: Destination,
+    limit: int | None,
+    told: Callable[[int], None],
 ) -> int:
-    """Move the messages of a queue in their order until it is empty, and return how many.
+    """Move the messages of a queue in order until it is empty, and return their number.
 
-    Ended at any point nothing is lost: at most `WINDOW` messages stand in both places. They come again as
-    redelivered, and are then marked with `MAYBE_TWICE_HEADER`.
+    An interrupted move loses nothing: at most `WINDOW` messages are in both queues. They are redelivered to the
+    next move, which marks them with `MAYBE_TWICE_HEADER`.
 
     Args:
         connection: An open py-amqp connection; two channels are opened on it.
-        source: The queue.
-        way: To where.
-        limit: Stop after some more than so many; None for no limit.
-        told: Called with the number of messages moved so far.
+        source: The source queue.
+        destination: The destination queue.
+        limit: Stop soon after this many messages; None for no limit.
+        told: Progress callback: the number of messages moved so far.
 
     Raises:
         NotOnBroker: The queue was deleted.
-        BrokerError: A message was refused in the new place. It stays in the old one.
+        BrokerError: The destination refused a message, which stays in its source.
         amqp.AMQPError, OSError: The connection was lost.
     """
-    mover = _Mover(connection, source, way)
+    mover = _Mover(connection, source, destination)
     try:
         mover.run(limit, told)
     except amqp.NotFound as error:
@@ -80,14 +84,14 @@ def move(
 
 
 class _Mover:
-    """One channel that takes, one that publishes with confirms; what is confirmed is acknowledged in its order."""
+    """Consumes on one channel and publishes with confirms on another; acknowledges confirmed messages in order."""
 
-    def __init__(self, connection: amqp.Connection, source: str, way: Destination) -> None:
+    def __init__(self, connection: amqp.Connection, source: str, destination: Destination) -> None:
         self.moved = 0
-        accept_undecodable()  # a message that cannot be decoded is moved as it is
-        self._connection, self._source, self._way = connection, source, way
+        accept_undecodable()  # undecodable messages are moved unchanged
+        self._connection, self._source, self._destination = connection, source, destination
         self._taking, self._giving = connection.channel(), connection.channel()
-        self._taking.auto_decode = False  # a body is moved as it is
+        self._taking.auto_decode = False  # bodies are moved unchanged
         self._giving.confirm_select()
         self._giving.events["basic_ack"].add(self._on_ack)
         self._giving.events["basic_nack"].add(self._on_nack)
@@ -113,15 +117,15 @@ class _Mover:
             if self.moved >= last + WINDOW:
                 told(last := self.moved)
         self._taking.basic_cancel(_CONSUMER)
-        self._publish()  # what came before the cancellation
+        self._publish()  # messages delivered before the cancellation
         while self._waiting:
             self._drain()
         told(self.moved)
 
     def close(self) -> None:
-        """Close the channels; if answers are owed they are left to the connection, which is of no more use."""
+        """Close the channels, unless confirms are outstanding; the connection must then be dropped."""
         if self._waiting:
-            self._fault = "the move was ended"
+            self._fault = "the move was interrupted"
             return
         for channel in (self._taking, self._giving):
             if channel.connection is not None and channel.is_open:
@@ -133,45 +137,45 @@ class _Mover:
         return not queue_depth(self._connection, self._source)
 
     def _drain(self) -> bool:
-        """Read what has come, and return whether something had; raise what went wrong in a callback."""
+        """Process pending events and return whether there were any; raise faults recorded by callbacks."""
         try:
             self._connection.drain_events(timeout=_IDLE_SECONDS)
         except TimeoutError:
             return False
         if self._is_cancelled:
             raise NotOnBroker(
-                f"queue {self._source!r}: it was deleted while its messages were moved; run it again"
+                f"queue {self._source!r}: it was deleted while its messages were being moved; run it again"
             )
         if self._fault:
-            raise BrokerError(f"queue {self._source!r}: {self._fault}; all that is not moved stays there")
+            raise BrokerError(f"queue {self._source!r}: {self._fault}; messages that were not moved stay there")
         self._publish()
         return True
 
     def _publish(self) -> None:
-        """Publish what was received; not in its callback, for py-amqp reads on while it publishes."""
+        """Publish the received messages; not in their callback, since py-amqp keeps reading while it publishes."""
         while self._received:
             message = self._received.popleft()
-            info, way = message.delivery_info, self._way
+            info, destination = message.delivery_info, self._destination
             self._published += 1
             self._waiting.append((self._published, info["delivery_tag"]))
-            key = info["routing_key"] if way.routing_key is None else way.routing_key
+            key = info["routing_key"] if destination.routing_key is None else destination.routing_key
             self._connection.transport.write(
                 frames.encode(
                     self._giving.channel_id,
                     self._connection.frame_max,
-                    (way.exchange, key),
+                    (destination.exchange, key),
                     self._properties(message),
                     message.body,
                 )
             )
 
     def _properties(self, message: amqp.Message) -> dict[str, Any]:
-        """Return the properties to send: all but the user that published it, which would have to be ours."""
+        """Return the properties to send: all except ``user_id``, which would have to be ours."""
         info = message.delivery_info
         headers = dict(message.properties.get("application_headers") or {})
         for counter in _COUNTERS:
             headers.pop(counter, None)
-        if info["redelivered"] or self._way.is_direct(info["exchange"]):
+        if info["redelivered"] or self._destination.is_direct(info["exchange"]):
             headers[MAYBE_TWICE_HEADER] = True
         properties = {name: value for name, value in message.properties.items() if name != "user_id"}
         return properties | {"application_headers": headers}
@@ -190,11 +194,11 @@ class _Mover:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
         del tag, multiple
-        self._fault = "a message was refused in its new place (its length limit is reached, or it has no leader)"
+        self._fault = "the destination queue refused a message (its length limit is reached, or it has no leader)"
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
         del error, exchange, routing_key, message
-        self._fault = "a message found no way to its new place"
+        self._fault = "a message could not be routed to its destination queue"
 
     def _on_cancel(self, tag: str) -> None:
         del tag

@@ -1,15 +1,16 @@
-"""Retire a queue that the settings no longer declare: its messages go to another queue, then it is deleted.
+"""Queue retirement: move the messages of an undeclared queue to a successor, then delete the queue.
 
-What has been done is read off the broker, so a retirement that was ended at any point goes on where it was:
+All progress is visible on the broker, so a retirement that was interrupted at any point continues where it
+stopped:
 
-1. Refuse a queue that has consumers, and one with messages if there is no queue to take them.
-2. Move what stands in the queue. Bind the successor to all that the queue is bound to, then unbind the queue: at
-   every moment a new message has a place, and for some milliseconds two. Move what has come meanwhile, and wait
-   until the broker has counted nothing in the queue.
-3. Move its dead letters to those of the successor, likewise.
-4. Lift its pause, delete it, and delete its dead-letter queue.
-5. Unbind the successor from the queue's routing key. What is scheduled has that key too: while anything is in the
-   delay lanes, the successor stays bound to it, and another call takes that binding away.
+1. Refuse a queue that has consumers, and one that has messages if no successor is given.
+2. Move the messages of the queue. Bind the successor to everything that the queue is bound to, then unbind the
+   queue: a new message is always routed, and for some milliseconds to both queues. Move the messages that have
+   arrived meanwhile, and wait until the broker counts the queue as empty.
+3. Move its dead letters to the dead-letter queue of the successor in the same way.
+4. Resume the queue if it is paused, delete it, and delete its dead-letter queue.
+5. Unbind the successor from the queue's routing key. Scheduled tasks have that key too: while the delay lanes hold
+   any tasks, the successor stays bound for them, and a later call removes that binding.
 
 Without a successor a scheduled task of the queue is parked when it is due (`broker-app queues unrouted`).
 """
@@ -44,22 +45,22 @@ if TYPE_CHECKING:
 
     from broker_app.broker.access import Broker
 
-    Told = Callable[[str, int, int | None], None]
+    Progress = Callable[[str, int, int | None], None]
 
 _PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """A queue that was removed; in a dry run, what removing it would do.
+    """The result of a retirement; in a dry run, its expected result.
 
     Attributes:
-        queue: As producers wrote it.
-        into: The queue that took its messages, or empty.
-        messages: Messages that were moved.
-        dead: Dead letters that were moved.
-        was_paused: Whether a pause was lifted.
-        scheduled: Tasks of any queue in the delay lanes. Those of this one will go to ``into``, or be parked.
+        queue: The queue, by the name that producers used.
+        into: The successor, or empty.
+        messages: Messages moved.
+        dead: Dead letters moved.
+        was_paused: Whether the queue was paused.
+        scheduled: Tasks of any queue in the delay lanes. Those of this queue will go to ``into``, or be parked.
     """
 
     queue: str
@@ -73,7 +74,7 @@ class Retired:
 def retire_queue(
     app: Broker,
     name: str,
-    told: Told,
+    told: Progress,
     *,
     into: str | None = None,
     is_dry_run: bool = False,
@@ -84,17 +85,17 @@ def retire_queue(
     Args:
         app: The app; its user needs the right to configure, and the management API.
         name: The queue, with or without prefix.
-        told: Reports progress: the stage, the messages moved in it, and how many there are, None if unknown.
+        told: Progress callback: the stage, the messages moved in it, and their total or None if unknown.
         into: A queue of the settings for its messages and its dead letters.
         is_dry_run: Change nothing.
-        waits: Shorter ones are for tests.
+        waits: The waiting times; tests use shorter ones.
 
     Raises:
         SelectionError: The settings declare it, or it has messages and there is no ``into``.
-        RoutingError: A name that no queue of the settings can have, or an unknown ``into``.
-        NotOnBroker: Nothing of it is on the broker.
-        BrokerError: It has consumers, no management API, no right, or another command is at work. Nothing is lost;
-            call it again.
+        RoutingError: An invalid queue name, or an unknown ``into``.
+        NotOnBroker: The broker has no trace of the queue.
+        BrokerError: The queue has consumers, no management API, no permission, or another command is in progress.
+            No message is lost; call it again.
     """
     short = name.removeprefix(app.settings.prefix)
     if {name, short} & app.settings.queues.keys():
@@ -110,12 +111,12 @@ def retire_queue(
             with migration_lock(connection, app.settings.prefix):
                 return one.run()
     except (amqp_errors.AMQPError, OSError) as error:
-        text = f"the connection was lost ({error_text(error)}); nothing is lost, run it again"
+        text = f"the connection was lost ({error_text(error)}); no message is lost, run it again"
         raise BrokerError(text) from error
 
 
 class _Retirement:
-    """One queue on its way out."""
+    """The retirement of one queue."""
 
     def __init__(
         self,
@@ -123,16 +124,16 @@ class _Retirement:
         connection: amqp.Connection,
         name: str,
         into: QueueSpec | None,
-        told: Told,
+        told: Progress,
         waits: MigrationTimeouts,
     ) -> None:
-        self._app, self._connection, self._told, self._waits = app, connection, told, waits
+        self._app, self._connection, self._report, self._waits = app, connection, told, waits
         self._management = management_of(app, connection)
         self._names, self._into = Names(app.settings.prefix), into
         self._spec = self._find(name)
         self._is_paused = name in paused_queues(app)
         due, tasks = due_pattern(self._spec.broker_name), self._spec.broker_name
-        self._scheduled_way, self._way = (
+        self._scheduled_binding, self._task_binding = (
             QueueBindings(self._names.due, due),
             QueueBindings(self._names.tasks, tasks),
         )
@@ -145,17 +146,19 @@ class _Retirement:
         return next((spec for spec in found if spec.name == name), unknown)
 
     def check(self) -> None:
-        """Refuse what must not be retired, before anything is done."""
+        """Refuse a queue that must not be retired, before changing anything."""
         name, work = self._spec.broker_name, self._state(self._spec.broker_name)
         dead = self._depth(self._spec.dead_name)
         followers = self._followers()
         if work is None and dead is None and not self._is_paused and not followers:
             raise NotOnBroker(f"queue {name!r}: nothing of it is on the broker, nor is it paused")
         if work and not self._is_ours():
-            raise SelectionError(f"queue {name!r}: expected one that was declared from settings, got another's")
+            raise SelectionError(
+                f"queue {name!r}: expected a queue declared by broker-app, got another application's"
+            )
         if work and work.consumers:
             raise BrokerError(
-                f"queue {name!r}: {work.consumers} consumers take from it; stop its workers, or restart them with "
+                f"queue {name!r}: it has {work.consumers} consumers; stop its workers, or restart them with "
                 f"the new settings, and run it again"
             )
         if self._into and (others := followers - {self._into.broker_name}):
@@ -166,7 +169,7 @@ class _Retirement:
         self._check_messages(work.ready if work else 0, dead or 0)
 
     def _check_messages(self, ready: int, dead: int) -> None:
-        """Refuse to lose messages; those that the broker has counted elsewhere are looked at again later."""
+        """Refuse a retirement that would lose ready messages; step 2 checks unacknowledged ones."""
         name, into = self._spec.broker_name, self._into
         if into is None and (ready or dead):
             raise SelectionError(
@@ -180,19 +183,19 @@ class _Retirement:
             )
 
     def _is_ours(self) -> bool:
-        """Check its arguments alone: an earlier run may have removed its bindings."""
+        """Return whether the queue is ours by its arguments; an earlier run may have removed its bindings."""
         found = self._management.queues(self._spec.broker_name)
         bindings = [{"routing_key": self._spec.broker_name}]
         specs = removed_queues(found, (), self._app.settings.prefix, lambda _: bindings)
         return self._spec.name in {spec.name for spec in specs}
 
     def outlook(self) -> Retired:
-        """Return what would be done."""
+        """Return the expected result."""
         work, dead = self._depth(self._spec.broker_name), self._depth(self._spec.dead_name)
         return self._outcome(work or 0, dead or 0, read_backlog(self._app).total)
 
     def run(self) -> Retired:
-        """Take steps 2 to 5."""
+        """Run steps 2 to 5."""
         if self._into is not None:
             declare_topology(self._connection, work_topology([self._into], self._into.prefix))
         messages = self._empty_work()
@@ -201,19 +204,21 @@ class _Retirement:
             resume_queue(self._app, self._spec.name)
         delete_queue(self._connection, self._spec.broker_name)
         delete_queue(self._connection, self._spec.dead_name)
-        return self._outcome(messages, dead, self._let_go())
+        return self._outcome(messages, dead, self._release_successor())
 
     def _outcome(self, messages: int, dead: int, scheduled: int) -> Retired:
         into = self._into.name if self._into else ""
         return Retired(self._spec.name, into, messages, dead, self._is_paused, scheduled)
 
     def _empty_work(self) -> int:
-        """Take step 2, and return how many messages were moved."""
+        """Run step 2; return the number of messages moved."""
         name = self._spec.broker_name
         if self._depth(name) is None:
             return 0
         moved = self._move(name, is_direct=False, limit=self._depth(name))
-        bounds = list(dict.fromkeys([*standing(self._management, name, but=""), self._way, self._scheduled_way]))
+        bounds = list(
+            dict.fromkeys([*standing(self._management, name, but=""), self._task_binding, self._scheduled_binding])
+        )
         if self._into is not None:
             bind(self._connection, self._into.broker_name, bounds)
         unbind(self._connection, name, bounds)
@@ -224,57 +229,61 @@ class _Retirement:
             raise
 
     def _empty_dead(self) -> int:
-        """Take step 3; the queue that they came from is empty, so no more will come."""
+        """Run step 3; the work queue is empty by now, so no more dead letters arrive."""
         name = self._spec.dead_name
         if self._depth(name) is None:
             return 0
         return self._move(name, is_direct=False) + self._wait_until_empty(name)
 
     def _wait_until_empty(self, name: str) -> int:
-        """Move what comes until the broker, long enough after nothing led here, has counted nothing."""
+        """Move arriving messages until the broker counts none, long enough after the queue was unbound."""
         moved, since = 0, time.monotonic()
         while (waited := time.monotonic() - since) < self._waits.count or self._held(name):
             moved += self._move(name, is_direct=True)
-            self._told(f"waiting until the broker counts nothing in {name}", 0, None)
+            self._report(f"waiting until the broker counts nothing in {name}", 0, None)
             if waited > self._waits.count + self._waits.patience:
-                raise BrokerError(f"queue {name!r}: {self._held(name)} messages are left in it; run it again")
+                raise BrokerError(f"queue {name!r}: {self._held(name)} messages are still in it; run it again")
             time.sleep(_PAUSE_SECONDS)
         return moved
 
     def _move(self, name: str, *, is_direct: bool, limit: int | None = None) -> int:
-        """Move messages to the successor's queue, or its dead letters; without one there must be none."""
+        """Move messages to the successor or its dead-letter queue; without a successor there must be none."""
         total = self._depth(name) or 0
         if not total:
             return 0
         if self._into is None:
             raise BrokerError(
-                f"queue {name!r}: {total:,} messages came while it was retired, and it was put back; run it again "
-                f"with --into"
+                f"queue {name!r}: {total:,} messages arrived during the retirement, so it was restored; "
+                f"run it again with --into"
             )
         is_dead = name == self._spec.dead_name
         exchange = self._names.dead if is_dead else ""
-        way = Destination(
+        destination = Destination(
             exchange, self._into.broker_name, lambda came_by: is_direct and bool(came_by) and not is_dead
         )
         to = self._into.dead_name if is_dead else self._into.broker_name
-        stage, told = f"moving messages from {name} to {to}", self._told
-        return move(self._connection, name, way, limit, lambda moved: told(stage, moved, total))
+        stage, report = f"moving messages from {name} to {to}", self._report
+        return move(self._connection, name, destination, limit, lambda moved: report(stage, moved, total))
 
-    def _let_go(self) -> int:
-        """Take step 5, and return what is scheduled, which keeps the successor bound to the old key."""
+    def _release_successor(self) -> int:
+        """Run step 5; return the number of scheduled tasks, which keep the successor bound to the old key."""
         scheduled = read_backlog(self._app)
         left = scheduled.total + (scheduled.held_up or 0)
         for follower in self._followers():
-            unbind(self._connection, follower, [self._way] if left else [self._way, self._scheduled_way])
+            unbind(
+                self._connection,
+                follower,
+                [self._task_binding] if left else [self._task_binding, self._scheduled_binding],
+            )
         return left
 
     def _followers(self) -> set[str]:
-        """Return the queues of the settings that are bound to the queue's routing key in its place."""
+        """Return the queues of the settings that are bound to the retired queue's routing key."""
         found = [
             item["destination"]
-            for way in (self._way, self._scheduled_way)
-            for item in self._management.bindings_from(way.source)
-            if item["routing_key"] == way.key and item["destination_type"] == "queue"
+            for binding in (self._task_binding, self._scheduled_binding)
+            for item in self._management.bindings_from(binding.source)
+            if item["routing_key"] == binding.key and item["destination_type"] == "queue"
         ]
         return set(found) & {spec.broker_name for spec in self._app.settings.specs()}
 
@@ -285,6 +294,6 @@ class _Retirement:
         return queue_depth(self._connection, name)
 
     def _held(self, name: str) -> int:
-        """Return all messages of a queue as last counted, those with consumers too."""
+        """Return the last message count of a queue, including unacknowledged messages."""
         found = self._management.queue_counts(name).get(name)
         return 0 if found is None else found.total or 0
