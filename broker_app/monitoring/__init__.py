@@ -1,1 +1,1 @@
-"""Showing: metrics over HTTP, probes, Prometheus rules, the status page."""
+"""Monitoring: metrics over HTTP, health probes, Prometheus rules, and the status page."""

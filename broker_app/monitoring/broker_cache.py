@@ -1,4 +1,4 @@
-"""The broker's figures for whoever asks: read at most once in a while, and nobody waits long for them."""
+"""Cache of the broker's figures: limits how often they are read and how long a caller waits."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ logger = logging.getLogger(__name__)
 
 
 class BrokerCache:
-    """Reads in a thread of its own, when it is asked and the last figures are too old.
+    """Reads the figures in a background thread, on demand, once the cached ones have expired.
 
     Args:
-        read: Reads them; it may take long.
-        cache_seconds: How long they are good.
-        timeout_seconds: How long who asks waits for new ones.
+        read: Reads the figures; may be slow.
+        cache_seconds: Age at which cached figures expire.
+        timeout_seconds: Maximum time a caller waits for fresh figures.
     """
 
     def __init__(self, read: Callable[[], BrokerNumbers], *, cache_seconds: float, timeout_seconds: float) -> None:
         self._read = read
         self._cache_seconds = cache_seconds
         self._timeout_seconds = timeout_seconds
-        self._lock = threading.RLock()  # a reading that is done already calls `_keep` at once
+        self._lock = (
+            threading.RLock()
+        )  # reentrant: add_done_callback calls `_keep` at once if the read has finished
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="broker")
         self._running: Future[BrokerNumbers] | None = None
         self._last = BrokerNumbers(is_up=False, problem="it was not asked yet")
         self._read_at = float("-inf")
 
     def numbers(self) -> tuple[BrokerNumbers, float]:
-        """Return the figures and their age in seconds; those of before while new ones are long in coming.
+        """Return the figures and their age in seconds.
 
-        A broker that does not answer within ``timeout_seconds`` is not up.
+        If the broker does not answer within ``timeout_seconds``, it is reported as down.
         """
         with self._lock:
             if self._running is None and time.monotonic() - self._read_at >= self._cache_seconds:
@@ -55,11 +57,11 @@ class BrokerCache:
             return BrokerNumbers(is_up=False, seconds=self._last.seconds, problem=problem), self._age()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop the background thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _look(self) -> BrokerNumbers:
-        """Read; what nobody foresaw is no reason for not answering at all."""
+        """Read the figures; report the broker as down on any exception."""
         try:
             return self._read()
         except Exception as error:

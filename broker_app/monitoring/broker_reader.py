@@ -1,4 +1,4 @@
-"""The queues as the broker sees them: one call to its management API, or AMQP where that does not answer."""
+"""Reader of the broker's queue figures: one call to the management API, with AMQP as the fallback."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class QueueNumbers:
-    """One queue of the settings, or removed from them; None is what the broker did not tell.
+    """Figures of one queue, declared in the settings or removed from them. None: not reported by the broker.
 
     Attributes:
-        ready: Messages that wait.
-        consumers: Who takes from it.
-        dead: Messages in its dead letters.
-        unacknowledged: Messages that consumers hold.
-        by_priority: Messages by priority, held ones included on quorum queues.
-        oldest_wait: How long its head has waited, in seconds.
+        ready: Messages ready for delivery.
+        consumers: Number of consumers.
+        dead: Messages in its dead-letter queue.
+        unacknowledged: Messages delivered but not yet acknowledged.
+        by_priority: Messages by priority; on quorum queues this includes unacknowledged ones.
+        oldest_wait: Estimated wait of the message at the head, in seconds.
     """
 
     ready: int
@@ -58,18 +58,18 @@ class QueueNumbers:
 
 @dataclass(frozen=True, slots=True)
 class BrokerNumbers:
-    """What one look at the broker showed.
+    """Result of one read of the broker.
 
     Attributes:
-        is_up: Whether it answered.
-        has_management: Whether its management API did.
-        queues: By the settings' names; only those that are there, and those that were removed from the settings.
-        backlog: What waits in the lanes; None if it was not told.
-        parked: Messages due for a queue that is gone; None if there is no such place.
-        paused: The queues that are paused; None if it was not told.
-        hosts: Where workers have a mailbox for remote control: their hosts' names.
-        seconds: How long the look took.
-        problem: Why it, or the management API, did not answer; empty if both did.
+        is_up: Whether the broker answered.
+        has_management: Whether the management API answered.
+        queues: Existing queues by their name in the settings, including queues removed from the settings.
+        backlog: Messages in the delay lanes; None if unknown.
+        parked: Messages that came due for a queue that no longer exists; None without an unrouted queue.
+        paused: Paused queues; None if unknown.
+        hosts: Names of the hosts whose workers have a remote-control mailbox.
+        seconds: Duration of the read.
+        problem: Why the broker or its management API did not answer; empty if both did.
     """
 
     is_up: bool
@@ -84,10 +84,10 @@ class BrokerNumbers:
 
 
 class BrokerReader:
-    """Looks at the broker of an app. Not for several threads at once.
+    """Reads the queue figures of an app's broker. Not thread-safe.
 
     Args:
-        app: Its settings name the queues.
+        app: The app; its settings declare the queues.
     """
 
     def __init__(self, app: BrokerApp) -> None:
@@ -95,10 +95,10 @@ class BrokerReader:
         self._names = Names(app.settings.prefix)
         self._specs = tuple(app.settings.specs())
         self._entries: dict[str, QueueEntries] = defaultdict(QueueEntries)
-        self._told = ""
+        self._last_problem = ""
 
     def read(self) -> BrokerNumbers:
-        """Look; a broker that does not answer is an answer too."""
+        """Return the current figures; an unreachable broker is reported with ``is_up=False``."""
         started = time.monotonic()
         try:
             api = management_of(self._app)
@@ -107,8 +107,8 @@ class BrokerReader:
             numbers = self._from_amqp(str(error), started)
         if numbers.is_up:
             numbers = dataclasses.replace(numbers, paused=self._paused())
-        if numbers.problem != self._told:
-            self._told = numbers.problem
+        if numbers.problem != self._last_problem:
+            self._last_problem = numbers.problem
             logger.warning("broker: %s", numbers.problem or "it answers again")
         return numbers
 
@@ -116,7 +116,7 @@ class BrokerReader:
         try:
             return paused_queues(self._app)
         except (BrokerError, OperationalError, OSError) as error:
-            logger.debug("which queues are paused is not known: %s", error)
+            logger.debug("cannot read which queues are paused: %s", error)
             return None
 
     def _from_management(self, items: list[dict[str, Any]], api: Management, started: float) -> BrokerNumbers:
@@ -139,7 +139,7 @@ class BrokerReader:
         )
 
     def _queue(self, item: dict[str, Any] | None, dead: dict[str, Any] | None, now: float) -> QueueNumbers:
-        """Return a queue's numbers; of one that is gone, and has left dead letters, there are those alone."""
+        """Return a queue's figures; for a deleted queue, only its remaining dead letters."""
         if item is None:
             return QueueNumbers(0, 0, None if dead is None else _count(dead, "messages"))
         ready, held = _count(item, "messages_ready"), _count(item, "messages_unacknowledged")
@@ -160,7 +160,7 @@ class BrokerReader:
         depths: dict[Lane, int] = {}
         held_up = 0
         for name, item in found.items():
-            with suppress(InvalidDelay):  # most queues are no lanes
+            with suppress(InvalidDelay):  # most queues are not delay lanes
                 lane = parse_lane(name.removeprefix(f"{self._names.prefix}delay."))
                 if self._names.lane(lane) == name:
                     depths[lane] = _count(item, "messages_ready")
@@ -190,7 +190,7 @@ class BrokerReader:
 
 
 def _depth(connection: amqp.Connection, queue: str) -> int | None:
-    """Return what is ready in a queue, None if it is not there or not for us."""
+    """Return the number of ready messages, None if the queue does not exist or access is refused."""
     try:
         return queue_depth(connection, queue)
     except BrokerError as error:
@@ -199,6 +199,6 @@ def _depth(connection: amqp.Connection, queue: str) -> int | None:
 
 
 def _count(item: Mapping[str, Any], name: str) -> int:
-    """Return a count; a queue that the broker has not counted yet, or whose node is down, tells none."""
+    """Return a count, 0 where the broker reports none: for a new queue, or one whose node is down."""
     value = item.get(name)
     return value if isinstance(value, int) else 0

@@ -1,4 +1,4 @@
-"""All metrics of a host at one moment: what its processes counted, what the broker says, what is wanted."""
+"""Collector: a snapshot of all metrics of a host, from its processes, the broker, and the settings."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SILENT_SECONDS = 30.0
-"""A node samples itself every second; one that has not for so long is not up, though its process lives."""
+"""A node samples its gauges every second; after this long without a sample it counts as down, even if its
+process is alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one moment.
+    """All metrics at one moment.
 
     Attributes:
-        at: When, seconds since the epoch.
-        reading: What the processes of this host counted.
-        broker: What the broker says.
-        broker_age: How old that is, in seconds.
-        numbers: All of it as series.
+        at: Time of the snapshot, in seconds since the epoch.
+        reading: Totals of the processes on this host.
+        broker: Figures of the broker.
+        broker_age: Age of the broker's figures, in seconds.
+        numbers: All metrics as series.
     """
 
     at: float
@@ -54,11 +55,11 @@ class Snapshot:
 
 
 class Collector:
-    """Collects for one app on this host.
+    """Collects the metrics of one app on this host.
 
     Args:
-        app: Whose settings, files and broker.
-        version: Of broker-app.
+        app: The app; its settings name the metric files and the broker.
+        version: Version of broker-app.
     """
 
     def __init__(self, app: BrokerApp, version: str) -> None:
@@ -68,16 +69,16 @@ class Collector:
         publish = settings.publish
         self._spool = SpoolFile(settings.state_dir, publish.spool_max_messages, publish.spool_max_bytes)
         self._reader = MetricsReader(folder_of(app))
-        self._watch = BrokerCache(
+        self._broker = BrokerCache(
             BrokerReader(app).read,
             cache_seconds=settings.metrics.broker_cache_seconds,
             timeout_seconds=settings.metrics.broker_timeout_seconds,
         )
 
     def collect(self) -> Snapshot:
-        """Return all there is to tell now."""
+        """Return a snapshot of all metrics."""
         started, now = time.perf_counter(), time.time()
-        broker, age = self._watch.numbers()
+        broker, age = self._broker.numbers()
         reading = self._reader.read()
         numbers = dict(reading.numbers)
         numbers.update(_one(catalogue.DROPPED_SERIES, 0))
@@ -90,8 +91,8 @@ class Collector:
         return Snapshot(now, reading, broker, age, numbers)
 
     def close(self) -> None:
-        """Stop reading."""
-        self._watch.close()
+        """Stop the broker cache and close the spool."""
+        self._broker.close()
         self._spool.close()
 
     def _host(self, numbers: Numbers) -> Iterator[tuple[Series, list[float]]]:
@@ -127,7 +128,7 @@ def _up(numbers: Numbers, queue: str) -> int:
 
 
 def _nodes(reading: MetricTotals, now: float) -> Iterator[tuple[Series, list[float]]]:
-    """Yield the nodes' gauges; moments become what they are worth now."""
+    """Yield the nodes' gauges, with timestamps converted to ages and to up or down."""
     for series, (value,) in reading.live.items():
         if series.metric is catalogue.WORKER_UP:
             yield series, [float(now - value < SILENT_SECONDS)]

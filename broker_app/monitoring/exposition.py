@@ -22,7 +22,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 
 def render(numbers: Mapping[Series, Sequence[float]]) -> str:
-    """Return the series as text: metrics in the order of the catalogue, each with its help and type."""
+    """Return the series as text, in catalogue order, with the ``HELP`` and ``TYPE`` of each metric."""
     by_metric: dict[Metric, list[tuple[Series, Sequence[float]]]] = defaultdict(list)
     for series, values in numbers.items():
         by_metric[series.metric].append((series, values))
@@ -58,12 +58,12 @@ def _histogram(name: str, labels: str, bounds: Sequence[float], values: Sequence
 
 @lru_cache(maxsize=16)
 def _bound_labels(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    """Return the labels of all buckets; most histograms have the same."""
+    """Return the ``le`` labels of all buckets; cached, since most histograms share their bounds."""
     return (*map(bound_label, bounds), "+Inf")
 
 
 def bound_label(bound: float) -> str:
-    """Return a bucket's bound as its label `le` has it."""
+    """Return a bucket's upper bound as its ``le`` label."""
     return repr(float(bound))
 
 

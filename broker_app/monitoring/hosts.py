@@ -1,7 +1,7 @@
-"""The names by which the server is asked, against DNS rebinding.
+"""Host header check: protection against DNS rebinding.
 
-Somebody else's page can make a name of its own lead to this address, and then read the answers as its own.
-The browser writes that name into the Host header, and the page cannot change it.
+An attacker's page can make its own domain resolve to this server's address and then read the responses as
+same-origin. The browser sends that domain in the Host header, and the page cannot change it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from broker_app.settings import MetricsSettings
 
-_MAX_TOLD = 100
-"""Unknown names that are logged, once each."""
+_MAX_LOGGED = 100
+"""Limit on the unknown names that are logged, once each."""
 
 logger = logging.getLogger(__name__)
 
 
 class KnownHosts:
-    """The names of this server: addresses, ``localhost``, this host's, and those of the settings.
+    """The accepted names of this server: IP addresses, ``localhost``, the host name, and names from the settings.
 
     Args:
         settings: ``host`` and ``page_hosts``.
@@ -31,18 +31,18 @@ class KnownHosts:
     def __init__(self, settings: MetricsSettings) -> None:
         names = (settings.host, "localhost", socket.gethostname(), *settings.page_hosts)
         self._names = {name.lower() for name in names}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def problem(self, host: str) -> str:
-        """Return what is wrong with a Host header; empty if it can be that of somebody who meant this server."""
+        """Return why a Host header is rejected; empty if it names this server."""
         if self._is_known(host):
             return ""
         problem = (
             f"expected a known name of this server, got {host[:100]!r}; ask it by its address, or add the name to "
             f"metrics.page_hosts"
         )
-        if host not in self._told and len(self._told) < _MAX_TOLD:
-            self._told.add(host)
+        if host not in self._logged and len(self._logged) < _MAX_LOGGED:
+            self._logged.add(host)
             logger.warning("request refused: %s", problem)
         return problem
 
@@ -52,7 +52,7 @@ class KnownHosts:
         except ValueError:
             return False
         if not name or name.removesuffix(".") in self._names:
-            return True  # without a Host it is no browser
+            return True  # browsers always send a Host header
         try:
             ipaddress.ip_address(name)
         except ValueError:

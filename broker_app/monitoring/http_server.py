@@ -1,6 +1,6 @@
-"""The HTTP server of the metrics: the standard library's, one thread a request, paths in a table.
+"""HTTP server for metrics: the standard library's threading server, with a routing table.
 
-What it adds is a bound for the whole of a request, and room for those who send theirs at once.
+It adds a deadline for reading a complete request, and protection against slow clients.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from broker_app.settings import MetricsSettings
 
 REQUEST_SECONDS = 10.0
-"""How long a client may take for its whole request, the TLS handshake included; and as long to take the answer."""
+"""Deadline for receiving a complete request, including the TLS handshake; the same applies to each send of the
+response."""
 
 MAX_REQUESTS = 32
-"""At once; for a further one the connection that has been sending its request for the longest is closed."""
+"""Concurrent requests. At the limit, the connection with the oldest incomplete request is closed to make room."""
 
 _ROOM_SECONDS = 1.0
-"""How long a further one waits until a thread has noticed that its connection is closed."""
+"""Maximum time a new request waits for the thread of a closed connection to end."""
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -54,15 +55,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What a client asks for.
+    """An HTTP request.
 
     Attributes:
-        method: ``GET`` or ``POST``; ``HEAD`` comes as ``GET``.
-        path: Without the query.
-        query: The last value of each name.
-        headers: Their names in lower case.
+        method: ``GET`` or ``POST``; ``HEAD`` is passed on as ``GET``.
+        path: Path without the query string.
+        query: Query parameters; the last value wins.
+        headers: Headers, with names in lower case.
         body: At most `MAX_BODY_BYTES`.
-        client: Its address.
+        client: Address of the client.
     """
 
     method: str
@@ -75,13 +76,13 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What it gets.
+    """An HTTP response.
 
     Attributes:
-        body: In UTF-8.
-        content_type: Of it.
-        status: HTTP's.
-        headers: More of them.
+        body: Text, sent as UTF-8.
+        content_type: Value of the Content-Type header.
+        status: HTTP status.
+        headers: Additional headers.
     """
 
     body: str
@@ -92,12 +93,12 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class HttpRoute:
-    """One path.
+    """An entry of the routing table.
 
     Attributes:
-        answer: Makes the response.
-        methods: That it takes.
-        is_open: Whether it is answered without a password.
+        answer: Handles the request.
+        methods: Allowed methods.
+        is_open: Whether the route needs no authentication.
     """
 
     answer: Callable[[HttpRequest], HttpResponse]
@@ -106,18 +107,18 @@ class HttpRoute:
 
 
 def as_json(value: object, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
-    """Return a value as a response."""
+    """Return a JSON response."""
     return HttpResponse(json.dumps(value) + "\n", JSON, status)
 
 
 class MetricsServer:
-    """Listens from when it is made.
+    """Serves the routing table; listens as soon as it is created.
 
     Args:
-        settings: Where, and whom it answers.
+        settings: Address, credentials, certificate, and accepted host names.
 
     Raises:
-        MetricsError: The address cannot be had, or the certificate cannot be used.
+        MetricsError: The address is unavailable, or the certificate is unusable.
     """
 
     def __init__(self, settings: MetricsSettings) -> None:
@@ -136,58 +137,58 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Base URL of the server."""
         host, port = self._server.server_address[:2]
         host = host.decode() if isinstance(host, bytes) else str(host)
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that the server listens on."""
         return int(self._server.server_address[1])
 
     def serve(self, routes: Mapping[str, HttpRoute]) -> None:
-        """Answer until `close` is called from another thread.
+        """Serve requests until `close` is called from another thread.
 
         Args:
-            routes: By path.
+            routes: Routes by path.
         """
         self._server.routes = dict(routes)
         self._server.serve_forever(poll_interval=_POLL_SECONDS)
 
     def close(self) -> None:
-        """Stop answering; only while `serve` runs."""
+        """Stop the server; call only while `serve` runs."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class _Server(ThreadingHTTPServer):
-    """Takes connections; a TLS handshake is left to the connection's own thread."""
+    """Accepts connections; each TLS handshake runs in the thread of its connection."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
     def __init__(self, family: int, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
-        self.address_family = family  # an IPv6 address needs it
+        self.address_family = family  # AF_INET6 for an IPv6 address
         self.routes: dict[str, HttpRoute] = {}
         self.token: bytes | None = None
         self.hosts: KnownHosts
         self._room = threading.BoundedSemaphore(MAX_REQUESTS)
-        self._sending: dict[socket.socket, None] = {}  # whose request is not complete, the first first
+        self._sending: dict[socket.socket, None] = {}  # connections with an incomplete request, oldest first
         self._lock = threading.Lock()
         self._tls = tls
         super().__init__(address, _Handler)
 
     def get_request(self) -> tuple[Any, Any]:
-        """Return the next connection."""
+        """Accept the next connection."""
         connection, address = super().get_request()
         if self._tls is not None:
             connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread. Clients that take their time make room: they cannot keep the others out."""
+        """Handle the request in a thread, closing the slowest connection if the limit is reached."""
         if self._has_room():
             with self._lock:
                 self._sending[request] = None
@@ -197,24 +198,24 @@ class _Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def is_complete(self, request: Any) -> None:
-        """Take note that a request has been read: its connection is not closed for another's sake any more."""
+        """Mark a request as fully read, so that its connection is no longer closed to make room."""
         with self._lock:
             self._sending.pop(request, None)
 
     def _has_room(self) -> bool:
-        """Return whether there is a thread for one more, after the slowest sender has left if need be."""
+        """Acquire a slot, closing the slowest connection if necessary; return whether that succeeded."""
         if self._room.acquire(blocking=False):
             return True
         with self._lock:
             slowest = next(iter(self._sending), None)
             if slowest is not None:
                 del self._sending[slowest]
-                with suppress(OSError):  # it has left by itself
+                with suppress(OSError):  # the client has disconnected
                     socket.socket.shutdown(slowest, socket.SHUT_RDWR)  # its thread wakes up
         return self._room.acquire(timeout=_ROOM_SECONDS)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer."""
+        """Handle one request and release its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -222,13 +223,13 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note a client that went away, or spoke something else."""
+        """Log a client that disconnected or did not speak HTTP."""
         del request
         logger.debug("connection from %s: %r", client_address, sys.exception())
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
+    """Handles one request."""
 
     timeout = REQUEST_SECONDS
     server_version = "broker-app"
@@ -236,33 +237,33 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def setup(self) -> None:
-        """Prepare to read: the bound holds for the whole request, not for each part of it."""
+        """Apply the deadline to the complete request instead of to each read."""
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(_Requests(self.connection, REQUEST_SECONDS))
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Handle GET."""
         self._send(self._response("GET"))
 
     def do_HEAD(self) -> None:
-        """Answer without the body."""
+        """Handle HEAD: a GET without the body."""
         self._send(self._response("GET"))
 
     def do_POST(self) -> None:
-        """Answer."""
+        """Handle POST."""
         self._send(self._response("POST"))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """Log for whom it looks for it: a scrape every few seconds is no news."""
+        """Log at debug level: scrapes arrive every few seconds."""
         logger.debug(format, *args)
 
     def _response(self, method: str) -> HttpResponse:
         try:
-            place = urlsplit(self.path)
+            url = urlsplit(self.path)
         except ValueError:
             return HttpResponse("expected a path\n", status=HTTPStatus.BAD_REQUEST)
-        route = self.server.routes.get(place.path)
+        route = self.server.routes.get(url.path)
         if (refusal := self._refusal(route)) is not None:
             return refusal
         if route is None:
@@ -275,15 +276,15 @@ class _Handler(BaseHTTPRequestHandler):
             return HttpResponse("the body is too long\n", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         self.server.is_complete(self.connection)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        query, client = dict(parse_qsl(place.query)), str(self.client_address[0])
-        return _answer(route, HttpRequest(method, place.path, query, headers, body, client))
+        query, client = dict(parse_qsl(url.query)), str(self.client_address[0])
+        return _answer(route, HttpRequest(method, url.path, query, headers, body, client))
 
     def _refusal(self, route: HttpRoute | None) -> HttpResponse | None:
-        """Return why a client gets nothing; what there is not is nobody's business either."""
+        """Return the refusal of a request, None if it is allowed. Unknown paths need authentication too."""
         is_open = route is not None and route.is_open
         is_login = self._is_login()
         if not is_open and self.server.token is not None and not is_login:
-            return _WHO
+            return _UNAUTHORIZED
         problem = "" if is_login else self.server.hosts.problem(self.headers.get("Host", ""))
         return as_json({"problem": problem}, HTTPStatus.FORBIDDEN) if problem else None
 
@@ -314,21 +315,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Requests(io.RawIOBase):
-    """What a client sends, within a bound for all of it: a socket's own time-out begins anew with each byte."""
+    """Reads from a socket with one deadline for the complete request; a socket timeout restarts with each read."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
         self._give_up = time.monotonic() + seconds
 
     def readable(self) -> bool:
-        """Return that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what has come.
+        """Read the available bytes.
 
         Raises:
-            TimeoutError: The time is over.
+            TimeoutError: The deadline has passed.
         """
         left = self._give_up - time.monotonic()
         if left <= 0:
@@ -345,7 +346,7 @@ def _answer(route: HttpRoute, request: HttpRequest) -> HttpResponse:
         return HttpResponse("it failed; the log says why\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-_WHO = HttpResponse(
+_UNAUTHORIZED = HttpResponse(
     "401: basic authentication required\n",
     status=HTTPStatus.UNAUTHORIZED,
     headers={"WWW-Authenticate": 'Basic realm="broker-app", charset="UTF-8"'},
@@ -353,7 +354,7 @@ _WHO = HttpResponse(
 
 
 def _token(settings: MetricsSettings) -> bytes | None:
-    """Return the header that lets somebody in (RFC 7617), None for everybody."""
+    """Return the expected Authorization header (RFC 7617), None if no authentication is required."""
     if settings.username is None or settings.password is None:
         return None
     login = f"{settings.username}:{settings.password.get_secret_value()}".encode()

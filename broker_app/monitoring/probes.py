@@ -1,7 +1,7 @@
-"""Whether a worker lives, and whether it is ready: by the sign of life that it writes itself, asking nobody.
+"""Liveness and readiness probes of a worker, based on its heartbeat file alone.
 
-Live is a worker whose loop turns and that has heard from the broker. Ready is one that lives and consumes; what is
-paused on purpose counts as consumed, or pausing a queue would take its pods out of service.
+A worker is live if its event loop runs and it has recently heard from the broker. It is ready if it is live and
+consumes a queue. Paused queues count as consumed, so that pausing a queue does not take its pods out of service.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Probe(StrEnum):
-    """What is asked."""
+    """The kinds of probe."""
 
     LIVE = "live"
     READY = "ready"
@@ -29,12 +29,12 @@ class Probe(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The answer.
+    """Result of a probe.
 
     Attributes:
-        node: The node's name before the host.
-        is_ok: Whether it is.
-        words: Why, or why not.
+        node: Node name without the host.
+        is_ok: Whether the probe succeeded.
+        words: The reason, in a few words.
     """
 
     node: str
@@ -46,72 +46,76 @@ class ProbeResult:
 
 
 def probe(app: BrokerApp, what: Probe, node: str | None = None) -> ProbeResult:
-    """Judge a node of this host.
+    """Probe a node of this host.
 
     Args:
-        app: Whose state folder counts.
-        what: Live or ready.
-        node: ``lopri`` or ``lopri@host``; None if there is one alone.
+        app: The app; its state folder holds the heartbeat files.
+        what: The kind of probe.
+        node: ``lopri`` or ``lopri@host``; None for the only node.
 
     Raises:
-        FleetError: There is no such node, or no sign of any, or more than one.
+        FleetError: The node has no heartbeat file, or no name was given and there is not exactly one node.
     """
     run = FleetState.of(app).run
     names = sorted(file.name.removesuffix(SUFFIX) for file in run.glob(f"*{SUFFIX}"))
     name = _only(run, names) if node is None else node.partition("@")[0]
     if name not in names:
         raise FleetError(
-            f"{run}: expected the sign of life of a node {name!r}, found {', '.join(names) or 'none'}; "
-            f"start it, or name another"
+            f"{run}: expected the heartbeat file of node {name!r}, found {', '.join(names) or 'none'}; "
+            f"start the node, or name another one"
         )
     return judge(name, what, Heartbeat.read(run / f"{name}{SUFFIX}"), app.settings.heartbeat_seconds)
 
 
 def probe_file(app: BrokerApp, what: Probe, pid_file: Path) -> ProbeResult:
-    """Judge a worker whose pid file is elsewhere: its sign of life stands beside it.
+    """Probe a worker by its pid file; the heartbeat file is in the same folder.
 
     Args:
-        app: Its heartbeat counts.
-        what: Live or ready.
-        pid_file: What ``--pidfile`` said.
+        app: The app; its settings give the heartbeat interval.
+        what: The kind of probe.
+        pid_file: Value of the worker's ``--pidfile``.
     """
     return judge(pid_file.stem, what, Heartbeat.read(pid_file.with_suffix(SUFFIX)), app.settings.heartbeat_seconds)
 
 
-def judge(node: str, what: Probe, sign: Heartbeat | None, heartbeat_seconds: float) -> ProbeResult:
-    """Return what a sign of life says.
+def judge(node: str, what: Probe, heartbeat: Heartbeat | None, heartbeat_seconds: float) -> ProbeResult:
+    """Evaluate a probe against a heartbeat.
 
     Args:
-        node: Whose it is.
-        what: Live or ready.
-        sign: None if there is none.
-        heartbeat_seconds: The broker must have been heard in three of them.
+        node: Node name.
+        what: The kind of probe.
+        heartbeat: The node's heartbeat; None if it has written none.
+        heartbeat_seconds: Heartbeat interval; the worker must have heard from the broker within three of them.
     """
-    if sign is None:
-        return ProbeResult(node, is_ok=False, words="gives no sign of life")
-    if sign.turned_seconds >= STUCK_SECONDS:
-        return ProbeResult(node, is_ok=False, words=f"its loop has not turned for {sign.turned_seconds:.0f} s")
-    if not sign.is_fresh(heartbeat_seconds):
-        since = "yet" if sign.heard_seconds is None else f"for {sign.heard_seconds:.0f} s"
+    if heartbeat is None:
+        return ProbeResult(node, is_ok=False, words="no heartbeat")
+    if heartbeat.turned_seconds >= STUCK_SECONDS:
+        return ProbeResult(
+            node, is_ok=False, words=f"its loop has not turned for {heartbeat.turned_seconds:.0f} s"
+        )
+    if not heartbeat.is_fresh(heartbeat_seconds):
+        since = "yet" if heartbeat.heard_seconds is None else f"for {heartbeat.heard_seconds:.0f} s"
         return ProbeResult(node, is_ok=False, words=f"has not heard from the broker {since}")
     if what is Probe.LIVE:
-        return ProbeResult(node, is_ok=True, words=f"live, heard from the broker {sign.heard_seconds:.0f} s ago")
-    served = [*sign.queues, *(f"{queue} (paused)" for queue in sign.paused)]
+        return ProbeResult(
+            node, is_ok=True, words=f"live, heard from the broker {heartbeat.heard_seconds:.0f} s ago"
+        )
+    served = [*heartbeat.queues, *(f"{queue} (paused)" for queue in heartbeat.paused)]
     if not served:
-        return ProbeResult(node, is_ok=False, words="consumes nothing: it starts, or ends")
+        return ProbeResult(node, is_ok=False, words="consumes nothing: starting or shutting down")
     return ProbeResult(node, is_ok=True, words=f"ready, consumes {', '.join(served)}")
 
 
 def _only(run: Path, names: list[str]) -> str:
-    """Return the node that is meant without a name: the only one, or the only one that still gives signs."""
+    """Return the node to probe if none was named: the only one, or the only one with a recent heartbeat."""
     fresh = [name for name in names if _is_recent(run / f"{name}{SUFFIX}")]
     found = fresh or names
     if len(found) == 1:
         return found[0]
-    what = f"several: {', '.join(found)}; name one" if found else "none; start one"
-    raise FleetError(f"{run}: expected the sign of life of one node, found {what}")
+    what = f"several: {', '.join(found)}; name one of them" if found else "none; start a node"
+    raise FleetError(f"{run}: expected the heartbeat file of one node, found {what}")
 
 
 def _is_recent(file: Path) -> bool:
-    sign = Heartbeat.read(file)
-    return sign is not None and sign.turned_seconds < STUCK_SECONDS
+    heartbeat = Heartbeat.read(file)
+    return heartbeat is not None and heartbeat.turned_seconds < STUCK_SECONDS

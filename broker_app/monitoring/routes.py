@@ -1,4 +1,4 @@
-"""The paths of the metrics' server. A further page is a further entry in the table."""
+"""Routing table of the metrics server: metrics, probes, target discovery, and the status page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def routes(
     app: BrokerApp, collector: Collector, settings: MetricsSettings, page: StatusPage
 ) -> dict[str, HttpRoute]:
-    """Return what is answered, by path."""
+    """Return the routes by path."""
 
     def metrics(_: HttpRequest) -> HttpResponse:
         return HttpResponse(render(collector.collect().numbers), CONTENT_TYPE)
@@ -51,10 +51,10 @@ def routes(
 
 
 def _probed(app: BrokerApp, what: Probe, node: str) -> HttpResponse:
-    """Say how a node is; who is not known here is told without the names of those who are."""
+    """Probe a node. This route is unauthenticated, so the response does not list the known nodes."""
     try:
-        verdict = probe(app, what, node)
+        result = probe(app, what, node)
     except FleetError:
-        return HttpResponse("no such node gives a sign of life here\n", status=HTTPStatus.NOT_FOUND)
-    status = HTTPStatus.OK if verdict.is_ok else HTTPStatus.SERVICE_UNAVAILABLE
-    return HttpResponse(f"{verdict}\n", status=status)
+        return HttpResponse("no such node on this host\n", status=HTTPStatus.NOT_FOUND)
+    status = HTTPStatus.OK if result.is_ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return HttpResponse(f"{result}\n", status=status)

@@ -1,6 +1,6 @@
-"""Where Prometheus finds the servers of the metrics: one on each host where workers run.
+"""Prometheus targets: one metrics server on each host that runs workers.
 
-The form is that of its file and HTTP discovery (prometheus.io/docs/prometheus/latest/http_sd).
+The format is that of file and HTTP service discovery (prometheus.io/docs/prometheus/latest/http_sd).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 def targets(settings: MetricsSettings, hosts: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the servers of these hosts; their port and scheme are those of the settings."""
+    """Return the targets of these hosts, with port and scheme from the settings."""
     labels = {"__scheme__": "https" if settings.certificate else "http"}
     return [{"targets": [_address(host, settings.port) for host in hosts], "labels": labels}]
 
 
 def found_targets(settings: MetricsSettings, hosts: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the servers of this host, and of the others where workers run.
+    """Return the targets of this host and of the other hosts that run workers.
 
-    One that listens on its own host alone (127.0.0.1, the default) is a target for that host's Prometheus, by its
-    address; the others' are none then.
+    A server that listens on the loopback interface (127.0.0.1, the default) can only be scraped from its own host;
+    then the result is that address alone.
     """
     names = [settings.host] if is_local(settings.host) else sorted({socket.gethostname(), *hosts})
     return targets(settings, names)
 
 
 def is_local(host: str) -> bool:
-    """Return whether an address is reached from its own host only."""
+    """Return whether an address is a loopback address."""
     return host == "localhost" or host.startswith("127.") or host == "::1"
 
 

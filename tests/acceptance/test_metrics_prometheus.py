@@ -54,7 +54,7 @@ shop.pack.apply_async([1], queue="default")
 shop.app.send_task("<script>\\"\\\\\\n\\x00{}", queue="default")
 """
 
-NEVER_HERE = {"Delivered again a second"}
+NEVER_HERE = {"Redelivered a second"}
 """Panels about what does not happen in the test."""
 
 

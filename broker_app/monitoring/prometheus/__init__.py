@@ -1,1 +1,1 @@
-"""Files for Prometheus and Grafana: rules, alerts, the dashboard."""
+"""Files for Prometheus and Grafana: recording rules, alerting rules, and the dashboard."""

@@ -1,4 +1,4 @@
-"""The alerts. Each has a section in docs/alerts.md that says what to do."""
+"""Alerting rules. Each has a section in docs/alerts.md that says what to do."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CRITICAL, WARNING = "critical", "warning"
 
 @dataclass(frozen=True, slots=True)
 class BurnRate:
-    """How fast the budget of an objective may be used up (Google's SRE workbook, chapter 5, table 5-8).
+    """Burn rate of an error budget that triggers an alert (Google's SRE workbook, chapter 5, table 5-8).
 
     Attributes:
-        rate: As a multiple of the rate that uses it up in 30 days.
-        long: The window over which it must be used so fast.
-        long_seconds: Its length.
-        short: The window in which it must be so still: it lets the alert end soon after its cause.
-        severity: Of the alert.
+        rate: Multiple of the rate that spends the budget in 30 days.
+        long: Long window, over which the rate must be exceeded.
+        long_seconds: Length of the long window.
+        short: Short window, in which the rate must still be exceeded, so that the alert resolves quickly.
+        severity: Severity of the alert.
     """
 
     rate: float
@@ -45,20 +45,20 @@ BURNS = (
 BUSY_RATIO = 0.95
 LATE_QUANTILE = 0.95
 LEAST_TASKS = 1.5
-"""That waited too long: one task is no trend."""
+"""Minimum of tasks that waited too long; a single one does not alert."""
 
 DEATHS = 2.5
-"""Nodes that were started again in half an hour."""
+"""Restarts of nodes within half an hour."""
 
 NEW_WINDOW = "10m"
-"""For how long after the last one a dead letter or a refused task is told."""
+"""Time that the alert keeps firing after the last dead letter or refused task."""
 
 _QUEUE = "queue {{ $labels.queue }}"
 _INSTANCE = "{{ if $labels.instance }}{{ $labels.instance }}{{ else }}all hosts{{ end }}"
 
 
 def waiting(job: ScrapeJob) -> tuple[AlertRule, ...]:
-    """Return the alerts about tasks that wait too long."""
+    """Return the alerts for tasks that wait too long."""
     late = f"rate({job.of(catalogue.LATE_SECONDS, part='_bucket')}[10m])"
     drain, limit = job.recorded(recorded.DRAIN), job.recorded(recorded.DRAIN_LIMIT)
     quantile = f"histogram_quantile({LATE_QUANTILE}, sum by (job, queue, le) ({late}))"
@@ -70,17 +70,17 @@ def waiting(job: ScrapeJob) -> tuple[AlertRule, ...]:
             5,
             WARNING,
             f"{_QUEUE}: its oldest task waits longer than the objective",
-            "The task at the head has waited for {{ $value | humanizeDuration }}. A task that is not started "
-            "counts in no objective yet. See whether the workers take anything: `broker-app fleet status`.",
+            "The task at the head has waited for {{ $value | humanizeDuration }}. Tasks that have not started "
+            "are not yet counted in the objective. Check that the workers consume: `broker-app fleet status`.",
         ),
         AlertRule(
             "BrokerAppQueueGrowing",
             f"{drain} > {limit} and deriv({job.recorded(recorded.READY)}[15m]) > 0 {unpaused(job)}",
             5,
             WARNING,
-            f"{_QUEUE} grows: {{{{ $value | humanizeDuration }}}} of work wait",
-            "At the rate of the last 5 minutes it takes {{ $value | humanizeDuration }} to empty the queue, if "
-            "nothing were added. Look whether tasks became slow or many; give the fleet more slots or nodes.",
+            f"{_QUEUE} grows: {{{{ $value | humanizeDuration }}}} of work is waiting",
+            "At the rate of the last 5 minutes it takes {{ $value | humanizeDuration }} to empty the queue, even "
+            "without new tasks. Check whether tasks became slower or more frequent, or give the fleet more slots.",
         ),
         AlertRule(
             "BrokerAppScheduleLate",
@@ -88,23 +88,23 @@ def waiting(job: ScrapeJob) -> tuple[AlertRule, ...]:
             5,
             WARNING,
             f"{_QUEUE}: scheduled tasks start late",
-            "One scheduled task in twenty starts more than {{ $value | humanizeDuration }} after its moment. "
-            "Mostly the queue is full when they come due: compare with how long unscheduled tasks wait.",
+            "One scheduled task in twenty starts more than {{ $value | humanizeDuration }} after its due time. "
+            "Usually the queue is full when they come due: compare with how long unscheduled tasks wait.",
         ),
         AlertRule(
             "BrokerAppScheduleHeldUp",
             f"max by (job) ({job.of(catalogue.HELD_UP)}) > 0",
             5,
             CRITICAL,
-            "{{ $value }} scheduled tasks are due and stay in their lane",
-            "A delay lane cannot hand its messages on: the next queue is full, or has no leader. See what "
-            "the broker says of its queues, and what differs from the settings: `broker-app topology plan`.",
+            "{{ $value }} scheduled tasks are due but stuck in their delay lane",
+            "A delay lane cannot pass its messages on: the next queue is full or has no leader. Check the state "
+            "of the queues on the broker, and how they differ from the settings: `broker-app topology plan`.",
         ),
     )
 
 
 def workers(job: ScrapeJob) -> tuple[AlertRule, ...]:
-    """Return the alerts about those who should do the work."""
+    """Return the alerts for workers."""
     wanted, up = job.of(catalogue.NODES_WANTED), job.of(catalogue.NODES_UP)
     ready, busy = job.recorded(recorded.READY), job.recorded(recorded.BUSY)
     return (
@@ -113,8 +113,8 @@ def workers(job: ScrapeJob) -> tuple[AlertRule, ...]:
             f"{job.recorded(recorded.CONSUMERS)} == 0 and {ready} > 0 {unpaused(job)}",
             2,
             CRITICAL,
-            f"{_QUEUE}: tasks wait and nobody takes them",
-            "No worker consumes from the queue. `broker-app fleet status` on the hosts of its fleet, then "
+            f"{_QUEUE}: tasks wait and there is no consumer",
+            "No worker consumes from the queue. Run `broker-app fleet status` on the hosts of its fleet, then "
             "`broker-app fleet start`.",
         ),
         AlertRule(
@@ -123,16 +123,16 @@ def workers(job: ScrapeJob) -> tuple[AlertRule, ...]:
             5,
             WARNING,
             f"{_QUEUE}: {{{{ $value }}}} nodes of its fleet are missing on {{{{ $labels.instance }}}}",
-            "Fewer nodes are up than the settings want. `broker-app fleet status` says which and the end of their "
-            "logs; `broker-app fleet start` starts those that are missing.",
+            "Fewer nodes are up than the settings require. `broker-app fleet status` lists them with the end of "
+            "their logs; `broker-app fleet start` starts the missing ones.",
         ),
         AlertRule(
             "BrokerAppNodesDying",
             f"sum by (job, instance, queue) (increase({job.of(catalogue.RESTARTS)}[30m])) > {DEATHS}",
             0,
             WARNING,
-            f"{_QUEUE}: nodes on {{{{ $labels.instance }}}} die again and again",
-            "`fleet supervise` has started nodes that had died {{ $value | humanize }} times in half an hour. "
+            f"{_QUEUE}: nodes on {{{{ $labels.instance }}}} keep dying",
+            "`fleet supervise` has restarted dead nodes {{ $value | humanize }} times in half an hour. "
             "`broker-app fleet status` shows the end of their logs.",
         ),
         AlertRule(
@@ -141,28 +141,28 @@ def workers(job: ScrapeJob) -> tuple[AlertRule, ...]:
             5,
             WARNING,
             f"{_QUEUE}: {{{{ $value | humanizePercentage }}}} of its slots are busy, and tasks wait",
-            "All slots have been busy for a quarter of an hour. `broker-app advise` says whether more slots would "
-            "help; else more nodes.",
+            "All slots have been busy for 15 minutes. `broker-app advise` says whether more slots would help; "
+            "otherwise add nodes.",
         ),
     )
 
 
 def unpaused(job: ScrapeJob) -> str:
-    """Return what leaves out the queues that are paused: there nothing is taken on purpose."""
+    """Return the PromQL clause that excludes paused queues, which are not consumed on purpose."""
     return f"unless {job.recorded(recorded.PAUSED)} == 1"
 
 
 def losses(job: ScrapeJob) -> tuple[AlertRule, ...]:
-    """Return the alerts about tasks that were given up, refused or parked."""
+    """Return the alerts for tasks that were dead-lettered, refused or parked."""
     return (
         AlertRule(
             "BrokerAppDeadLettersArriving",
             f"sum by (job, queue, reason) ({_new(job, catalogue.DEAD_LETTERS)}) > 0",
             0,
             WARNING,
-            f"{_QUEUE}: tasks are given up ({{{{ $labels.reason }}}})",
+            f"{_QUEUE}: tasks are dead-lettered ({{{{ $labels.reason }}}})",
             f"{{{{ $value | humanize }}}} in the last {NEW_WINDOW}. "
-            "`broker-app queues peek {{ $labels.queue }}.dead` shows why; after the cure "
+            "`broker-app queues peek {{ $labels.queue }}.dead` shows why; once the cause is fixed, run "
             "`broker-app queues replay {{ $labels.queue }}.dead`.",
         ),
         AlertRule(
@@ -171,7 +171,7 @@ def losses(job: ScrapeJob) -> tuple[AlertRule, ...]:
             0,
             WARNING,
             f"{_QUEUE}: tasks are not published ({{{{ $labels.reason }}}})",
-            f"{{{{ $value | humanize }}}} in the last {NEW_WINDOW}; each was an exception in its caller. The "
+            f"{{{{ $value | humanize }}}} in the last {NEW_WINDOW}; each raised an exception in its caller. The "
             "reason says whether the broker, the queue or the caller is at fault.",
         ),
         AlertRule(
@@ -180,16 +180,16 @@ def losses(job: ScrapeJob) -> tuple[AlertRule, ...]:
             60,
             WARNING,
             f"{_QUEUE} has been paused for an hour, and tasks wait",
-            "Nothing of it is taken on any host, on purpose. `broker-app resume {{ $labels.queue }}` ends it.",
+            "No host consumes a paused queue. `broker-app resume {{ $labels.queue }}` resumes it.",
         ),
         AlertRule(
             "BrokerAppUnrouted",
             f"max by (job) ({job.of(catalogue.PARKED)}) > 0",
             1,
             WARNING,
-            "{{ $value }} scheduled tasks came due for a queue that is gone",
-            "They are parked and nothing is lost. `broker-app queues unrouted` shows them; declare the queue "
-            "again, or send them to another: `broker-app queues unrouted --replay --to QUEUE`.",
+            "{{ $value }} scheduled tasks came due for a queue that no longer exists",
+            "They are parked; nothing is lost. `broker-app queues unrouted` lists them. Declare the queue "
+            "again, or send them to another queue: `broker-app queues unrouted --replay --to QUEUE`.",
         ),
         AlertRule(
             "BrokerAppSpoolFilling",
@@ -197,14 +197,14 @@ def losses(job: ScrapeJob) -> tuple[AlertRule, ...]:
             5,
             WARNING,
             "{{ $value }} tasks wait in the spool of {{ $labels.instance }}",
-            "Producers of this host could not reach the broker, and their tasks wait on its disk. "
-            "`broker-app spool status`; when the broker is back they are sent, or with `broker-app spool flush`.",
+            "Producers of this host could not reach the broker, so their tasks wait on its disk: "
+            "`broker-app spool status`. They are sent when the broker is back, or by `broker-app spool flush`.",
         ),
     )
 
 
 def broker(job: ScrapeJob) -> tuple[AlertRule, ...]:
-    """Return the alerts about the broker, and about our own sight."""
+    """Return the alerts for the broker and for the monitoring itself."""
     up = job.up()
     unreadable = job.of(catalogue.FILES, 'state="unreadable"')
     management, is_up = job.of(catalogue.MANAGEMENT_UP), job.of(catalogue.BROKER_UP)
@@ -215,8 +215,8 @@ def broker(job: ScrapeJob) -> tuple[AlertRule, ...]:
             1,
             CRITICAL,
             "{{ $labels.instance }} cannot reach the broker",
-            "Neither the management API nor AMQP answers. Nothing is published from there, and its workers wait. "
-            "`broker-app check --broker` on that host says why.",
+            "Neither the management API nor AMQP answers. Producers there cannot publish, and its workers wait. "
+            "Run `broker-app check --broker` on that host to see why.",
         ),
         AlertRule(
             "BrokerAppManagementDown",
@@ -224,8 +224,8 @@ def broker(job: ScrapeJob) -> tuple[AlertRule, ...]:
             10,
             WARNING,
             "{{ $labels.instance }} cannot read the broker's management API",
-            "The broker works, but waits, priorities, scheduled and held messages are not known. The server's log "
-            "says what was refused: `management_url`, or the user lacks the tag `monitoring`.",
+            "The broker works, but waits, priorities, scheduled and held messages are unknown. The server's log "
+            "gives the reason: a wrong `management_url`, or a user without the tag `monitoring`.",
         ),
         AlertRule(
             "BrokerAppMetricsDown",
@@ -233,16 +233,16 @@ def broker(job: ScrapeJob) -> tuple[AlertRule, ...]:
             2,
             CRITICAL,
             f"the metrics of {_INSTANCE} cannot be scraped",
-            "`broker-app metrics serve` does not answer there, or Prometheus knows no such target. The work "
-            "goes on unseen, and none of the other alerts can fire.",
+            "`broker-app metrics serve` does not answer there, or Prometheus has no such target. Tasks still "
+            "run, but unmonitored: none of the other alerts can fire.",
         ),
         AlertRule(
             "BrokerAppMetricsIncomplete",
             f"{unreadable} > 0 or {job.of(catalogue.DROPPED_SERIES)} > 0",
             10,
             WARNING,
-            "some of what {{ $labels.instance }} counts is not shown",
-            "{{ $value }} files cannot be read, or series found no room. The server's log names them.",
+            "some metrics of {{ $labels.instance }} are missing",
+            "{{ $value }} files cannot be read, or series did not fit. The server's log names them.",
         ),
     )
 
@@ -262,17 +262,18 @@ def _burning(job: ScrapeJob, burn: BurnRate) -> AlertRule:
         0,
         burn.severity,
         f"{_QUEUE}: {{{{ $value | humanizePercentage }}}} of its tasks waited too long in the last {burn.long}",
-        f"The objective is missed {burn.rate:g} times as often as it may be, over {burn.long} and still "
-        f"in the last {burn.short}. See what holds the queue up: too few slots, slow tasks, a flood, no worker.",
+        f"The objective is missed more than {burn.rate:g} times as often as allowed, over {burn.long} and still "
+        f"in the last {burn.short}. Find the bottleneck: too few slots, slow tasks, a burst, or no worker.",
         burn.long,
     )
 
 
 def _new(job: ScrapeJob, metric: Metric) -> str:
-    """Return by how much each series grew of late.
+    """Return the PromQL for the recent increase of each series.
 
-    A series that was not there before began at 0, which ``increase`` does not know. It is such a one if it is in
-    fewer scrapes than its server answered; all of them are new to a Prometheus that has just begun.
+    A series that did not exist before started at 0, but ``increase`` ignores that first step. A series counts as
+    new if it appears in fewer scrapes than its server answered; otherwise all series would be new to a
+    Prometheus that has just started.
     """
     series = job.of(metric)
     scrapes = f"sum_over_time({job.up()}[{NEW_WINDOW}])"

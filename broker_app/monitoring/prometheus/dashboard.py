@@ -1,4 +1,4 @@
-"""The dashboard as Grafana reads it (grafana.com/docs/grafana/latest: its dashboards' JSON model)."""
+"""Grafana dashboard in its JSON model (grafana.com/docs/grafana/latest)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _ALL = {"text": "All", "value": "$__all"}
 UID = "broker-app"
 COLUMNS = 24
-_SCHEMA_VERSION = 39  # of Grafana 10 and 11; later ones read it
+_SCHEMA_VERSION = 39  # Grafana 10 and 11; later versions read it
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _HEIGHTS = {"stat": 4, "timeseries": 8}
 
 
 def dashboard_text() -> str:
-    """Return the dashboard as JSON; job and queue are chosen in it, so it is the same for all settings."""
+    """Return the dashboard as JSON. Job and queue are variables, so it does not depend on the settings."""
     return json.dumps(_dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -31,11 +31,11 @@ def _dashboard() -> dict[str, Any]:
     return {
         "uid": UID,
         "title": "broker-app",
-        "description": "Queues, tasks and workers. The alerts are those of `broker-app metrics rules`.",
+        "description": "Queues, tasks and workers. `broker-app metrics rules` writes the matching alerts.",
         "tags": ["celery", "rabbitmq"],
         "schemaVersion": _SCHEMA_VERSION,
         "editable": True,
-        "graphTooltip": 1,  # one crosshair for all panels
+        "graphTooltip": 1,  # shared crosshair
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
         "templating": {"list": _variables()},
@@ -59,7 +59,7 @@ def _choice(name: str, query: str) -> dict[str, Any]:
 
 
 def _laid_out() -> Iterator[dict[str, Any]]:
-    """Yield rows and panels with their places, from the top."""
+    """Yield rows and panels with their grid positions, from the top."""
     numbers, top = count(1), 0
     for row in rows():
         yield {"id": next(numbers), "type": "row", "title": row.title, "gridPos": _place(0, top, COLUMNS, 1)}
@@ -93,8 +93,8 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0, "custom": drawn}, "overrides": []},
         "options": _OPTIONS[panel.kind],
         "targets": [
-            {"refId": letter, "datasource": _SOURCE, "expr": query.expr, "legendFormat": query.legend}
-            for letter, query in zip("ABCDEF", panel.queries, strict=False)
+            {"refId": ref_id, "datasource": _SOURCE, "expr": query.expr, "legendFormat": query.legend}
+            for ref_id, query in zip("ABCDEF", panel.queries, strict=False)
         ],
     }
 

@@ -1,4 +1,4 @@
-"""What the dashboard shows: rows of panels, each with its queries, made of the metrics' and the rules' names."""
+"""Panels of the dashboard, in rows, with queries built from the names of metrics and recording rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from broker_app.metrics.catalogue import Metric
 
 JOB, QUEUE, RATE = "$job", "$queue", "$__rate_interval"
-"""Grafana's variables: the first two are chosen above the panels, the last follows the scrape interval."""
+"""Grafana variables: the first two are selected above the panels, the last follows the scrape interval."""
 
 _OF_QUEUE = f'job="{JOB}",queue=~"{QUEUE}"'
 _OF_JOB = f'job="{JOB}"'
@@ -24,7 +24,7 @@ class PanelQuery:
 
     Attributes:
         expr: PromQL.
-        legend: Grafana's template for a line's name.
+        legend: Grafana's legend template.
     """
 
     expr: str
@@ -36,12 +36,12 @@ class Panel:
     """A chart.
 
     Attributes:
-        title: Of it.
-        unit: Grafana's: ``s``, ``short``, ``percentunit``, ``cps``.
-        queries: In their order.
-        about: What somebody who sees it for the first time should know.
-        kind: ``timeseries``, or ``stat`` for one number now.
-        stacked: Whether the lines are parts of a whole.
+        title: Title of the panel.
+        unit: Grafana unit: ``s``, ``short``, ``percentunit``, ``cps``.
+        queries: Queries in display order.
+        about: Description shown in the panel's tooltip.
+        kind: ``timeseries``, or ``stat`` for a single current value.
+        stacked: Whether the lines are stacked.
     """
 
     title: str
@@ -54,14 +54,14 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class PanelRow:
-    """Panels under a title."""
+    """A titled row of panels."""
 
     title: str
     panels: tuple[Panel, ...]
 
 
 def rows() -> tuple[PanelRow, ...]:
-    """Return the whole dashboard, what matters most first."""
+    """Return all rows, the most important first."""
     return (
         PanelRow("Now", _now()),
         PanelRow("Waiting", _waiting()),
@@ -93,7 +93,7 @@ def _waiting() -> tuple[Panel, ...]:
             "Wait, 95 of 100 tasks",
             "s",
             (PanelQuery(_quantile(0.95, catalogue.WAITED_SECONDS), "{{queue}}"), objective),
-            "From publishing, plus the wished delay, to the start of the run.",
+            "From publishing, plus the requested delay, to the start of the run.",
         ),
         Panel(
             "Tasks that waited too long",
@@ -102,16 +102,16 @@ def _waiting() -> tuple[Panel, ...]:
                 PanelQuery(_recorded(recorded.too_long("1h")), "{{queue}}, 1 h"),
                 PanelQuery(_recorded(recorded.BUDGET), "{{queue}} budget"),
             ),
-            "Share of those that started in the last hour; above the budget the objective is missed.",
+            "Share of the tasks that started in the last hour; above the budget the objective is missed.",
         ),
         Panel(
             "Oldest task",
             "s",
             (PanelQuery(_recorded(recorded.OLDEST_WAIT), "{{queue}}"), objective),
-            "How long the head of the queue has waited; an estimate.",
+            "Estimated wait of the message at the head of the queue.",
         ),
         Panel(
-            "Where they wait, 95 of 100 tasks",
+            "Wait by place, 95 of 100 tasks",
             "s",
             (
                 PanelQuery(_quantile(0.95, catalogue.WAITED_BROKER_SECONDS), "{{queue}} in the broker"),
@@ -124,7 +124,7 @@ def _waiting() -> tuple[Panel, ...]:
             (PanelQuery(_quantile(0.95, catalogue.LATE_SECONDS), "{{queue}}"),),
         ),
         Panel(
-            "Scheduled tasks by when they are due",
+            "Scheduled tasks by due time",
             "short",
             (PanelQuery(f"max by (due) ({_job(catalogue.SCHEDULED)})", "{{due}}"),),
             stacked=True,
@@ -139,7 +139,7 @@ def _queues() -> tuple[Panel, ...]:
             "Time to drain",
             "s",
             (PanelQuery(_recorded(recorded.DRAIN), "{{queue}}"),),
-            "At the rate of the last 5 minutes, if nothing were added.",
+            "At the rate of the last 5 minutes, without new tasks.",
         ),
         Panel(
             "Held by workers",
@@ -173,7 +173,7 @@ def _tasks() -> tuple[Panel, ...]:
     return (
         Panel("Published a second", "cps", (PanelQuery(_rate("queue", catalogue.PUBLISHED), "{{queue}}"),)),
         Panel(
-            "Ended a second",
+            "Finished a second",
             "cps",
             (PanelQuery(_rate("queue, outcome", catalogue.FINISHED), "{{queue}} {{outcome}}"),),
         ),
@@ -181,7 +181,7 @@ def _tasks() -> tuple[Panel, ...]:
             "The ten tasks with the most run time",
             "percentunit",
             (PanelQuery(f"topk(10, {_rate('task', catalogue.RUN_SECONDS, '_sum')})", "{{task}}"),),
-            "Seconds of run time in each second: slots that the task keeps busy.",
+            "Seconds of run time per second: the number of slots that the task keeps busy.",
         ),
         Panel(
             "Run time, 95 of 100 tasks",
@@ -194,10 +194,10 @@ def _tasks() -> tuple[Panel, ...]:
             (PanelQuery(_rate("queue, reason", catalogue.DEAD_LETTERS), "{{queue}} {{reason}}"),),
         ),
         Panel(
-            "Delivered again a second",
+            "Redelivered a second",
             "cps",
             (PanelQuery(_rate("queue", catalogue.REDELIVERED), "{{queue}}"),),
-            "After the death of a worker, or of its connection.",
+            "After a worker dies or loses its connection.",
         ),
     )
 
@@ -231,12 +231,12 @@ def _workers() -> tuple[Panel, ...]:
             ),
         ),
         Panel(
-            "Since a node was last given a task",
+            "Time since the last task of a node",
             "s",
             (PanelQuery(f"max by (node) ({_queue(catalogue.LAST_CONSUMED_AGE)})", "{{node}}"),),
         ),
         Panel(
-            "Age of the nodes",
+            "Uptime of the nodes",
             "s",
             (PanelQuery(f"time() - max by (node) ({_queue(catalogue.WORKER_START)})", "{{node}}"),),
         ),
@@ -246,7 +246,7 @@ def _workers() -> tuple[Panel, ...]:
 def _others() -> tuple[Panel, ...]:
     return (
         Panel(
-            "Until a task is confirmed, 95 of 100",
+            "Publish confirmation, 95 of 100 tasks",
             "s",
             (PanelQuery(_quantile(0.95, catalogue.CONFIRM_SECONDS), "{{queue}}"),),
         ),
@@ -260,8 +260,8 @@ def _others() -> tuple[Panel, ...]:
             "short",
             (
                 PanelQuery(f"sum({_job(catalogue.SPOOLED)})", "in the spool"),
-                PanelQuery(f"max({_job(catalogue.PARKED)})", "parked, their queue is gone"),
-                PanelQuery(f"max({_job(catalogue.HELD_UP)})", "held up in a lane"),
+                PanelQuery(f"max({_job(catalogue.PARKED)})", "parked, queue deleted"),
+                PanelQuery(f"max({_job(catalogue.HELD_UP)})", "stuck in a delay lane"),
             ),
         ),
         Panel(
@@ -273,7 +273,7 @@ def _others() -> tuple[Panel, ...]:
             ),
         ),
         Panel(
-            "Time of a scrape and of a look at the broker",
+            "Duration of a scrape and of a read of the broker",
             "s",
             (
                 PanelQuery(_job(catalogue.SCRAPE_SECONDS), "{{instance}} scrape"),
@@ -281,12 +281,10 @@ def _others() -> tuple[Panel, ...]:
             ),
         ),
         Panel(
-            "Not shown",
+            "Missing metrics",
             "short",
             (
-                PanelQuery(
-                    f"sum by (instance) ({_job(catalogue.DROPPED_SERIES)})", "{{instance}} series without room"
-                ),
+                PanelQuery(f"sum by (instance) ({_job(catalogue.DROPPED_SERIES)})", "{{instance}} dropped series"),
                 PanelQuery(_job(catalogue.FILES, 'state="unreadable"'), "{{instance}} damaged files"),
             ),
         ),

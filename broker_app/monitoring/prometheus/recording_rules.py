@@ -1,6 +1,6 @@
-"""The recording rules: what alerts and dashboards have in common, computed once.
+"""Recording rules: expressions that alerts and dashboards share, computed once.
 
-The objectives come from the settings, so that the alerts need not be written for each queue.
+Objectives from the settings are recorded as series, so that one alert covers all queues.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from broker_app.settings import QueueSettings, Settings
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-"""Over which it is told how many tasks waited too long."""
+"""Windows over which the share of tasks that waited too long is recorded."""
 
 DRAIN_SECONDS = 600.0
-"""A queue that grows and needs longer than this, or than its objective, to be emptied is worth an alert."""
+"""A growing queue alerts if draining it would take longer than this and longer than its objective."""
 
 LATE_SECONDS = 60.0
-"""A scheduled task may start so late, or as late as the objective of its queue says."""
+"""Allowed lateness of scheduled tasks in a queue without an objective."""
 
 READY = "queue:broker_app_ready_messages:max"
 OLDEST_WAIT = "queue:broker_app_oldest_wait_seconds:max"
@@ -40,17 +40,17 @@ LATE_LIMIT = "queue:broker_app_task_late_seconds:limit"
 
 
 def too_long(window: str) -> str:
-    """Return the name of the share of tasks that waited longer than the objective."""
+    """Return the name of the series with the share of tasks that waited longer than the objective."""
     return f"queue:broker_app_waited_too_long:ratio_rate{window}"
 
 
 def started(window: str) -> str:
-    """Return the name of the starts a second."""
+    """Return the name of the series with task starts per second."""
     return f"queue:broker_app_tasks_started:rate{window}"
 
 
 def of_all_queues(job: ScrapeJob) -> tuple[RecordingRule, ...]:
-    """Return what is recorded of every queue. All servers tell the broker's side alike: the largest is taken."""
+    """Return the rules that apply to every queue. All servers report the same broker figures, hence ``max``."""
     ready, finished = job.recorded(READY), job.recorded(FINISHED_RATE)
     busy, slots = (f"sum {BY_QUEUE} ({job.of(metric)})" for metric in (catalogue.SLOTS_BUSY, catalogue.SLOTS))
     waited = job.of(catalogue.WAITED_SECONDS, part="_count")
@@ -60,7 +60,7 @@ def of_all_queues(job: ScrapeJob) -> tuple[RecordingRule, ...]:
         CONSUMERS: f"max {BY_QUEUE} ({job.of(catalogue.CONSUMERS)})",
         PAUSED: f"max {BY_QUEUE} ({job.of(catalogue.PAUSED)})",
         FINISHED_RATE: f"sum {BY_QUEUE} (rate({job.of(catalogue.FINISHED)}[5m]))",
-        # an empty queue is drained; one from which nothing is taken never is: +Inf
+        # 0 for an empty queue, +Inf for one that nothing is taken from
         DRAIN: f"({ready} > 0) / ({finished} or {ready} * 0) or {ready} * 0",
         BUSY: f"{busy} / ({slots} > 0)",
     } | {started(window): f"sum {BY_QUEUE} (rate({waited}[{window}]))" for window in WINDOWS}
@@ -68,7 +68,7 @@ def of_all_queues(job: ScrapeJob) -> tuple[RecordingRule, ...]:
 
 
 def of_one_queue(job: ScrapeJob, name: str, queue: QueueSettings) -> Iterator[RecordingRule]:
-    """Yield the limits of a queue and, if it has an objective, how it is kept."""
+    """Yield the rules for the limits of a queue and, if it has one, for its objective."""
     labels = {"job": job.name, "queue": name}
     objective = queue.wait_objective_seconds
     yield _constant(DRAIN_LIMIT, max(DRAIN_SECONDS, objective or 0.0), labels)
@@ -85,7 +85,7 @@ def of_one_queue(job: ScrapeJob, name: str, queue: QueueSettings) -> Iterator[Re
 
 
 def of_settings(job: ScrapeJob, settings: Settings) -> tuple[RecordingRule, ...]:
-    """Return what is recorded of each queue of the settings."""
+    """Return the rules for the queues of the settings."""
     return tuple(rule for name, queue in settings.queues.items() for rule in of_one_queue(job, name, queue))
 
 

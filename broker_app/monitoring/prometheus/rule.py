@@ -1,4 +1,4 @@
-"""Prometheus' recording and alerting rules as values, and how a series of ours is named in them."""
+"""Recording and alerting rules as values, and selectors for the series that they use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BY_QUEUE = "by (job, queue)"
 
 @dataclass(frozen=True, slots=True)
 class RecordingRule:
-    """A series that Prometheus computes and keeps.
+    """A recording rule.
 
     Attributes:
-        record: Its name, in Prometheus' form ``level:metric:operation``.
-        expr: What is computed.
-        labels: That it gets besides those of the expression.
+        record: Name of the series, in the form ``level:metric:operation``.
+        expr: PromQL expression.
+        labels: Labels added to those of the expression.
     """
 
     record: str
@@ -31,16 +31,16 @@ class RecordingRule:
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """Something that a person should know.
+    """An alerting rule.
 
     Attributes:
-        name: In CamelCase; the runbook has a section of this name.
-        expr: Fires for each series that it gives.
-        hold_minutes: How long it must hold before it fires.
-        severity: ``critical``: somebody should come now; ``warning``: in the hours of work.
-        window: Over which it looks, where alerts of one name differ by it.
+        name: Name in CamelCase; the runbook has a section of this name.
+        expr: PromQL expression; the alert fires for each series that it returns.
+        hold_minutes: Time that the expression must hold before the alert fires.
+        severity: ``critical``: page someone now; ``warning``: look at it during working hours.
+        window: Window of the expression, to tell alerts of the same name apart.
         summary: One line.
-        description: What is the matter and the first thing to do.
+        description: The problem, and the first step to solve it.
     """
 
     name: str
@@ -54,11 +54,11 @@ class AlertRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleGroup:
-    """Rules that are evaluated one after the other.
+    """A group of rules, evaluated in sequence.
 
     Attributes:
-        name: In the whole file only once.
-        rules: In their order.
+        name: Name, unique in the file.
+        rules: Rules in evaluation order.
     """
 
     name: str
@@ -67,10 +67,10 @@ class RuleGroup:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeJob:
-    """The name under which Prometheus scrapes our servers: it tells two projects in one Prometheus apart.
+    """A Prometheus scrape job; its label separates several projects in one Prometheus.
 
     Attributes:
-        name: Of the scrape configuration.
+        name: ``job_name`` of the scrape configuration.
     """
 
     name: str
@@ -79,19 +79,19 @@ class ScrapeJob:
         """Return a selector of a metric of this job.
 
         Args:
-            metric: Which.
-            labels: Further matchers, as PromQL has them.
+            metric: The metric.
+            labels: Additional label matchers in PromQL.
             part: ``_bucket`` or ``_count`` of a histogram.
         """
         matchers = ",".join(filter(None, (self._matcher(), labels)))
         return f"{metric.name}{part}{{{matchers}}}"
 
     def recorded(self, name: str) -> str:
-        """Return the selector of a series that a rule of this job records."""
+        """Return a selector of a recorded series of this job."""
         return f"{name}{{{self._matcher()}}}"
 
     def up(self) -> str:
-        """Return the selector of Prometheus' own series about its scrapes."""
+        """Return a selector of the ``up`` series of this job."""
         return f"up{{{self._matcher()}}}"
 
     def _matcher(self) -> str:

@@ -1,4 +1,4 @@
-"""The rules for Prometheus, made from the settings, as the text of its rule file."""
+"""Prometheus rule file, generated from the settings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from broker_app.settings import Settings
 
 JOB = "broker-app"
-"""The name of the scrape configuration, unless told."""
+"""Default ``job_name`` of the scrape configuration."""
 
 RUNBOOKS = "docs/alerts.md"
-"""Where the sections about the alerts are, unless told."""
+"""Default address of the runbook."""
 
-_HEAD = "# Made by `broker-app metrics rules` from the settings: write it anew when they change.\n"
+_HEAD = "# Made by `broker-app metrics rules` from the settings: regenerate it when they change.\n"
 
 
 def groups(settings: Settings, job: str = JOB) -> tuple[RuleGroup, ...]:
-    """Return the rules; those that others build on come first.
+    """Return the rule groups; recording rules come before the alerts that use them.
 
     Args:
-        settings: Whose queues and objectives.
-        job: Name of Prometheus' scrape configuration.
+        settings: Settings with the queues and their objectives.
+        job: ``job_name`` of the scrape configuration.
     """
     ours = ScrapeJob(job)
     return (
@@ -39,12 +39,12 @@ def groups(settings: Settings, job: str = JOB) -> tuple[RuleGroup, ...]:
 
 
 def rules_text(settings: Settings, job: str = JOB, runbooks: str = RUNBOOKS) -> str:
-    """Return the rule file, YAML with every text in JSON's quotes.
+    """Return the rule file as YAML, with every string JSON-quoted.
 
     Args:
-        settings: Whose queues and objectives.
-        job: Name of Prometheus' scrape configuration.
-        runbooks: Address of docs/alerts.md as people reach it.
+        settings: Settings with the queues and their objectives.
+        job: ``job_name`` of the scrape configuration.
+        runbooks: Address of docs/alerts.md for the ``runbook_url`` annotation.
     """
     lines = ["groups:"]
     for group in groups(settings, job):
@@ -78,5 +78,5 @@ def _table(name: str, values: dict[str, str]) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as YAML, of which a text in JSON is one (yaml.org/spec/1.2, 1.3)."""
+    """Return a string in JSON, which is valid YAML (yaml.org/spec/1.2, 1.3)."""
     return json.dumps(text, ensure_ascii=False)

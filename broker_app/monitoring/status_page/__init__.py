@@ -1,4 +1,4 @@
-"""The page on which a person sees what waits, why, and what failed; made from what `broker_app.metrics` reads."""
+"""Status page: queues, waits, workers and dead letters in the browser, from the metrics of this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the token lets one change: dead letters are sent again or removed, queues paused or resumed."""
+"""Actions of the status page: replay or discard dead letters, pause or resume queues. They require the token."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from broker_app.messages import TransferOutcome
 
 AT_ONCE = 1_000
-"""Letters of one request for all of them; the page asks again if a person does."""
+"""Maximum number of dead letters that one request for all of them handles."""
 
 LIMIT_SECONDS = 30.0
-"""After which no more are sent."""
+"""Time after which an action stops taking further messages."""
 
 
 class DeadLetterAction(StrEnum):
-    """What can be done with dead letters."""
+    """Actions on dead letters."""
 
     REPLAY = "replay"
     DISCARD = "discard"
 
 
 class QueueAction(StrEnum):
-    """What can be done with a queue."""
+    """Actions on a queue."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -41,11 +41,11 @@ class QueueAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ActionRequest:
-    """What a request asks for.
+    """Body of a request for an action on dead letters.
 
     Attributes:
         queue: The work queue.
-        ids: Of the letters; None is all of them, `AT_ONCE` at a time.
+        ids: Message ids; None for all messages, at most `AT_ONCE`.
     """
 
     queue: str
@@ -53,17 +53,17 @@ class ActionRequest:
 
     @property
     def selection(self) -> MessageFilter:
-        """Which letters are meant; of two with the same id the first."""
+        """Filter for the requested messages; of two with the same id, the first."""
         if self.ids is None:
             return MessageFilter(limit=AT_ONCE)
         return MessageFilter(ids=self.ids, limit=len(self.ids))
 
 
 def parse_wish(body: bytes) -> ActionRequest:
-    """Return what a body asks for: ``{"queue": "default", "ids": ["…"]}``, or ``"all": true`` instead of ids.
+    """Parse a body: ``{"queue": "default", "ids": ["…"]}``, or ``"all": true`` instead of ids.
 
     Raises:
-        SelectionError: It is something else.
+        SelectionError: The body has another form.
     """
     expected = (
         f'expected {{"queue": "…", "ids": ["…"]}} with 1 to {MAX_LETTERS} ids, or "all": true instead of ids'
@@ -82,10 +82,10 @@ def parse_wish(body: bytes) -> ActionRequest:
 
 
 def parse_queue(body: bytes) -> str:
-    """Return the queue that a body names: ``{"queue": "default"}``.
+    """Return the queue named in a body: ``{"queue": "default"}``.
 
     Raises:
-        SelectionError: It is something else.
+        SelectionError: The body has another form.
     """
     content = _object(body)
     if content is None or list(content) != ["queue"] or not isinstance(content["queue"], str):
@@ -94,7 +94,7 @@ def parse_queue(body: bytes) -> str:
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of a body; None if it is none."""
+    """Parse a body as a JSON object; None if it is not one."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -103,34 +103,34 @@ def _object(body: bytes) -> dict[str, Any] | None:
 
 
 def switch(app: BrokerApp, verb: QueueAction, queue: str) -> None:
-    """Pause or resume a queue, on all hosts.
+    """Pause or resume a queue on all hosts.
 
     Raises:
-        UnknownQueue: The settings do not declare it.
-        BrokerError: The broker did not take it.
+        UnknownQueue: The settings do not declare the queue.
+        BrokerError: The broker is unreachable or refused.
     """
     (pause_queue if verb is QueueAction.PAUSE else resume_queue)(app, queue)
 
 
-def act(app: BrokerApp, verb: DeadLetterAction, wish: ActionRequest) -> dict[str, Any]:
-    """Do it, and return what became of it.
+def act(app: BrokerApp, verb: DeadLetterAction, request: ActionRequest) -> dict[str, Any]:
+    """Replay or discard dead letters, and return how many were handled and why any were not.
 
     Raises:
-        SelectionError: No such queue, or none whose dead letters are kept.
-        BrokerError: The broker cannot be reached, or refuses; nothing is lost.
+        SelectionError: The queue does not exist, or does not keep its dead letters.
+        BrokerError: The broker is unreachable or refused; no message is lost.
     """
     known = dead_queues(app)
-    if wish.queue not in known:
-        names, hint = ", ".join(known), nearest(wish.queue, known)
-        raise SelectionError(f"queue {wish.queue[:100]!r}: expected one with dead letters: {names}{hint}")
+    if request.queue not in known:
+        names, hint = ", ".join(known), nearest(request.queue, known)
+        raise SelectionError(f"queue {request.queue[:100]!r}: expected one with dead letters: {names}{hint}")
     give_up = time.monotonic() + LIMIT_SECONDS
-    order = CommandOptions(wish.selection, is_stopped=lambda: time.monotonic() > give_up)
+    options = CommandOptions(request.selection, is_stopped=lambda: time.monotonic() > give_up)
     do = replay if verb is DeadLetterAction.REPLAY else discard
-    return _told(wish, do(app, known[wish.queue], order))
+    return _result(request, do(app, known[request.queue], options))
 
 
-def _told(wish: ActionRequest, outcome: TransferOutcome) -> dict[str, Any]:
+def _result(request: ActionRequest, outcome: TransferOutcome) -> dict[str, Any]:
     problem = outcome.reason
-    if wish.ids is not None and outcome.selected < len(wish.ids):
-        problem = problem or "it is not there any more: somebody else took it"
+    if request.ids is not None and outcome.selected < len(request.ids):
+        problem = problem or "it is not there any more: it was replayed or discarded elsewhere"
     return {"done": outcome.done, "failed": outcome.failed, "problem": problem}

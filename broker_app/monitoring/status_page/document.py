@@ -1,4 +1,4 @@
-"""The page's figures as one JSON document, made from the readings: nothing here asks anybody."""
+"""JSON document of the status page, built from a snapshot and the history, without I/O."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
     from broker_app.monitoring.collector import Snapshot
 
 NOW_SECONDS = 60.0
-"""How far back the tasks started whose waits are the wait now."""
+"""Window of started tasks from which the current wait is computed."""
 
 GROWTH_SECONDS = 75.0
-"""How far back the growth of a queue is looked at: some five counts, no older than what is happening."""
+"""Window over which the growth of a queue is computed: about five samples, few enough to be current."""
 
 _LEAST_COUNTS = 3
 
 HEAD_SECONDS = 5.0
-"""How wrong the wait of the first message may be: the broker counts, and is asked, every five seconds."""
+"""Error of the wait at the head of a queue: the broker updates its counts, and is read, every five seconds."""
 
 DEFAULT_PERCENT = 99.0
-"""Which share of the tasks the wait of a queue without an objective is told for."""
+"""Percentile of the wait for queues without an objective."""
 
 MAX_NODES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class PageContext:
-    """What the readings do not say.
+    """Facts about the app that do not change between snapshots.
 
     Attributes:
-        app: The app's name.
-        host: This host's.
-        version: Of broker-app.
-        queues: The queues of the settings in their order, each with its objective.
-        keeps_dead: Those whose dead letters are kept.
-        has_actions: Whether a token was set.
+        app: Name of the app.
+        host: Name of this host.
+        version: Version of broker-app.
+        queues: Objectives by queue, in the order of the settings.
+        keeps_dead: Queues that keep their dead letters.
+        has_actions: Whether the actions token is set.
     """
 
     app: str
@@ -68,7 +68,7 @@ class PageContext:
 
 @dataclass(frozen=True, slots=True)
 class _Wait:
-    """A wait as the counts tell it: between two bounds, in seconds; the upper one is None if there is none."""
+    """An estimated wait with its bounds, in seconds; ``high`` is None if unbounded."""
 
     about: float
     low: float
@@ -88,7 +88,7 @@ class _Node:
 
 @dataclass(slots=True)
 class _Host:
-    """What the readings say of this host."""
+    """State of this host in a snapshot."""
 
     nodes: dict[tuple[str, str], _Node] = field(default_factory=dict)
     wanted: dict[str, int] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class _Host:
 
 
 def document(snapshot: Snapshot, history: Sequence[HistorySample], about: PageContext) -> dict[str, Any]:
-    """Return everything that the page shows.
+    """Return all figures of the page.
 
     Args:
-        snapshot: The readings now.
-        history: The samples, the oldest first.
-        about: The rest.
+        snapshot: The current snapshot.
+        history: Earlier samples, oldest first.
+        about: Facts about the app.
     """
     now, broker, host = sample(snapshot), snapshot.broker, _host(snapshot)
     earlier = [one for one in history if one.at < now.at]
@@ -122,7 +122,7 @@ def document(snapshot: Snapshot, history: Sequence[HistorySample], about: PageCo
             "age_seconds": snapshot.broker_age,
         },
         "files": {"unreadable": snapshot.reading.unreadable, "problem": shown(snapshot.reading.problem)},
-        "queues": [_told(queue, about, samples) for queue in queues],
+        "queues": [_entry(queue, about, samples) for queue in queues],
         "scheduled": _scheduled(snapshot),
         "parked": broker.parked,
         "spooled": host.spooled,
@@ -188,7 +188,7 @@ def _queue(
 
 
 def _wait(counts: QueueCounts, objective: Objective | None) -> _Wait | None:
-    """Return the wait of tasks that started, or of what stands at the head if that is longer."""
+    """Return the wait of started tasks or of the message at the head, whichever is longer."""
     share = (objective.percent if objective else DEFAULT_PERCENT) / 100
     known = []
     if (bucket := bucket_of(BOUNDS_SECONDS, counts.waited, share)) is not None:
@@ -206,10 +206,10 @@ def _wait(counts: QueueCounts, objective: Objective | None) -> _Wait | None:
 
 
 def _wait_window(samples: list[HistorySample], name: str) -> HistorySample:
-    """Return the sample since which the tasks started whose waits are the wait now.
+    """Return the sample at which the window for the current wait begins.
 
-    In an empty queue nothing waits any more that waited before: those count that started after the first step
-    in which it was empty, when the nodes had begun what they held.
+    If the queue is empty, earlier waits no longer matter: the window begins after the first sample in which it was
+    empty, when the nodes had started the tasks that they had prefetched.
     """
     since, empty = _back(samples, NOW_SECONDS), []
     for one in reversed(samples):
@@ -223,15 +223,15 @@ def _wait_window(samples: list[HistorySample], name: str) -> HistorySample:
 
 
 def _back(samples: list[HistorySample], seconds: float) -> HistorySample:
-    """Return the sample of so long ago; the nearest before, or the oldest there is."""
+    """Return the latest sample at least this old, or the oldest one."""
     at = samples[-1].at - seconds
     return next((one for one in reversed(samples) if one.at <= at), samples[0])
 
 
 def _growth(samples: list[HistorySample], name: str) -> tuple[float | None, float | None]:
-    """Return by how many messages a second a queue grew in the last minute, and over its last three counts.
+    """Return the growth of a queue in messages per second, over the last minute and over the last three samples.
 
-    Both are the slope of the line that fits the counts best (least squares); None from less than three counts.
+    Both are least-squares slopes; None with fewer than three samples.
     """
     last = samples[-1].at
     counts = [
@@ -248,7 +248,7 @@ def _growth(samples: list[HistorySample], name: str) -> tuple[float | None, floa
 def _slope(points: list[tuple[float, int]]) -> float | None:
     try:
         return linear_regression(*zip(*points, strict=True)).slope
-    except StatisticsError:  # all of one moment: the broker was read once
+    except StatisticsError:  # all points have the same time: the broker was read once
         return None
 
 
@@ -262,7 +262,7 @@ def _fleet(name: str, host: _Host) -> FleetSummary:
     )
 
 
-def _told(queue: QueueSummary, about: PageContext, samples: list[HistorySample]) -> dict[str, Any]:
+def _entry(queue: QueueSummary, about: PageContext, samples: list[HistorySample]) -> dict[str, Any]:
     level, word = verdict(queue)
     lately = samples[-1].since(before := _back(samples, NOW_SECONDS), queue.name)
     seconds = samples[-1].at - before.at
@@ -274,14 +274,14 @@ def _told(queue: QueueSummary, about: PageContext, samples: list[HistorySample])
             "reasons": [{"level": each, "text": text} for each, text in reasons(queue)],
             "keeps_dead": queue.name in about.keeps_dead,
             "per_second": lately.finished / seconds if seconds else None,
-            "chart": _chart(queue, samples[:-1]),  # the last step is not over yet
+            "chart": _chart(queue, samples[:-1]),  # the last step is incomplete
             "wait_ranges": _wait_ranges(queue, samples[:-1]),
         }
     )
 
 
 def _chart(queue: QueueSummary, samples: list[HistorySample]) -> dict[str, list[Any]]:
-    """Return the columns of the charts, the oldest first: a second's messages, and waits in seconds."""
+    """Return the chart columns, oldest first: messages per second, and waits in seconds."""
     chart: dict[str, list[Any]] = defaultdict(list)
     for before, after in pairwise(samples):
         counts, seconds = after.since(before, queue.name), max(after.at - before.at, 0.001)
@@ -294,13 +294,13 @@ def _chart(queue: QueueSummary, samples: list[HistorySample]) -> dict[str, list[
 
 
 def _wait_ranges(queue: QueueSummary, samples: list[HistorySample]) -> list[tuple[float, float | None] | None]:
-    """Return between what each of the chart's waits is."""
+    """Return the bounds of each wait in the chart."""
     waits = [_wait(after.since(before, queue.name), queue.objective) for before, after in pairwise(samples)]
     return [None if wait is None else (wait.low, wait.high) for wait in waits]
 
 
 def _scheduled(snapshot: Snapshot) -> dict[str, Any] | None:
-    """Return what waits in the delay lanes by due time; None if the broker did not tell."""
+    """Return the messages in the delay lanes by due time; None if unknown."""
     backlog = snapshot.broker.backlog
     if backlog is None:
         return None

@@ -1,8 +1,8 @@
-"""Who may read the page's data, and who may act: the checks that stand between a browser and the broker.
+"""Access checks of the status page: read access, message contents, and actions.
 
-A page of somebody else in the same browser can send requests here. So a request must not come from another site,
-and to change something must bring the token in a header, which no other site can send unasked
-(fetch.spec.whatwg.org, CORS protocol). For protection against DNS rebinding, see `broker_app.monitoring.hosts`.
+A page from another site in the same browser can send requests to this server. Requests from other sites are
+therefore refused, and an action requires the token in a header, which another site cannot send without a CORS
+preflight (fetch.spec.whatwg.org, CORS protocol). For DNS rebinding, see `broker_app.monitoring.hosts`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 TOKEN_HEADER = "x-actions-token"  # noqa: S105 - the name of the header
 
 _OWN_SITES = frozenset({"same-origin", "none"})
-"""Values of Sec-Fetch-Site of our own page, and of an address that a person typed (w3.org/TR/fetch-metadata)."""
+"""Values of Sec-Fetch-Site for this page and for addresses typed by the user (w3.org/TR/fetch-metadata)."""
 
 logger = logging.getLogger(__name__)
 
 
 class RequestGuard:
-    """Judges requests.
+    """Checks whether a request is allowed.
 
     Args:
-        settings: Where the server listens, whom it answers, and its token.
+        settings: Address, credentials, and actions token of the server.
     """
 
     def __init__(self, settings: MetricsSettings) -> None:
@@ -42,37 +42,37 @@ class RequestGuard:
 
     @property
     def has_actions(self) -> bool:
-        """Whether a token is set."""
+        """True if the actions token is set."""
         return self._token is not None
 
     def refuses_reader(self, request: HttpRequest) -> HttpResponse | None:
-        """Return the refusal of a request that only reads figures; None if it may."""
+        """Return the refusal of a request for figures; None if it is allowed."""
         if request.headers.get("sec-fetch-site", "none") not in _OWN_SITES:
-            return _refusal("expected a request of this server's own page, got one of another site")
+            return _refusal("expected a request from this server's own page, got one from another site")
         return None
 
     def refuses_contents(self, request: HttpRequest) -> HttpResponse | None:
-        """Return the refusal of a request for what messages hold.
+        """Return the refusal of a request for message contents; None if it is allowed.
 
-        It is for who sits at this host, has the password, or has the token.
+        Contents require a loopback address, the password, or the token.
         """
         if self._is_local or self._has_login:
             return self.refuses_reader(request)
         if self._token is None:
             return _refusal(
-                "what messages hold is not shown while the server listens to other hosts without a password; set "
-                " metrics.username and metrics.password, or metrics.actions_token"
+                "message contents are hidden while the server accepts other hosts without a password; set "
+                "metrics.username and metrics.password, or metrics.actions_token"
             )
         return self.refuses_actor(request)
 
     def refuses_actor(self, request: HttpRequest) -> HttpResponse | None:
-        """Return the refusal of a request that wants to change something."""
+        """Return the refusal of an action; None if it is allowed."""
         if (refusal := self.refuses_reader(request)) is not None:
             return refusal
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
-            logger.warning("status page: %s refused: it came from the page of %.100r", request.path, origin)
-            return _refusal("expected a request of this server's own page, got one of another site")
+            logger.warning("status page: %s refused: it came from a page of %.100r", request.path, origin)
+            return _refusal("expected a request from this server's own page, got one from another site")
         if self._token is None:
             return _refusal("the page only reads; set metrics.actions_token to act on it")
         given = request.headers.get(TOKEN_HEADER, "").encode("utf-8", "surrogateescape")

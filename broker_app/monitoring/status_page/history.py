@@ -1,4 +1,4 @@
-"""The last quarter of an hour, sampled in the server's memory: as many samples as there are columns in a chart."""
+"""History of the last 15 minutes: samples in memory, one for each column of a chart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 15.0
 STEPS = 60
-"""A quarter of an hour."""
+"""15 minutes in steps of `STEP_SECONDS`."""
 
 FAILURES = frozenset({TaskOutcome.FAILED, TaskOutcome.DEAD, TaskOutcome.TIMED_OUT})
 
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class QueueCounts:
-    """One queue at one moment; what only grows is counted since whenever.
+    """Counts of one queue at one moment; counters start at an arbitrary value.
 
     Attributes:
-        published: Tasks that the producers of this host published.
-        finished: Messages that ended in its workers, well or not.
-        failed: Those of them that failed for good.
-        waited: Tasks that started, by how long they had waited: the buckets of `BOUNDS_SECONDS`, and beyond.
-        ready: Messages that wait; None if the broker did not tell.
-        head: How long the first of them has waited, likewise.
+        published: Tasks published by the producers of this host.
+        finished: Messages finished by the workers of this host, with any outcome.
+        failed: Finished messages that failed and are not retried.
+        waited: Started tasks by wait: the buckets of `BOUNDS_SECONDS`, and +Inf.
+        ready: Messages ready for delivery; None if unknown.
+        head: Wait of the message at the head, in seconds; None if unknown.
     """
 
     published: float = 0.0
@@ -52,8 +52,8 @@ class HistorySample:
 
     Attributes:
         at: Seconds since the epoch.
-        queues: By name.
-        read_at: When the broker told what waits; None for ``at``.
+        queues: Counts by queue name.
+        read_at: When the broker was read; None if at ``at``.
     """
 
     at: float
@@ -61,7 +61,7 @@ class HistorySample:
     read_at: float | None = None
 
     def since(self, before: HistorySample, queue: str) -> QueueCounts:
-        """Return what was counted between two samples; a count that has shrunk, since a file went, as nothing."""
+        """Return the increase between two samples; 0 for a counter that shrank because a file was removed."""
         now, then = self.queues.get(queue, QueueCounts()), before.queues.get(queue, QueueCounts())
         return QueueCounts(
             published=max(0.0, now.published - then.published),
@@ -74,7 +74,7 @@ class HistorySample:
 
 
 def sample(snapshot: Snapshot) -> HistorySample:
-    """Return what of a snapshot is remembered."""
+    """Return the sample of a snapshot."""
     queues: dict[str, QueueCounts] = defaultdict(QueueCounts)
     for series, values in snapshot.numbers.items():
         if series.metric is PUBLISHED:
@@ -93,10 +93,10 @@ def sample(snapshot: Snapshot) -> HistorySample:
 
 
 class History:
-    """The last samples. For several threads at once.
+    """The most recent samples. Thread-safe.
 
     Args:
-        samples: The first ones, in their order.
+        samples: Initial samples, oldest first.
     """
 
     def __init__(self, samples: Iterable[HistorySample] = ()) -> None:
@@ -104,22 +104,22 @@ class History:
         self._lock = threading.Lock()
 
     def add(self, one: HistorySample) -> None:
-        """Remember one more; the oldest is forgotten."""
+        """Append a sample, dropping the oldest if full."""
         with self._lock:
             self._samples.append(one)
 
     def samples(self) -> list[HistorySample]:
-        """Return them, the oldest first."""
+        """Return the samples, oldest first."""
         with self._lock:
             return list(self._samples)
 
 
 class Sampler:
-    """Adds to a history in a thread of its own, for the length of a block.
+    """Context manager that fills a history from a background thread.
 
     Args:
-        collect: Returns what there is to tell now.
-        history: Where it goes.
+        collect: Returns the current snapshot.
+        history: The history to fill.
     """
 
     def __init__(self, collect: Callable[[], Snapshot], history: History) -> None:
@@ -140,6 +140,6 @@ class Sampler:
             try:
                 self._history.add(sample(self._collect()))
             except Exception:
-                logger.exception("the status page has no sample of this moment")
+                logger.exception("status page: cannot take a sample")
             if self._is_over.wait(STEP_SECONDS):
                 return

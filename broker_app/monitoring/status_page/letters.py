@@ -1,4 +1,4 @@
-"""The dead letters of a queue as the page shows them: the first few, each bounded, none taken away."""
+"""Dead letters on the status page: the first few of a queue, truncated for display and left in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
 
 FIRST_LETTERS = 10
-"""Looked at unless more are asked for: a message has up to 16 MiB, and all are in memory for a moment."""
+"""Default number of messages to read: each may have 16 MiB, and all are in memory at once."""
 
 MAX_LETTERS = 50
 
@@ -20,41 +20,41 @@ ARGUMENT_CHARACTERS = 1_000
 
 
 def dead_queues(app: BrokerApp) -> dict[str, str]:
-    """Return the dead letters that the settings keep: the name of their place, by the work queue's."""
-    places = known_places(app).values()
-    return {place.home.name: place.name for place in places if place.home is not None and place.is_kept}
+    """Return the names of the dead-letter queues that are kept, by work queue."""
+    sources = known_places(app).values()
+    return {source.home.name: source.name for source in sources if source.home is not None and source.is_kept}
 
 
 def first_letters(app: BrokerApp, queue: str, place: str, limit: int) -> dict[str, Any]:
-    """Return the first dead letters of a queue; they are back in their place when this returns.
+    """Return the first dead letters of a queue; they are back in their queue on return.
 
     Args:
         app: The app.
         queue: The work queue.
-        place: Where its dead letters are.
-        limit: At most so many.
+        place: Name of its dead-letter queue.
+        limit: Maximum number of messages.
 
     Raises:
-        BrokerError: The broker cannot be reached, or refuses.
+        BrokerError: The broker is unreachable or refused.
     """
-    letters = peek(app, place, limit).letters
-    return {"queue": queue, "limit": limit, "letters": [told(letter) for letter in letters]}
+    messages = peek(app, place, limit).letters
+    return {"queue": queue, "limit": limit, "letters": [told(message) for message in messages]}
 
 
-def told(letter: MessageSummary) -> dict[str, Any]:
-    """Return what is shown of a letter; ``key`` is its id as it is, None if it cannot be asked for by it."""
-    is_id = 0 < len(letter.id.encode("utf-8", "backslashreplace")) <= MAX_ID_BYTES
+def told(message: MessageSummary) -> dict[str, Any]:
+    """Return the displayed fields of a message; ``key`` is its raw id, None if that cannot select the message."""
+    is_id = 0 < len(message.id.encode("utf-8", "backslashreplace")) <= MAX_ID_BYTES
     return {
-        "key": letter.id if is_id else None,
-        "id": shown(letter.id),
-        "task": shown(letter.task),
-        "args": shown(letter.args, ARGUMENT_CHARACTERS),
-        "kwargs": shown(letter.kwargs, ARGUMENT_CHARACTERS),
-        "retries": letter.retries,
-        "age_seconds": letter.age_seconds,
-        "reason": shown(letter.reason),
-        "exception": shown(letter.exception, LINE_CHARACTERS),
-        "traceback": shown_end(letter.traceback, TRACEBACK_CHARACTERS),
-        "node": shown(letter.node),
-        "is_redelivered": letter.is_redelivered,
+        "key": message.id if is_id else None,
+        "id": shown(message.id),
+        "task": shown(message.task),
+        "args": shown(message.args, ARGUMENT_CHARACTERS),
+        "kwargs": shown(message.kwargs, ARGUMENT_CHARACTERS),
+        "retries": message.retries,
+        "age_seconds": message.age_seconds,
+        "reason": shown(message.reason),
+        "exception": shown(message.exception, LINE_CHARACTERS),
+        "traceback": shown_end(message.traceback, TRACEBACK_CHARACTERS),
+        "node": shown(message.node),
+        "is_redelivered": message.is_redelivered,
     }

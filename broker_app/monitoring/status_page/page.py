@@ -1,4 +1,4 @@
-"""The page's paths: its files, its figures, the dead letters, and what the token lets one do."""
+"""Routes of the status page: assets, figures, dead letters, and actions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from broker_app.settings import MetricsSettings, QueueSettings
 
 TURN_SECONDS = 20.0
-"""How long a look at messages waits for the one before it: one at a time is with the broker."""
+"""Maximum time that a request waits for the previous one: only one at a time accesses the broker."""
 
 FILES = {
     "page.html": "text/html; charset=utf-8",
@@ -59,23 +59,23 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Nothing from elsewhere, nothing inline, in nobody's frame; a text cannot become markup (w3.org/TR/CSP3,
+"""No external or inline resources, no framing, and no text parsed as markup (w3.org/TR/CSP3,
 w3.org/TR/trusted-types)."""
 
 logger = logging.getLogger(__name__)
 
 
 class StatusPage:
-    """The page of one app on this host.
+    """The status page of one app on this host.
 
     Args:
-        app: Whose queues.
-        collector: Of the readings.
-        settings: Where the server listens, and its token.
-        version: Of broker-app.
+        app: The app.
+        collector: Source of the snapshots.
+        settings: Address, credentials, and actions token of the server.
+        version: Version of broker-app.
 
     Attributes:
-        history: The last quarter of an hour.
+        history: Samples of the last 15 minutes.
     """
 
     def __init__(self, app: BrokerApp, collector: Collector, settings: MetricsSettings, version: str) -> None:
@@ -94,11 +94,11 @@ class StatusPage:
         )
 
     def sampling(self) -> Sampler:
-        """Return the block in which the last quarter of an hour is remembered."""
+        """Return a context manager that fills the history."""
         return Sampler(self._collector.collect, self.history)
 
     def routes(self) -> dict[str, HttpRoute]:
-        """Return what is answered, by path."""
+        """Return the routes by path."""
         files = {f"/{name}": HttpRoute(_file(name)) for name in FILES if name != "page.html"}
         actions = {
             f"/actions/{verb}": HttpRoute(self._acting(verb), ("POST",))
@@ -108,7 +108,7 @@ class StatusPage:
             "/": HttpRoute(_file("page.html")),
             **files,
             "/status.json": HttpRoute(self._status),
-            "/dead-letters.json": HttpRoute(self._letters),
+            "/dead-letters.json": HttpRoute(self._dead_letters),
             "/actions/check": HttpRoute(self._check, ("POST",)),
             **actions,
         }
@@ -118,7 +118,7 @@ class StatusPage:
             return refusal
         return _answer(document(self._collector.collect(), self.history.samples(), self._about))
 
-    def _letters(self, request: HttpRequest) -> HttpResponse:
+    def _dead_letters(self, request: HttpRequest) -> HttpResponse:
         if (refusal := self._guard.refuses_contents(request)) is not None:
             return refusal
         queue = request.query.get("queue", "")
@@ -132,7 +132,7 @@ class StatusPage:
         return self._in_turn(lambda: first_letters(self._app, queue, place, int(limit)))
 
     def _check(self, request: HttpRequest) -> HttpResponse:
-        """Answer whether a token is right, so that a person learns it before the first action."""
+        """Check a token, so that the page can report a wrong one before the first action."""
         return self._guard.refuses_actor(request) or _answer({"problem": ""})
 
     def _acting(self, verb: DeadLetterAction | QueueAction) -> Callable[[HttpRequest], HttpResponse]:
@@ -147,20 +147,20 @@ class StatusPage:
 
     def _switch(self, verb: QueueAction, request: HttpRequest) -> dict[str, Any]:
         queue = parse_queue(request.body)
-        logger.info("status page: %s asks to %s %.100r", request.client, verb, queue)
+        logger.info("status page: %s requests: %s %.100r", request.client, verb, queue)
         switch(self._app, verb, queue)
         return {"problem": ""}
 
     def _act(self, verb: DeadLetterAction, request: HttpRequest) -> dict[str, Any]:
-        wish = parse_wish(request.body)
-        what = "all dead letters" if wish.ids is None else f"{len(wish.ids)} dead letters"
-        logger.info("status page: %s asks to %s %s of %r", request.client, verb, what, wish.queue)
-        done = act(self._app, verb, wish)
-        logger.info("status page: %s: %d done, %d not: %s", verb, done["done"], done["failed"], done["problem"])
+        action = parse_wish(request.body)
+        what = "all dead letters" if action.ids is None else f"{len(action.ids)} dead letters"
+        logger.info("status page: %s requests: %s %s of %r", request.client, verb, what, action.queue)
+        done = act(self._app, verb, action)
+        logger.info("status page: %s: %d done, %d failed: %s", verb, done["done"], done["failed"], done["problem"])
         return done
 
     def _in_turn(self, do: Callable[[], dict[str, Any]]) -> HttpResponse:
-        """Return what something with the broker gives, or why it could not be done."""
+        """Run an operation on the broker, one at a time, and return its result or its error."""
         try:
             with self._alone():
                 return _answer(do())
@@ -173,7 +173,7 @@ class StatusPage:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._turn.acquire(timeout=TURN_SECONDS):
-            raise BrokerError("the messages are being looked at for somebody else; try again in a moment")
+            raise BrokerError("another request is accessing the messages; try again in a moment")
         try:
             yield
         finally:
@@ -186,7 +186,7 @@ def _objective(queue: QueueSettings) -> Objective | None:
 
 
 def _file(name: str) -> Callable[[HttpRequest], HttpResponse]:
-    """Return what answers with a file of the package."""
+    """Return a handler that serves an asset."""
     text = (
         resources.files("broker_app.monitoring.status_page").joinpath("assets", name).read_text(encoding="utf-8")
     )

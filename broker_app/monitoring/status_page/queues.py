@@ -1,4 +1,4 @@
-"""One queue as the page knows it, and what is to be said of it: how it stands, and why."""
+"""Queue summaries for the status page: the state of each queue, and the reasons for it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLOSE_SHARE = 0.7
-"""From this share of the objective on a wait is close to it."""
+"""Share of the objective from which a wait counts as close to it."""
 
 FAILING_SHARE = 0.01
-"""Of the tasks; that fewer fail is told and no warning."""
+"""Share of failed tasks above which failures are a warning."""
 
 RANGE_FROM = 1.2
-"""Bounds this far apart are told as a range: the middle would be wrong by more than 10 %."""
+"""Ratio of bounds from which a range is shown: the midpoint would be off by more than 10 %."""
 
 MAX_NAMED = 3
-"""Queues that the summary names."""
+"""Maximum number of queues named in the summary."""
 
 _MINUTES_FROM, _HOURS_FROM, _WHOLE_FROM = 90, 5_400, 10
 
 
 class Severity(StrEnum):
-    """How much it matters; the page has a colour for each."""
+    """Severity of a state; the page has a colour for each."""
 
     GOOD = "good"
     QUIET = "quiet"
@@ -35,11 +35,11 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What was promised.
+    """Wait objective of a queue.
 
     Attributes:
-        seconds: How long a task waits at most.
-        percent: For how many of a hundred that holds.
+        seconds: Maximum wait.
+        percent: Percentage of tasks that must not exceed it.
     """
 
     seconds: float
@@ -51,10 +51,10 @@ class FleetSummary:
     """The workers of a queue on this host.
 
     Attributes:
-        wanted: Nodes that the settings want.
+        wanted: Nodes that the settings require.
         up: Nodes that are up.
-        slots: Tasks that they run at once.
-        busy: Tasks that they run now.
+        slots: Tasks that these nodes can run at once.
+        busy: Tasks that these nodes are running.
     """
 
     wanted: int = 0
@@ -65,28 +65,28 @@ class FleetSummary:
 
 @dataclass(frozen=True, slots=True)
 class QueueSummary:
-    """One queue now; None is what is not known.
+    """Current figures of one queue; None if unknown.
 
     Attributes:
-        name: By the settings.
-        objective: None if there is none.
-        wait: The longer of two: how long its first message has waited, and how long the objective's share of the
-            tasks waited that started in the last minute. In seconds; 0 if nothing waits and nothing started.
-        wait_low: The wait is not less.
-        wait_high: Nor more; None if that is not known.
-        within_percent: How many of a hundred tasks of the last quarter of an hour waited no longer than that.
-        is_missing: Whether the broker, asked, has no such queue.
-        is_paused: Whether it was paused.
-        is_removed: Whether the settings no longer declare it.
-        ready: Messages that wait.
-        running: Messages that workers hold, on all hosts.
-        dead: Messages in its dead letters.
-        consumers: Workers that take from it, on all hosts.
-        growth: By how many messages a second ``ready`` has risen in the last minute.
-        recent_growth: The same of the last half minute; None if it is not known.
-        finished: Messages that ended in the last quarter of an hour, on this host.
-        failed: Those of them that failed for good.
-        fleet: Its workers here.
+        name: Name in the settings.
+        objective: Wait objective; None if the settings have none.
+        wait: The longer of two waits, in seconds: that of the message at the head, and the objective's percentile
+            over the tasks that started in the last minute. 0 if nothing waits and nothing started.
+        wait_low: Lower bound of the wait.
+        wait_high: Upper bound of the wait; None if unknown.
+        within_percent: Percentage of the tasks of the last 15 minutes that met the objective.
+        is_missing: Whether the queue does not exist on the broker.
+        is_paused: Whether the queue is paused.
+        is_removed: Whether the settings no longer declare the queue.
+        ready: Messages ready for delivery.
+        running: Unacknowledged messages, on all hosts.
+        dead: Messages in the dead-letter queue.
+        consumers: Consumers, on all hosts.
+        growth: Growth of ``ready`` in the last minute, in messages per second.
+        recent_growth: The same for the last half minute.
+        finished: Messages finished in the last 15 minutes, on this host.
+        failed: Finished messages that failed and are not retried.
+        fleet: Workers of the queue on this host.
     """
 
     name: str
@@ -110,7 +110,7 @@ class QueueSummary:
 
 
 def verdict(queue: QueueSummary) -> tuple[Severity, str]:
-    """Return in one or two words how a queue stands."""
+    """Return the state of a queue, in one or a few words."""
     cases = (
         (queue.is_removed, Severity.WARN, "not in the settings"),
         (queue.is_missing, Severity.BAD, "missing"),
@@ -127,7 +127,7 @@ def verdict(queue: QueueSummary) -> tuple[Severity, str]:
 
 
 def reasons(queue: QueueSummary) -> list[tuple[Severity, str]]:
-    """Return why it stands so, and what else somebody would want to know: a sentence each."""
+    """Return the reasons for the state of a queue, and other notable facts, one sentence each."""
     fleet, objective = queue.fleet, queue.objective
     cases = (
         (queue.is_removed, Severity.WARN, f"It is in no settings; run `broker-app queues retire {queue.name}`."),
@@ -135,7 +135,7 @@ def reasons(queue: QueueSummary) -> list[tuple[Severity, str]]:
         (
             queue.is_paused,
             Severity.WARN,
-            "It is paused on all hosts: its workers take nothing until it is resumed.",
+            "It is paused on all hosts: its workers consume nothing until it is resumed.",
         ),
         (_is_left(queue), Severity.BAD, "No worker takes from it, on any host."),
         (_is_short(queue), Severity.WARN, _short(fleet)),
@@ -148,10 +148,10 @@ def reasons(queue: QueueSummary) -> list[tuple[Severity, str]]:
 
 
 def summary(queues: list[QueueSummary], problem: str) -> tuple[Severity, str]:
-    """Return the whole state in one sentence.
+    """Return the overall state in one sentence.
 
     Args:
-        queues: All of them.
+        queues: All queues.
         problem: Why the broker does not answer; empty if it does.
     """
     found = {level: [queue.name for queue in queues if verdict(queue)[0] is level] for level in Severity}
@@ -224,7 +224,7 @@ def _kept(queue: QueueSummary, objective: Objective | None) -> str:
 
 
 def _movement(queue: QueueSummary) -> str:
-    """Say whether what waits grows, or when it will be gone; nothing if it has just turned."""
+    """Describe whether the queue grows or when it will be empty; empty if the trend has just reversed."""
     if not queue.ready or queue.growth is None:
         return ""
     growths = [queue.growth] if queue.recent_growth is None else [queue.growth, queue.recent_growth]
@@ -237,7 +237,7 @@ def _movement(queue: QueueSummary) -> str:
 
 
 def _between(low: float, high: float, words: Callable[[float], str]) -> str:
-    """Return one number if both are within 10 % of it, else the range."""
+    """Return one number if both bounds are within 10 % of it, otherwise the range."""
     first, last = words(low), words(high)
     if high <= low * RANGE_FROM or first == last:
         return words((low + high) / 2)

@@ -1,7 +1,7 @@
-"""Text that others wrote, made fit to be shown: bounded, and with nothing in it that cannot be seen.
+"""Display of untrusted text: truncated, with invisible characters escaped.
 
-The page writes it as text, never as markup. What is left is what text itself can do: reverse the direction of what
-follows, hide, or fill the screen.
+The page inserts it as text, never as markup. Text alone can still reverse the writing direction, hide characters,
+or fill the screen; this module prevents that.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ TRACEBACK_CHARACTERS = 20_000
 
 
 def shown(text: str, limit: int = NAME_CHARACTERS, *, is_one_line: bool = True) -> str:
-    r"""Return a text for a person: at most ``limit`` characters of it, hidden ones as escapes.
+    r"""Return the start of a text, with invisible characters as escapes.
 
     Args:
-        text: Whatever came.
-        limit: Characters that are kept from its beginning.
-        is_one_line: Whether a line's end is an escape too.
+        text: Untrusted text.
+        limit: Maximum number of characters to keep.
+        is_one_line: Whether line breaks and tabs are escaped too.
 
     Example:
         >>> shown("pay\u202egpj.exe\n", 20)
@@ -30,7 +30,7 @@ def shown(text: str, limit: int = NAME_CHARACTERS, *, is_one_line: bool = True) 
 
 
 def shown_end(text: str, limit: int) -> str:
-    """Return the end of a longer text: of a traceback it is what says most."""
+    """Return the end of a text: the most useful part of a traceback."""
     if len(text) <= limit:
         return shown(text, limit, is_one_line=False)
     return f"({len(text):,} characters) …{shown(text[-limit:], limit, is_one_line=False)}"

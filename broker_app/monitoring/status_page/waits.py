@@ -1,4 +1,4 @@
-"""What the counts of a histogram's buckets say of how long tasks waited."""
+"""Quantiles and shares of waits, from the bucket counts of a histogram."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
-    """Return the time that this share of the tasks did not exceed; None without a task.
+    """Return the wait that this share of the tasks did not exceed; None without tasks.
 
-    Inside a bucket the tasks are taken to be spread evenly, as Prometheus' ``histogram_quantile`` takes them; what
-    is beyond the last bound counts as that bound.
+    Like Prometheus' ``histogram_quantile``, it interpolates linearly within a bucket, and returns the last bound
+    for values in the +Inf bucket.
 
     Args:
-        bounds: Upper bounds of the buckets, rising.
-        counts: Tasks in each bucket, and at the end those beyond the last bound.
-        share: 0..1.
+        bounds: Upper bounds of the buckets, ascending.
+        counts: Tasks in each bucket, followed by the +Inf bucket.
+        share: The quantile, 0..1.
 
     Example:
         >>> quantile((1.0, 2.0), (50, 50, 0), 0.75)
@@ -35,9 +35,9 @@ def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> 
 
 
 def bucket_of(bounds: Sequence[float], counts: Sequence[float], share: float) -> tuple[float, float | None] | None:
-    """Return the bounds of the bucket that `quantile` lies in, for certain; None without a task.
+    """Return the bounds of the bucket that contains the quantile; None without tasks.
 
-    The upper one is None beyond the last bound.
+    The upper bound of the +Inf bucket is None.
 
     Example:
         >>> bucket_of((1.0, 2.0), (50, 50, 0), 0.75)
@@ -56,9 +56,9 @@ def bucket_of(bounds: Sequence[float], counts: Sequence[float], share: float) ->
 
 
 def share_within(bounds: Sequence[float], counts: Sequence[float], seconds: float) -> float | None:
-    """Return which share of the tasks waited no longer, 0..1; None without a task.
+    """Return the share of tasks that waited at most ``seconds``, 0..1; None without tasks.
 
-    Exact if ``seconds`` is one of the bounds; else what is in its bucket counts as longer.
+    Exact if ``seconds`` is one of the bounds; otherwise the tasks in its bucket count as longer.
     """
     total = sum(counts)
     if not total:

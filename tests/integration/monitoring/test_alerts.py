@@ -260,9 +260,9 @@ def test_what_an_alert_says_to_a_person(tmp_path: Path) -> None:
     growing = next(scenario for scenario in SCENARIOS if scenario.firing == GROWING)
     content = as_test(growing)
     annotations = {
-        "summary": "queue default grows: 24m 30s of work wait",
-        "description": "At the rate of the last 5 minutes it takes 24m 30s to empty the queue, if nothing were "
-        "added. Look whether tasks became slow or many; give the fleet more slots or nodes.",
+        "summary": "queue default grows: 24m 30s of work is waiting",
+        "description": "At the rate of the last 5 minutes it takes 24m 30s to empty the queue, even without "
+        "new tasks. Check whether tasks became slower or more frequent, or give the fleet more slots.",
         "runbook_url": "docs/alerts.md#brokerappqueuegrowing",
     }
     labels = {"job": "broker-app", "queue": "default", "severity": "warning"}

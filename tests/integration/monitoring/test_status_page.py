@@ -195,7 +195,7 @@ def test_a_server_that_goes_is_told_and_found_again(browser: Browser, tmp_path: 
     with page_server(tmp_path / "before", Told(quiet())) as server:
         look(browser, server)
     browser.wait_for(".notice", "This page's server does not answer")
-    assert "The figures are of" in browser.text(".notice")
+    assert "The figures are from" in browser.text(".notice")
     assert browser.run("return document.body.classList.contains('stale')")
     port = int(server.url.rpartition(":")[2])
     with page_server(tmp_path / "after", Told(full()), port=port):

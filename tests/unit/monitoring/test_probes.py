@@ -45,11 +45,11 @@ def write(app: BrokerApp, node: str, **changed: Any) -> None:
         (Heartbeat(1, 0.5, 1.0, ("lopri",)), True, True, "ready, consumes lopri"),
         (Heartbeat(1, 0.5, 1.0, ("default",), ("lopri",)), True, True, "ready, consumes default, lopri (paused)"),
         (Heartbeat(1, 0.5, 1.0, (), ("lopri",)), True, True, "ready, consumes lopri (paused)"),
-        (Heartbeat(1, 0.5, 1.0, ()), True, False, "consumes nothing: it starts, or ends"),
+        (Heartbeat(1, 0.5, 1.0, ()), True, False, "consumes nothing: starting or shutting down"),
         (Heartbeat(1, 0.5, 31.0, ("lopri",)), False, False, "has not heard from the broker for 31 s"),
         (Heartbeat(1, 0.5, None, ()), False, False, "has not heard from the broker yet"),
         (Heartbeat(1, 15.0, 1.0, ("lopri",)), False, False, "its loop has not turned for 15 s"),
-        (None, False, False, "gives no sign of life"),
+        (None, False, False, "no heartbeat"),
     ],
 )
 def test_what_is_live_and_what_is_ready(
@@ -104,11 +104,11 @@ def test_the_command_says_it_in_one_line(app: BrokerApp, monkeypatch: pytest.Mon
 
     code, text = run("live")
     assert code == 1
-    assert "expected the sign of life of one node, found none" in text
+    assert "expected the heartbeat file of one node, found none" in text
     write(app, "default")
     assert run("ready") == (0, "default: ready, consumes default\n")
     write(app, "default", queues=[])
-    assert run("ready", "default") == (1, "default: consumes nothing: it starts, or ends\n")
+    assert run("ready", "default") == (1, "default: consumes nothing: starting or shutting down\n")
     assert run("live", "default")[0] == 0
     pid_file = str(FleetState.of(app).pid_file("default"))
     assert run("live", "--pidfile", pid_file)[0] == 0

@@ -1,4 +1,4 @@
-// The small charts: columns of a quarter of an hour, the newest on the right. And meters.
+// Charts of the last 15 minutes, newest column on the right, and meters.
 
 import { element, shape } from "./elements.js";
 import { perMinute, spanBetween } from "./figures.js";
@@ -28,12 +28,12 @@ function column(index, low, high, name) {
   });
 }
 
-/** Fill a chart: its drawing, and in words what its highest column is. */
+/** Fill a chart with its drawing and a label for its highest column. */
 function fill(target, drawing, words) {
   target.replaceChildren(drawing, element("span", { class: "top" }, words));
 }
 
-/** Draw how long was waited, against the objective: columns that are solid up to what is certain. */
+/** Draw the waits against the objective; each column is solid up to the lower bound and pale up to the upper one. */
 export function drawWaits(target, waits, ranges, objective, steps) {
   const known = waits.filter((wait) => wait !== null);
   const top = ranges.reduce((best, one) => (one && (one[1] ?? Infinity) >= (best ? best[1] ?? Infinity : 0) ? one : best), null);
@@ -44,11 +44,11 @@ export function drawWaits(target, waits, ranges, objective, steps) {
   const shown = waits.slice(-steps);
   shown.forEach((wait, index) => {
     if (wait === null) return;
-    const place = steps - shown.length + index;
+    const position = steps - shown.length + index;
     const name = objective && wait > objective ? "over" : "within";
     const [low, high] = ranges.at(index - shown.length);
     const heights = [low, high ?? scale].map((bound) => (bound / scale) * (HEIGHT - 2));
-    drawing.append(column(place, 0, heights[0], name), column(place, ...heights, `${name} maybe`));
+    drawing.append(column(position, 0, heights[0], name), column(position, ...heights, `${name} maybe`));
   });
   if (objective) {
     const y = HEIGHT - (objective / scale) * (HEIGHT - 2);
@@ -57,7 +57,7 @@ export function drawWaits(target, waits, ranges, objective, steps) {
   fill(target, drawing, words);
 }
 
-/** Draw what finished, what of it failed, and how much was published. */
+/** Draw finished, failed and published tasks. */
 export function drawFinished(target, chart, steps) {
   const finished = (chart.finished ?? []).slice(-steps);
   const failed = (chart.failed ?? []).slice(-steps);
@@ -82,7 +82,7 @@ export function drawFinished(target, chart, steps) {
   fill(target, drawing, words);
 }
 
-/** Show a share of a whole; `mark` is a place on it, 0..1. */
+/** Draw a meter for a share, 0..1; `mark` is the position of a marker, 0..1. */
 export function drawMeter(target, share, mark = null) {
   const part = Math.max(0, Math.min(1, share));
   const drawing = shape("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" });

@@ -1,8 +1,8 @@
-// Makes elements. Text goes in as text: no function here, or anywhere on this page, reads markup.
+// Element factories. Text is inserted as text: nothing on this page parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Return an element. `facts`: class, data (object), and properties such as title, type, hidden, onclick. */
+/** Return an HTML element. `facts`: class, data (object), and properties such as title, type, hidden, onclick. */
 export function element(tag, facts = {}, ...children) {
   const made = document.createElement(tag);
   const { class: name, data, ...properties } = facts;
@@ -13,7 +13,7 @@ export function element(tag, facts = {}, ...children) {
   return made;
 }
 
-/** Return an element of a drawing, with its attributes. */
+/** Return an SVG element with attributes. */
 export function shape(tag, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -21,12 +21,12 @@ export function shape(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Write a text, only if it is another one: a person may be selecting it. */
+/** Set the text only if it changed, so that the user's selection survives. */
 export function write(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** Return a button that does something once, and is out of use meanwhile. */
+/** Return a button that is disabled while its action runs. */
 export function button(text, action, name = "") {
   const made = element("button", { type: "button", class: name }, text);
   made.addEventListener("click", async () => {
@@ -40,7 +40,7 @@ export function button(text, action, name = "") {
   return made;
 }
 
-/** Return a button that asks again before it does something that cannot be undone. */
+/** Return a button that asks for confirmation before an irreversible action. */
 export function carefulButton(text, question, action, name = "danger") {
   const SECONDS_TO_THINK = 10;
   let isAsked = false;

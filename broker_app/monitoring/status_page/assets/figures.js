@@ -1,4 +1,4 @@
-// Numbers as a person reads them. What is not known is a dash.
+// Number formatting. Unknown values are shown as a dash.
 
 import { element } from "./elements.js";
 
@@ -13,7 +13,7 @@ export function count(value) {
   return value < 1e6 ? whole.format(value) : short.format(value);
 }
 
-/** A second's number as a minute's: tasks are counted in minutes here. */
+/** Format a rate per second as a rate per minute. */
 export function perMinute(value) {
   if (value === null || value === undefined) return UNKNOWN;
   const minute = value * 60;
@@ -25,7 +25,7 @@ export function time(seconds) {
   return clock.format(new Date(seconds * 1000));
 }
 
-/** Return the parts of a span as pairs of number and unit, at most two of them: 3 min 20 s. */
+/** Return a duration as at most two pairs of number and unit: 3 min 20 s. */
 function parts(seconds) {
   if (seconds === 0) return [["0", "s"]];
   if (seconds < 0.9995) return [[whole.format(seconds * 1000), "ms"]];
@@ -47,10 +47,10 @@ export function span(seconds) {
   return parts(seconds).map((pair) => pair.join("\u00a0")).join(" ");
 }
 
-/** Bounds this far apart are shown as a range: the middle would be wrong by more than 10 %. */
+/** Ratio of bounds from which a range is shown: the midpoint would be off by more than 10 %. */
 const RANGE_FROM = 1.2;
 
-/** Return the pieces of a span between two bounds: texts, and units as `[unit]`. */
+/** Return the pieces of a duration range: texts, and units as `[unit]`. */
 function pieces(low, high) {
   if (low === null || low === undefined) return [UNKNOWN];
   if (high === null || high === undefined) return ["over ", ...flat(low)];
@@ -65,7 +65,7 @@ function flat(seconds) {
   return parts(seconds).flatMap(([number, unit], index) => [...(index ? [" "] : []), number, [unit]]);
 }
 
-/** Return a span between two bounds as a text. */
+/** Format a duration range as text. */
 export function spanBetween(low, high) {
   return pieces(low, high).map((piece) => Array.isArray(piece) ? `\u00a0${piece[0]}` : piece).join("");
 }
@@ -74,7 +74,7 @@ export function ago(seconds) {
   return seconds < 2 ? "just now" : `${span(seconds)} ago`;
 }
 
-/** Write a span between two bounds large, with its units small. */
+/** Write a duration range in large type with small units. */
 export function writeSpan(target, low, high) {
   const text = spanBetween(low, high);
   if (target.dataset.text === text) return;

@@ -1,4 +1,4 @@
-// The dead letters of one queue: looked at when a person opens them, and acted on when the token is known.
+// Dialog with the dead letters of one queue: fetched when opened; actions need the token.
 
 import { button, carefulButton, element } from "./elements.js";
 import { count, span } from "./figures.js";
@@ -17,7 +17,7 @@ dialog.querySelector(".close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 dialog.addEventListener("close", () => list.replaceChildren());
 
-/** Open the dead letters of a queue. */
+/** Open the dialog for a queue. */
 export function openLetters(name) {
   queue = name;
   limit = FIRST;
@@ -29,7 +29,7 @@ export function openLetters(name) {
   return read();
 }
 
-/** Show them anew, if they are open: the token has come. */
+/** Reload the open dialog, for example after the token was entered. */
 export function refreshLetters() {
   return dialog.open ? read() : null;
 }
@@ -62,30 +62,30 @@ function show(found) {
     );
   }
   tools.replaceChildren(...head);
-  const none = element("p", { class: "empty" }, "No dead letters: nothing was given up, or somebody has seen to it.");
-  list.replaceChildren(...(shown ? found.letters.map(letter) : [none]));
+  const none = element("p", { class: "empty" }, "No dead letters.");
+  list.replaceChildren(...(shown ? found.letters.map(messageElement) : [none]));
 }
 
-function letter(one) {
+function messageElement(message) {
   const head = element("summary", {},
-    element("span", { class: "reason" }, one.reason || "no reason"),
-    element("span", { class: "task" }, one.task || "not a task"),
-    element("span", { class: "age" }, one.age_seconds === null ? "" : `${span(one.age_seconds)} ago`),
-    element("span", { class: "exception" }, one.exception),
+    element("span", { class: "reason" }, message.reason || "no reason"),
+    element("span", { class: "task" }, message.task || "not a task"),
+    element("span", { class: "age" }, message.age_seconds === null ? "" : `${span(message.age_seconds)} ago`),
+    element("span", { class: "exception" }, message.exception),
   );
   const facts = [
-    ["id", one.id], ["args", one.args], ["kwargs", one.kwargs], ["retries", String(one.retries)], ["node", one.node],
+    ["id", message.id], ["args", message.args], ["kwargs", message.kwargs], ["retries", String(message.retries)], ["node", message.node],
   ].filter(([, text]) => text);
   const table = element("dl", {},
     ...facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
   const made = element("details", {}, head, table);
-  if (one.traceback) made.append(element("pre", { tabIndex: 0 }, one.traceback));
-  if (hasToken()) made.append(one.key === null ? nameless() : choices(one.key));
+  if (message.traceback) made.append(element("pre", { tabIndex: 0 }, message.traceback));
+  if (hasToken()) made.append(message.key === null ? nameless() : choices(message.key));
   return made;
 }
 
 function nameless() {
-  return element("p", { class: "note" }, "It has no id to ask for it by; all of them can be replayed or discarded.");
+  return element("p", { class: "note" }, "This message has no id, so it can only be replayed or discarded together with all others.");
 }
 
 function choices(key) {

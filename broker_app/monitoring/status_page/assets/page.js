@@ -1,4 +1,4 @@
-// The page: follows the figures and shows them.
+// Entry point: polls the figures and renders them.
 
 import { drawMeter } from "./charts.js";
 import { element, write } from "./elements.js";
@@ -29,12 +29,12 @@ function show(figures) {
   byId("unlock").hidden = !figures.actions.is_enabled || hasToken();
 }
 
-/** The server itself does not answer: what is shown is old, and says so. */
+/** Mark the page as stale: its server does not answer. */
 function showError(words, pause) {
   document.body.classList.add("stale");
   document.title = "? broker-app";
-  const since = last ? `The figures are of ${time(last.at)}.` : "";
-  const text = `This page's server does not answer: ${words}. ${since} The next try is in ${span(pause)}.`;
+  const since = last ? `The figures are from ${time(last.at)}.` : "";
+  const text = `This page's server does not answer: ${words}. ${since} Retrying in ${span(pause)}.`;
   byId("notices").replaceChildren(notice("bad", text));
   write(byId("pulse"), "not connected");
   if (!last) write(byId("summary").querySelector("h1"), "No figures");
@@ -45,7 +45,7 @@ function showSummary({ summary, queues, app, broker }) {
   place.dataset.level = summary.level;
   write(place.querySelector("h1"), summary.text);
   const worst = queues.find((queue) => queue.level === summary.level && ["bad", "warn"].includes(summary.level));
-  const words = broker.is_up ? worst && why(worst) : `${broker.problem}. What this host's workers count goes on below.`;
+  const words = broker.is_up ? worst && why(worst) : `${broker.problem}. The figures of this host's workers are still updated below.`;
   write(place.querySelector("p"), words || "");
   const mark = { good: "✓", warn: "!", bad: "✗", quiet: "·" }[summary.level];
   document.title = `${mark} ${summary.text} · ${app}`;
@@ -70,9 +70,9 @@ function notices({ broker, files, parked, spooled }) {
   } else if (broker.age_seconds > 30) {
     say("warn", `The broker's figures are ${span(broker.age_seconds)} old.`);
   }
-  if (files.problem) say("bad", `What the workers count cannot be read: ${files.problem}.`);
-  if (files.unreadable) say("warn", `Files of metrics that cannot be read: ${count(files.unreadable)}; the log names them.`);
-  if (parked) say("warn", `Tasks that were due for a queue that is gone: ${count(parked)}; broker-app queues unrouted shows them.`);
+  if (files.problem) say("bad", `The workers' metrics cannot be read: ${files.problem}.`);
+  if (files.unreadable) say("warn", `Unreadable metrics files: ${count(files.unreadable)}; the log names them.`);
+  if (parked) say("warn", `Tasks due for a queue that no longer exists: ${count(parked)}; broker-app queues unrouted lists them.`);
   if (spooled) say("warn", `Tasks in this host's spool, not on the broker yet: ${count(spooled)}.`);
   return found;
 }
@@ -88,7 +88,7 @@ function showQueues(figures) {
   if (wanted.some((row, index) => row !== found[index])) place.append(...wanted);
 }
 
-/** What needs somebody comes first; else the order of the settings. */
+/** Sort by severity, then in the order of the settings. */
 function byUrgency(one, other) {
   return RANKS.indexOf(one.level) - RANKS.indexOf(other.level);
 }
@@ -98,13 +98,13 @@ function showScheduled(scheduled) {
   write(place.querySelector(".aside"), scheduled ? count(scheduled.total) : "unknown");
   const bars = place.querySelector(".bars");
   if (!scheduled) {
-    bars.replaceChildren(element("p", { class: "empty" }, "The broker does not tell what is scheduled."));
+    bars.replaceChildren(element("p", { class: "empty" }, "The broker does not report scheduled tasks."));
     return;
   }
   const highest = Math.max(1, ...scheduled.buckets.map((bucket) => bucket.count));
   const lines = scheduled.buckets.map((bucket) => scheduledLine(bucket.due, bucket.count, highest));
   if (scheduled.held_up) lines.push(element("p", { class: "notice", data: { level: "warn" } },
-    `Due, and held up since their queue does not take them: ${count(scheduled.held_up)}.`));
+    `Due, but their queue does not accept them: ${count(scheduled.held_up)}.`));
   bars.replaceChildren(...lines);
 }
 
@@ -120,7 +120,7 @@ function showNodes(nodes) {
   const place = byId("nodes");
   const up = nodes.filter((node) => node.is_up).length;
   write(place.querySelector(".aside"), nodes.length ? `${count(up)} of ${count(nodes.length)} up` : "");
-  const none = element("p", { class: "empty" }, "None has run here: broker-app fleet start starts them.");
+  const none = element("p", { class: "empty" }, "No worker has run on this host; broker-app fleet start starts the workers.");
   place.querySelector(".list").replaceChildren(...(nodes.length ? nodes.map(nodeLine) : [none]));
 }
 

@@ -1,11 +1,11 @@
-// One queue's row: made once, then written anew with each answer, so that what a person points at stays.
+// Row of one queue: created once and updated in place, so that focus and hover survive.
 
 import { drawFinished, drawMeter, drawWaits } from "./charts.js";
 import { button, carefulButton, element, write } from "./elements.js";
 import { UNKNOWN, count, perMinute, span, writeSpan } from "./figures.js";
 import { act, hasToken } from "./server.js";
 
-/** Where the objective stands on the meter of the wait: beyond it there is as much room again. */
+/** Position of the objective on the wait meter, which ends at twice the objective. */
 const OBJECTIVE_MARK = 0.5;
 
 /** Return a row: its `element`, and `show(queue, figures)`. `onDead(name)` opens the dead letters. */
@@ -64,7 +64,7 @@ function show(row, parts, queue, figures) {
   parts.reasons.hidden = reasons.length === 0;
 }
 
-/** Offer what the token allows; the button stays the same while the queue does. */
+/** Offer pause or resume if the token is known; keep the button while the offer is unchanged. */
 function showSwitch(place, queue) {
   const offer = hasToken() ? (queue.is_paused ? "resume" : "pause") : "";
   if (place.dataset.offer === offer) return;

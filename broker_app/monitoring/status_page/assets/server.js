@@ -1,4 +1,4 @@
-// Asks this page's server: for the figures again and again, for letters and actions when a person wants them.
+// Requests to this page's server: figures by polling, dead letters and actions on demand.
 
 const EVERY_SECONDS = 5;
 const UNSEEN_SECONDS = 60;
@@ -16,10 +16,10 @@ export function hasToken() {
   return token !== "";
 }
 
-/** Return the JSON of an answer; a refusal is an Error with the server's words. */
+/** Return the JSON of a response; throw an Error with the server's message if the request was refused. */
 async function read(path, options, seconds) {
-  const place = new URL(path, location.origin + location.pathname); // without a user and password that it was opened with
-  const answer = await fetch(place, { cache: "no-store", signal: AbortSignal.timeout(seconds * 1000), ...options });
+  const url = new URL(path, location.origin + location.pathname); // without user and password from the address bar
+  const answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(seconds * 1000), ...options });
   let content = null;
   try {
     content = await answer.json();
@@ -35,9 +35,9 @@ export function letters(queue, limit) {
   return read(`dead-letters.json?${query}`, { headers: withToken() }, ACTION_SECONDS);
 }
 
-export function act(verb, wish) {
+export function act(verb, body) {
   const headers = { "Content-Type": "application/json", ...withToken() };
-  return read(`actions/${verb}`, { method: "POST", headers, body: JSON.stringify(wish) }, ACTION_SECONDS);
+  return read(`actions/${verb}`, { method: "POST", headers, body: JSON.stringify(body) }, ACTION_SECONDS);
 }
 
 function withToken() {
@@ -45,9 +45,9 @@ function withToken() {
 }
 
 /**
- * Ask for the figures every few seconds, and every minute, for the title, while the page is not seen. After an error the
- * pauses double, up to a minute.
- * `onFigures(figures)`; `onError(words, secondsToNext)`. Returns what asks at once.
+ * Poll the figures every few seconds, or every minute, for the title, while the page is hidden. After errors the pause
+ * doubles, up to a minute.
+ * Callbacks: `onFigures(figures)`, `onError(words, secondsToNext)`. Returns a function that polls at once.
  */
 export function follow(onFigures, onError) {
   let timer = 0;

@@ -193,7 +193,7 @@ def test_the_sampler_goes_on(caplog: pytest.LogCaptureFixture) -> None:
         raise OSError("no room")
 
     with Sampler(fail, history):
-        wait_until(lambda: "has no sample" in caplog.text, 20, "the words")
+        wait_until(lambda: "cannot take a sample" in caplog.text, 20, "the words")
 
 
 @pytest.mark.parametrize(
