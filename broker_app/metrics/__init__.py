@@ -1,5 +1,5 @@
-"""Metrics: counted where things happen, kept in files of the state folder, served to Prometheus.
+"""Metrics: recorded by each process in a file of the state folder, and served to Prometheus.
 
-Producers and workers count in memory that is a file (`storage`), without Celery's events; the server of the host
-reads the files of all of them. docs/metrics.md lists what there is.
+Producers and workers write their numbers to files (`storage`), without Celery's events; the metrics server of the
+host reads all of them. docs/metrics.md lists the metrics.
 """

@@ -1,4 +1,4 @@
-"""What producers count: each call that publishes, by queue and task, and how it ended."""
+"""Producer metrics: published and refused tasks, by queue and task name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProducerMetrics:
     """Counts published and refused tasks.
 
     Args:
-        recorder: Of this process.
+        recorder: Recorder of this process.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -42,9 +42,9 @@ class ProducerMetrics:
         """Count a confirmed task.
 
         Args:
-            task: Its name.
-            spec: The queue that it is for; None for an exchange that is not ours.
-            seconds: How long the call took; None if it was one of many at once.
+            task: Task name.
+            spec: Destination queue; None for an exchange that the settings do not manage.
+            seconds: Duration of the call; None for a task of a bulk call.
         """
         queue = spec.name if spec else OTHER
         self._recorder.add(PUBLISHED, (queue, self._recorder.task(task)))
@@ -58,15 +58,15 @@ class ProducerMetrics:
 
 
 class PublishScope:
-    """The publishing of one message, as a block around it.
+    """Context manager around the publishing of one message, which counts its outcome.
 
     Args:
-        metrics: None counts nothing.
-        task: The task's name.
-        spec: Its queue; None for an exchange that is not ours.
+        metrics: Producer metrics; None if disabled.
+        task: Task name.
+        spec: Destination queue; None for an exchange that the settings do not manage.
 
     Attributes:
-        is_taken: Whether the broker has it; one that was only kept for later counts when it is sent.
+        is_taken: Whether the broker confirmed the message; a spooled message is counted when it is sent.
     """
 
     __slots__ = ("_metrics", "_spec", "_started", "_task", "is_taken")
@@ -82,7 +82,7 @@ class PublishScope:
         return self
 
     def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        """Count how it ended; an interruption from outside is no end."""
+        """Count the outcome; an interruption such as KeyboardInterrupt is not counted."""
         if self._metrics is None:
             return
         if self.is_taken:

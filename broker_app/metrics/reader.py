@@ -1,4 +1,4 @@
-"""What the processes of a host have counted, read from their files and summed."""
+"""Reader of the metrics files: the sum over all processes of a host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORGET_SECONDS = 86_400.0
-"""A file whose process has ended this long ago is removed; until then a node that comes back counts on in it."""
+"""Age at which the file of an ended process is removed; a node restarted earlier continues its file."""
 
 _TOUCH_SECONDS = 60.0
 
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What an entry's key says.
+    """A time series: the parsed key of an entry.
 
     Attributes:
-        metric: Which.
-        labels: The values of its labels, ``node`` included.
-        bounds: Of a histogram.
+        metric: The metric.
+        labels: Label values, including ``node``.
+        bounds: Bucket bounds of a histogram.
     """
 
     metric: Metric
@@ -45,14 +45,14 @@ Numbers = dict[Series, list[float]]
 
 @dataclass(slots=True)
 class MetricTotals:
-    """All files, summed.
+    """The totals of all files.
 
     Attributes:
-        numbers: By series; a histogram's are the counts of its buckets, that of +Inf, and the sum.
-        live: Gauges of the nodes whose process lives.
-        read: Files that were read.
-        unreadable: Files that could not be.
-        problem: Why the folder cannot be read; empty if it can, or is not there yet.
+        numbers: Values by series; for a histogram the bucket counts, the +Inf count, and the sum.
+        live: Gauges by series; those of ended processes are left out, except ``worker_up``, which is 0.
+        read: Number of files read.
+        unreadable: Number of files that could not be read.
+        problem: Why the folder cannot be read; empty if it can, or does not exist yet.
     """
 
     numbers: Numbers = field(default_factory=dict)
@@ -64,7 +64,7 @@ class MetricTotals:
 
 @dataclass(slots=True)
 class _CachedFile:
-    """What is known of a file that was read before: keys stay where they are."""
+    """Parsed entries of a file from earlier reads; entries never move within a file."""
 
     inode: int
     end: int = storage.HEADER.size
@@ -73,20 +73,20 @@ class _CachedFile:
 
 
 class MetricsReader:
-    """Reads the files of a folder, again and again. For several threads at once: one reads, the others wait.
+    """Reads and sums the metrics files of a folder. Thread-safe: concurrent reads are serialized.
 
     Args:
-        folder: It need not be there.
+        folder: Folder of the files; need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[Path, _CachedFile] = {}
         self._warned: set[Path] = set()
-        self._lock = threading.Lock()  # what is known of a file must not be learnt twice
+        self._lock = threading.Lock()  # entries must not be parsed twice
 
     def read(self) -> MetricTotals:
-        """Return what is counted now. A file that cannot be read is counted, told once, and passed over."""
+        """Return the current totals. An unreadable file is counted, logged once, and skipped."""
         with self._lock:
             return self._read()
 
@@ -101,7 +101,7 @@ class MetricsReader:
                 continue  # removed meanwhile
             except (OSError, ValueError) as error:
                 reading.unreadable += 1
-                self._warn(path, f"{path}: expected a file of metrics, got: {error}; it is passed over")
+                self._warn(path, f"{path}: expected a metrics file, got: {error}; skipping it")
         for gone in self._known.keys() - set(paths):
             del self._known[gone]
         return reading
@@ -117,7 +117,7 @@ class MetricsReader:
             return []
 
     def _warn(self, path: Path, words: str) -> None:
-        """Tell a fault once."""
+        """Log a problem with a path once."""
         if path not in self._warned:
             self._warned.add(path)
             logger.warning("%s", words)
@@ -128,30 +128,30 @@ class MetricsReader:
             status = os.fstat(descriptor)
             is_alive = storage.is_locked(descriptor)
             if _keep(path, status.st_mtime, is_alive=is_alive):
-                data = os.pread(descriptor, status.st_size + storage.CHUNK_BYTES, 0)  # it may grow just now
+                data = os.pread(descriptor, status.st_size + storage.CHUNK_BYTES, 0)  # the file may be growing
                 _sum(data, self._entries(path, status.st_ino, data), reading, is_alive=is_alive)
         finally:
             os.close(descriptor)
 
     def _entries(self, path: Path, inode: int, data: bytes) -> list[tuple[Series, storage.Entry]]:
-        """Return the entries of a file; only those that are new to us are looked at."""
+        """Return the entries of a file, parsing only those added since the last read."""
         known = self._known.get(path)
         end = storage.used_bytes(data) if data else storage.HEADER.size
         if known is None or known.inode != inode or known.end > end:
             known = self._known[path] = _CachedFile(inode)
         if end > known.end:
             for entry in storage.parse(data, known.end):
-                self._learn(known, entry)
+                self._add_entry(known, entry)
             known.end = end
         return known.entries
 
-    def _learn(self, known: _CachedFile, entry: storage.Entry) -> None:
+    def _add_entry(self, known: _CachedFile, entry: storage.Entry) -> None:
         name, labels, *bounds = json.loads(entry.key)
         if name == NODE_KEY:
             known.node = str(labels[0])
         metric = METRICS.get(name)
         if metric is None:
-            return  # of another version of ours
+            return  # written by another version
         values = tuple(map(str, labels)) + ((known.node,) if "node" in metric.labels else ())
         limits = tuple(float(bound) for bound in bounds[0]) if bounds else ()
         size = len(limits) + 2 if metric.kind is MetricType.HISTOGRAM else 1
@@ -179,9 +179,9 @@ def _sum(
 
 
 def _keep(path: Path, modified: float, *, is_alive: bool) -> bool:
-    """Return whether a file counts; an old one of a process that has ended is removed.
+    """Return whether to include a file; remove it if its process ended long ago.
 
-    The time of a file that is mapped need not show when it was written last, so it is set while its process lives.
+    While the process is alive, the modification time is refreshed even if nothing is written.
     """
     now = time.time()
     if is_alive:

@@ -1,4 +1,4 @@
-"""What a process counts with: numbers by metric and labels, right for threads, greenlets and forks."""
+"""Recorder: the metric values of one process, safe for threads, greenlets and forks."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from broker_app.metrics.storage import Cells
 
 OTHER = "other"
-"""The label of what is beyond the bound, or is no queue of the settings."""
+"""Label for tasks beyond the limit, and for queues that the settings do not declare."""
 
 NODE_KEY = "node"
-"""The key of a worker's file that says whose it is."""
+"""Key of the entry that names the node in a worker's file."""
 
 MAX_LABEL_CHARACTERS = 200
-_LOOK_SECONDS = 1.0
-_HISTOGRAM_NUMBERS = len(BOUNDS_SECONDS) + 2  # a count for each bucket and for +Inf, and the sum
+_CHECK_SECONDS = 1.0
+_HISTOGRAM_NUMBERS = len(BOUNDS_SECONDS) + 2  # a count for each bucket and +Inf, and the sum
 
 logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """The numbers of this process. Nothing here raises: work is never lost for its metrics.
+    """Metric values of this process. Never raises: a metrics failure must not affect a task.
 
-    After a fork the child counts in a file of its own.
+    After a fork, the child records to its own file.
 
     Args:
-        folder: Where the files are.
-        stem: Of this kind of process.
-        node: The worker's name; empty for a producer.
-        max_tasks: Task names that are told apart; the others are `OTHER`.
+        folder: Folder of the metrics files.
+        stem: File name stem for this kind of process.
+        node: Name of the worker node; empty for a producer.
+        max_tasks: Maximum number of distinct task labels; further tasks are labelled `OTHER`.
     """
 
     def __init__(self, folder: Path, stem: str, node: str = "", max_tasks: int = 200) -> None:
@@ -58,9 +58,9 @@ class Recorder:
         """Add to a counter.
 
         Args:
-            metric: Which.
-            labels: The values of its labels, in their order, without that of ``node``.
-            amount: How much.
+            metric: The counter.
+            labels: Label values in order, without ``node``.
+            amount: Increment.
         """
         with self._lock:
             chunk, index = self._cells.get((metric, labels)) or self._find(metric, labels)
@@ -68,20 +68,20 @@ class Recorder:
             self._save(chunk, index, index + 1)
 
     def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        """Set a gauge; arguments as those of `add`."""
+        """Set a gauge; see `add` for the arguments."""
         with self._lock:
             chunk, index = self._cells.get((metric, labels)) or self._find(metric, labels)
             chunk.numbers[index] = value
             self._save(chunk, index, index + 1)
 
     def observe(self, metric: Metric, labels: tuple[str, ...], seconds: float) -> None:
-        """Count a time in a histogram; less than 0, as two clocks may have it, is 0."""
+        """Record a duration in a histogram; negative values, which clock skew can cause, count as 0."""
         self.observe_all(((metric, seconds),), labels)
 
     def observe_all(self, times: Iterable[tuple[Metric, float]], labels: tuple[str, ...]) -> None:
-        """Count times in histograms with the same labels, as `observe` does.
+        """Record durations in several histograms with the same labels, like `observe`.
 
-        Histograms that were begun together are neighbours in the file, and are written in one call.
+        Histograms initialised together by `begin` are adjacent in the file and written in one call.
         """
         with self._lock:
             written, first, end = None, 0, 0
@@ -99,7 +99,7 @@ class Recorder:
                 self._save(written, first, end)
 
     def begin(self, metric: Metric, labels: tuple[str, ...]) -> None:
-        """Show a series with zeros, where Prometheus would else miss its first step."""
+        """Create a series with zeros, since ``rate`` and ``increase`` miss the first step of a new series."""
         with self._lock:
             self._find(metric, labels)
 
@@ -108,7 +108,7 @@ class Recorder:
         label = self._tasks.get(name) if isinstance(name, str) else clean(name)
         if label is None:
             with self._lock:
-                self._file_or_none()  # what it knows from before counts too
+                self._file_or_none()  # task labels already in the file count too
                 if len(self._tasks) >= self._max_tasks:
                     return OTHER
                 label = self._tasks[name] = clean(name)
@@ -122,7 +122,7 @@ class Recorder:
         self._is_open = False
         self._has_warned = False
         self._dropped = 0
-        self._look_at = 0.0
+        self._check_at = 0.0
 
     def _after_fork(self) -> None:
         file = self._file
@@ -132,20 +132,20 @@ class Recorder:
 
     def _save(self, chunk: Chunk, first: int, end: int) -> None:
         chunk.write(first, end)
-        if time.monotonic() >= self._look_at:
-            self._look_after()
+        if time.monotonic() >= self._check_at:
+            self._check_file()
 
-    def _look_after(self) -> None:
-        """Restore the file if somebody has cut it short or removed it."""
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+    def _check_file(self) -> None:
+        """Restore the file if it was truncated or removed."""
+        self._check_at = time.monotonic() + _CHECK_SECONDS
         try:
             if self._file is not None and self._file.restore():
-                logger.warning("%s was cut short or removed by somebody; it is written anew", self._file.path)
+                logger.warning("%s was truncated or removed; restored it from memory", self._file.path)
         except OSError as error:
             self._warn(error)
 
     def _find(self, metric: Metric, labels: tuple[str, ...]) -> Cells:
-        """Return where a series is, in this process's memory alone if there is no room for it in the file."""
+        """Return the cells of a series; in memory only if the file has no room."""
         count = _HISTOGRAM_NUMBERS if metric.kind is MetricType.HISTOGRAM else 1
         file, cells = self._file_or_none(), None
         if file is not None:
@@ -154,12 +154,12 @@ class Recorder:
             except OSError as error:
                 self._warn(error)
         if cells is None:
-            self._tell_dropped()
+            self._count_dropped()
             cells = Chunk(8 * count), 0
         self._cells[metric, labels] = cells
         return cells
 
-    def _tell_dropped(self) -> None:
+    def _count_dropped(self) -> None:
         self._dropped += 1
         if self._file is not None:
             chunk, index = self._file.cells(_DROPPED_KEY, 1)
@@ -178,7 +178,7 @@ class Recorder:
         file = MetricFile.take(self._folder, self._stem)
         if self._node:
             file.cells(json.dumps([NODE_KEY, [self._node]]).encode(), 1)
-        file.cells(_DROPPED_KEY, 1)  # while there is room
+        file.cells(_DROPPED_KEY, 1)  # reserve it while there is room
         for entry in file.entries.values():
             name, labels, *_ = json.loads(entry.key)
             metric = METRICS.get(name)
@@ -187,17 +187,17 @@ class Recorder:
                 self._tasks.setdefault(task, task)
             if metric is not None and metric.kind is MetricType.GAUGE:
                 chunk, index = file.cells(entry.key, entry.count)
-                chunk[index] = 0.0  # of the process before
+                chunk[index] = 0.0  # left by the previous process
         return file
 
     def _warn(self, error: OSError) -> None:
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("metrics of this process are not (all) shown: %s", error)
+            logger.warning("metrics of this process are incomplete: %s", error)
 
 
 def series_key(metric: Metric, labels: Sequence[str]) -> bytes:
-    """Return how a series is written in a file: its metric, its labels, and a histogram's bounds."""
+    """Return the key of a series in a file: metric, labels, and the bounds of a histogram."""
     key: list[Any] = [metric.name, list(labels)]
     if metric.kind is MetricType.HISTOGRAM:
         key.append(list(BOUNDS_SECONDS))
@@ -208,7 +208,7 @@ _DROPPED_KEY = series_key(DROPPED_SERIES, ())
 
 
 def clean(text: object) -> str:
-    """Return a label's value of a text from elsewhere: bounded, in UTF-8, without control characters."""
+    """Return untrusted text as a label value: truncated, valid UTF-8, without control characters."""
     text = str(text)[:MAX_LABEL_CHARACTERS].encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
@@ -225,4 +225,4 @@ def _watch_forks(recorder: Recorder) -> None:
 
 def _after_fork() -> None:
     for recorder in list(_recorders):
-        recorder._after_fork()  # noqa: SLF001 - its own module
+        recorder._after_fork()  # noqa: SLF001 - same module

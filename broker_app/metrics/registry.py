@@ -1,4 +1,4 @@
-"""What one process counts for an app: as a producer, and as a node if it is a worker."""
+"""Metrics of one process: as a producer, and as a node if it is a worker."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _NAME_CHARACTERS = 60
 
 
 class ProcessMetrics:
-    """What this process counts; nothing if the settings say so.
+    """Metrics of this process; disabled by ``metrics.enabled``.
 
     Attributes:
-        producer: Of what it publishes; None if nothing is counted.
-        node: Of what it consumes; None if it is no worker.
+        producer: Producer metrics; None if disabled.
+        node: Node metrics; None if disabled or not a worker.
     """
 
     def __init__(self, app: Broker) -> None:
@@ -44,12 +44,12 @@ class ProcessMetrics:
             self.producer = ProducerMetrics(Recorder(folder_of(app), PRODUCER_STEM, max_tasks=settings.max_tasks))
 
     def publication(self, task: str, spec: QueueSpec | None) -> PublishScope:
-        """Return a block around the publishing of one message."""
+        """Return a context manager for the publishing of one message."""
         return PublishScope(self.producer, task, spec)
 
     @contextmanager
     def routing(self, task: str) -> Iterator[None]:
-        """Count a task whose destination, priority or delay cannot be."""
+        """Context manager that counts a task with an invalid destination, priority or delay as refused."""
         try:
             yield
         except RoutingError as error:
@@ -58,12 +58,12 @@ class ProcessMetrics:
             raise
 
     def bulk_item(self, task: str, spec: QueueSpec | None, error: Exception | None) -> None:
-        """Count the outcome of one of many messages.
+        """Count the outcome of one message of a bulk call.
 
         Args:
-            task: The task's name.
-            spec: Its queue; None for an exchange that is not ours.
-            error: Why it was not published; None if the broker has it.
+            task: Task name.
+            spec: Destination queue; None for an exchange that the settings do not manage.
+            error: Why the message was not published; None if the broker confirmed it.
         """
         if self.producer is None:
             return
@@ -73,7 +73,7 @@ class ProcessMetrics:
             self.producer.refused(task, spec, error)
 
     def buried(self, spec: QueueSpec, death: DeadLetterCause) -> None:
-        """Count a message that is put into the dead letters."""
+        """Count a dead-lettered message."""
         if self.node is None:
             return
         self.node.buried(spec.name, death.reason.value)
@@ -81,7 +81,7 @@ class ProcessMetrics:
             self.node.unreadable(spec.name)
 
     def become(self, node: str) -> NodeMetrics | None:
-        """Return what this process counts as a node; None if nothing is counted."""
+        """Return the node metrics of this process, creating them if necessary; None if disabled."""
         settings = self._app.settings
         if self.node is None and settings.metrics.enabled:
             recorder = Recorder(folder_of(self._app), node_stem(node), node, settings.metrics.max_tasks)
@@ -90,11 +90,11 @@ class ProcessMetrics:
 
 
 def folder_of(app: Broker) -> Path:
-    """Return where the processes of an app keep their numbers: ``<state_dir>/metrics/<app>``."""
+    """Return the folder of an app's metrics files: ``<state_dir>/metrics/<app>``."""
     return app.settings.state_dir / "metrics" / re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app")
 
 
 def node_stem(node: str) -> str:
-    """Return the stem of a node's files: what a file's name can show of it, and what tells it from others."""
+    """Return the stem of a node's files: its name in safe characters, and a digest that makes it unique."""
     digest = hashlib.sha256(node.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGEST_DIGITS]
     return f"{NODE_STEM}-{re.sub(r'[^A-Za-z0-9_+@-]', '_', node)[:_NAME_CHARACTERS]}-{digest}"

@@ -1,20 +1,19 @@
-"""The numbers of one process, in its memory and in a file.
+"""Metrics file: the values of one process, in memory and on disk.
 
-What is counted is in the file at once, so it survives the process's sudden end. A process locks its file, and the
-system frees it when the process ends; the next process of the same kind goes on in it. So counters go on over a
-restart, and there are never more files than processes ran at once.
+Each change is written to the file at once, so it survives a crash of the process. A process locks its file; the
+kernel releases the lock when the process ends, and the next process of the same kind continues the file. Counters
+therefore survive restarts, and there are never more files than there were concurrent processes.
 
-The file is written and not mapped: whoever cuts a mapped file short ends the process by SIGBUS at its next count
-(mmap(2)). One that was cut short, or removed, is written anew from memory: see `MetricFile.restore`.
+The file is written with pwrite and not mapped: truncating a mapped file would kill the process with SIGBUS on its
+next access (mmap(2)). A truncated or removed file is restored from memory: see `MetricFile.restore`.
 
-A file is a header and entries, each a key and some numbers, at addresses that are multiples of 8:
+A file consists of a header and entries. Each entry has a key and numbers, aligned to 8 bytes:
 
     magic (8 bytes) | bytes used (u64)
-    key bytes (u32) | numbers (u32) | key, filled up to a multiple of 8 | numbers (f64 each)
+    key bytes (u32) | numbers (u32) | key, padded to a multiple of 8 | numbers (f64 each)
 
-No entry crosses the end of a chunk: each chunk is a piece of memory of its own, so a file grows without moving
-what was handed out. The space is reserved from the file system: a full disk is an error when the file grows, and
-not when a number is written.
+No entry crosses a chunk boundary. Each chunk has its own buffer, so that the file can grow without invalidating
+cells in use. Disk space is reserved when the file grows, so a full disk is an error then and not on a later write.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Cells = tuple["Chunk", int]
-    """Where numbers are: the chunk, and the index of the first."""
+    """Location of numbers: the chunk, and the index of the first number."""
 
 MAGIC = b"BRAPPM1\n"
 HEADER = struct.Struct("=8sQ")
@@ -48,11 +47,11 @@ _NUMBER_BYTES = 8
 
 
 class CorruptFileError(ValueError):
-    """A file is none of ours, or was damaged."""
+    """A file is not a metrics file, or is damaged."""
 
 
 class FullError(OSError):
-    """A file may not grow any more."""
+    """A file has reached its maximum size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,9 @@ class Entry:
     """An entry of a file.
 
     Attributes:
-        key: As it was written.
-        offset: Of its first number, in bytes.
-        count: Of its numbers.
+        key: Key bytes.
+        offset: Byte offset of the first number.
+        count: Number of numbers.
     """
 
     key: bytes
@@ -71,16 +70,16 @@ class Entry:
 
 
 class Chunk:
-    """Numbers in memory; a file has them too once they are written.
+    """A buffer of numbers, optionally backed by a file.
 
     Args:
-        size: In bytes.
-        file: Whose part it is; None if it is in memory alone.
-        offset: In that file.
+        size: Size in bytes.
+        file: File to write to; None for memory only.
+        offset: Byte offset in the file.
 
     Attributes:
-        bytes: All of it.
-        numbers: The same, as numbers.
+        bytes: The buffer as bytes.
+        numbers: The buffer as float64 numbers.
     """
 
     __slots__ = ("_file", "_offset", "bytes", "numbers")
@@ -92,31 +91,31 @@ class Chunk:
         self._offset = offset
 
     def __getitem__(self, index: int) -> float:
-        """Return a number."""
+        """Return the number at an index."""
         return self.numbers[index]
 
     def __setitem__(self, index: int, value: float) -> None:
-        """Set a number, in the file too."""
+        """Set a number in memory and in the file."""
         self.numbers[index] = value
         self.write(index, index + 1)
 
     def write(self, first: int, end: int) -> None:
-        """Put numbers that were changed in memory into the file, in one call."""
+        """Write a range of numbers from memory to the file, in one call."""
         if self._file is not None:
             start = first * _NUMBER_BYTES
             self._file.write(self.bytes[start : end * _NUMBER_BYTES], self._offset + start)
 
 
 class MetricFile:
-    """A file that this process has locked.
+    """A metrics file, locked by this process.
 
     Args:
-        path: The file, for messages to people.
-        descriptor: Open for reading and writing, and locked.
+        path: Path of the file, for messages.
+        descriptor: Descriptor, open for reading and writing, and locked.
 
     Raises:
-        CorruptFileError: What is in it is not ours.
-        OSError: It cannot be read or grow.
+        CorruptFileError: The file is not a metrics file, or is damaged.
+        OSError: The file cannot be read or extended.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -135,32 +134,32 @@ class MetricFile:
 
     @classmethod
     def take(cls, folder: Path, stem: str) -> MetricFile:
-        """Lock the first file of a kind that no process has, or make one.
+        """Lock the first unlocked file with this stem, or create one.
 
         Args:
-            folder: It is made if need be, for its owner only.
-            stem: The kind; the files are ``<stem>.<number>.metrics``.
+            folder: Folder of the files; created with owner-only permissions if necessary.
+            stem: Kind of process; the files are named ``<stem>.<number>.metrics``.
 
         Raises:
-            OSError: The folder cannot be written, or locks are not to be had there.
+            OSError: The folder is not writable, or its file system does not support locks.
         """
         make_private_folder(folder)
         for path, descriptor in _free_files(folder, stem):
             try:
                 return cls(path, descriptor)
             except CorruptFileError:
-                path.unlink(missing_ok=True)  # begun anew under the next number
+                path.unlink(missing_ok=True)  # continue with the next number
                 os.close(descriptor)
             except OSError:
                 os.close(descriptor)
                 raise
-        raise AssertionError("unreachable")  # pragma: no cover - _free_files raises when there is none
+        raise AssertionError("unreachable")  # pragma: no cover - _free_files raises FullError first
 
     def cells(self, key: bytes, count: int) -> Cells:
-        """Return where the numbers of a key are, zeros if it is new.
+        """Return the cells of a key, adding an entry of zeros if it is new.
 
         Raises:
-            FullError: There is no room for it.
+            FullError: The file has reached its maximum size.
             OSError: The disk is full.
         """
         entry = self.entries.get(key)
@@ -170,17 +169,17 @@ class MetricFile:
         return self._chunks[chunk], place // _NUMBER_BYTES
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
-        """Write what memory has; what cannot be written now, `restore` writes later."""
+        """Write data at an offset; if that fails, `restore` writes it later."""
         try:
             os.pwrite(self._descriptor, data, offset)
         except OSError:
             self._is_whole = False
 
     def restore(self) -> bool:
-        """Write the file anew if somebody has cut it short or removed it; return whether that was so.
+        """Restore the file from memory if it was truncated, removed, or not fully written; return whether it was.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         status = os.fstat(self._descriptor)
         if status.st_nlink and self._is_whole and status.st_size >= len(self._chunks) * CHUNK_BYTES:
@@ -194,7 +193,7 @@ class MetricFile:
         return True
 
     def _take_new(self) -> None:
-        """Go on in a file that has nothing in it."""
+        """Switch to an empty file."""
         stem = self.path.name.removesuffix(SUFFIX).rpartition(".")[0]
         make_private_folder(self.path.parent)
         for path, descriptor in _free_files(self.path.parent, stem):
@@ -202,10 +201,10 @@ class MetricFile:
                 os.close(self._descriptor)
                 self.path, self._descriptor = path, descriptor
                 return
-            os.close(descriptor)  # what another process has counted
+            os.close(descriptor)  # holds the values of another process
 
     def forget(self) -> None:
-        """Leave it to the process that this one was forked from: its lock stays."""
+        """Close the file in a forked child; the parent keeps the lock."""
         with suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = -1
@@ -229,7 +228,7 @@ class MetricFile:
         return entry
 
     def _fill(self, left: int) -> None:
-        """Fill the rest of the last chunk with an entry that has no key."""
+        """Pad the rest of the last chunk with an entry without a key."""
         if left:
             number, place = divmod(self._used, CHUNK_BYTES)
             data = self._chunks[number].bytes
@@ -238,7 +237,7 @@ class MetricFile:
             self._use(left)
 
     def _use(self, more: int) -> None:
-        """Make what was written count, for readers too."""
+        """Advance the used size in the header, which makes new entries visible to readers."""
         self._used += more
         data = self._chunks[0].bytes
         HEADER.pack_into(data, 0, MAGIC, self._used)
@@ -254,10 +253,10 @@ class MetricFile:
 
 
 def _free_files(folder: Path, stem: str) -> Iterator[tuple[Path, int]]:
-    """Yield the files of a kind that no process has, locked; new ones at the end.
+    """Lock and yield the unlocked files with a stem, followed by new ones.
 
     Raises:
-        FullError: There are too many.
+        FullError: There are `MAX_FILES` files.
     """
     for number in range(MAX_FILES):
         path = folder / f"{stem}.{number}{SUFFIX}"
@@ -267,10 +266,10 @@ def _free_files(folder: Path, stem: str) -> Iterator[tuple[Path, int]]:
 
 
 def lock(path: Path) -> int | None:
-    """Return a descriptor of a file that nobody else has locked, None if a process has it.
+    """Open and lock a file; return its descriptor, or None if another process has locked it.
 
     Raises:
-        OSError: It cannot be opened, or locks are not to be had there.
+        OSError: The file cannot be opened, or its file system does not support locks.
     """
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -278,7 +277,7 @@ def lock(path: Path) -> int | None:
         if os.fstat(descriptor).st_ino == path.stat().st_ino:
             return descriptor
     except (BlockingIOError, FileNotFoundError):
-        pass  # another process has it, or has just removed it
+        pass  # another process locked it, or just removed it
     except OSError:
         os.close(descriptor)
         raise
@@ -287,7 +286,7 @@ def lock(path: Path) -> int | None:
 
 
 def is_locked(descriptor: int) -> bool:
-    """Return whether a process has the file, and so lives."""
+    """Return whether a live process has locked the file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -300,7 +299,7 @@ def parse(data: bytes, offset: int = HEADER.size) -> Iterator[Entry]:
     """Yield the entries from an offset on.
 
     Raises:
-        CorruptFileError: It is none of ours, or was damaged.
+        CorruptFileError: The data is not a metrics file, or is damaged.
     """
     end = used_bytes(data)
     while offset < end:
@@ -317,12 +316,12 @@ def parse(data: bytes, offset: int = HEADER.size) -> Iterator[Entry]:
 
 
 def used_bytes(data: bytes) -> int:
-    """Return how much of a file counts; raises as `parse`."""
+    """Return the used size of a file in bytes; raises the same errors as `parse`."""
     if len(data) < HEADER.size:
         raise CorruptFileError(f"expected at least {HEADER.size} bytes, got {len(data)}")
     magic, used = HEADER.unpack_from(data)
     if not used and not any(magic):
-        return HEADER.size  # made a moment ago, and nothing written yet
+        return HEADER.size  # just created, nothing written yet
     if magic != MAGIC or not HEADER.size <= used <= len(data) or used % _NUMBER_BYTES:
         raise CorruptFileError(f"expected {MAGIC!r} and at most {len(data)} bytes, got {magic!r} and {used}")
     return int(used)

@@ -1,4 +1,4 @@
-"""What a worker counts, in its main process, where every task is received and its end is told: for all pools."""
+"""Worker metrics, recorded in the main process, which sees the start and end of every task in all pools."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ if TYPE_CHECKING:
     from broker_app.queues import RoutingTable
 
 UNKNOWN = "unknown"
+"""Task label of undecodable messages and of unknown tasks."""
+
 MAX_WAIT_SECONDS = 10 * 365 * 86_400.0
-"""A message that says that it waited longer, or that it comes from the future, was given a wrong moment."""
-"""The task label of what no worker can name."""
+"""Waits beyond this, in either direction, are ignored: the timestamp of the message is wrong."""
 
 
 class NodeMetrics:
-    """Counts what a node is given, what waited, ran and ended.
+    """Counts received, started and finished tasks of a node.
 
     Args:
-        recorder: Of this node.
-        table: The queues.
+        recorder: Recorder of this node.
+        table: Routing table with the queues.
 
     Attributes:
-        recorder: The same.
-        last_received: The moment, seconds since the epoch; None if it was given nothing yet.
+        recorder: Recorder of this node.
+        last_received: When the last message arrived, in seconds since the epoch; None if none has.
     """
 
     def __init__(self, recorder: Recorder, table: RoutingTable) -> None:
@@ -53,7 +54,7 @@ class NodeMetrics:
         self._queues = {spec.broker_name: spec.name for spec in table}
 
     def begin(self, queues: Iterable[str]) -> None:
-        """Show what these queues may have to tell, with zeros."""
+        """Create the series of these queues with zeros."""
         for queue in queues:
             for metric in (WAITED_SECONDS, WAITED_BROKER_SECONDS, WAITED_PREFETCH_SECONDS, LATE_SECONDS):
                 self.recorder.begin(metric, (queue,))
@@ -61,7 +62,7 @@ class NodeMetrics:
                 self.recorder.begin(DEAD_LETTERS, (queue, reason.value))
 
     def queue_of(self, delivery_info: Mapping[str, Any]) -> str:
-        """Return the queue that a message came by: its routing key ends with the queue's name on the broker."""
+        """Return the queue of a message; its routing key ends with the queue's name on the broker."""
         key = str(delivery_info.get("routing_key", ""))
         name = self._queues.get(key)
         if name is None:
@@ -72,20 +73,20 @@ class NodeMetrics:
         return name or OTHER
 
     def received(self, queue: str, task: str, *, is_redelivered: bool) -> None:
-        """Count a task that the node was given, now."""
+        """Count a received task."""
         labels = (queue, self.recorder.task(task))
         self.recorder.add(RECEIVED, labels)
         if is_redelivered:
             self.recorder.add(REDELIVERED, labels)
 
     def started(self, queue: str, headers: Mapping[str, Any], received: float, started: float) -> None:
-        """Count the wait of a task that begins; one that another client published tells no moment.
+        """Record the wait of a starting task; messages of other clients carry no timestamp and are skipped.
 
         Args:
-            queue: Its queue.
-            headers: Of its message.
-            received: When the node was given it, seconds since the epoch.
-            started: When it begins.
+            queue: Queue of the task.
+            headers: Headers of the message.
+            received: When the node received the task, in seconds since the epoch.
+            started: When the task starts, in seconds since the epoch.
         """
         published, delay = headers.get(PUBLISHED_AT_HEADER), headers.get(DELAY_HEADER, 0.0)
         if type(published) is not float or type(delay) not in (int, float) or not 0 <= delay <= MAX_DELAY_SECONDS:
@@ -104,13 +105,13 @@ class NodeMetrics:
         self.recorder.observe_all(times, (queue,))
 
     def finished(self, queue: str, task: str, outcome: TaskOutcome, run_seconds: float | None) -> None:
-        """Count the end of a message.
+        """Count a finished task.
 
         Args:
-            queue: Its queue.
-            task: The task's name.
-            outcome: How it ended.
-            run_seconds: How long it ran; None if it did not.
+            queue: Queue of the task.
+            task: Task name.
+            outcome: Outcome of the task.
+            run_seconds: Run time; None if the task did not run.
         """
         label = self.recorder.task(task)
         self.recorder.add(FINISHED, (queue, label, outcome.value))
@@ -118,7 +119,7 @@ class NodeMetrics:
             self.recorder.observe(RUN_SECONDS, (queue, label), run_seconds)
 
     def unreadable(self, queue: str) -> None:
-        """Count a message of which no request could be made, and which is given up."""
+        """Count a dead-lettered message that could not be turned into a request."""
         self.last_received = time.time()
         self.recorder.add(RECEIVED, (queue, UNKNOWN))
         self.recorder.add(FINISHED, (queue, UNKNOWN, TaskOutcome.DEAD.value))

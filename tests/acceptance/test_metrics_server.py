@@ -148,7 +148,7 @@ def test_damaged_files_and_strangers_in_the_folder(machine: Host) -> None:
     assert said.returncode == 0, said.stderr
     assert 'broker_app_metrics_files{state="unreadable"} 2\n' in said.stdout
     assert 'broker_app_tasks_published_total{queue="lopri",task="shop.pack"} 22\n' in said.stdout
-    assert "node-x.0.metrics: expected a file of metrics" in said.stderr
+    assert "node-x.0.metrics: expected a metrics file" in said.stderr
 
 
 @pytest.mark.timeout(180)

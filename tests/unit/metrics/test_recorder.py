@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_made_costs_no_work(tmp_path: Path, caplog: pyte
             recorder.add(PUBLISHED, ("default", recorder.task("a")))
             recorder.observe(WAITED_SECONDS, ("default",), 1.0)
     assert len(caplog.records) == 1
-    assert "metrics of this process are not" in caplog.text
+    assert "metrics of this process are incomplete" in caplog.text
     reading = MetricsReader(tmp_path / "metrics" / "app").read()
     assert (reading.read, bool(reading.problem)) == (0, True)
 
@@ -254,7 +254,7 @@ def test_a_file_that_is_cut_short_is_restored_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process whose file was truncated or removed has all its counts in it again, and says so once each time."""
-    monkeypatch.setattr("broker_app.metrics.recorder._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("broker_app.metrics.recorder._CHECK_SECONDS", 0.0)
     recorder = Recorder(tmp_path, "producer")
     recorder.add(PUBLISHED, ("default", "task"))
     for number, damage in enumerate((lambda path: os.truncate(path, 0), lambda path: path.unlink()), start=1):
@@ -263,4 +263,4 @@ def test_a_file_that_is_cut_short_is_restored_and_told_once(
         recorder.add(PUBLISHED, ("default", "task"))
         (series,) = (one for one in MetricsReader(tmp_path).read().numbers.items() if one[0].metric is PUBLISHED)
         assert series[1] == [1.0 + 2 * number]
-        assert caplog.text.count("is written anew") == number
+        assert caplog.text.count("restored it from memory") == number
