@@ -1,4 +1,4 @@
-"""A broker for the demo and the tests: the one that is given, one in Docker, or a private node of this machine."""
+"""Local broker: a broker for the demo and the tests, at a given URL, in Docker, or as a private node."""
 
 from broker_app.local_broker.finder import (
     DEFAULT_IMAGE,

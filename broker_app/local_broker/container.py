@@ -1,4 +1,4 @@
-"""A broker in Docker, through testcontainers, which is an extra: import this module only when it is wanted."""
+"""A broker in Docker, started with testcontainers, an optional dependency; import this module only if needed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ _AMQP_PORT = 5672
 _MANAGEMENT_PORT = 15672
 _LOG_LINES = 8
 _OPEN_FILES = 16_384
-"""Erlang makes a table of what it may open, gigabytes where an engine sets no bound. Lowering needs no right."""
+"""Limit of open files. Erlang allocates a table of this size, gigabytes on an engine that sets no limit. Lowering
+the limit needs no privileges."""
 
 
 @dataclass(frozen=True)
 class RunningContainer:
-    """A broker that answers.
+    """A running broker.
 
     Attributes:
         amqp_url: The URL of its virtual host ``/``, with the password.
-        management_url: The management API's; None if the image is without the plugin.
+        management_url: The URL of its management API; None if the image lacks the plugin.
         version: RabbitMQ's version, such as ``4.3.6``.
     """
 
@@ -45,15 +46,15 @@ class RunningContainer:
 
 
 def start_container(image: str, name: str, announce: Callable[[str], None]) -> RunningContainer:
-    """Start a broker in Docker and wait until it answers.
+    """Start a broker in Docker and wait until it responds.
 
     Args:
-        image: The image; pulled if it is not there.
+        image: The image; pulled if it is missing.
         name: The container's name, for `remove_container`.
-        announce: Told in one sentence what takes long.
+        announce: Called with one sentence before each slow step.
 
     Raises:
-        BrokerNotFound: No engine answers on this machine, the image cannot be had, or the broker does not start.
+        BrokerNotFound: No local engine responds, the image cannot be pulled, or the broker does not start.
     """
     with _engine() as client:
         _have_image(client, image, announce)
@@ -65,16 +66,16 @@ def start_container(image: str, name: str, announce: Callable[[str], None]) -> R
     except (OSError, DockerException) as error:
         remove_container(name)
         raise BrokerNotFound(f"{image}: Docker could not start it ({_first_line(error)})") from error
-    except BaseException:  # an interrupt from the keyboard, too, must leave nothing running
+    except BaseException:  # even KeyboardInterrupt must leave nothing running
         remove_container(name)
         raise
 
 
 def remove_container(name: str) -> None:
-    """Remove the container with its data; fine if it is gone.
+    """Remove the container and its data, if it exists.
 
     Raises:
-        BrokerNotFound: No engine answers.
+        BrokerNotFound: No engine responds.
     """
     with _engine() as client, suppress(NotFound):
         client.containers.get(name).remove(force=True, v=True)
@@ -82,14 +83,14 @@ def remove_container(name: str) -> None:
 
 @contextmanager
 def _engine() -> Iterator[Any]:
-    """Open a client of the engine on this machine; what another publishes on its loopback cannot be reached."""
+    """Open a client of the local engine; ports that a remote engine publishes on its loopback are unreachable."""
     try:
         client = DockerClient(timeout=_ENGINE_SECONDS).client
     except (OSError, DockerException) as error:
-        first: BaseException = error  # below layers of HTTP: no such file, or permission denied
+        first: BaseException = error  # the root cause: no such file, or permission denied
         while first.__context__ is not None:
             first = first.__context__
-        raise BrokerNotFound(f"no Docker engine answers ({_first_line(first)})") from error
+        raise BrokerNotFound(f"no Docker engine responds ({_first_line(first)})") from error
     try:
         url = str(client.api.base_url)
         if url != "http+docker://localhost":
@@ -110,15 +111,15 @@ def _have_image(client: Any, image: str, announce: Callable[[str], None]) -> Non
         client.images.pull(image)
     except (OSError, DockerException) as error:
         why = _first_line(error)
-        raise BrokerNotFound(f"the image {image} is not here and cannot be pulled ({why})") from error
+        raise BrokerNotFound(f"the image {image} is missing and cannot be pulled ({why})") from error
 
 
 @contextmanager
 def _without_reaper() -> Iterator[None]:
-    """Leave testcontainers' reaper out, which its `start` would run as a privileged second container.
+    """Disable testcontainers' reaper, a privileged second container that its `start` would run.
 
-    It needs an image of its own, publishes a port to the world, and would end a broker that is to be kept. What an
-    earlier run left is removed by the next one instead.
+    The reaper needs its own image, publishes a port on all interfaces, and would remove a broker that is to be
+    kept. Instead, each run removes the containers that crashed runs left behind.
     """
     before = testcontainers_config.ryuk_disabled
     testcontainers_config.ryuk_disabled = True
@@ -129,15 +130,15 @@ def _without_reaper() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = getattr(error, "explanation", None) or str(error)  # Docker's own words, without the HTTP around them
+    text = getattr(error, "explanation", None) or str(error)  # Docker's message, without the HTTP details
     return (text.splitlines() or [type(error).__name__])[0]
 
 
 class _Container(RabbitMqContainer):
     """A RabbitMQ container with a random password, its ports published on 127.0.0.1 only.
 
-    It is reached there too, whatever testcontainers concludes about the network: it takes a machine with
-    /.dockerenv for a container, and would go through the bridge's gateway, where nothing is published.
+    The URLs always use 127.0.0.1. testcontainers takes a machine with /.dockerenv for a container, and would
+    connect through the bridge's gateway, where no port is published.
     """
 
     def __init__(self, image: str, name: str) -> None:
@@ -146,7 +147,7 @@ class _Container(RabbitMqContainer):
         self.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", FRESH_STATISTICS)
         self.with_kwargs(network="bridge", ulimits=[{"name": "nofile", "soft": _OPEN_FILES, "hard": _OPEN_FILES}])
         ports: dict[str, Any] = {str(port): (LOOPBACK,) for port in (_AMQP_PORT, _MANAGEMENT_PORT)}
-        self.ports = ports  # Docker's client takes more than testcontainers says: any free port of one address
+        self.ports = ports  # wider than testcontainers' type: any free port on one address
 
     @property
     def amqp_url(self) -> str:

@@ -1,4 +1,4 @@
-"""Installing RabbitMQ's server from Debian's or Ubuntu's packages, for a machine that has nothing."""
+"""Installation of RabbitMQ from Debian's or Ubuntu's packages, for machines without Docker or RabbitMQ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = "rabbitmq-server"
 _UNITS = ("rabbitmq-server.service", "epmd.socket", "epmd.service")
-_SYSTEMD = Path("/run/systemd/system")  # there if it is the init system (sd_booted(3))
+_SYSTEMD = Path("/run/systemd/system")  # exists if systemd is the init system (sd_booted(3))
 _LOCK_SECONDS = 120
 _INSTALL_SECONDS = 900
 
@@ -25,27 +25,28 @@ _INSTALL_SECONDS = 900
 def install_server(announce: Callable[[str], None]) -> None:
     """Install the package rabbitmq-server, and stop and disable the services that it starts under systemd.
 
-    Without systemd it starts none (invoke-rc.d blocks), and to ask ``service`` would start an epmd for everybody.
+    Without systemd the package starts no services (invoke-rc.d blocks them). Checking them with ``service`` would
+    start a system-wide epmd.
 
     Args:
-        announce: Told before anything is changed, and about the service.
+        announce: Called with one sentence before each change.
 
     Raises:
-        BrokerNotFound: This is not Debian or Ubuntu, we are not root, or apt-get failed.
+        BrokerNotFound: The system is not Debian or Ubuntu, the user is not root, or apt-get failed.
     """
     if not _is_debian_like(_os_release()) or shutil.which("apt-get") is None:
-        raise BrokerNotFound(f"{SERVER} can be installed unasked on Debian and Ubuntu only")
+        raise BrokerNotFound(f"{SERVER} can be installed automatically on Debian and Ubuntu only")
     if os.geteuid() != 0:
-        raise BrokerNotFound(f"{SERVER} can be installed by root only: sudo apt-get install {_PACKAGE}")
-    ours = _idle_units()
+        raise BrokerNotFound(f"installing {SERVER} requires root: run sudo apt-get install {_PACKAGE}")
+    idle = _idle_units()
     announce(f"installing Debian's package {_PACKAGE} with apt-get; this takes a minute or two")
     if _apt_get("install", "--yes", "--no-install-recommends", _PACKAGE):
         _apt_get_or_raise("update")
         _apt_get_or_raise("install", "--yes", "--no-install-recommends", _PACKAGE)
-    if ours:
-        announce(f"stopping and disabling the services of the package ({', '.join(ours)}): a private node is used")
-        if problem := _run("systemctl", "disable", "--now", *ours):
-            announce(f"systemctl could not do so: {problem}")
+    if idle:
+        announce(f"stopping and disabling the package's services ({', '.join(idle)}): a private node is used")
+        if problem := _run("systemctl", "disable", "--now", *idle):
+            announce(f"systemctl failed to disable them: {problem}")
 
 
 def _os_release() -> Mapping[str, str]:
@@ -61,7 +62,7 @@ def _is_debian_like(release: Mapping[str, str]) -> bool:
 
 
 def _idle_units() -> list[str]:
-    """Return the services of the package that do not run now: those that run are somebody else's."""
+    """Return the package's services that are not running; a running one was set up by the user."""
     if not _SYSTEMD.is_dir():
         return []
     return [unit for unit in _UNITS if _run("systemctl", "is-active", "--quiet", unit)]
@@ -77,7 +78,7 @@ def _apt_get(*arguments: str) -> str:
 
 
 def _run(*command: str) -> str:
-    """Run a command and return why it failed: the last line that it wrote; empty if it worked."""
+    """Run a command and return the last line of its output if it failed; empty if it succeeded."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Find a broker: the one that was given, or start one in Docker or from the installed program, in this order."""
+"""Broker discovery: use the given broker, or start one in Docker or from the installed program, in this order."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ logger = logging.getLogger(__name__)
 
 
 class BrokerSource(Enum):
-    """A way to get a broker that nobody gave us."""
+    """A source for a broker if none is given."""
 
     CONTAINER = "a container in Docker"
     INSTALLED = "a private node of the installed rabbitmq-server"
-    PACKAGE = "the same, after installing it from Debian's packages as root"
+    PACKAGE = "a private node of rabbitmq-server, installed from Debian's packages as root"
 
 
 @dataclass
 class FoundBroker:
-    """A broker that answers. As a context manager it ends with the block, unless it was given or kept.
+    """A running broker. As a context manager it ends the broker after the block, unless it was given or kept.
 
     Attributes:
         url: Its AMQP URL, with the password.
-        management_url: The management API's, without user and password, which are those of ``url``; None if there
-            is none, or none is known of a broker that was given.
-        how: What it is, in a few words for people; no password.
+        management_url: URL of the management API, without credentials; they are those of ``url``. None if the
+            broker has no management API or its URL is unknown.
+        how: A short description of the broker, without the password.
         version: RabbitMQ's version, such as ``4.3.6``.
     """
 
@@ -60,16 +60,16 @@ class FoundBroker:
     _found_in: int = field(default_factory=os.getpid, repr=False)
 
     def keep(self) -> None:
-        """Let it outlive this process: `attach_broker` finds it, and only ``close`` ends it."""
+        """Let the broker outlive this process. `attach_broker` finds it, and only `close` ends it."""
         if self._home is not None:
             self._home.keep()
             self._is_kept = True
 
     def close(self) -> None:
-        """End it and remove its data; one that was given stays as it is.
+        """End the broker and remove its data. A given broker is left alone.
 
         Raises:
-            BrokerAppError: It did not end.
+            BrokerAppError: The broker did not end.
         """
         if self._home is not None:
             with suppress(FileNotFoundError):  # another process closed it first, as `demo --stop` may
@@ -96,42 +96,42 @@ def find_broker(
     announce: Announce = logger.info,
     ways: Sequence[BrokerSource] = tuple(BrokerSource),
 ) -> FoundBroker:
-    """Return a broker that answers: the one at ``url``, or one that is started here, in the order of ``ways``.
+    """Return a running broker: the one at ``url``, or a new one from the first of ``ways`` that works.
 
-    What a crashed run left in ``state_dir`` is ended first; what runs for a living process, or was kept, is not.
+    Before a new broker starts, brokers of crashed runs in ``state_dir`` are ended; see `end_leftovers`.
 
     Args:
-        state_dir: Where a broker that is started keeps its files.
-        url: The broker that the user chose: if it does not answer there is no other.
+        state_dir: Folder for the files of a new broker.
+        url: The user's broker. If it does not respond, no other broker is tried.
         management_url: Its management API, if known.
         image: The image for Docker.
-        announce: Told in one sentence each what takes long, and why a way is closed.
-        ways: The ways to try.
+        announce: Called with one sentence before each slow step, and when a source is not available.
+        ways: The sources to try, in order.
 
     Raises:
-        BrokerNotFound: None answers; the text says what to install.
-        PrivateNodeError: RabbitMQ is installed and does not start.
+        BrokerNotFound: No broker was found; the text says what to install.
+        PrivateNodeError: RabbitMQ is installed but does not start.
     """
     if url is not None:
-        return FoundBroker(url, management_url, "the broker that was given", ask_version(url))
+        return FoundBroker(url, management_url, "the given broker", ask_version(url))
     end_leftovers(state_dir, announce)
-    closed = []
+    reasons = []
     for way in ways:
         try:
             return _start(way, state_dir, image, announce)
         except BrokerNotFound as reason:
-            announce(f"not {way.value}: {reason}")
-            closed.append(str(reason))
+            announce(f"skipping {way.value}: {reason}")
+            reasons.append(str(reason))
     raise BrokerNotFound(
         f"no broker could be found: install Docker and the image {image}, or the package {SERVER}, "
-        f"or set BROKER_APP_BROKER_URL ({'; '.join(closed)})"
+        f"or set BROKER_APP_BROKER_URL ({'; '.join(reasons)})"
     )
 
 
 def attach_broker(state_dir: Path) -> FoundBroker | None:
-    """Return the broker that an earlier run kept in ``state_dir``; None if there is none that answers.
+    """Return the broker that an earlier run kept in ``state_dir``; None if no kept broker responds.
 
-    One that does not answer any more, as after a reboot, is cleared away.
+    Kept brokers that no longer respond, for example after a reboot, are removed.
     """
     for home in BrokerHome.all(state_dir):
         record = home.read()
@@ -147,9 +147,9 @@ def attach_broker(state_dir: Path) -> FoundBroker | None:
 
 
 def end_leftovers(state_dir: Path, announce: Announce = logger.info) -> None:
-    """End what crashed runs have left in ``state_dir``; `find_broker` does it too, before it starts another.
+    """End the brokers that crashed runs left in ``state_dir``. `find_broker` does this before it starts a broker.
 
-    What runs for a living process, or was kept, is not touched.
+    Brokers that belong to a running process, and brokers that were kept, are left alone.
     """
     for home in BrokerHome.all(state_dir):
         try:
@@ -157,12 +157,12 @@ def end_leftovers(state_dir: Path, announce: Announce = logger.info) -> None:
                 continue
             _end(home)
         except FileNotFoundError:
-            continue  # another process was faster
+            continue  # another process ended it first
         except BrokerAppError as error:
             home.release()
-            announce(f"a broker of an earlier run may still run ({home.name}): {error}")
+            announce(f"a broker of an earlier run may still be running ({home.name}): {error}")
         else:
-            announce(f"ended a broker that an earlier run had left ({home.name})")
+            announce(f"ended a broker left by an earlier run ({home.name})")
 
 
 def _start(way: BrokerSource, state_dir: Path, image: str, announce: Announce) -> FoundBroker:
@@ -173,7 +173,7 @@ def _start(way: BrokerSource, state_dir: Path, image: str, announce: Announce) -
         else:
             record = _start_node(way, home, announce)
     except BaseException:
-        home.remove()  # a start that failed has ended what it started
+        home.remove()  # a failed start cleans up its own processes and containers
         raise
     home.write(record)
     return FoundBroker(record.url, record.management_url, record.how, record.version, home)
@@ -210,7 +210,7 @@ def _started(home: BrokerHome, broker: RunningContainer | PrivateNode, how: str)
 
 
 def _end(home: BrokerHome) -> None:
-    """End the broker at once: its data goes with it, so there is nothing to stop in order for."""
+    """Kill the broker. Its data is removed too, so a clean shutdown is not needed."""
     if home.read().in_container:
         _containers().remove_container(home.name)
     else:
@@ -222,13 +222,13 @@ def _kill_node(folder: Path) -> None:
     try:
         node = PrivateNode.attach(folder)
     except PrivateNodeError:
-        return  # the run crashed before it had started one
+        return  # the run crashed before it started a node
     node.kill()
 
 
 def _containers() -> ModuleType:
     try:
-        from broker_app.local_broker import container  # noqa: PLC0415 - it needs an extra that may be missing
+        from broker_app.local_broker import container  # noqa: PLC0415 - needs an optional dependency
     except ImportError as error:
         raise BrokerNotFound(f"{error.name} is not installed: pip install 'broker-app[containers]'") from error
     return container

@@ -1,8 +1,8 @@
-"""Where a broker that we started is written down, so that a later run can end it or go on with it.
+"""Broker homes: one folder per started broker, so that a later run can end the broker or attach to it.
 
-Each has a folder of its own in ``<state_dir>/brokers``. Whoever started it holds a lock there for as long as it
-lives: the kernel lets go of it even at SIGKILL, so a folder without a holder is what a crashed run left, or was
-kept on purpose.
+The folders are in ``<state_dir>/brokers``. The process that started a broker holds a lock in its folder until it
+ends; the kernel releases the lock even after SIGKILL. A folder without a lock therefore belongs to a crashed run,
+or to a broker that was kept on purpose.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _DRAFT = "."
 
 @dataclass(frozen=True)
 class BrokerRecord:
-    """One broker that we started.
+    """The record of one started broker.
 
     Attributes:
-        in_container: Whether it runs in Docker; if not, as a private node.
+        in_container: Whether the broker runs in Docker; otherwise it is a private node.
         url: Its AMQP URL with the password; empty until it has started.
-        management_url: The management API's; None if it has none.
-        how: A sentence for people.
+        management_url: URL of its management API; None if it has none.
+        how: A short description of the broker.
         version: RabbitMQ's version.
-        is_kept: Whether it is meant to outlive whoever started it.
+        is_kept: Whether the broker outlives the process that started it.
     """
 
     in_container: bool
@@ -49,7 +49,7 @@ class BrokerRecord:
 
 
 class BrokerHome:
-    """The folder of one broker. Its name is the container's name too."""
+    """The folder of one broker. Its name is also the container's name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,43 +57,43 @@ class BrokerHome:
 
     @classmethod
     def create(cls, state_dir: Path, record: BrokerRecord) -> BrokerHome:
-        """Make a new folder, and hold it until this process ends or lets go of it."""
+        """Create a folder and lock it until this process ends or releases it."""
         name = f"broker-app-{secrets.token_hex(6)}"
         draft = cls(state_dir.absolute() / _FOLDER / f"{_DRAFT}{name}")
         make_private_folder(draft.folder)
         draft.write(record)
         draft.hold()
-        home = cls(draft.folder.rename(draft.folder.with_name(name)))  # nobody sees it before it is held
+        home = cls(draft.folder.rename(draft.folder.with_name(name)))  # invisible to other processes until locked
         home._lock = draft._lock
         return home
 
     @classmethod
     def all(cls, state_dir: Path) -> list[BrokerHome]:
-        """Return the folders of all brokers, held or not."""
+        """Return the homes of all brokers, locked or not."""
         found = (state_dir.absolute() / _FOLDER).glob("[!.]*/")
         return [cls(folder) for folder in sorted(found)]
 
     @property
     def name(self) -> str:
-        """The folder's name, unique on this machine for all practical purposes."""
+        """The folder's name, in practice unique on this machine."""
         return self.folder.name
 
     def read(self) -> BrokerRecord:
-        """Return what is written down.
+        """Return the broker's record.
 
         Raises:
-            FileNotFoundError: The folder has been removed meanwhile.
+            FileNotFoundError: Another process has removed the folder.
         """
         return BrokerRecord(**json.loads((self.folder / _RECORD).read_text()))
 
     def write(self, record: BrokerRecord) -> None:
-        """Write it down."""
+        """Write the broker's record."""
         write_private(self.folder / _RECORD, json.dumps(asdict(record)))
 
     def hold(self) -> bool:
-        """Take the lock, and return whether it was free.
+        """Try to take the lock, and return whether it was free.
 
-        A fork of this process holds it too; a program that it executes, such as the node, does not.
+        A fork of this process inherits the lock; a program that it executes, such as the node, does not.
         """
         lock = open_private(self.folder / _LOCK, os.O_RDWR | os.O_CREAT)
         try:
@@ -105,19 +105,19 @@ class BrokerHome:
         return True
 
     def keep(self) -> None:
-        """Let go of it: from now on no run ends it unasked."""
+        """Mark the broker as kept and release the lock; from now on, no run ends it on its own."""
         self.write(replace(self.read(), is_kept=True))
         self.release()
 
     def remove(self) -> None:
-        """Remove the folder, and let go of it."""
+        """Remove the folder and release the lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
-            self.folder.parent.rmdir()  # only if it was the last
+            self.folder.parent.rmdir()  # succeeds only for the last broker
         self.release()
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock, if held."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

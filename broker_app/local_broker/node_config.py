@@ -1,4 +1,4 @@
-"""What a private node is told: its ports, its configuration file, its environment. Nothing is started here."""
+"""Private node configuration: ports, configuration file and environment. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LOOPBACK = "127.0.0.1"
-NODE_NAME = "broker_app@localhost"  # the same in every folder: each node has an epmd of its own
+NODE_NAME = "broker_app@localhost"  # the same for every node, since each has its own epmd
 MARK_VARIABLE = "BROKER_APP_PRIVATE_NODE"
 SERVER = "rabbitmq-server"
 USUAL_FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/sbin"), Path("/usr/bin"), Path("/sbin"), Path("/bin"))
-"""Searched after the PATH: an ordinary user's PATH leaves the sbin folders out."""
+"""Searched after the PATH, because an ordinary user's PATH lacks the sbin folders."""
 
 FRESH_STATISTICS = "-rabbit collect_statistics_interval 1000"
-"""Arguments of the Erlang VM: the management API is at most 1 s behind, not RabbitMQ's default of 5 s."""
+"""Erlang VM arguments that update the management API's statistics every second; RabbitMQ's default is 5 s."""
 
 _FOREIGN = ("RABBITMQ_", "ERL_", "XDG_")
-"""Variables that would make the node listen, write or find its cookie where the caller's own broker does."""
+"""Prefixes of variables that would make the node use the ports, files or cookie of the caller's own broker."""
 _FOREIGN_NAMES = frozenset({"CONF_ENV_FILE", "NOTIFY_SOCKET", "HOME", "detached"})
 
 
@@ -38,15 +38,15 @@ class NodePorts:
     epmd: int
 
     def taken(self) -> list[int]:
-        """Return those that some process listens on now."""
+        """Return the ports that are in use."""
         return [port for port in asdict(self).values() if not _is_free(port)]
 
 
 def free_ports() -> NodePorts:
-    """Return four different ports that were free a moment ago: any process may take one before the node does."""
+    """Return four different free ports. Another process may still take one before the node does."""
     with ExitStack() as stack:
         ports = []
-        for _ in range(4):  # all held at once, or the same one could come twice
+        for _ in range(4):  # all open at once, so that no port is returned twice
             listener = stack.enter_context(socket.socket())
             listener.bind((LOOPBACK, 0))
             ports.append(listener.getsockname()[1])
@@ -56,11 +56,11 @@ def free_ports() -> NodePorts:
 def find_server(path: str, usual_folders: Sequence[Path] = USUAL_FOLDERS) -> Path:
     """Return RabbitMQ's own start script, from the folders of ``path`` or else from ``usual_folders``.
 
-    The packages' wrapper in /usr/sbin is passed by: it changes the user through su and writes to the system's log
-    folder. The real script is the one with ``rabbitmq-env`` beside it, which it reads.
+    The packages' wrapper in /usr/sbin is skipped, because it switches users with su and writes to the system's log
+    folder. The real script is the one in the same folder as ``rabbitmq-env``, which it reads.
 
     Raises:
-        BrokerNotFound: There is none.
+        BrokerNotFound: RabbitMQ is not installed.
     """
     folders = [Path(folder) for folder in path.split(":") if folder]
     for folder in (*folders, *usual_folders):
@@ -73,7 +73,7 @@ def find_server(path: str, usual_folders: Sequence[Path] = USUAL_FOLDERS) -> Pat
 
 
 def rabbitmq_conf(ports: NodePorts, username: str, password: str) -> str:
-    """Return the text of rabbitmq.conf. There is no guest: RabbitMQ creates it only if no other user is named."""
+    """Return the text of rabbitmq.conf. It sets a default user, so RabbitMQ does not create ``guest``."""
     return "\n".join([
         f"listeners.tcp.local = {LOOPBACK}:{ports.amqp}",
         f"management.tcp.ip = {LOOPBACK}",
@@ -87,10 +87,10 @@ def rabbitmq_conf(ports: NodePorts, username: str, password: str) -> str:
 def environment(
     caller: Mapping[str, str], folder: Path, server: Path, ports: NodePorts, mark: str
 ) -> dict[str, str]:
-    """Return the environment of the node: the caller's, without what steers another node, and with ours.
+    """Return the environment of the node: the caller's, without variables for another node, plus our own.
 
-    Everything that the node reads or writes is in ``folder``, the Erlang cookie (in HOME) too. The plugins' folder
-    is named because the scripts of Debian's 4.0 do not find it when they are called past the wrapper.
+    All files that the node reads or writes are in ``folder``, including the Erlang cookie (in HOME). The plugins
+    folder is set because the scripts of Debian's 4.0 do not find it when the wrapper is bypassed.
     """
     kept = {
         name: value
@@ -127,7 +127,7 @@ def _with_usual_folders(path: str) -> str:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as listener:
-        # A closed connection in TIME_WAIT is no matter; Erlang binds the same way.
+        # Ignore closed connections in TIME_WAIT, as Erlang does.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOOPBACK, port))

@@ -1,4 +1,4 @@
-"""A RabbitMQ node of our own: the installed program, in one folder, reachable from this machine only."""
+"""Private RabbitMQ node: runs the installed program in one folder, reachable from this machine only."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 30.0  # with the management plugin, 3.10 needs 6 s to stop in order
+_STOP_SECONDS = 30.0  # with the management plugin, 3.10 needs 6 s for a clean stop
 _KILL_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
-_ATTEMPTS = 3  # of finding ports that nobody takes before the node does
+_ATTEMPTS = 3  # to find free ports before another process takes them
 _LOG_LINES = 8
 _ERLANG_VM = "beam.smp"
 _EPMD = "epmd"
@@ -44,7 +44,7 @@ _RECORD = "node.json"
 
 @dataclass(frozen=True)
 class _Record:
-    """What must be known to reach, restart or end the node; kept in the folder, for another process."""
+    """The facts needed to reach, restart or end the node; stored in the folder for other processes."""
 
     mark: str
     server: str
@@ -70,12 +70,12 @@ class _Record:
 class PrivateNode:
     """A private RabbitMQ node: its data, log, cookie and password are in ``folder``, its ports on 127.0.0.1.
 
-    It needs no root. It outlives the process that started it, until somebody stops it; as a context manager it is
-    stopped at the end of the block, by the process that entered it and not by a fork of it.
+    It does not need root. The node outlives the process that started it and runs until it is stopped. As a context
+    manager it is stopped after the block, by the process that entered the block but not by its forks.
 
     Args:
-        folder: Its folder; made if it is not there. It stays when the node stops, with the data.
-        choose_ports: Returns ports to try when it starts for the first time; later it keeps them.
+        folder: The node's folder; created if missing. It is kept, with the data, when the node stops.
+        choose_ports: Returns ports to try on the first start; later starts reuse them.
     """
 
     def __init__(self, folder: Path, *, choose_ports: Callable[[], NodePorts] = free_ports) -> None:
@@ -86,7 +86,7 @@ class PrivateNode:
 
     @classmethod
     def attach(cls, folder: Path) -> PrivateNode:
-        """Return the node that another process, perhaps an ended one, started in ``folder``; it may have stopped.
+        """Return the node that another process started in ``folder``; neither of them needs to be running.
 
         Raises:
             PrivateNodeError: No node was ever started there.
@@ -97,7 +97,7 @@ class PrivateNode:
 
     @property
     def ports(self) -> NodePorts:
-        """Its ports."""
+        """The node's ports."""
         return self._record.ports
 
     @property
@@ -118,25 +118,25 @@ class PrivateNode:
 
     @property
     def is_running(self) -> bool:
-        """Whether the node runs; an epmd that was left alone does not count."""
+        """True while the node runs; a leftover epmd does not count."""
         return self._known is not None and any(one.name != _EPMD for one in self.processes())
 
     def processes(self) -> list[process.ProcessHandle]:
-        """Return the running processes of the node: shell, Erlang VM, its helpers, epmd."""
+        """Return the node's running processes: shell, Erlang VM, its helpers, epmd."""
         return process.marked(MARK_VARIABLE, self._record.mark)
 
     def start(self, deadline_seconds: float = _START_SECONDS) -> Self:
-        """Start it and wait until it answers; in a folder where a node has been, with its ports and data.
+        """Start the node and wait until it responds. A later start reuses the ports and data in the folder.
 
         Raises:
             BrokerNotFound: There is no rabbitmq-server on this machine.
-            PrivateNodeError: A node runs here already, or it did not answer within ``deadline_seconds``. The text
-                ends with the log's last lines, and nothing is left running.
+            PrivateNodeError: A node is already running in the folder, or the new one did not respond within
+                ``deadline_seconds``. Nothing new is left running; the text ends with the last lines of the log.
         """
         if self._known is None and (self.folder / _RECORD).exists():
             self._known = _Record.read(self.folder / _RECORD)
         if self.is_running:
-            raise PrivateNodeError(f"{self.folder}: a node runs here already; stop it or use another folder")
+            raise PrivateNodeError(f"{self.folder}: a node is already running here; stop it or use another folder")
         give_up = time.monotonic() + deadline_seconds
         if self._known is None:
             self._start_first(give_up)
@@ -146,10 +146,10 @@ class PrivateNode:
         return self
 
     def stop(self) -> None:
-        """Stop it in order, wait until its last process has ended, and keep the data. Not running is fine.
+        """Stop the node cleanly, if it is running, and wait until all of its processes have ended. Keep the data.
 
         Raises:
-            PrivateNodeError: A process of it is still there, even after SIGKILL.
+            PrivateNodeError: One of its processes is still running, even after SIGKILL.
         """
         give_up = time.monotonic() + _STOP_SECONDS
         for one in self._machines():
@@ -159,21 +159,21 @@ class PrivateNode:
         self.kill()
 
     def kill(self) -> None:
-        """End it as a power cut would: SIGKILL to all of its processes. The data stays.
+        """Send SIGKILL to all processes of the node, to simulate a power failure. Keep the data.
 
         Raises:
-            PrivateNodeError: A process of it is still there after 10 s.
+            PrivateNodeError: One of its processes is still running after 10 s.
         """
         left = process.kill_all(self.processes, _KILL_SECONDS)
         if left:
             pids = ", ".join(str(one.pid) for one in left)
-            raise PrivateNodeError(f"{self.folder}: processes {pids} of the node did not end; look at them")
+            raise PrivateNodeError(f"{self.folder}: the node's processes {pids} survived SIGKILL; inspect them")
 
     def restart(self) -> None:
-        """Stop it, unless it was killed, and start it on the same ports with the same data.
+        """Stop the node, if it is running, and start it with the same ports and data.
 
         Raises:
-            PrivateNodeError: It did not stop, or does not start again.
+            PrivateNodeError: The node did not stop or did not start again.
         """
         self.stop()
         self.start()
@@ -195,7 +195,7 @@ class PrivateNode:
         return self._known
 
     def _machines(self) -> list[process.ProcessHandle]:
-        """Return the Erlang VM: it alone stops in order at SIGTERM; without its helpers it would crash."""
+        """Return the Erlang VM processes. Only they get SIGTERM: the VM would crash if its helpers ended first."""
         return [one for one in self.processes() if one.name == _ERLANG_VM]
 
     def _start_first(self, give_up: float) -> None:
@@ -205,7 +205,7 @@ class PrivateNode:
             try:
                 return self._boot(record, give_up)
             except PrivateNodeError:
-                if not record.ports.taken():  # our own have ended: whoever listens there now was first
+                if not record.ports.taken():  # our node has ended, so a port in use belongs to another process
                     raise
                 shutil.rmtree(self.folder / "data")
         return self._boot(self._new_record(server), give_up)
@@ -225,7 +225,7 @@ class PrivateNode:
         try:
             self._launch(record)
             version = self._wait(give_up)
-        except BaseException:  # an interrupt from the keyboard, too, must leave nothing running
+        except BaseException:  # even KeyboardInterrupt must leave nothing running
             self.kill()
             raise
         self._known = replace(record, version=version)
@@ -236,21 +236,23 @@ class PrivateNode:
             make_private_folder(folder)
         write_private(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
         write_private(self.folder / "rabbitmq.conf", rabbitmq_conf(record.ports, record.username, record.password))
-        record.write(self.folder / _RECORD)  # before the launch: whoever finds a crashed run can end its node
+        record.write(
+            self.folder / _RECORD
+        )  # before the launch, so that a later run can end the node of a crashed one
 
     def _launch(self, record: _Record) -> None:
         server = Path(record.server)
         log = self.folder / "log" / "startup.log"
         with open(log, "wb", opener=open_private) as output:
             subprocess.run(
-                # The shell ends at once: the node is nobody's child, and looks the same to whoever attaches to it.
+                # The shell exits at once, so the node is not our child and is the same for every attached process.
                 ["/bin/sh", "-c", 'exec "$0" &', server],
                 cwd=self.folder,
                 env=environment(os.environ, self.folder, server, record.ports, record.mark),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt from the keyboard is for us, not for the node
+                start_new_session=True,  # Ctrl-C must reach this process only, not the node
                 check=True,
             )
 
@@ -260,16 +262,18 @@ class PrivateNode:
             version = wait_for_version(self.amqp_url, remaining_seconds, self._check_alive)
         except BrokerNotFound as error:
             raise PrivateNodeError(
-                f"{self.folder}: the private node did not answer in time ({error}); its log: {self._log_tail()}"
+                f"{self.folder}: the private node did not respond in time ({error}); its log: {self._log_tail()}"
             ) from error
         remaining_seconds = max(0.0, give_up - time.monotonic())
         if not wait_for_management(self.management_url, self.amqp_url, remaining_seconds):
-            raise PrivateNodeError(f"{self.folder}: the management API is silent; its log: {self._log_tail()}")
+            raise PrivateNodeError(
+                f"{self.folder}: the management API does not respond; its log: {self._log_tail()}"
+            )
         return version
 
     def _check_alive(self) -> None:
         if not self.is_running:
-            raise PrivateNodeError(f"{self.folder}: the node ended while it started; its log: {self._log_tail()}")
+            raise PrivateNodeError(f"{self.folder}: the node ended during start-up; its log: {self._log_tail()}")
 
     def _log_tail(self) -> str:
         lines: list[str] = []

@@ -1,9 +1,8 @@
-"""Processes told apart for certain: a pid is used again, a pid and its moment of starting are not.
+"""Process handles: identify a process by its pid and start time, since a pid alone is reused.
 
-A RabbitMQ node is a shell, the Erlang VM, helpers in sessions of their own, and an epmd that goes into the
-background: neither a process group nor a session holds them all. What they share is an environment, so a mark in
-it finds them.
-All facts are Linux's (proc(5)).
+A RabbitMQ node consists of a shell, the Erlang VM, helpers in their own sessions, and an epmd that daemonizes. No
+process group or session includes them all, so they are found by a variable in their common environment.
+This module is for Linux (proc(5)).
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _STARTED_FIELD = 22
 
 @dataclass(frozen=True)
 class ProcessHandle:
-    """One process, living or ended.
+    """One process, running or ended.
 
     Attributes:
-        pid: Its number, which another process may get once this one has ended.
-        started_ticks: When it started, in clock ticks since the machine's boot.
+        pid: The process id, which may be reused after the process has ended.
+        started_ticks: Start time in clock ticks since boot.
     """
 
     pid: int
@@ -38,12 +37,12 @@ class ProcessHandle:
 
     @classmethod
     def of(cls, pid: int) -> ProcessHandle | None:
-        """Return the process that has this pid now; None if there is none, or one that has ended already."""
+        """Return the running process with this pid; None if there is no such process, or only a zombie."""
         try:
             text = (_PROC / str(pid) / "stat").read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             return None
-        # The name comes before, in brackets, and may itself hold spaces and brackets.
+        # The name before it is in parentheses, and may itself contain spaces and parentheses.
         state, *rest = text.rpartition(")")[2].split()
         if state in "ZX":
             return None
@@ -51,25 +50,25 @@ class ProcessHandle:
 
     @property
     def is_running(self) -> bool:
-        """Whether this very process still runs."""
+        """True while this process runs."""
         return ProcessHandle.of(self.pid) == self
 
     @property
     def name(self) -> str:
-        """The name of its program, at most 15 characters; empty if it has ended."""
+        """The program's name, at most 15 characters; empty if the process has ended."""
         try:
             return (_PROC / str(self.pid) / "comm").read_text().strip()
         except (FileNotFoundError, ProcessLookupError):
             return ""
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to this very process, or to nobody: a process that got its pid since is never reached."""
+        """Send a signal to this process if it still runs; never to another process that reuses its pid."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return
         try:
-            # The descriptor holds on to one process; only now is it certain which one that is.
+            # The descriptor refers to a fixed process: check now that it is this one.
             if self.is_running:
                 signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
@@ -81,14 +80,14 @@ class ProcessHandle:
 def marked(variable: str, mark: str) -> list[ProcessHandle]:
     """Return the running processes that were started with ``variable=mark`` in their environment.
 
-    A process that merely forked from one of them counts too. Those of other users, unless we are root, do not.
+    This includes their forks. Processes of other users are included only for root.
     """
     wanted = f"{variable}={mark}".encode()
     return [process for pid in _pids() if wanted in _environment(pid) and (process := ProcessHandle.of(pid))]
 
 
 def kill_all(find: Callable[[], list[ProcessHandle]], deadline_seconds: float) -> list[ProcessHandle]:
-    """Send SIGKILL until ``find`` returns none, and return those that are left after the deadline."""
+    """Send SIGKILL to the processes that ``find`` returns until none is left; return the survivors."""
     give_up = time.monotonic() + deadline_seconds
     while (left := find()) and time.monotonic() < give_up:
         for process in left:
@@ -105,4 +104,4 @@ def _environment(pid: int) -> list[bytes]:
     try:
         return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return []  # it has ended, or belongs to another user
+        return []  # ended, or another user's

@@ -1,4 +1,4 @@
-"""Whether a broker answers, and which version it is."""
+"""Readiness checks: wait until a broker accepts logins, and read its version."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def ask_version(url: str) -> str:
     """Log in to the broker once and return its version, such as ``4.3.6``.
 
     Args:
-        url: Where it is; of several, split by ``;``, the first that lets us in is asked.
+        url: The broker's URL. If there are several, separated by ``;``, the first that accepts the login is used.
 
     Raises:
-        BrokerNotFound: It could not be reached or refused the login; the text holds no password.
+        BrokerNotFound: The broker is unreachable or refused the login; the text does not contain the password.
     """
     *others, last = url.split(";")
     for other in others:
@@ -39,15 +39,15 @@ def ask_version(url: str) -> str:
 
 
 def wait_for_version(url: str, deadline_seconds: float, check_alive: Callable[[], None]) -> str:
-    """Wait until the broker lets us in, and return its version.
+    """Wait until the broker accepts a login, and return its version.
 
     Args:
-        url: Where it will answer.
-        deadline_seconds: How long to wait at most.
-        check_alive: Called before each attempt; raises when there is nothing left to wait for.
+        url: The broker's URL.
+        deadline_seconds: Maximum wait.
+        check_alive: Called before each attempt; raises if the broker has ended.
 
     Raises:
-        BrokerNotFound: It did not answer in time; the text says how it failed the last time.
+        BrokerNotFound: The broker did not accept a login in time; the text gives the last error.
     """
     give_up = time.monotonic() + deadline_seconds
     while True:
@@ -61,9 +61,9 @@ def wait_for_version(url: str, deadline_seconds: float, check_alive: Callable[[]
 
 
 def wait_for_management(management_url: str, amqp_url: str, deadline_seconds: float) -> bool:
-    """Wait until the management API lets the user of ``amqp_url`` in, and return whether it did so in time.
+    """Wait until the management API accepts the user of ``amqp_url``, and return whether it did so in time.
 
-    It answers 500 for some 0.1 s after AMQP has let somebody in (seen on 4.3.6).
+    It returns status 500 for about 0.1 s after the first AMQP login (seen on 4.3.6).
     """
     give_up = time.monotonic() + deadline_seconds
     while not (answers := _management_answers(management_url, amqp_url)) and time.monotonic() < give_up:
@@ -77,7 +77,7 @@ def _ask_one(url: str) -> str:
         link = connection.transport.establish_connection()
     except (OSError, AMQPError) as error:
         raise BrokerNotFound(
-            f"{connection.as_uri()}: expected a broker that lets us in, got {type(error).__name__} ({error}); "
+            f"{connection.as_uri()}: expected an accepted login, got {type(error).__name__} ({error}); "
             "start it or correct the URL"
         ) from error
     try:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SCRIPT = """
 import pathlib, sys
-from broker_app.embedded import Way, find_broker
-broker = find_broker(pathlib.Path(sys.argv[1]), ways=[Way.INSTALLED])
+from broker_app.local_broker import BrokerSource, find_broker
+broker = find_broker(pathlib.Path(sys.argv[1]), ways=[BrokerSource.INSTALLED])
 if sys.argv[2] == "keep":
     broker.keep()
 print("ready", flush=True)
@@ -150,7 +150,8 @@ def test_missing_image_closes_the_way(container_image: str, tmp_path: Path) -> N
     with pytest.raises(BrokerNotFound):
         find_broker(tmp_path, image=image, announce=heard.append, ways=[BrokerSource.CONTAINER])
     assert heard[0] == f"pulling the image {image}"
-    assert heard[1].startswith(f"not a container in Docker: the image {image} is not here and cannot be pulled")
+    missing = f"the image {image} is missing and cannot be pulled"
+    assert heard[1].startswith(f"skipping a container in Docker: {missing}")
     assert len(heard) == 2
 
 

@@ -97,7 +97,7 @@ def test_password_is_private(node: PrivateNode) -> None:
 
 def test_second_start_is_refused(node: PrivateNode) -> None:
     """A folder in which a node runs is left alone."""
-    with pytest.raises(PrivateNodeError, match="runs here already"):
+    with pytest.raises(PrivateNodeError, match="is already running here"):
         PrivateNode(node.folder).start()
     assert ask_version(node.amqp_url)
 

@@ -73,7 +73,7 @@ def test_leftover_that_never_started(tmp_path: Path) -> None:
     with pytest.raises(BrokerNotFound):
         find_broker(tmp_path, announce=heard.append, ways=())
     assert len(heard) == 1
-    assert heard[0].startswith("ended a broker that an earlier run had left")
+    assert heard[0].startswith("ended a broker left by an earlier run")
     assert BrokerHome.all(tmp_path) == []
 
 
