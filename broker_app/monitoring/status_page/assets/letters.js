@@ -85,7 +85,7 @@ function messageElement(message) {
 }
 
 function nameless() {
-  return element("p", { class: "note" }, "This message has no id, so it can only be replayed or discarded together with all others.");
+  return element("p", { class: "note" }, "This message has no usable id, so it can only be replayed or discarded together with all others.");
 }
 
 function choices(key) {
