@@ -74,11 +74,11 @@ def table() -> str:
         MetricSource.PRODUCER: "Counted in producers",
         MetricSource.WORKER: "Counted in workers",
         MetricSource.BROKER: "Read from the broker",
-        MetricSource.HOST: "Of the host",
+        MetricSource.HOST: "Measured on the host",
     }
     lines: list[str] = []
     for source, title in titles.items():
-        lines += ["", f"### {title}", "", "| metric | type | labels | what it is |", "|---|---|---|---|"]
+        lines += ["", f"### {title}", "", "| metric | type | labels | description |", "|---|---|---|---|"]
         for metric in METRICS.values():
             if metric.source is source:
                 labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
@@ -90,7 +90,7 @@ def page() -> str:
     """Return the page as it should be."""
     text = _TABLE.sub(lambda match: match[1] + table() + match[2], PAGE.read_text(encoding="utf-8"))
     bounds = ", ".join(f"{bound:g}" for bound in BOUNDS_SECONDS)
-    return _BOUNDS.sub(lambda match: f"{match[1]}{bounds}, and all that is longer.", text)
+    return _BOUNDS.sub(lambda match: f"{match[1]}{bounds}, and +Inf.", text)
 
 
 def test_the_names_are_frozen() -> None:
