@@ -1,1 +1,1 @@
-"""What differs from Celery's own worker."""
+"""Worker: our consumer, requests, deliveries, dead letters, time limits and shutdown, in place of Celery's."""

@@ -1,7 +1,7 @@
-"""Acknowledging what has ended, all at once: one packet for all, and one method for those that stand in a row.
+"""Acknowledger: acknowledges finished messages in batches, with one write and few frames.
 
-With ``multiple`` an acknowledgement covers every message up to its own (rabbitmq.com/docs/confirms#multi-ack). So
-it is used only up to the first message that a worker still holds.
+An acknowledgement with ``multiple`` covers all messages up to its delivery tag
+(rabbitmq.com/docs/confirms#multi-ack). So it is used only for tags below that of the first unsettled message.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 class Acknowledger:
-    """The messages of a worker that are not settled yet.
+    """Acknowledges and rejects the messages of a worker.
 
     Args:
-        errors: What a lost connection raises.
-        is_alone: Whether nobody else writes to the connection at the same time; else each message is acknowledged
-            for itself, as py-amqp's lock has it.
+        errors: Exceptions that a lost connection raises.
+        is_alone: Whether no other thread writes to the connection at the same time. If False, each message is
+            acknowledged individually, under py-amqp's lock.
     """
 
     def __init__(self, errors: tuple[type[Exception], ...], *, is_alone: bool) -> None:
@@ -40,7 +40,7 @@ class Acknowledger:
         self._held: dict[Any, _Held] = {}  # by channel
 
     def hold(self, message: Message) -> None:
-        """Take note of a message that came, in the order of their coming, settled or not."""
+        """Record a delivered message, settled or not; call this in the order of delivery."""
         if not self._is_alone:
             return
         held = self._held.get(message.channel)
@@ -53,7 +53,7 @@ class Acknowledger:
             held.messages[message.delivery_tag] = message
 
     def acknowledge(self, messages: Iterable[Message]) -> None:
-        """Acknowledge messages; those of a lost connection come again, and are left alone."""
+        """Acknowledge messages; those of a lost connection are skipped, since the broker redelivers them."""
         ours = [message for message in messages if message.channel.connection is not None]
         if not self._is_alone:
             for message in ours:
@@ -77,7 +77,7 @@ class Acknowledger:
         tags = sorted(message.delivery_tag for message in messages if not message.acknowledged)
         self._forget(messages)
         for message in messages:
-            message._state = "ACK"  # noqa: SLF001 - as its own `ack`, which would write
+            message._state = "ACK"  # noqa: SLF001 - as `ack` does, but without its write
         held = self._held.get(channel)
         first = 0 if held is None else held.first()
         row = [tag for tag in tags if tag < first]
@@ -87,18 +87,21 @@ class Acknowledger:
             frames.append(_ack(channel.channel_id, row[-1], is_multiple=True))
         try:
             channel.connection.transport.write(b"".join(frames))
-            channel.connection.bytes_sent += len(frames)  # it counts frames, for the heartbeat
+            channel.connection.bytes_sent += len(frames)  # py-amqp counts frames here, for the heartbeat
         except self._errors as error:
-            logger.warning("could not be acknowledged, and come again: %d messages: %r", len(tags), error)
+            logger.warning(
+                "failed to acknowledge %d messages; the broker will redeliver them: %r", len(tags), error
+            )
 
 
 class _Held:
-    """What came by one channel.
+    """The messages delivered on one channel.
 
     Attributes:
-        messages: Those that are not settled, by tag, in the order of delivery.
-        seen: How many came.
-        last: The last one's tag. A channel's tags are 1, 2, 3 …: if it is not `seen`, one came that is not known.
+        messages: Unsettled messages by delivery tag, in the order of delivery.
+        seen: Number of recorded messages.
+        last: Delivery tag of the last one. Tags count 1, 2, 3 …, so if it differs from `seen`, a delivery was
+            missed.
     """
 
     __slots__ = ("last", "messages", "seen")
@@ -109,14 +112,14 @@ class _Held:
         self.last = 0
 
     def first(self) -> float:
-        """Return the lowest tag that is not settled, infinity if there is none, 0 if that is not known."""
+        """Return the lowest unsettled tag: infinity if all are settled, 0 if a delivery was missed."""
         if self.seen != self.last:
             return 0
         while self.messages:
             tag, message = next(iter(self.messages.items()))
             if not message.acknowledged:
                 return tag
-            del self.messages[tag]  # it went back to its queue
+            del self.messages[tag]  # it was requeued
         return float("inf")
 
 

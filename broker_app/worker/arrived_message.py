@@ -1,4 +1,4 @@
-"""A message as it arrived: what its task and the handlers of signals change in their request is not in it."""
+"""Arrived message: protects a message's headers from changes that tasks and signal handlers make to requests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _CHANGEABLE = (dict, list)
 
 
 def keep_arrived(message: Message) -> None:
-    """Give a message headers and properties of its own, which its request does not share.
+    """Give a message its own copy of its headers and properties; its request keeps the originals.
 
-    The request was made of those that it had. Error trackers write into a request's headers, and with threads and
-    greenlets the request of a task is the one of the worker.
+    Error trackers write into a request's headers. With threads and greenlets, the task and the worker share one
+    request.
     """
     headers = {
         name: _copied(value) if type(value) in _CHANGEABLE else value for name, value in message.headers.items()

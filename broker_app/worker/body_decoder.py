@@ -1,4 +1,4 @@
-"""The body of a task's message, decoded once in a worker; Celery decodes it twice, and each time with care."""
+"""Body decoder: decodes plain JSON bodies once and fast; Celery decodes each body twice, with object hooks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 CONTENT_TYPE, ENCODING = "application/json", "utf-8"
 
 _SPECIAL = '"__type__"'
-"""What stands in a text where kombu has written down a date, a UUID, a decimal."""
+"""Marks a value that only kombu's decoder understands: a date, a UUID, a decimal."""
 
 SMALL_CHARACTERS = 4096
-"""Up to here the pipe to a pool's process costs no more for what was decoded than for the text of it."""
+"""Up to this length, sending a decoded body to a pool process costs no more than sending its text."""
 
 
 def decode_early(message: Message) -> None:
-    """Let a message know what is in it, if that is plain JSON; else, and if it is damaged, kombu decodes it."""
+    """Decode a plain JSON body and cache it in the message; other and damaged bodies are left to kombu."""
     if _is_plain(message):
         with suppress(ValueError, RecursionError):
-            message._decoded_cache = json.loads(message.body)  # noqa: SLF001 - what its `decode` sets
+            message._decoded_cache = json.loads(message.body)  # noqa: SLF001 - the cache of `decode`
 
 
 def is_small(message: Message) -> bool:
-    """Return whether a message that was decoded may go to another process so: short, and of JSON's own types."""
-    return len(message.body or "") <= SMALL_CHARACTERS and _is_plain(message)  # a long one is not searched again
+    """Return whether a message should be sent to a pool process in decoded form: it is short and plain JSON."""
+    return len(message.body or "") <= SMALL_CHARACTERS and _is_plain(message)  # length first: less to search
 
 
 def _is_plain(message: Message) -> bool:
@@ -40,5 +40,5 @@ def _is_plain(message: Message) -> bool:
         and isinstance(message.body, str)
         and _SPECIAL not in message.body
         and CONTENT_TYPE in (message.accept or ())
-        and registry._decoders.get(CONTENT_TYPE) is kombu_json.loads  # noqa: SLF001 - else somebody has another
+        and registry._decoders.get(CONTENT_TYPE) is kombu_json.loads  # noqa: SLF001 - no custom decoder is registered
     )

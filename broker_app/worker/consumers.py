@@ -1,4 +1,4 @@
-"""A worker's consumers at the broker: how long they may hold a message, and what if one is cancelled or paused."""
+"""Consumers: consumer time-outs, pausing, and recovery of consumers that the broker has cancelled."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from broker_app.settings import Settings
 
 TIMEOUT_ARGUMENT = "x-consumer-timeout"
-"""Milliseconds, of one consumer on a quorum queue, from 4.3 on (rabbitmq.com/docs/quorum-queues#consumer-timeout).
-An older broker takes the argument and ignores it."""
+"""Consumer time-out in milliseconds, for quorum queues, since RabbitMQ 4.3
+(rabbitmq.com/docs/quorum-queues#consumer-timeout). Older brokers ignore the argument."""
 
 MARGIN_SECONDS = 60.0
 
@@ -32,13 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 class Consumers:
-    """What a worker consumes on one connection.
+    """A worker's consumers on one connection.
 
     Args:
-        settings: The app's.
+        settings: The app's settings.
         consumer: Celery's task consumer.
-        prefetch: Messages reserved for each slot of the worker.
-        is_helping: Whether the queues are other workers': it consumes them now and then, and says nothing of it.
+        prefetch: Messages prefetched for each slot of the worker.
+        is_helping: Whether the queues belong to other workers and are consumed only at times; pauses and
+            resumptions are then logged at the debug level.
     """
 
     def __init__(self, settings: Settings, consumer: Consumer, prefetch: int, *, is_helping: bool = False) -> None:
@@ -52,7 +53,7 @@ class Consumers:
             spec.broker_name: settings.queues[spec.name].longest_run_seconds for spec in self._all.values()
         }
         self._prefetch = prefetch
-        self._ended: dict[str, str] = {}  # queues by the tags of the consumers that a pause has ended
+        self._ended: dict[str, str] = {}  # queues by the tags of consumers that a pause has cancelled
 
     @property
     def connection(self) -> Any:
@@ -61,13 +62,13 @@ class Consumers:
 
     @property
     def channel(self) -> Any:
-        """Where its messages come by."""
+        """The channel that delivers its messages."""
         return self._consumer.channel
 
     def allow_long_runs(self) -> None:
-        """Ask the broker to leave messages with us for as long as their queue's tasks may take.
+        """Set a consumer time-out that allows for the longest run of each queue's tasks.
 
-        To be called before consuming. Where the broker knows no such wish, its own time-out counts.
+        Call this before consuming. Brokers before 4.3 have no such argument; their own time-out applies.
         """
         if server_version(self.connection) < QUORUM_TIMEOUT_VERSION:
             return
@@ -78,7 +79,7 @@ class Consumers:
                 queue.consumer_arguments = dict(queue.consumer_arguments or {}, **arguments)
 
     def add(self, queue: Queue) -> None:
-        """Declare one more queue of the settings, and consume from it.
+        """Declare another queue of the settings and consume from it.
 
         Raises:
             BrokerError: The broker refused the declaration.
@@ -91,15 +92,15 @@ class Consumers:
         self.allow_long_runs()
         self._consumer.consume()
         self.keep()
-        logger.info("consuming from %s as well", queue.name)
+        logger.info("also consuming from %s", queue.name)
 
     @property
     def paused(self) -> tuple[str, ...]:
-        """The queues, as on the broker, that are not consumed on purpose."""
+        """The paused queues of this consumer, by their names on the broker."""
         return tuple(name for name in self._consumer._queues if name in self._consumer.paused)  # noqa: SLF001
 
     def pause(self, paused: AbstractSet[str]) -> None:
-        """Consume no more from some queues, without waiting for the broker's answer; `renew` consumes from others.
+        """Stop consuming from paused queues, without waiting for the broker's answer; `renew` resumes the others.
 
         Args:
             paused: All paused queues, by their names on the broker.
@@ -113,77 +114,81 @@ class Consumers:
                 self._consumer.channel.basic_cancel(tag, nowait=True)
 
     def is_late(self, message: Message) -> bool:
-        """Return whether a message was on its way when its queue was paused."""
+        """Return whether a message was in transit when its queue was paused."""
         return message.delivery_info.get("consumer_tag") in self._ended
 
     def queue_of(self, message: Message) -> str | None:
-        """Return the broker's name of the queue that a message was taken from."""
+        """Return the broker's name of the queue that delivered a message, None if it is unknown."""
         tag = message.delivery_info.get("consumer_tag", "")
         return self._ended.get(tag) or next((queue for queue, known in self._tags().items() if known == tag), None)
 
     def keep(self) -> None:
-        """Outlive a cancelled consumer: py-amqp would raise, Celery connect anew, and all that runs come again."""
+        """Keep the connection when the broker cancels a consumer.
+
+        By default py-amqp raises, Celery reconnects, and the broker redelivers every running task.
+        """
         callbacks = self._consumer.channel.cancel_callbacks
 
-        def stay(tag: str) -> None:
-            callbacks[tag] = stay  # 4.3 cancels a consumer once for each message that it held too long
+        def ignore(tag: str) -> None:
+            callbacks[tag] = ignore  # 4.3 cancels a consumer once for each message that it held too long
 
         for tag in self._tags().values():
-            callbacks[tag] = stay
+            callbacks[tag] = ignore
 
     def consumed(self) -> tuple[str, ...]:
-        """Return the queues, as on the broker, that are consumed."""
+        """Return the queues that are being consumed, by their names on the broker."""
         known = self._consumer.channel.callbacks
         return tuple(queue for queue, tag in self._tags().items() if tag in known)
 
     def renew(self) -> bool:
-        """Declare and consume again what the broker has cancelled; return whether all is consumed.
+        """Declare and consume again the queues whose consumers the broker has cancelled.
 
         Returns:
-            True also if the connection is lost; False if the broker refused or did not answer: its channel may
-            then be closed.
+            False if the broker refused or did not answer; the channel may then be closed. True if all queues are
+            consumed, or the connection is lost.
         """
         known = {*self.consumed(), *self.paused}
-        gone = [queue.name for queue in self._consumer.queues if queue.name not in known]
-        if not gone or self.connection is None:
+        missing = [queue.name for queue in self._consumer.queues if queue.name not in known]
+        if not missing or self.connection is None:
             return True
-        self._tell(gone)
-        specs = [self._specs[name] for name in gone if name in self._specs]
+        self._log_missing(missing)
+        specs = [self._specs[name] for name in missing if name in self._specs]
         try:
             declare_topology(self.connection, work_topology(specs, self._prefix))
-            for name in gone:
+            for name in missing:
                 self._tags().pop(name, None)
             self._consumer.consume()
         except (BrokerError, AMQPError, OSError) as error:
-            logger.warning("could not be consumed again: %s", error_text(error))
+            logger.warning("failed to consume again from %s: %s", ", ".join(missing), error_text(error))
             return False
         self.keep()
         return True
 
     def end(self) -> None:
-        """Tell the broker to send no more, and do not wait for its answer."""
+        """Cancel all consumers, without waiting for the broker's answer."""
         for tag in self._tags().values():
             self._consumer.channel.basic_cancel(tag, nowait=True)
 
-    def _tell(self, gone: list[str]) -> None:
-        if cancelled := [name for name in gone if name in self._tags()]:
-            logger.warning("no longer consumed, and consumed again: %s", ", ".join(cancelled))
-        if resumed := [name for name in gone if name not in self._tags()]:
+    def _log_missing(self, missing: list[str]) -> None:
+        if cancelled := [name for name in missing if name in self._tags()]:
+            logger.warning("the broker cancelled the consumer of %s; consuming again", ", ".join(cancelled))
+        if resumed := [name for name in missing if name not in self._tags()]:
             logger.log(self._level, "resumed: %s", ", ".join(resumed))
 
     def _tags(self) -> dict[str, str]:
-        """Return the consumers' tags by queue: the task consumer's own, to be changed."""
-        tags: dict[str, str] = self._consumer._active_tags  # noqa: SLF001 - kombu shows them nowhere else
+        """Return the task consumer's own dictionary of consumer tags by queue, which callers may change."""
+        tags: dict[str, str] = self._consumer._active_tags  # noqa: SLF001 - kombu has no public access to them
         return tags
 
 
 def holding_seconds(longest_run_seconds: float, prefetch: int) -> float:
-    """Return how long a worker may hold a message: those before it in its slot, its own run, and a margin.
+    """Return how long a worker may hold a message: the runs before it in its slot, its own run, and a margin.
 
-    At least RabbitMQ's default of 30 minutes: with the defaults that, as 1 * 900 s + 60 s are less.
+    The result is at least RabbitMQ's default of 30 minutes, which also applies with our defaults: 1 * 900 s + 60 s
+    is less.
 
     Args:
-        longest_run_seconds: Of the queue's tasks.
-        prefetch: Messages reserved for each slot, the running one included.
+        longest_run_seconds: Longest run of the queue's tasks.
+        prefetch: Messages prefetched for each slot, including the running one.
     """
     return max(DEFAULT_CONSUMER_TIMEOUT_SECONDS, prefetch * longest_run_seconds + MARGIN_SECONDS)

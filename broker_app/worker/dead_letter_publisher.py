@@ -1,4 +1,4 @@
-"""How a worker gives a message up: its copy goes to the dead letters, and its result says why."""
+"""Dead letter publisher: dead-letters a copy of a message with its reason, and fails its result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from broker_app.worker.side_publisher import SidePublisher
 
 MAX_PROPERTIES_BYTES = 131_072 - 64
-"""RabbitMQ's default ``frame_max``, in which all headers of a message go, less what stands around them."""
+"""RabbitMQ's default ``frame_max`` less the frame's overhead: all properties of a message travel in one frame."""
 
 _FACTS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("task", "root_id", "parent_id", "group", "argsrepr", "kwargsrepr"), (str,)),
@@ -41,25 +41,25 @@ logger = logging.getLogger(__name__)
 
 
 class DeadLetterPublisher:
-    """Gives messages up, in a worker's main process.
+    """Dead-letters messages from a worker's main process.
 
     Args:
         app: The worker's app.
         node: The worker's name.
-        courier: What publishes the copies.
+        side_publisher: Publishes the copies.
     """
 
-    def __init__(self, app: Celery, node: str, courier: SidePublisher) -> None:
+    def __init__(self, app: Celery, node: str, side_publisher: SidePublisher) -> None:
         self._app = app
         self._node = node
-        self._courier = courier
+        self._side_publisher = side_publisher
 
     def keep(self, message: Message, spec: QueueSpec, death: DeadLetterCause) -> bool:
-        """Put a copy into the dead letters, unless the queue discards them.
+        """Dead-letter a copy of a message, unless its queue discards dead letters.
 
         Returns:
-            Whether the original may be acknowledged. If not, it is to be rejected: the broker then puts it there
-            itself, without our headers.
+            Whether the original may be acknowledged. If not, reject it: the broker then dead-letters it itself,
+            without our headers.
         """
         what = f"task {_header(message, 'task')} [{_header(message, 'id')}] from queue {spec.name!r}"
         if spec.dead_letters is DeadLetters.DISCARD:
@@ -67,29 +67,29 @@ class DeadLetterPublisher:
             return True
         try:
             self._app.metrics.buried(spec, death)
-            self._courier.send(self._copy(message, spec, death))
+            self._side_publisher.send(self._copy(message, spec, death))
         except ENDS_OF_WORKER:
             raise
-        except BaseException as error:  # noqa: BLE001 - no right to publish, or an odd message
-            told = error if isinstance(error, PublishError) else repr(error)
-            logger.warning("%s goes to the dead letters without its reason, %s: %s", what, death.reason, told)
+        except BaseException as error:  # noqa: BLE001 - no permission to publish, or an odd message
+            cause = error if isinstance(error, PublishError) else repr(error)
+            logger.warning("%s goes to the dead letters without its reason, %s: %s", what, death.reason, cause)
             return False
         logger.warning("%s goes to the dead letters, %s: %s", what, death.reason, death.exception)
         return True
 
     def requeue(self, message: Message, spec: QueueSpec) -> bool:
-        """Publish a message to the end of its queue again; return whether the original may be acknowledged."""
+        """Publish a copy of a message to the end of its queue; return whether the original may be acknowledged."""
         try:
-            self._courier.send(requeued(message, spec))
+            self._side_publisher.send(requeued(message, spec))
         except PublishError as error:
             logger.warning("%s; its message is returned to its queue instead", error)
             return False
         return True
 
     def fail(self, message: Message, death: DeadLetterCause) -> None:
-        """Store FAILURE for a message of which no request could be made, and tell its chord and errbacks.
+        """Store FAILURE for a message that could not be turned into a request, and run its errbacks and chord.
 
-        They stand in the body: where that cannot be read the result alone says it.
+        Errbacks and chord are in the body. If the body cannot be decoded, only the result is stored.
         """
         headers = message.headers or {}
         identity, task = headers.get("id"), headers.get("task")
@@ -102,10 +102,10 @@ class DeadLetterPublisher:
             self._app.backend.mark_as_failure(identity, death.error, request=request, store_result=store)
 
     def _copy(self, message: Message, spec: QueueSpec, death: DeadLetterCause) -> OutgoingMessage:
-        """Return the dead letter; without the traceback if AMQP's one frame for headers has no room for both.
+        """Return the dead letter, without the traceback if the headers would exceed one AMQP frame.
 
         Raises:
-            ValueError: There is no room for the headers that it came with.
+            ValueError: The original's headers leave no room for the reason.
         """
         outgoing = dead_letter(message, spec, death, self._node)
         if len(frames.properties(outgoing.properties)) > MAX_PROPERTIES_BYTES:
@@ -117,7 +117,7 @@ class DeadLetterPublisher:
 
 
 def _facts(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers that result stores and errbacks ask for, as far as they are what they should be."""
+    """Return the headers that result backends and errbacks use; those of a wrong type are left out."""
     return {name: value for name in headers if isinstance(value := headers[name], _FACTS.get(name, ()))}
 
 
@@ -126,10 +126,10 @@ def _header(message: Message, name: str) -> Any:
 
 
 def _embedded(message: Message) -> dict[str, Any]:
-    """Return what a task message has in its body, nothing if it cannot be read (docs.celeryq.dev, protocol 2)."""
+    """Return the contents of a task message's body, empty if it is undecodable (docs.celeryq.dev, protocol 2)."""
     try:
         args, kwargs, embed = message.payload
     except Exception as error:  # noqa: BLE001 - whatever a decoder may raise
-        logger.debug("the body cannot be read: %r", error)
+        logger.debug("the body cannot be decoded: %r", error)
         return {}
     return following(embed) | {"args": args, "kwargs": kwargs}

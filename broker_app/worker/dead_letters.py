@@ -1,8 +1,8 @@
-"""Dead letters: a copy of a message that its queue gave up, with why, when and where in its headers.
+"""Dead letters: copies of messages that were given up, with the reason, time and place in their headers.
 
-RabbitMQ adds nothing to a message that a consumer rejects. So a worker publishes a copy with the headers below to
-the exchange ``tasks.dead``, and acknowledges the original when the broker has confirmed the copy. Body and
-properties are those of the original, its id too: replayed, it is the same task.
+RabbitMQ does not record why a consumer rejects a message. So a worker publishes a copy with the headers below to
+the exchange ``tasks.dead``, and acknowledges the original once the broker has confirmed the copy. The copy keeps
+the original's body, properties and id: when replayed, it is the same task.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ if TYPE_CHECKING:
 
 MAX_EXCEPTION_CHARACTERS = 1_000
 MAX_TRACEBACK_CHARACTERS = 8_000
-"""AMQP carries all headers of a message in one frame, of 131,072 bytes with RabbitMQ's default ``frame_max``."""
+"""AMQP sends all headers of a message in one frame: 131,072 bytes with RabbitMQ's default ``frame_max``."""
 
 MAX_ID_CHARACTERS = 60
-"""Of an id that stands in for a correlation id that is missing: AMQP has 255 bytes for it."""
+"""Length of a task id that replaces a missing correlation id, which AMQP limits to 255 bytes."""
 
 _NOT_CARRIED = frozenset({"user_id", "expiration", "cluster_id", "application_headers"})
-"""Properties of the original that the copy goes without: RabbitMQ refuses a ``user_id`` other than the worker's
-own, and with an expiration it would not stay in the dead letters."""
+"""Properties that are not copied: RabbitMQ refuses a ``user_id`` other than the worker's own, and an expiration
+would remove the copy from the dead letters."""
 
 _DROPPED_HEADERS = BROKER_HEADERS | {"CC", "BCC"}
-"""With CC or BCC RabbitMQ would route the copy to more queues (rabbitmq.com/docs/sender-selected)."""
+"""With CC or BCC, RabbitMQ would route the copy to other queues too (rabbitmq.com/docs/sender-selected)."""
 
 
 def dead_letter(message: Message, spec: QueueSpec, death: DeadLetterCause, node: str) -> OutgoingMessage:
-    """Return the copy of a message that goes to the dead letters of its queue.
+    """Return the copy of a message for the dead letters of its queue.
 
     Args:
-        message: As it was delivered.
-        spec: The queue that it was taken from.
-        death: What is known of its end.
+        message: The message as it was delivered.
+        spec: The queue that delivered it.
+        death: The reason and its details.
         node: The worker's name.
     """
     headers, properties = carried(message)
     headers |= dead_headers(death, spec, node)
-    if not isinstance(properties.get("correlation_id"), str):  # a copy that is returned is known by it
+    if not isinstance(properties.get("correlation_id"), str):  # it identifies a copy that the broker returns
         properties["correlation_id"] = _identity(headers) or str(uuid4())
     task, identity = str(headers.get("task", "unknown")), _identity(headers) or properties["correlation_id"]
     return OutgoingMessage(
@@ -78,7 +78,7 @@ def dead_letter(message: Message, spec: QueueSpec, death: DeadLetterCause, node:
 
 
 def dead_headers(death: DeadLetterCause, spec: QueueSpec, node: str) -> dict[str, Any]:
-    """Return the headers that say why, when and where."""
+    """Return the headers with the reason, time and place."""
     headers: dict[str, Any] = {
         REASON_HEADER: str(death.reason),
         AT_HEADER: time.time(),
@@ -94,14 +94,14 @@ def dead_headers(death: DeadLetterCause, spec: QueueSpec, node: str) -> dict[str
 
 
 def carried(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the headers and the properties that a message keeps when it is published again."""
+    """Return the headers and properties that a message keeps when it is republished."""
     headers = {name: value for name, value in (message.headers or {}).items() if not _is_dropped(name)}
     properties = {name: value for name, value in (message.properties or {}).items() if name not in _NOT_CARRIED}
     return headers, properties
 
 
 def _is_dropped(name: object) -> bool:
-    return name in _DROPPED_HEADERS or str(name).startswith(DEAD_PREFIX)  # not UTF-8, a name is bytes
+    return name in _DROPPED_HEADERS or str(name).startswith(DEAD_PREFIX)  # a name that is not UTF-8 is bytes
 
 
 def _identity(headers: Mapping[Any, Any]) -> str:
@@ -110,14 +110,14 @@ def _identity(headers: Mapping[Any, Any]) -> str:
 
 
 def _text(words: str) -> str:
-    """Return what UTF-8 can carry: a lone surrogate, as in a file name of another system, it cannot."""
+    """Escape lone surrogates, which UTF-8 cannot encode; they occur in file names that are not UTF-8."""
     return words.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def body_of(message: Message) -> bytes:
-    """Return the body as it came: py-amqp has decoded it to text, kombu has decompressed it, where they could."""
+    """Return the body's original bytes: undoes the decoding by py-amqp and the decompression by kombu."""
     body = message.body
-    if not body:  # py-amqp has a text for it, whatever the encoding
+    if not body:  # py-amqp returns an empty str, whatever the encoding
         return b""
     body = body.encode(message.content_encoding or "utf-8") if isinstance(body, str) else bytes(body)
     compression = (message.headers or {}).get("compression")

@@ -1,11 +1,12 @@
-"""What a worker holds, over the loss of its connection: nothing that still runs here starts beside itself.
+"""Deliveries: tracks running tasks across reconnects, so that a redelivered task does not start a second time.
 
-When a connection is lost, or a task outlives the broker's consumer time-out, the broker gives every message that
-was not acknowledged to somebody else, or to us again; what runs in the pool knows nothing of it and runs on. A
-message that comes again while its task still runs here is not started: it is held, and ends with the run. One
-whose task has ended, but whose acknowledgement was lost with the connection, ends at once.
+When a connection is lost, or a task exceeds the broker's consumer time-out, the broker redelivers every
+unacknowledged message, to another worker or to this one. The tasks in the pool are unaware of this and keep
+running. A message that is redelivered while its task still runs here is not started: it is held, and settled with
+the run. If the task has ended, but its acknowledgement was lost with the connection, the redelivered message is
+settled at once.
 
-Another worker cannot know: a task that runs here and is given to another node runs there too.
+This works within one worker only: a task that runs here and is redelivered to another node runs there too.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
     from broker_app.worker.request import Request
 
 MAX_ENDED = 10_000
-"""Ended runs that are remembered, the oldest go first; each takes some 300 bytes."""
+"""Ended runs that are remembered, about 300 bytes each; the oldest are dropped first."""
 
 logger = logging.getLogger(__name__)
 
 
 class Disposition(Enum):
-    """What a run tells the broker of its message."""
+    """The way a finished run settles its message."""
 
     ACK = auto()
     REJECT = auto()
-    """It goes to the dead letters."""
+    """The message is dead-lettered."""
     REQUEUE = auto()
-    """It runs again."""
+    """The task runs again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -49,10 +50,10 @@ class TaskRun:
     """A task that was handed to the pool.
 
     Attributes:
-        request: Celery's.
-        identity: What it is known by.
-        deliveries: Its messages: the one that it came with, then those with which it came again.
-        end: How each of them ends; None as long as the task has not ended.
+        request: Celery's request.
+        identity: Key that identifies the message across redeliveries.
+        deliveries: The original delivery, then the redeliveries.
+        end: How to settle all of them; None until the task has ended.
     """
 
     request: Request
@@ -62,38 +63,41 @@ class TaskRun:
 
     @property
     def is_started(self) -> bool:
-        """Whether a process or thread of the pool has begun it."""
+        """True once a process or thread of the pool has started the task."""
         return self.request.time_start is not None
 
 
 class Deliveries:
-    """All that this worker runs, and the end of what it ran last.
+    """The running tasks of this worker, and the dispositions of those that ended last.
 
     Args:
-        call_soon: Calls a function in the worker's loop, where the connection may be written to.
-        settlements: What tells the broker of the ends.
+        call_soon: Schedules a function in the worker's loop, where writing to the connection is safe.
+        acknowledger: Acknowledges and rejects messages.
     """
 
-    def __init__(self, call_soon: Callable[..., Any], settlements: Acknowledger) -> None:
+    def __init__(self, call_soon: Callable[..., Any], acknowledger: Acknowledger) -> None:
         self._call_soon = call_soon
-        self._settlements = settlements
+        self._acknowledger = acknowledger
         self._unsettled: deque[TaskRun] = deque()
         self._is_settling = False
         self._open: dict[_DeliveryKey, TaskRun] = {}
         self._ended: OrderedDict[_DeliveryKey, Disposition] = OrderedDict()
 
     def add(self, request: Request) -> None:
-        """Take note of a task before the pool gets it; its end goes to every delivery of it."""
+        """Track a task before it is handed to the pool; its end settles all of its deliveries."""
         identity = _identity(request.message.headers)
         self._open[identity] = run = TaskRun(request, identity, [request.message])
-        request._on_ack = partial(self._on_end, run)  # noqa: SLF001 - it has no setter
+        request._on_ack = partial(self._on_end, run)  # noqa: SLF001 - Celery has no setter
         request.on_reject = partial(self._on_reject, run)
 
     def adopt(self, message: Message) -> bool:
-        """Return whether a message is of a task that runs here, or has just ended: it must not be started.
+        """Take over the redelivery of a task that runs here or has just ended.
 
-        Only what the broker marks as redelivered is looked at: a retry has its task's id too, and a message that
-        was sent twice is wanted twice.
+        Only messages that the broker marks as redelivered are considered: a retry has the same task id, and a
+        message that was published twice must run twice.
+
+        Returns:
+            Whether the message was taken over; if so, do not start it.
         """
         if not message.delivery_info.get("redelivered"):
             return False
@@ -107,30 +111,31 @@ class Deliveries:
         if end is None:
             return False
         logger.info("%s[%s] came again and has ended here: not run again", identity.task, identity.id)
-        self._tell(end, message)
+        self._settle_delivery(end, message)
         return True
 
     def has(self, request: Request) -> bool:
-        """Return whether a task was not given back meanwhile."""
+        """Return whether a task is still tracked, and was not returned to its queue meanwhile."""
         run = self._open.get(_identity(request.message.headers))
         return run is not None and run.request is request
 
     def all(self) -> tuple[TaskRun, ...]:
-        """Return what was handed to the pool and has not ended, or not told the broker so."""
+        """Return the runs that have not ended, or whose messages are not settled yet."""
         return tuple(self._open.values())
 
     def forget_unstarted(self, pool: Any, *, is_flushed: bool) -> tuple[TaskRun, ...]:
-        """Take back from the pool what it has not begun; the broker has it, or gets it, and gives it out again.
+        """Remove unstarted tasks from the pool; the broker redelivers them.
 
         Args:
-            pool: Celery's.
-            is_flushed: Whether a prefork pool has dropped what its processes have not begun, as Celery makes it do
-                when the connection is lost. Else only what no process was given is taken back.
+            pool: Celery's pool.
+            is_flushed: Whether a prefork pool has dropped the tasks that its processes have not started, as Celery
+                makes it do when the connection is lost. If False, only tasks that no process has received are
+                removed.
 
         Returns:
-            What is forgotten.
+            The removed runs.
         """
-        _empty(pool)
+        _drop_queued(pool)
         gone = {
             identity: run
             for identity, run in tuple(self._open.items())
@@ -141,14 +146,14 @@ class Deliveries:
         return tuple(gone.values())
 
     def withdraw(self, pool: Any, is_unwanted: Callable[[Any], bool]) -> tuple[TaskRun, ...]:
-        """Take back from the pool what it has not begun and is no longer wanted here; the others keep their turn.
+        """Remove selected unstarted tasks from the pool; the others keep their order.
 
         Args:
-            pool: Celery's.
-            is_unwanted: Says it of a request.
+            pool: Celery's pool.
+            is_unwanted: Returns whether to remove a request's task.
 
         Returns:
-            What is forgotten.
+            The removed runs.
         """
         gone = tuple(
             run
@@ -164,7 +169,7 @@ class Deliveries:
         self._on_end(run, log, errors, end=Disposition.REQUEUE if requeue else Disposition.REJECT)
 
     def _on_end(self, run: TaskRun, _log: Any, _errors: Any, *, end: Disposition = Disposition.ACK) -> None:
-        """Take note at once, in whatever thread: a message that comes again now must find it."""
+        """Record the end at once, in any thread, so that `adopt` finds it if the message is redelivered now."""
         run.end = end
         self._unsettled.append(run)
         if not self._is_settling:
@@ -172,8 +177,8 @@ class Deliveries:
             self._call_soon(self._settle)
 
     def _settle(self) -> None:
-        """End all deliveries of what has ended; those that are no longer ours come again."""
-        self._is_settling = False  # before it looks: what ends from now on calls again
+        """Settle all deliveries of ended runs; those of a lost connection are redelivered."""
+        self._is_settling = False  # first: a run that ends from now on schedules another call
         acknowledged: list[Message] = []
         while self._unsettled:
             run = self._unsettled.popleft()
@@ -182,7 +187,7 @@ class Deliveries:
                 acknowledged += run.deliveries
             elif run.end is not None:
                 self._reject(run.end, run.deliveries)
-        self._settlements.acknowledge(acknowledged)
+        self._acknowledger.acknowledge(acknowledged)
 
     def _close(self, run: TaskRun) -> None:
         identity = run.identity
@@ -193,20 +198,20 @@ class Deliveries:
             while len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
 
-    def _tell(self, end: Disposition, message: Message) -> None:
+    def _settle_delivery(self, end: Disposition, message: Message) -> None:
         if end is Disposition.ACK:
-            self._settlements.acknowledge([message])
+            self._acknowledger.acknowledge([message])
         else:
             self._reject(end, [message])
 
     def _reject(self, end: Disposition, messages: list[Message]) -> None:
         for message in messages:
             if message.channel.connection is not None:
-                self._settlements.reject(message, is_requeued=end is Disposition.REQUEUE)
+                self._acknowledger.reject(message, is_requeued=end is Disposition.REQUEUE)
 
 
 class _DeliveryKey(NamedTuple):
-    """What one message has alone: a retry, and a second sending, have the id, but not all of it."""
+    """Key of one message: a retry or a second publish has the same id, but differs in another field."""
 
     id: str | None
     task: str | None
@@ -219,8 +224,8 @@ def _identity(headers: Mapping[str, Any]) -> _DeliveryKey:
     return _DeliveryKey(get("id"), get("task"), get("retries"), get(PUBLISHED_AT_HEADER))
 
 
-def _empty(pool: Any) -> None:
-    """Take out of a thread pool's queue what no thread has begun, as shutdown(cancel_futures=True) does."""
+def _drop_queued(pool: Any) -> None:
+    """Cancel the queued calls of a thread pool, as ``shutdown(cancel_futures=True)`` does."""
     executor = getattr(pool, "executor", None)
     while executor is not None:
         try:
@@ -232,5 +237,5 @@ def _empty(pool: Any) -> None:
 
 
 def _is_in(pool: Any, request: Request) -> bool:
-    """Return whether a process or greenlet was given the task, and begins it any moment."""
-    return not hasattr(pool, "executor") and request._apply_result is not None  # noqa: SLF001 - told nowhere else
+    """Return whether a process or greenlet has received the task and may start it at any moment."""
+    return not hasattr(pool, "executor") and request._apply_result is not None  # noqa: SLF001 - no public accessor

@@ -1,7 +1,8 @@
-"""A sign of life that does not lie: when a worker's loop last turned, and when it last heard from the broker.
+"""Heartbeat file: records when a node's event loop last ran and when it last received data from the broker.
 
-A worker that hangs answers nobody, and one that answers need not consume. So each node writes, once a second and
-from within its loop, what it knows for certain into a small file beside its pid file. Who reads it asks nobody.
+A ping is not a reliable health check: a worker that answers it may have stopped consuming, and a worker that hangs
+never answers. So once a second each node writes its state from within its loop to a small file next to its pid
+file. Probes and supervisors read this file and need no connection.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
 SUFFIX = ".alive"
 
 STUCK_SECONDS = 15.0
-"""A loop that has not turned for so long hangs, or runs a task of a solo pool."""
+"""Time after which a loop that has not run is considered hung; it may also be running a task of a solo pool."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a node wrote last.
+    """The last state that a node wrote.
 
     Attributes:
-        pid: Of its main process.
-        turned_seconds: How long ago its loop turned.
-        heard_seconds: How long ago the broker sent anything on the connection that tasks come by, heartbeats
-            included; None if it has not.
-        queues: What it consumes, as on the broker: those whose consumers the broker has not cancelled.
-        paused: What it does not consume because an operator has paused it.
+        pid: Process id of the node's main process.
+        turned_seconds: Time since its loop last ran.
+        heard_seconds: Time since the broker last sent anything on the consuming connection, heartbeats included;
+            None if it has sent nothing.
+        queues: Queues with an active consumer, by their names on the broker.
+        paused: Queues that are not consumed because an operator has paused them.
     """
 
     pid: int
@@ -51,36 +52,36 @@ class Heartbeat:
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return what stands in a file; None if there is none, it is being written, or the host was restarted."""
+        """Read a file; None if it does not exist, is incomplete, or was written before the host's last restart."""
         try:
             found: dict[str, Any] = json.loads(file.read_bytes())
             now, heard_at = time.monotonic(), found["heard_at"]
             heard_seconds = None if heard_at is None else max(0.0, now - heard_at)
             turned_seconds = now - found["turned_at"]
             if turned_seconds < 0:
-                return None  # the clock began anew: it is of before the last boot
+                return None  # the host was restarted: the monotonic clock counts from boot
             queues, paused = tuple(found["queues"]), tuple(found.get("paused", ()))
             return cls(found["pid"], turned_seconds, heard_seconds, queues, paused)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def is_fresh(self, heartbeat_seconds: float) -> bool:
-        """Return whether the loop turns, and the broker was heard within three heartbeats."""
+        """Return whether the loop runs, and the broker sent something within three heartbeats."""
         is_heard = self.heard_seconds is not None and self.heard_seconds < 3 * heartbeat_seconds
         return self.turned_seconds < STUCK_SECONDS and is_heard
 
     def is_hung(self, heartbeat_seconds: float) -> bool:
-        """Return whether the loop has stood still for three heartbeats: the broker has given its messages away."""
+        """Return whether the loop has not run for three heartbeats; the broker then redelivers the messages."""
         return self.turned_seconds >= max(STUCK_SECONDS, 3 * heartbeat_seconds)
 
 
 def sign_file(app: Broker, node: str, pid_file: str | None) -> Path:
-    """Return where a worker writes its signs: beside its pid file, else in the state folder, as its fleet would.
+    """Return the path of a worker's heartbeat file: next to its pid file, or else where its fleet would put it.
 
     Args:
         app: The worker's app.
-        node: Its name, with the host.
-        pid_file: What ``--pidfile`` said; None if nothing.
+        node: The worker's name, including the host.
+        pid_file: The value of ``--pidfile``; None if it was not given.
     """
     if pid_file:
         return Path(pid_file).with_suffix(SUFFIX)
@@ -88,22 +89,22 @@ def sign_file(app: Broker, node: str, pid_file: str | None) -> Path:
 
 
 def run_folder(app: Broker) -> Path:
-    """Return the folder of the pid files and signs of an app's fleets; it need not be there."""
+    """Return the folder of pid files and heartbeat files of an app's fleets; it may not exist yet."""
     return app.settings.state_dir / "run" / file_name(app)
 
 
 def file_name(app: Broker) -> str:
-    """Return the app's main name as that of a file."""
+    """Return the app's main name, made safe for use as a file name."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app")
 
 
 class HeartbeatFile:
-    """Writes the signs of this process.
+    """Writes the heartbeat file of this process.
 
-    The moments are of the system's monotonic clock, which all processes of a host share and nobody sets.
+    Times are from the system's monotonic clock, which all processes of a host share and which is never set.
 
     Args:
-        file: Where; its folder is made for the owner only.
+        file: Path of the file; its folder is created with access for the owner only.
     """
 
     def __init__(self, file: Path) -> None:
@@ -115,39 +116,39 @@ class HeartbeatFile:
         self._heard_at: float | None = None
 
     def beat(self, connection: Any, queues: Sequence[str], paused: Sequence[str] = ()) -> None:
-        """Write that the loop turned now.
+        """Record that the loop is running now.
 
         Args:
-            connection: py-amqp's, for its count of what was received (``bytes_recv`` counts frames); None if it
-                is lost.
-            queues: What is consumed.
-            paused: What is not, on purpose.
+            connection: py-amqp's connection, for its count of received frames (``bytes_recv`` counts frames); None
+                if it is lost.
+            queues: Queues that are consumed.
+            paused: Queues that are paused.
         """
         now = time.monotonic()
         frames = None if connection is None else (id(connection), connection.bytes_recv)
         if frames is not None and frames != self._frames:
             self._heard_at, self._frames = now, frames
-        sign = {"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at}
-        self._write(sign | {"queues": list(queues), "paused": list(paused)})
+        state = {"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at}
+        self._write(state | {"queues": list(queues), "paused": list(paused)})
 
-    def _write(self, sign: dict[str, Any]) -> None:
-        """Write over the last sign, in one call and never shorter: a reader sees one or the other.
+    def _write(self, state: dict[str, Any]) -> None:
+        """Overwrite the file in one call that never shortens it, so that readers see the old or the new state.
 
-        A failed write is retried with the next sign: a supervisor would take silence for a hang.
+        A failed write is retried at the next beat: a supervisor would take a stale file for a hang.
         """
-        data = json.dumps(sign).encode()
+        data = json.dumps(state).encode()
         self._longest = max(self._longest, len(data))
         try:
             os.pwrite(self._opened(), data.ljust(self._longest), 0)
         except OSError as error:  # a full disk must not stop a worker
             if not self._is_failing:
-                logger.warning("%s: the sign of life cannot be written: %s", self._file, error.strerror)
+                logger.warning("%s: cannot write the heartbeat file: %s", self._file, error.strerror)
             self._is_failing = True
         else:
             self._is_failing = False
 
     def _opened(self) -> int:
-        """Return the file's descriptor; a file that was removed is created again."""
+        """Return the file's descriptor; a removed file is created again."""
         if self._stream is not None and os.fstat(self._stream).st_nlink == 0:
             os.close(self._stream)
             self._stream = None

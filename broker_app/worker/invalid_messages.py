@@ -1,4 +1,4 @@
-"""Messages of which no request can be made: they go to the dead letters too, and their results say why."""
+"""Invalid messages: dead-letters messages that Celery cannot parse or run, and fails their results."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
-    """Return what starts a request, or gives it up if that cannot be: its header of time limits is none, say.
+    """Wrap a function that starts requests: a request that it fails to start is given up.
 
-    An error here would end this worker, and then every other one that gets the message.
+    Otherwise an error, such as from malformed time limits, would end this worker and then every other one that
+    receives the message.
     """
 
     def start_it(request: Request) -> None:
@@ -42,9 +43,9 @@ def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
                 raise
             queue = request.spec.name if request.spec else "unknown"
             words = f"it cannot be started: {error!r}"
-            told = "".join(traceback.format_exception(error))
+            text = "".join(traceback.format_exception(error))
             death = DeadLetterCause(
-                DeadReason.UNDECODABLE, Undecodable(request.name, str(request.id), queue, words), told
+                DeadReason.UNDECODABLE, Undecodable(request.name, str(request.id), queue, words), text
             )
             request.give_up(death)
 
@@ -52,14 +53,14 @@ def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
 
 
 class InvalidMessages:
-    """What Celery's consumer calls for such messages. Celery rejects some and acknowledges others away."""
+    """Callbacks of Celery's consumer for invalid messages, which Celery would reject or acknowledge, and lose."""
 
-    gate: Admission
+    admission: Admission
     connection_errors: Any
     event_dispatcher: Any
 
     def take_or_give_up(self, take: Callable[[Message], None], message: Message) -> None:
-        """Take a message as Celery does, which does not look whether its body has the form of a task's."""
+        """Pass a message to Celery, and give it up if that fails: Celery does not validate the body."""
         try:
             reason = message.properties.get(UNREADABLE)
             if reason is None:
@@ -71,47 +72,47 @@ class InvalidMessages:
         except BaseException as error:
             if _is_lost(message, error):
                 raise
-            if message.acknowledged:  # it was given up, or back
-                logger.exception("a message was settled, and what follows failed")
+            if message.acknowledged:  # it was given up or requeued
+                logger.exception("a message was settled, but handling it then failed")
             else:
                 self.on_invalid_task(None, message, error)
 
     def on_decode_error(self, message: Message, exc: BaseException) -> None:
-        """Give up what cannot be decoded; Celery would acknowledge it, and it would be gone."""
+        """Give up an undecodable message; Celery would acknowledge and lose it."""
         self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it cannot be decoded: {exc}", exc)
 
     def on_invalid_task(self, body: Any, message: Message, exc: BaseException) -> None:
-        """Give up a task whose content type is not accepted, or whose eta or expires is none."""
+        """Give up a task whose content type is not accepted, or whose eta or expires is malformed."""
         del body
-        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it is no valid task: {exc}", exc)
-        with contained("telling of a rejected task"):
+        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it is not a valid task: {exc}", exc)
+        with contained("sending the signal task_rejected"):
             signals.task_rejected.send(sender=self, message=message, exc=exc)
 
     def on_unknown_message(self, body: Any, message: Message) -> None:
-        """Give up what is no task message."""
+        """Give up a message that does not contain a task."""
         del body
-        words = "it is no task message: the headers task and id are missing"
+        words = "it is not a task message: the headers task and id are missing"
         self._give_up(message, DeadReason.UNDECODABLE, Undecodable, words)
-        with contained("telling of a rejected task"):
+        with contained("sending the signal task_rejected"):
             signals.task_rejected.send(sender=self, message=message, exc=None)
 
     def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
-        """Give up a task that this worker does not know."""
+        """Give up a task that is not registered in this worker."""
         del body
         name, identity = message.headers.get("task"), message.headers.get("id")
         self._give_up(message, DeadReason.UNKNOWN_TASK, UnknownTask, "the worker has no task of that name")
-        with contained("telling of an unknown task"):
+        with contained("sending the signal task_unknown"):
             signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=identity)
 
     def on_close(self) -> None:
-        """Drop what waits in this worker, as Celery does with its own; the broker has it again."""
-        super().on_close()  # type: ignore[misc] # Celery's consumer comes behind this class
-        self.gate.clear()
+        """Drop the tasks that wait for admission, as Celery does with its own; the broker redelivers them."""
+        super().on_close()  # type: ignore[misc] # Celery's consumer follows in the MRO
+        self.admission.clear()
 
     def shutdown(self) -> None:
         """Close the connection for dead letters after the last task has ended."""
         super().shutdown()  # type: ignore[misc]
-        self.gate.close()
+        self.admission.close()
 
     def _give_up(
         self,
@@ -121,24 +122,24 @@ class InvalidMessages:
         words: str,
         cause: BaseException | None = None,
     ) -> None:
-        self.gate.name_queue(message)
-        spec = self.gate.spec_of(message)
+        self.admission.name_queue(message)
+        spec = self.admission.spec_of(message)
         name, identity = message.headers.get("task", "unknown"), message.headers.get("id", "unknown")
         error = cls(str(name), str(identity), spec.name if spec else "unknown", words)
-        told = "".join(traceback.format_exception(cause)) if cause else ""
-        death = DeadLetterCause(reason, error, told)
-        self.gate.burial.fail(message, death)
-        if spec is not None and self.gate.burial.keep(message, spec, death):
+        text = "".join(traceback.format_exception(cause)) if cause else ""
+        death = DeadLetterCause(reason, error, text)
+        self.admission.dead_letters.fail(message, death)
+        if spec is not None and self.admission.dead_letters.keep(message, spec, death):
             message.ack_log_error(logger, self.connection_errors)
         else:
             message.reject_log_error(logger, self.connection_errors)
         if self.event_dispatcher and "id" in message.headers:
-            with contained("telling of a failed task"):
+            with contained("sending the event task-failed"):
                 self.event_dispatcher.send("task-failed", uuid=str(identity), exception=repr(error))
 
 
 def _is_lost(message: Message, error: BaseException) -> bool:
-    """Return whether an error says that the message's connection is lost: the broker has the message again."""
+    """Return whether an error means that the message's connection is lost, so that the broker redelivers it."""
     if not isinstance(error, (AMQPError, OSError)):
         return False
     connection = message.channel.connection

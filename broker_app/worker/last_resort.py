@@ -1,4 +1,4 @@
-"""The last line of defence: whatever fails when the end of a task is told, its message is settled."""
+"""Last resort: settles a task's message even if reporting the task's outcome fails."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ logger = logging.getLogger(__name__)
 
 
 def begun(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap what a request does when its task begins: the task runs, whatever fails in it."""
+    """Wrap a request's start handler: if it fails, the task runs all the same."""
 
     @wraps(method)
     def on_accepted(self: Any, *args: Any) -> None:
         try:
             method(self, *args)
-        except (TaskRevokedError, *ENDS_OF_WORKER):  # the first is: it is not to run
+        except (TaskRevokedError, *ENDS_OF_WORKER):  # TaskRevokedError: the task must not run
             raise
         except BaseException:
-            logger.exception("%s: its start could not be told; it runs", self.humaninfo())
+            logger.exception("%s: failed to report its start; it runs all the same", self.humaninfo())
 
     return on_accepted
 
 
 def settled(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap what a request does when its task has ended: then its message is settled."""
+    """Wrap a request's end handler: its message is settled afterwards, even if the handler fails."""
 
     @wraps(method)
     def end(self: Any, *args: Any, **options: Any) -> None:
@@ -44,11 +44,11 @@ def settled(method: Callable[..., None]) -> Callable[..., None]:
             raise
         except BaseException as raised:
             error = raised
-            logger.exception("%s: its end could not be told", self.humaninfo())
+            logger.exception("%s: failed to report its outcome", self.humaninfo())
         is_unsettled = not self.acknowledged and not self._already_cancelled
         if is_unsettled and not options.get("soft"):
-            told = "".join(traceback.format_exception(error)) if error else ""
+            text = "".join(traceback.format_exception(error)) if error else ""
             with contained("%s: settling its message", self.humaninfo()):
-                self.settle_anyway(error, told)
+                self.settle_anyway(error, text)
 
     return end

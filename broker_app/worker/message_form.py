@@ -1,8 +1,7 @@
-"""The form of a task message: what Celery's tracer takes for granted once a task has started.
+"""Message form: validates task messages on arrival.
 
-A worker checks it when the message arrives, because Celery finds out too late: a chain that is no list after the
-task has run, keyword arguments that are null after the message was acknowledged
-(docs.celeryq.dev/en/stable/internals/protocol.html).
+Celery detects errors too late: a chain that is not a list after the task has run, keyword arguments that are null
+after the message was acknowledged (docs.celeryq.dev/en/stable/internals/protocol.html).
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ _TEXTS = ("root_id", "parent_id", "group", "shadow")
 _LISTS_OF_TASKS = ("callbacks", "errbacks", "chain")
 
 MAX_RETRIES = 10_000_000
-"""Celery's exponential back-off computes two to the power of a message's retries."""
+"""Upper limit, because Celery's exponential back-off computes two to the power of a message's retries."""
 
 HIDING = frozenset(
     {"_children", "_protected"}
     | {name for name in dir(Context) if callable(getattr(Context, name)) and not name.startswith("__")}
 )
-"""Headers of these names would hide what Celery's request has for itself, its methods among it."""
+"""Headers with these names would hide attributes and methods of Celery's request context."""
 
 
 class WellFormed(celery_request.Request):
-    """Celery's request, of a message that has the form of a task's.
+    """Celery's request, for a valid message only.
 
     Raises:
-        InvalidTaskError: It has not.
+        InvalidTaskError: The message is malformed.
     """
 
     def __init__(self, message: Any, **options: Any) -> None:
@@ -44,23 +43,23 @@ class WellFormed(celery_request.Request):
             check_form(self._request_dict, self._payload)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
-        except Exception as error:  # Celery takes it apart unseen: one odd message would end every worker
-            raise InvalidTaskError(f"it cannot be taken apart: {error!r}") from error
-        if not are_limits(self.time_limits):  # told here: a pool that meets them has given a slot away for good
-            raise InvalidTaskError(f"its time limits are to be two numbers of seconds, got {self.time_limits!r}")
+        except Exception as error:  # Celery parses it without checks: one odd message would end every worker
+            raise InvalidTaskError(f"it cannot be parsed: {error!r}") from error
+        if not are_limits(self.time_limits):  # checked here: in the pool, malformed limits would leak a slot
+            raise InvalidTaskError(f"timelimit: expected two numbers of seconds, got {self.time_limits!r}")
         for name in self._request_dict.keys() & HIDING:
             del self._request_dict[name]
 
 
 def check_form(headers: Mapping[str, Any], payload: object) -> None:
-    """Return if a message has the form of a task's.
+    """Validate a task message.
 
     Args:
-        headers: The message's.
-        payload: Its body, decoded.
+        headers: The message's headers.
+        payload: The decoded body.
 
     Raises:
-        InvalidTaskError: It has not; the text says where, what was expected and what came.
+        InvalidTaskError: The message is malformed; the text names the field, the expected type and the actual one.
     """
     if not isinstance(payload, (list, tuple)) or len(payload) != 3:  # noqa: PLR2004 - as protocol 2 has it
         raise _wrong("body", "[args, kwargs, embed]", payload)
@@ -77,12 +76,12 @@ def check_form(headers: Mapping[str, Any], payload: object) -> None:
 
 
 def are_limits(limits: object) -> bool:
-    """Return whether they are the hard and the soft time limit in seconds, None for none."""
+    """Return whether a value is a pair of time limits, hard and soft, each in seconds or None."""
     return isinstance(limits, (list, tuple)) and len(limits) == 2 and all(map(_is_limit, limits))  # noqa: PLR2004
 
 
 def _is_limit(limit: object) -> bool:
-    """Return whether it can be waited for so long: neither NaN nor more than a lock may wait."""
+    """Return whether a limit is usable as a time-out: neither NaN nor longer than a lock can wait."""
     return limit is None or (
         isinstance(limit, (int, float)) and type(limit) is not bool and 0 <= limit <= threading.TIMEOUT_MAX
     )
@@ -104,7 +103,7 @@ def _is_count(value: object) -> bool:
 
 
 def following(embed: object) -> dict[str, Any]:
-    """Return the tasks that follow a task, as its message's body embeds them, less what is none."""
+    """Return the callbacks, errbacks, chain and chord that a message's body embeds, without malformed ones."""
     if not isinstance(embed, dict):
         return {}
     tasks = {name: embed[name] for name in _LISTS_OF_TASKS if _are_tasks(embed.get(name))}
@@ -112,7 +111,7 @@ def following(embed: object) -> dict[str, Any]:
 
 
 def _check_tasks(embed: Mapping[str, Any]) -> None:
-    """Check the tasks that follow; Celery reads them from the headers where the body has none."""
+    """Check callbacks, errbacks, chain and chord; Celery reads them from the headers if the body has none."""
     for name in _LISTS_OF_TASKS:
         tasks = embed.get(name)
         if tasks is not None and not _are_tasks(tasks):
@@ -127,7 +126,7 @@ def _are_tasks(value: object) -> bool:
 
 
 def _is_task(value: object) -> bool:
-    """Return whether it is a signature, as Celery writes one into a message."""
+    """Return whether a value is a signature as Celery serializes it."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("task"), str)

@@ -1,4 +1,4 @@
-"""What a worker tells of itself, once a second: its slots, what it holds, and that its consumer is connected."""
+"""Metrics step: samples a worker's slots, prefetched tasks and connection once a second."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SAMPLE_SECONDS = 1.0
 
 
 class MetricsStep(bootsteps.StartStopStep):
-    """A step of the consumer: it runs while the consumer has a connection.
+    """Consumer step that runs while the consumer is connected.
 
-    In the file, ``worker_up`` is the moment of the last sample, 0 without a connection, and the age of the last
-    task is its moment: the server makes of them what they are when it is asked.
+    The metrics file stores timestamps: in ``worker_up`` that of the last sample, or 0 without a connection, and in
+    the age metric that of the last task. The metrics server converts them at each scrape.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -47,13 +47,13 @@ class MetricsStep(bootsteps.StartStopStep):
             self._counts.begin(queues)
 
     def start(self, consumer: Any) -> None:
-        """Sample from now on."""
+        """Start sampling."""
         if self._counts is not None:
             self._sample(consumer)
             self._timer = consumer.timer.call_repeatedly(SAMPLE_SECONDS, self._sample, (consumer,))
 
     def stop(self, consumer: Any) -> None:
-        """Say that there is no connection."""
+        """Stop sampling, and record that there is no connection."""
         del consumer
         if self._timer is not None:
             self._timer.cancel()
@@ -81,7 +81,7 @@ class MetricsStep(bootsteps.StartStopStep):
 
 
 def _queues_of(consumer: Any) -> tuple[str, ...]:
-    """Return the queues that the worker consumes, by the settings' names."""
+    """Return the queues that the worker consumes, by their names in the settings."""
     table = consumer.app.settings.routing_table()
     names = {spec.broker_name: spec.name for spec in table}
     known = (names.get(queue.name, OTHER) for queue in consumer.app.amqp.queues.consume_from.values())
@@ -89,5 +89,5 @@ def _queues_of(consumer: Any) -> tuple[str, ...]:
 
 
 def _slots(pool: Any) -> int:
-    """Return how many tasks a pool runs at once; what it says of itself to `celery inspect stats`."""
+    """Return the number of tasks that a pool runs at once, as reported by `celery inspect stats`."""
     return int(pool.info.get("max-concurrency") or pool.num_processes)

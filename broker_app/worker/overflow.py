@@ -1,10 +1,10 @@
-"""Helping out: an idle worker takes the overflow of other queues, for so many of its slots and no more.
+"""Overflow: an idle worker takes tasks of other queues, up to a fixed number of its slots.
 
-It consumes the other queue on a channel of its own, at a lower priority than the workers of that queue: the broker
-fills those first (rabbitmq.com/docs/consumer-priority). What it holds is bounded by its prefetch. As soon as its
-own queue could need the slots it takes no more, and gives back what it has not begun.
+It consumes the other queues on a dedicated channel, at a lower priority than their own workers, to which the
+broker delivers first (rabbitmq.com/docs/consumer-priority). The channel's prefetch bounds the number of tasks. As
+soon as the worker's own queue could need the slots, the worker stops consuming and returns the unstarted tasks.
 
-A task keeps its own queue in all that counts: delivery limit, dead letters, retries, metrics.
+A task keeps its own queue's delivery limit, dead letters, retries and metrics.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from broker_app.queues import QueueSpec
 
 HELPER_PRIORITY = -10
-"""``x-priority`` of a helping consumer; without the argument it is 0."""
+"""``x-priority`` of an overflow consumer; the default is 0."""
 
 logger = logging.getLogger(__name__)
 
 
 class Overflow:
-    """What a worker takes of other queues.
+    """Consumes other queues while the worker is idle.
 
     Args:
         app: The worker's app.
-        specs: The queues.
-        slots: That it gives to each of them.
-        total: All that it has.
+        specs: The other queues.
+        slots: Slots reserved for each of them.
+        total: All slots of the worker.
     """
 
     def __init__(self, app: Celery, specs: tuple[QueueSpec, ...], slots: int, total: int) -> None:
@@ -52,21 +52,21 @@ class Overflow:
 
     @property
     def subscription(self) -> Consumers | None:
-        """Its consumers; None if it has none on this connection."""
+        """The overflow consumers; None if this connection has none."""
         return self._subscription
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is any queue to help."""
+        """True if there are other queues to consume."""
         return bool(self._specs)
 
     def begin(self, connection: Any, handler: Callable[[Message], object], on_decode_error: Any) -> None:
-        """Make the consumers, on a channel of their own; `look` lets them consume.
+        """Create the consumers on a dedicated channel; `look` starts them.
 
         Args:
-            connection: kombu's, of the worker.
-            handler: What takes a message.
-            on_decode_error: What takes one that cannot be decoded.
+            connection: The worker's kombu connection.
+            handler: Called with each message.
+            on_decode_error: Called with each undecodable message.
         """
         self._subscription = None
         if not self._specs:
@@ -74,7 +74,7 @@ class Overflow:
         try:
             declare_topology(connection.connection, work_topology(self._specs, self._app.settings.prefix))
         except BrokerError as error:
-            logger.debug("the queues that it helps are used as they are: %s", error)
+            logger.debug("the overflow queues are used as they are: %s", error)
         channel = connection.channel()
         channel.basic_qos(0, self._slots, a_global=False)
         queues: list[Any] = [work_queue(spec) for spec in self._specs]
@@ -91,45 +91,45 @@ class Overflow:
         self._subscription.allow_long_runs()
         self._subscription.pause(self._names)
 
-    def look(self, home: int, paused: AbstractSet[str]) -> bool:
-        """Take more, or no more.
+    def look(self, own: int, paused: AbstractSet[str]) -> bool:
+        """Start or stop consuming, depending on the worker's free slots.
 
         Args:
-            home: Tasks of the worker's own queue that it holds.
+            own: Number of unfinished tasks of the worker's own queue.
             paused: Queues that an operator has paused, by their names on the broker.
 
         Returns:
-            Whether it takes more now. If not, what it has not begun is to be given back.
+            Whether it consumes now. If not, the caller must return the unstarted tasks.
         """
         if self._subscription is None or self._subscription.connection is None:
             return False
-        is_idle = home + self._slots * len(self._specs) <= self._total
+        is_idle = own + self._slots * len(self._specs) <= self._total
         self._subscription.pause(paused & self._names if is_idle else self._names)
         if is_idle and not self._subscription.renew():
-            logger.warning("it helps nobody until it is connected again")
+            logger.warning("this worker takes no overflow until it has reconnected")
             self._subscription = None
         return is_idle
 
     def is_helped(self, spec: QueueSpec) -> bool:
-        """Return whether a queue is one that it helps."""
+        """Return whether a queue is one of the other queues."""
         return spec.broker_name in self._names
 
     def channels(self) -> list[Any]:
-        """Return the channel that its messages come by, if there is one."""
+        """Return the channel that delivers overflow, or an empty list."""
         return [] if self._subscription is None else [self._subscription.channel]
 
     def end(self) -> None:
-        """Tell the broker to send no more."""
+        """Cancel the consumers."""
         if self._subscription is not None:
             self._subscription.end()
 
 
 def helping_of(app: Celery, total: int) -> Overflow:
-    """Return what a worker helps with: what the settings of its queue say, if it has one queue alone.
+    """Return a worker's overflow as its queue's settings define it; a worker of several queues takes none.
 
     Args:
-        app: The worker's app, its queues chosen.
-        total: Its slots.
+        app: The worker's app, with its queues selected.
+        total: The worker's slots.
     """
     table, queues = app.settings.routing_table(), app.settings.queues
     own = {table.queue(name).name for name in app.amqp.queues.consume_from}
@@ -137,6 +137,6 @@ def helping_of(app: Celery, total: int) -> Overflow:
     helps = fleet.helps if fleet is not None else ()
     slots = fleet.helps_slots if fleet is not None else 0
     if slots * len(helps) >= total:
-        logger.warning("it helps nobody: with -c %d its own queue would have no slot left", total)
+        logger.warning("this worker takes no overflow: with -c %d its own queue would have no slot left", total)
         helps = ()
     return Overflow(app, tuple(table.queue(name) for name in helps), slots, total)

@@ -1,4 +1,4 @@
-"""Refused connections, such as a wrong login: tried again with growing pauses, logged once a minute."""
+"""Reconnect pauses: after a refused connection, such as a wrong login, retries slow down and log once a minute."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LOG_SECONDS = 60.0
-"""At most one line for refusals in this time."""
+"""Shortest interval between two log lines about refusals."""
 
 logger = logging.getLogger(__name__)
 
 
 class Refusals:
-    """Pauses after each refusal: 1 s, then a second more each time, up to `LONGEST_PAUSE_SECONDS`.
+    """Pauses after each refusal: 1 s, then one second longer each time, up to `LONGEST_PAUSE_SECONDS`.
 
-    Celery tries a refused login again at once, several times a second, with a line for each.
+    Celery retries a refused login at once, several times a second, and logs each attempt.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Refusals:
         self._logged_at = float("-inf")
 
     def wait(self, where: str, error: Exception, stop: Callable[[], object]) -> None:
-        """Pause, and log the refusal if none was logged in `LOG_SECONDS`.
+        """Pause, and log the refusal unless one was logged within `LOG_SECONDS`.
 
         Args:
-            where: The broker, without a password.
-            error: Its answer.
-            stop: Called each second; raises if the worker shall end.
+            where: URL of the broker, without the password.
+            error: The broker's answer.
+            stop: Called once a second; raises if the worker must shut down.
         """
         self._pause_seconds = min(self._pause_seconds + 1, LONGEST_PAUSE_SECONDS)
         if time.monotonic() - self._logged_at >= LOG_SECONDS:
@@ -50,5 +50,5 @@ class Refusals:
             time.sleep(1.0)
 
     def forget(self) -> None:
-        """Begin with short pauses again: the broker has let it in."""
+        """Reset the pauses after a successful connection."""
         self._pause_seconds = 0

@@ -1,4 +1,4 @@
-"""Remote control of workers: the commands in which ours differ from Celery's."""
+"""Remote control: commands that replace Celery's in our workers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _known = control.Panel.meta["add_consumer"]
 
 @control.control_command(name="add_consumer", args=_known.args, signature=_known.signature, help=_known.help)
 def add_consumer(state: Any, queue: str, *args: Any, **options: Any) -> Any:
-    """Tell a worker to consume from one more queue; one that its settings do not have is refused in the reply."""
-    settings = getattr(state.app, "settings", None)  # another Celery app of this process has none
+    """Consume from another queue; the reply refuses a queue that the settings do not have."""
+    settings = getattr(state.app, "settings", None)  # a plain Celery app in this process has none
     if settings is not None:
         try:
             settings.routing_table().queue(queue)

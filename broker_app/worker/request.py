@@ -1,4 +1,4 @@
-"""A delivered task: what is left of its delay when it arrives, and where it goes when it is given up."""
+"""Request: a delivered task, with the remainder of its delay and its dead-lettering."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ _BEGINNING = threading.Lock()
 _GUARDS = {"on_accepted": begun, "on_success": settled, "on_failure": settled, "on_timeout": settled}
 
 _NO_DEATH = (Ignore, Retry, Reject, Terminated, MemoryError, SystemExit, KeyboardInterrupt)
-"""After these Celery acknowledges, requeues or reports something else; for `Reject` see `Request.on_failure`."""
+"""Exceptions after which a task is not dead-lettered as failed; for `Reject` see `Request.on_failure`."""
 
 
 class Request(CountedRequest, WellFormed, celery_request.Request):
-    """Celery's request, kept in the dead letters with its reason when it is given up.
+    """Celery's request, dead-lettered with its reason when it is given up.
 
-    A worker holds it for the fraction of a second that no lane holds, and no longer.
+    A worker holds it at most for the fraction of a second of its delay that the lanes did not hold.
 
     Attributes:
-        gate: What it passed before it ran; None if it has not.
-        spec: The queue that it was taken from, None if that is none of the settings'.
+        admission: The admission control that it passed; None if it has not.
+        spec: The queue that delivered it; None if the settings do not have that queue.
     """
 
-    gate: Admission | None = None
+    admission: Admission | None = None
     spec: QueueSpec | None = None
     _death: DeadLetterCause | None = None
     _is_begun = False
@@ -70,16 +70,16 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
             self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
 
     def withdraw(self) -> bool:
-        """Keep it from being started, wherever in the worker it waits; return False if it has begun."""
+        """Prevent the task from starting, wherever it waits in the worker; return False if it has started."""
         with _BEGINNING:
             self._is_withdrawn = not self._is_begun
         return self._is_withdrawn
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """Begin, in the thread or greenlet that runs it; with processes, hear that it has begun.
+        """Start the task, in the thread or greenlet that runs it; with processes, record that it has started.
 
         Raises:
-            TaskRevokedError: It was withdrawn; the pool drops it.
+            TaskRevokedError: The task was withdrawn; the pool drops it.
         """
         with _BEGINNING:
             self.check_wanted()
@@ -89,17 +89,17 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         super().on_accepted(pid, time_accepted)
 
     def check_wanted(self) -> None:
-        """Raise TaskRevokedError if it was withdrawn: Celery then frees its slot."""
+        """Raise TaskRevokedError if the task was withdrawn; Celery then frees its slot."""
         if self._is_withdrawn:
-            raise TaskRevokedError(f"{self.humaninfo()} went back to its queue")
+            raise TaskRevokedError(f"{self.humaninfo()} was returned to its queue")
 
     def hand_on_decoded(self) -> None:
-        """Let the pool have the body as it was decoded here; one that names its arguments is in order already."""
+        """Pass the decoded body to the pool, unless Celery does so already."""
         if not self._decoded:
             self._body, self._content_type, self._content_encoding = self.message.payload, None, None
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
-        """Handle what a task raised, as Celery's; what that rejects for good goes to the dead letters."""
+        """Handle a task's exception, as Celery does, but dead-letter tasks that Celery would reject and lose."""
         error = _error_of(exc_info)
         traceback = str(exc_info.traceback or "")
         if isinstance(error, Reject):
@@ -112,19 +112,19 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
             is_late = isinstance(error, TimeLimitExceeded)
             self._death = DeadLetterCause(DeadReason.TIMED_OUT if is_late else DeadReason.FAILED, error, traceback)
         super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
-        is_told = isinstance(error, _NO_DEATH)  # over its time limit it has a death, and ends by Ignore
-        if self._death and not is_told and not self.task.acks_late:  # acknowledged when it started
+        is_reported = isinstance(error, _NO_DEATH)  # Ignore after a time limit: it already has a death
+        if self._death and not is_reported and not self.task.acks_late:  # acknowledged when it started
             self._keep(self._death)
 
     def time_out(self, limit_seconds: float, where: str) -> None:
-        """Give it up because it is over its hard time limit; Celery's own does so for processes.
+        """Give up the task because it exceeded its hard time limit; with processes, Celery does this.
 
         Args:
-            limit_seconds: Its limit.
-            where: What it did, as a stack.
+            limit_seconds: The exceeded limit.
+            where: The task's stack.
         """
         error = TimeLimitExceeded(limit_seconds)
-        logger.error("%s: over its time limit of %g s, it was here:\n%s", self.humaninfo(), limit_seconds, where)
+        logger.error("%s: exceeded its time limit of %g s; its stack:\n%s", self.humaninfo(), limit_seconds, where)
         self._count_end(TaskOutcome.TIMED_OUT)
         death = DeadLetterCause(DeadReason.TIMED_OUT, error, where)
         self.give_up(death)
@@ -136,13 +136,13 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
             self.task.after_return(states.FAILURE, error, self.id, self.args, self.kwargs, None)
 
     def give_up(self, death: DeadLetterCause) -> None:
-        """Store FAILURE with a typed error, call the errbacks, fail the chord, put it into the dead letters."""
+        """Store FAILURE with a typed error, call the errbacks, fail the chord, and dead-letter the message."""
         task_ready(self)
         with contained("%s: storing its failure", self.humaninfo()):
             self.task.backend.mark_as_failure(
                 self.id, death.error, request=self._context, store_result=self.store_errors
             )
-        with contained("%s: telling its failure", self.humaninfo()):
+        with contained("%s: reporting its failure", self.humaninfo()):
             signals.task_failure.send(
                 sender=self.task,
                 task_id=self.id,
@@ -156,29 +156,29 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         self._death = death
         self.reject(requeue=False)
 
-    def settle_anyway(self, error: BaseException | None, told: str) -> None:
-        """Settle its message, which the end of its task has left unsettled.
+    def settle_anyway(self, error: BaseException | None, text: str) -> None:
+        """Settle a message that is still unsettled after its task has ended.
 
         Args:
-            error: What was raised when its end was told; None if nothing was.
-            told: Its traceback.
+            error: The exception raised while the outcome was reported, if any.
+            text: The exception's traceback.
         """
         if self._death is None and error is not None:
-            self._death = DeadLetterCause(DeadReason.FAILED, error, told)
+            self._death = DeadLetterCause(DeadReason.FAILED, error, text)
         if self._death is None:
             self.acknowledge()
         else:
             self.reject(requeue=False)
 
     def acknowledge(self) -> None:
-        """Acknowledge, as Celery's; the next suspect may start."""
+        """Acknowledge the message, as Celery does, and let the next suspect start."""
         super().acknowledge()
         self._release()
 
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
-        """Reject, as Celery's; for good is into the dead letters, with the reason.
+        """Reject the message, as Celery does; without requeue it is dead-lettered with its reason.
 
-        A task whose hard time limit ended it is given up too, where Celery would let it run again.
+        A task that exceeded its hard time limit is dead-lettered too; Celery would run it again.
         """
         death = self._death
         is_final = death is not None and (not requeue or death.reason is DeadReason.TIMED_OUT)
@@ -189,27 +189,27 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         self._release()
 
     def _success_was_stored(self) -> Any:
-        """Return the result if the task had ended well before its worker was lost: then it is not dead."""
+        """Return the result if the task succeeded before its worker was lost; it is then not dead-lettered."""
         stored = super()._success_was_stored()
         self._death = None if stored else self._death
         return stored
 
     def _retry_worker_lost(self, exc: Any, exc_info: Any) -> bool:
-        """Return whether Celery has sent the task again after its worker was lost: then it is not dead."""
+        """Return whether Celery republished the task after its worker was lost; it is then not dead-lettered."""
         is_sent: bool = super()._retry_worker_lost(exc, exc_info)
         self._death = None if is_sent else self._death
         return is_sent
 
     def _requeue(self) -> None:
-        """Return it to its queue because it asked for that, which is no death of its worker."""
+        """Requeue a task that asked for it, without counting it as a crash of its worker."""
         task_ready(self)
         if self.acknowledged:  # when it started; Celery then does nothing either
             return
-        if self.gate and self.spec and self.gate.burial.requeue(self.message, self.spec):
+        if self.admission and self.spec and self.admission.dead_letters.requeue(self.message, self.spec):
             self.acknowledge()
             return
-        if self.gate:
-            self.gate.suspects.excuse(self.message.headers)
+        if self.admission:
+            self.admission.crash_log.excuse(self.message.headers)
         self.reject(requeue=True)
 
     def _give_up_rejected(self, error: Reject, traceback: str) -> None:
@@ -220,14 +220,14 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         self.give_up(DeadLetterCause(DeadReason.REJECTED, rejected, traceback))
 
     def _keep(self, death: DeadLetterCause) -> bool:
-        """Return whether a copy stands in the dead letters, or is not wanted there."""
-        if self.gate is None or self.spec is None:
+        """Dead-letter a copy; return whether the original may be acknowledged."""
+        if self.admission is None or self.spec is None:
             return False
-        return self.gate.burial.keep(self.message, self.spec, death)
+        return self.admission.dead_letters.keep(self.message, self.spec, death)
 
     def _release(self) -> None:
-        if self.gate is not None:
-            self.gate.release(self)
+        if self.admission is not None:
+            self.admission.release(self)
 
 
 def _error_of(exc_info: Any) -> BaseException:
@@ -237,7 +237,7 @@ def _error_of(exc_info: Any) -> BaseException:
 
 
 def _info_of(error: BaseException) -> ExceptionInfo:
-    """Return an exception as Celery hands it to those who listen for failures."""
+    """Return an exception in the form that Celery passes to failure handlers."""
     try:
         raise error
     except type(error):
@@ -245,18 +245,18 @@ def _info_of(error: BaseException) -> ExceptionInfo:
 
 
 def remaining_eta(eta: datetime | None, headers: Mapping[str, Any], now: datetime) -> datetime | None:
-    """Return until when the worker's timer holds a task, or None if it runs at once.
+    """Return the time until which the worker's timer holds a task, or None to run it at once.
 
     Args:
-        eta: When it is due, by the producer's clock.
-        headers: The message's; with `DELAY_HEADER` the lanes have held the delay already, so at most their
-            fraction is left, whatever this machine's clock says. Without it another client published it,
-            and its eta stands as Celery has it.
-        now: This machine's clock.
+        eta: The time at which the task is due, by the producer's clock.
+        headers: The message's headers. With `DELAY_HEADER` the lanes have already held the delay, so at most a
+            fraction of a second is left, whatever this machine's clock says. Without it another client published
+            the message, and its eta is used as it is.
+        now: The current time of this machine.
     """
     delay = headers.get(DELAY_HEADER)
     if eta is None or not isinstance(delay, (int, float)) or not 0 <= delay < MAX_DELAY_SECONDS + 1:
-        return eta  # a header that no delay made is none of ours
+        return eta  # without a valid delay, the header is not ours
     latest = now + timedelta(seconds=split_delay(delay).fraction)
     until = min(eta, latest)
     return until if until > now else None

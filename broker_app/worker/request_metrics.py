@@ -1,4 +1,4 @@
-"""A request that is counted when it comes, begins and ends, in the worker's main process, whatever the pool."""
+"""Request metrics: counts each request when it is received, starts and ends, in the worker's main process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 _OUTCOMES: tuple[tuple[type[BaseException], TaskOutcome | None], ...] = (
     (Retry, TaskOutcome.RETRIED),
     (Ignore, TaskOutcome.SUCCEEDED),
-    (Reject, None),  # it goes back to its queue; one that does not is given up
-    (Terminated, None),  # it is revoked, or comes again
+    (Reject, None),  # requeued; one that is not requeued counts as dead
+    (Terminated, None),  # counted as revoked, or redelivered
     (TimeLimitExceeded, TaskOutcome.TIMED_OUT),
     (SoftTimeLimitExceeded, TaskOutcome.TIMED_OUT),
 )
-"""What an exception means; any other is a failure."""
+"""Outcomes by exception; any other exception is a failure."""
 
 
 class CountedRequest:
-    """Mixed into the request class of our workers.
+    """Mix-in for the workers' request class.
 
-    Celery makes a subclass of it for each task (celery/worker/request.py, ``create_request_cls``), which overrides
-    what the pool calls; so it is that subclass whose methods are wrapped.
+    Celery creates a subclass of it for each task (celery/worker/request.py, ``create_request_cls``) that overrides
+    the methods called by the pool, so the methods of that subclass are wrapped.
     """
 
     _counts: NodeMetrics | None = None
@@ -57,7 +57,7 @@ class CountedRequest:
                 setattr(cls, name, wrap(getattr(cls, name)))
 
     def __init__(self, message: Any, **options: Any) -> None:
-        super().__init__(message, **options)  # type: ignore[call-arg] # Celery's request comes behind this class
+        super().__init__(message, **options)  # type: ignore[call-arg] # Celery's request follows in the MRO
         counts: NodeMetrics | None = self._app.metrics.node
         if counts is None:
             return
@@ -71,7 +71,7 @@ class CountedRequest:
             self._counts.started(self._count_queue, self._request_dict, self._count_received, self.time_start)
 
     def _count_end(self, outcome: TaskOutcome) -> None:
-        """Count the end, the first that is told: one may follow from the other."""
+        """Count the first outcome that is reported: one may lead to another."""
         if self._counts is None or self._is_counted:
             return
         self._is_counted = True

@@ -1,7 +1,7 @@
-"""Requeueing a task that asked for it with ``Reject(requeue=True)``: a new message at the end of its queue.
+"""Requeue: a task that raises ``Reject(requeue=True)`` is republished to the end of its queue.
 
-RabbitMQ marks a message that a consumer returned as redelivered, as it does when the consumer died. Workers count
-such messages to find those that kill their worker, so a task that returns its message must not look like one.
+RabbitMQ marks a message that a consumer requeues as redelivered, as if the consumer had died. Workers count
+redeliveries to detect poison tasks, and a task that requeues itself must not be mistaken for one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def requeued(message: Message, spec: QueueSpec) -> OutgoingMessage:
-    """Return a message as it came, to be published to its queue now.
+    """Return a copy of a message, to be published to its queue without a delay.
 
     Args:
-        message: As it was delivered.
-        spec: The queue that it was taken from.
+        message: The message as it was delivered.
+        spec: The queue that delivered it.
     """
     headers, properties = carried(message)
     headers.pop(MAYBE_TWICE_HEADER, None)

@@ -1,9 +1,9 @@
-"""The end of a worker: what runs may finish until a deadline, what has not is given back, and it ends with 0.
+"""Shutdown: drains running tasks until a deadline, returns unfinished ones to their queues, and exits with 0.
 
-Celery waits for running tasks without a bound, and on threads without heartbeats and acknowledgements meanwhile;
-its cold shutdown raises on threads and waits for them all the same. Here the worker's loop turns on while it
-waits, and what is left at the deadline goes back to its queue as a nack, which from RabbitMQ 4.3 on does not count
-as a failed delivery (rabbitmq.com/docs/quorum-queues#poison-message-handling).
+Celery waits for running tasks without a time limit, and with threads it sends no heartbeats or acknowledgements
+meanwhile; its cold shutdown raises an error with threads, and still waits for them. Here the worker's loop keeps
+running during the drain. Messages left at the deadline are returned with a nack, which since RabbitMQ 4.3 does not
+count as a failed delivery (rabbitmq.com/docs/quorum-queues#poison-message-handling).
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
 GRACE_SECONDS = 5.0
-"""After the deadline the worker ends whatever it is stuck in: a silent broker, a task of a solo pool."""
+"""Time after the deadline until the worker exits, even if it waits for a silent broker or a solo pool's task."""
 
 _BROKER_SECONDS = 2.0
 _PROCESS_SECONDS = 1.0
-"""How long a task's process has to end by itself, after SIGTERM."""
+"""Time for a pool process to exit after each signal."""
 
 _COLD = "worker_Cold"
-"""Celery's handler of SIGTERM where the variable REMAP_SIGTERM is SIGQUIT."""
+"""Celery's SIGTERM handler if the environment variable REMAP_SIGTERM is SIGQUIT."""
 
 _CELERYS = ("worker_Warm", _COLD)
 
 _NACK = "Lbb"
-"""delivery-tag, multiple, requeue (rabbitmq.com/docs/nack); py-amqp knows the method but does not send it."""
+"""delivery-tag, multiple, requeue (rabbitmq.com/docs/nack); py-amqp defines the method but cannot send it."""
 
 logger = logging.getLogger(__name__)
 
 
 class Shutdown:
-    """When a worker shall end, by whom it is told, and how it ends what has not finished.
+    """Handles a worker's shutdown: signals, the deadline, and the forced exit.
 
     Args:
         controller: Celery's worker.
-        seconds: How long running tasks may take to finish.
+        seconds: Time for running tasks to finish.
     """
 
     def __init__(self, controller: Any, seconds: float) -> None:
@@ -68,23 +68,23 @@ class Shutdown:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the worker was told to end."""
+        """True once the shutdown has begun."""
         return self._deadline is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether the time for running tasks is over."""
+        """True once the deadline for running tasks has passed."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def install(self) -> None:
-        """Take the place of Celery's signal handlers; where there are none (a worker inside a test) do nothing."""
+        """Replace Celery's signal handlers; does nothing in a worker without them, such as one inside a test."""
         if self.is_installed or threading.current_thread() is not threading.main_thread():
             return
         name = getattr(signal.getsignal(signal.SIGTERM), "__name__", "")
-        if name not in _CELERYS:  # not a worker of the command line
+        if name not in _CELERYS:  # not started from the command line
             return
         self.is_installed = True
-        _shutdown_handler(self._controller, sig="SIGTERM", how="Warm")  # with REMAP_SIGTERM it was the cold one
+        _shutdown_handler(self._controller, sig="SIGTERM", how="Warm")  # REMAP_SIGTERM installs the cold one
         warm: Any = signal.getsignal(signal.SIGTERM)
 
         def on_warm(number: int, frame: Any) -> None:
@@ -103,7 +103,7 @@ class Shutdown:
         signal.signal(signal.SIGQUIT, on_cold)
 
     def _begin_cold(self, number: int) -> None:
-        """End at once, the first time after Celery's ``worker_soft_shutdown_timeout``."""
+        """Shut down after Celery's ``worker_soft_shutdown_timeout``, or at once if called again."""
         seconds = 0.0 if self._is_cold else self._controller.app.conf.worker_soft_shutdown_timeout
         self._is_cold = True
         self.begin(seconds)
@@ -115,10 +115,10 @@ class Shutdown:
             state.should_stop = EX_FAILURE
 
     def begin(self, seconds: float | None = None) -> None:
-        """Start the clock, or set it forward.
+        """Begin the shutdown, or bring its deadline forward.
 
         Args:
-            seconds: From now to the deadline; None for what the settings say.
+            seconds: Time until the deadline; None for the configured time.
         """
         left = self._seconds if seconds is None else seconds
         deadline = time.monotonic() + left
@@ -127,23 +127,23 @@ class Shutdown:
             _call_natively(left + GRACE_SECONDS, self._exit)
 
     def recycle(self) -> None:
-        """End by itself, with the exit code of a failure, so that who started it starts it anew."""
+        """Exit with a non-zero code so that the supervisor restarts the node."""
         if self.is_installed and not self.is_begun:
             self.begin()
             state.should_stop = EX_FAILURE
 
     def end(self, connection: Any, channels: Iterable[Any], tasks: Iterable[str]) -> None:
-        """End what has not finished, give back its messages, and end this process: it does not return.
+        """Kill the pool's processes, return their messages to the queues, and exit; this does not return.
 
-        A pool's processes are killed first. A thread cannot be: it runs on for the moment that the rest takes.
+        Threads cannot be killed; they run until the process exits.
 
         Args:
-            connection: The worker's; None if it is lost, and with it all that it held.
-            channels: Where its messages came by.
-            tasks: What has not finished; none if a thread is left that cannot be ended.
+            connection: The worker's connection; None if it is lost, and all messages with it.
+            channels: The channels that delivered tasks.
+            tasks: Unfinished tasks; empty if only a stuck thread is left.
         """
         if names := ", ".join(tasks):
-            logger.warning("not finished in time, back to their queue: %s", names)
+            logger.warning("tasks did not finish before the deadline and return to their queue: %s", names)
         _end_processes(self._controller.pool)
         if connection is not None:
             bound_open_broker_sockets(connection, _BROKER_SECONDS)
@@ -151,14 +151,14 @@ class Shutdown:
                 give_back_all(channels)
                 connection.close()
             except (*connection.connection_errors, *connection.channel_errors) as error:
-                logger.warning("the broker did not answer a worker's farewell: %r", error)
+                logger.warning("the broker did not confirm that the worker's connection was closed: %r", error)
         self._exit()
 
     def _exit(self) -> None:
-        """End without waiting for threads: the interpreter's own end would join them."""
+        """Exit without waiting for threads, which a normal interpreter exit would join."""
         _end_processes(self._controller.pool)
-        with suppress(Exception):  # a user's signal handlers must not keep it
-            self._controller._send_worker_shutdown()  # noqa: SLF001 - what Celery's own end calls
+        with suppress(Exception):  # a user's signal handlers must not prevent the exit
+            self._controller._send_worker_shutdown()  # noqa: SLF001 - as Celery's own shutdown does
         if self._controller.pidlock:
             self._controller.pidlock.release()
         logging.shutdown()
@@ -168,28 +168,28 @@ class Shutdown:
 
 
 def drain_seconds(app: Celery) -> float:
-    """Return how long a worker of these queues may take to end: the longest of them says."""
+    """Return the longest drain time of the queues that the worker consumes."""
     table, fleets = app.settings.routing_table(), app.settings.queues
     names = {table.queue(queue).name for queue in app.amqp.queues.consume_from}
     return max((fleets[name].fleet.drain_seconds for name in names), default=DEFAULT_DRAIN_SECONDS)
 
 
 def give_back(message: Message) -> None:
-    """Put a message back into its queue."""
+    """Return a message to its queue."""
     if message.channel.connection is not None and not message.acknowledged:
         message.channel.send_method(spec.Basic.Nack, _NACK, (message.delivery_tag, False, True))
-        message._state = "REQUEUED"  # noqa: SLF001 - as its own `requeue`, which rejects, and that counts
+        message._state = "REQUEUED"  # noqa: SLF001 - as `requeue` does, whose reject counts as a failed delivery
 
 
 def give_back_all(channels: Iterable[Any]) -> None:
-    """Put all that some channels hold back into its queues."""
+    """Return all unacknowledged messages of some channels to their queues."""
     for channel in channels:
         if channel.connection is not None:
             channel.send_method(spec.Basic.Nack, _NACK, (0, True, True))
 
 
 def _end_processes(pool: Any) -> None:
-    """End the processes of a prefork pool; those of another have none."""
+    """Kill the processes of a prefork pool; other pools have none."""
     processes = list(getattr(getattr(pool, "_pool", None), "_pool", None) or ())
     for number, patience_seconds in ((signal.SIGTERM, _PROCESS_SECONDS), (signal.SIGKILL, _PROCESS_SECONDS)):
         for process in processes:
@@ -202,7 +202,7 @@ def _end_processes(pool: Any) -> None:
 
 
 def _call_natively(seconds: float, function: Callable[[], None]) -> None:
-    """Call a function later, in a thread of the system, which gevent's busy loop or a task does not hold up."""
+    """Call a function later in a native thread, which neither a busy gevent loop nor a task can delay."""
     monkey = sys.modules.get("gevent.monkey")
     start, sleep = (
         monkey.get_original(module, name) if monkey else getattr(import_module(module), name)

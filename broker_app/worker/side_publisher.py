@@ -1,7 +1,7 @@
-"""What a worker publishes about its work, on a connection of its own: dead letters, and who is suspected.
+"""Side publisher: publishes dead letters and crash log entries on a dedicated connection.
 
-The connection that tasks come by cannot be used for it: waiting there for a confirmation would read tasks. The
-pool of producers cannot either: tasks may hold all of its connections.
+The consuming connection is unsuitable: waiting there for a confirm would read tasks. So is the producer pool:
+tasks may hold all of its connections.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from broker_app.publishing.message import OutgoingMessage
 
 SEND_SECONDS = 5.0
-"""Bound of one message: it may be sent from the loop that takes tasks, which waits as long."""
+"""Time limit for one message. It may be sent from the consumer's loop, which blocks meanwhile."""
 
 REST_SECONDS = 10.0
-"""How long nothing is tried on an exchange that took nothing: a broker in trouble must not hold up each task."""
+"""Pause after a failed publish to an exchange, so that a broker in trouble does not delay every task."""
 
 
 class SidePublisher:
-    """Publishes confirmed, from any thread, one message at a time. Not for a pool's child process.
+    """Publishes with confirms, from any thread, one message at a time. Not for use in a pool's child process.
 
     Args:
         app: The worker's app.
@@ -37,24 +37,25 @@ class SidePublisher:
         self._publisher = Publisher(app, settings.routing_table(), settings.prefix, SEND_SECONDS)
         self._connection: Any = app.connection_for_write()
         self._lock = threading.Lock()
-        self._rests: dict[str, float] = {}  # until when, by exchange, on the clock of time.monotonic
+        self._paused_until: dict[str, float] = {}  # by exchange, in the time of time.monotonic
 
     def send(self, outgoing: OutgoingMessage) -> None:
-        """Return when the broker has confirmed a message.
+        """Publish a message and wait until the broker has confirmed it.
 
         Raises:
-            PublishError: It has not, in `SEND_SECONDS`; or it was not asked, because it failed a moment ago.
+            PublishError: The broker did not confirm it within `SEND_SECONDS`; or publishing to this exchange
+                failed less than `REST_SECONDS` ago, and was not tried.
         """
         with self._lock:
             now = time.monotonic()
-            if now < self._rests.get(outgoing.exchange, now):
-                raise outgoing.refused(BrokerUnreachable, "the broker took nothing a moment ago")
+            if now < self._paused_until.get(outgoing.exchange, now):
+                raise outgoing.refused(BrokerUnreachable, "publishing to this exchange failed a moment ago")
             try:
                 self._publisher.deliver(self._connection, outgoing, now + SEND_SECONDS)
             except QueueFull:
-                raise  # it answered at once, and another queue may have room
+                raise  # the broker answered at once, and another queue may have room
             except PublishError:
-                self._rests[outgoing.exchange] = time.monotonic() + REST_SECONDS
+                self._paused_until[outgoing.exchange] = time.monotonic() + REST_SECONDS
                 raise
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Tasks that kill their workers: the crash log, admission, the guard."""
+"""Poison tasks, which kill their workers: crash log, admission control and guard."""

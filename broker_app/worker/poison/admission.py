@@ -1,7 +1,7 @@
-"""What every task passes right before it runs, and what gives up those that must not run.
+"""Admission control: the last check before a task is handed to the pool.
 
-A message that comes for the first time passes at once. One that came back is a suspect: it may have killed its
-worker. See `broker_app.worker.poison.guard` for when it runs, and docs/failures.md for the whole.
+A message that is delivered for the first time is admitted at once. A redelivered one is a suspect: it may have
+killed its worker. `broker_app.worker.poison.guard` decides when it runs; docs/failures.md has the overview.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """The gate of one worker.
+    """Admission control of one worker.
 
     Args:
         app: The worker's app.
         node: The worker's name.
-        queue_of: Returns the broker's name of the queue that a message was taken from, None if it is not known.
+        queue_of: Returns the broker's name of the queue that delivered a message, None if it is unknown.
         run: Hands a request to the pool.
     """
 
@@ -49,65 +49,65 @@ class Admission:
         self._table = app.settings.routing_table()
         self._queue_of = queue_of
         self._run = run
-        self._courier = SidePublisher(app)
-        self.burial = DeadLetterPublisher(app, node, self._courier)
-        self.suspects = CrashLog(app.settings.prefix, node, self._courier)
-        self._quarantine: PoisonGuard[Request] = PoisonGuard(
-            starts=lambda request: self.suspects.starts(request.message.headers),
+        self._side_publisher = SidePublisher(app)
+        self.dead_letters = DeadLetterPublisher(app, node, self._side_publisher)
+        self.crash_log = CrashLog(app.settings.prefix, node, self._side_publisher)
+        self._guard: PoisonGuard[Request] = PoisonGuard(
+            starts=lambda request: self.crash_log.starts(request.message.headers),
             limit=lambda request: request.spec.delivery_limit if request.spec else 1,
             run=self._run_suspect,
-            bury=_bury_poisoned,
+            give_up=_dead_letter_poisoned,
         )
 
     def admit(self, request: Request) -> None:
-        """Let a request run, now or when no other suspect does; or give it up."""
-        request.gate, request.spec = self, self.spec_of(request.message)
-        if request.spec is None:  # a queue that is none of the settings'
+        """Run a request now, or once no other suspect runs, or give it up."""
+        request.admission, request.spec = self, self.spec_of(request.message)
+        if request.spec is None:  # the settings do not have this queue
             self._run(request)
             return
         request.delivery_info[QUEUE_KEY] = request.spec.name
         if not request.spec.has_priorities:  # kombu's default is 0; Celery would pass it on
             request.delivery_info["priority"] = None
         if request.delivery_info["redelivered"]:
-            self._quarantine.admit(request)
+            self._guard.admit(request)
         else:
             self._run(request)
 
     def name_queue(self, message: Message) -> None:
-        """Write the queue that a message was taken from in place of the exchange and key of its last lane.
+        """Replace the exchange and routing key of a message's last lane with those of its queue.
 
-        Celery copies them to ``delivery_info``, results and events, and tasks publish with them again.
+        Celery copies them to ``delivery_info``, results and events, and retries are published with them.
         """
         spec = self.spec_of(message)
         if spec is not None:
             message.delivery_info.update(exchange="", routing_key=spec.broker_name)
 
     def release(self, request: Request) -> None:
-        """Note that a request has ended; the next suspect may start, unless the worker stops."""
-        self.suspects.note_end(request.message.headers)
+        """Record that a request has ended; the next suspect starts unless the worker is shutting down."""
+        self.crash_log.note_end(request.message.headers)
         if _is_stopping():
-            self._quarantine.clear()
-        self._quarantine.release(request)
+            self._guard.clear()
+        self._guard.release(request)
 
     def withdraw(self, requests: Collection[Request]) -> None:
-        """Forget requests that go back to their queue unstarted, while the worker goes on."""
+        """Remove requests that are returned to their queue unstarted while the worker keeps running."""
         for request in requests:
-            self.suspects.excuse(request.message.headers)
-        self._quarantine.withdraw(requests)
+            self.crash_log.excuse(request.message.headers)
+        self._guard.withdraw(requests)
 
     def clear(self) -> None:
-        """Forget who waits: the broker has them again. The connection is lost, or the worker was told to end."""
-        self._quarantine.clear()
-        self.suspects.survive()
-        if _is_stopping():  # else it is written when the worker is connected again
-            self.suspects.acquit()
+        """Remove all waiting requests, after a lost connection or at shutdown; the broker redelivers them."""
+        self._guard.clear()
+        self.crash_log.survive()
+        if _is_stopping():  # otherwise it is written after the reconnect
+            self.crash_log.acquit()
 
     def close(self) -> None:
-        """Close the connection of its own."""
-        self._courier.close()
+        """Close the side publisher's connection."""
+        self._side_publisher.close()
 
     def spec_of(self, message: Message) -> QueueSpec | None:
-        """Return the queue that a message was taken from, None if the settings do not have it."""
+        """Return the queue that delivered a message, None if the settings do not have it."""
         name = self._queue_of(message)
         try:
             return None if name is None else self._table.queue(name)
@@ -115,7 +115,7 @@ class Admission:
             return None
 
     def _run_suspect(self, request: Request) -> None:
-        self.suspects.note_start(request.message.headers)
+        self.crash_log.note_start(request.message.headers)
         self._run(request)
 
 
@@ -123,7 +123,7 @@ def _is_stopping() -> bool:
     return state.should_stop is not None or state.should_terminate is not None
 
 
-def _bury_poisoned(request: Request, starts: int) -> None:
+def _dead_letter_poisoned(request: Request, starts: int) -> None:
     spec: Any = request.spec
     reason = (
         f"its worker died in each of its {starts} starts" if starts > 1 else "its worker died in its only start"

@@ -1,12 +1,12 @@
-"""How often a task was started that may have killed its worker, as all workers know it.
+"""Crash log: counts the starts of tasks that may have killed their worker, shared by all workers.
 
-A message that comes back to its queue was in the hands of a worker that died or lost its connection. It may have
-killed it, or have stood beside; the broker counts both alike, also for messages that were never started. So before
-a worker starts a message that came back it writes that down, confirmed, in the stream ``tasks.suspects``, which
-all workers read. A message that did not come back costs nothing.
+A redelivered message was held by a worker that died or lost its connection. The message may have killed that
+worker, or may only have been prefetched by it; the broker's delivery count does not distinguish the two. So before
+a worker starts a redelivered message, it publishes an entry to the stream ``tasks.suspects``, with a publisher
+confirm. All workers read this stream. A message that was not redelivered costs nothing.
 
-A worker that outlives the loss of its connection, or is told to end, takes back what it wrote of tasks that still
-ran: they did not kill it.
+A worker that survives the loss of its connection, or is shut down, retracts the entries of the tasks that were
+running: they did not kill it.
 """
 
 from __future__ import annotations
@@ -31,57 +31,57 @@ if TYPE_CHECKING:
     from broker_app.worker.side_publisher import SidePublisher
 
 MAX_REMEMBERED = 60_000
-"""Suspected tasks that a worker holds in memory; the oldest go first."""
+"""Suspects that a worker keeps in memory; the oldest are dropped first."""
 
 WARN_SECONDS = 60.0
-"""How often it is said that the stream cannot be written."""
+"""Shortest interval between two warnings that the stream cannot be written."""
 
 COUNT_HEADERS = ("x-delivery-count", "x-acquired-count")
-"""How often a quorum queue's message was taken and came back, by RabbitMQ; the second from 4.3 on."""
+"""RabbitMQ's headers with the number of returned deliveries of a quorum queue's message; the second since 4.3."""
 
 logger = logging.getLogger(__name__)
 
 
 class CrashLog:
-    """The starts of suspected tasks.
+    """The starts of suspects.
 
     Args:
-        prefix: Of the names on the broker.
+        prefix: The prefix of the names on the broker.
         node: The worker's name.
-        courier: What writes to the stream.
+        side_publisher: Publishes to the stream.
     """
 
-    def __init__(self, prefix: str, node: str, courier: SidePublisher) -> None:
-        self.is_shared = False  # whether the stream is read
+    def __init__(self, prefix: str, node: str, side_publisher: SidePublisher) -> None:
+        self.is_shared = False  # whether this worker reads the stream
         self._name = Names(prefix).suspects
         self._node = node
-        self._courier = courier
+        self._side_publisher = side_publisher
         self._lock = threading.Lock()
         self._starts: OrderedDict[str, set[str]] = OrderedDict()  # ids of the starts, by the message's key
-        self._running: dict[str, dict[str, Any]] = {}  # the entries of what was started here, by the message's key
-        self._survived: list[dict[str, Any]] = []  # the entries that are to be taken back
+        self._running: dict[str, dict[str, Any]] = {}  # entries of the tasks started here, by the message's key
+        self._survived: list[dict[str, Any]] = []  # entries to retract
         self._warned_at = float("-inf")
 
     @property
     def stream(self) -> Stream:
-        """What a worker follows."""
+        """The stream that a worker follows."""
         unread = "poisoned tasks are counted by the broker, which counts their neighbours too"
         return Stream(self._name, self._learn, self._begin, unread, self._on_read)
 
     def starts(self, headers: Mapping[str, Any]) -> int:
-        """Return how often a message that came back was started, at least 1.
+        """Return how often a redelivered message was started, at least 1.
 
-        The first start is not written down: it is taken for granted. Where the stream cannot be read, the broker's
-        count of deliveries stands in, which classic queues do not have.
+        The first start is assumed, not recorded. If the stream cannot be read, the broker's delivery count is used
+        instead; classic queues have none.
         """
         with self._lock:
             known = 1 + len(self._starts.get(key(headers), ()))
         return known if self.is_shared else max(known, *(_count(headers.get(name)) for name in COUNT_HEADERS))
 
     def note_start(self, headers: Mapping[str, Any]) -> None:
-        """Write down that a message is about to be started, before it is.
+        """Record that a message is about to be started.
 
-        If the broker does not take it, this worker alone knows, and says so in its log.
+        If the broker does not confirm the entry, only this worker knows of the start, and logs a warning.
         """
         entry: dict[str, Any] = {
             "message": key(headers),
@@ -98,12 +98,12 @@ class CrashLog:
             self._warn(error)
 
     def note_end(self, headers: Mapping[str, Any]) -> None:
-        """Note that a task has ended here, or died with its process: its start stands as it was written."""
+        """Record that a task has ended here, or died with its pool process; its entry is not retracted."""
         with self._lock:
             self._running.pop(key(headers), None)
 
     def excuse(self, headers: Mapping[str, Any]) -> None:
-        """Note that a task was not started after all, and take back what was written."""
+        """Record that a task was not started after all, and retract its entry."""
         with self._lock:
             entry = self._running.pop(key(headers), None)
             self._survived += [entry] if entry else []
@@ -111,13 +111,13 @@ class CrashLog:
             self.acquit()
 
     def survive(self) -> None:
-        """Note that this worker lives, and the broker gives what runs here to others; see `acquit`."""
+        """Record that this worker is alive while the broker redelivers its running tasks; see `acquit`."""
         with self._lock:
             self._survived += self._running.values()
             self._running.clear()
 
     def acquit(self) -> None:
-        """Take back the starts of what this worker survived. What cannot be written now is tried the next time."""
+        """Retract the entries of tasks that this worker survived. A failed write is retried at the next call."""
         with self._lock:
             survived, self._survived = self._survived, []
         for position, entry in enumerate(survived):
@@ -132,7 +132,7 @@ class CrashLog:
             self._learn(over)
 
     def _learn(self, entry: dict[str, Any]) -> None:
-        """Take in an entry; the same one again, as after a lost connection, counts once."""
+        """Apply an entry; one that is read again, as after a lost connection, counts once."""
         if not entry:
             return
         message, start = str(entry["message"]), str(entry["start"])
@@ -158,7 +158,7 @@ class CrashLog:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         identity = uuid4().hex
-        self._courier.send(
+        self._side_publisher.send(
             OutgoingMessage(
                 task="tasks.suspects",
                 task_id=identity,
@@ -184,9 +184,9 @@ class CrashLog:
 
 
 def key(headers: Mapping[str, Any]) -> str:
-    """Return what tells a message from others: its id, and when it was published.
+    """Return the key of a message: its task id and its publishing time.
 
-    A retry has the id of the task and is another message, and so has one that was replayed.
+    The id alone is ambiguous: retries and replayed messages keep the id of their task.
     """
     return f"{headers.get('id', '')} {headers.get(PUBLISHED_AT_HEADER, '')}".strip()
 

@@ -1,8 +1,8 @@
-"""Tasks that may have killed their worker are started so that, in the end, only the one that did is to blame.
+"""Poison guard: isolates tasks that may have killed their worker, so that only the guilty one is blamed.
 
-A task that came back once may run beside others: most come back because a connection was lost. One that came back
-twice, or whose next start would be its last, runs without another such task beside it; the others wait in the
-worker. So if the worker dies, the start of one of them was written down, and those that waited are not blamed.
+A task that was redelivered once may run concurrently with others: most redeliveries follow a lost connection. A
+task that was redelivered twice, or whose next start would be its last, runs as the only such task in the worker;
+the others wait. If the worker then dies, the crash log holds one start, and the tasks that waited are not blamed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 ALONE_FROM_STARTS = 2
-"""After so many starts in each of which the worker was lost, a task has no other suspect beside it."""
+"""Starts without an end after which a task is isolated from other suspects."""
 
 Task = TypeVar("Task")
 
 
 class PoisonGuard(Generic[Task]):
-    """Who may start now, and who waits.
+    """Runs suspects, isolating each one that was started often; the others queue here.
 
     Args:
-        starts: Returns how often a task was started before, at least 1.
-        limit: Returns after how many starts it is not started again.
-        run: Starts it; called without a lock held.
-        bury: Gives it up.
+        starts: Returns the number of earlier starts of a task, at least 1.
+        limit: Returns the number of starts after which a task is given up.
+        run: Starts a task; called without holding the lock.
+        give_up: Gives up a task, with its number of starts.
     """
 
     def __init__(
@@ -36,26 +36,26 @@ class PoisonGuard(Generic[Task]):
         starts: Callable[[Task], int],
         limit: Callable[[Task], int],
         run: Callable[[Task], object],
-        bury: Callable[[Task, int], object],
+        give_up: Callable[[Task, int], object],
     ) -> None:
         self._starts = starts
         self._limit = limit
         self._run = run
-        self._bury = bury
+        self._give_up = give_up
         self._lock = threading.Lock()
         self._alone: Task | None = None
         self._waiting: deque[Task] = deque()
 
     def admit(self, task: Task) -> None:
-        """Start a task that came back, let it wait, or give it up."""
+        """Start a redelivered task, queue it, or give it up."""
         starts, limit = self._starts(task), self._limit(task)
         if starts >= limit:
-            self._bury(task, starts)
+            self._give_up(task, starts)
         elif self._may_start(task, is_alone=starts >= min(ALONE_FROM_STARTS, limit - 1)):
             self._run(task)
 
     def release(self, task: Task) -> None:
-        """Note that a task has ended, however; and look who is next. Any task may be named."""
+        """Record that a task, isolated or not, has ended with any outcome, and admit the next one."""
         with self._lock:
             if self._alone is not task:
                 return
@@ -63,7 +63,7 @@ class PoisonGuard(Generic[Task]):
         self._admit_next()
 
     def withdraw(self, tasks: Collection[Task]) -> None:
-        """Forget tasks that are no longer to be started here, and look who is next."""
+        """Remove tasks that will not be started by this worker, and admit the next one."""
         with self._lock:
             self._waiting = deque(task for task in self._waiting if task not in tasks)
             if self._alone not in tasks:
@@ -72,7 +72,7 @@ class PoisonGuard(Generic[Task]):
         self._admit_next()
 
     def clear(self) -> None:
-        """Forget all: the connection is lost, or the worker stops; the broker has them again."""
+        """Remove all tasks, after a lost connection or at shutdown; the broker redelivers them."""
         with self._lock:
             self._alone = None
             self._waiting.clear()
@@ -88,7 +88,7 @@ class PoisonGuard(Generic[Task]):
             return True
 
     def _admit_next(self) -> None:
-        """Look at those who wait until one of them starts; burying one takes no place."""
+        """Admit waiting tasks until one of them starts; a task that is given up does not occupy the place."""
         while True:
             with self._lock:
                 if self._alone is not None or not self._waiting:

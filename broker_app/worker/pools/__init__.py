@@ -1,1 +1,1 @@
-"""Pools: threads, interrupts and time limits."""
+"""Pools: a light thread pool, interrupts and time limits."""

@@ -1,4 +1,4 @@
-"""What runs tasks in the worker's process, and how it is interrupted: threads, and gevent's greenlets."""
+"""Interrupts: raise exceptions inside running tasks, for thread pools and gevent pools."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 
 class InterruptiblePool(Protocol):
-    """What a pool must be able to do."""
+    """A pool whose running tasks can be interrupted. A target is the thread or greenlet that runs a task."""
 
     def current(self) -> Any:
-        """Return what runs the caller."""
+        """Return the target that runs the caller."""
 
     def interrupt(self, target: Any, error: type[BaseException] | None) -> None:
-        """Raise an error in it soon; None takes back one that it has not met yet."""
+        """Raise an error in a target soon; None cancels an error that was not raised yet."""
 
     def frame(self, target: Any) -> FrameType | None:
-        """Return where it is."""
+        """Return a target's current frame."""
 
     def lose(self) -> None:
-        """Do without a slot, whose task is stuck."""
+        """Replace a slot whose task is stuck."""
 
     def regain(self) -> None:
-        """Take a slot back, whose task has ended after all; called where it ran."""
+        """Give back a slot whose stuck task has ended after all; called by its target."""
 
     def close(self) -> None:
-        """Let all go that waits: the pool ends."""
+        """Release all waiting targets because the pool is closing."""
 
 
 def slots_of(pool: Any) -> InterruptiblePool | None:
-    """Return the slots of a pool, None if its tasks have processes of their own, or run in the worker's loop.
+    """Return a pool as an interruptible one; None if its tasks run in processes or in the worker's loop.
 
     Args:
-        pool: Celery's.
+        pool: Celery's pool.
     """
     if hasattr(pool, "executor"):
         return InterruptibleThreads(pool)
@@ -46,70 +46,70 @@ def slots_of(pool: Any) -> InterruptiblePool | None:
 
 
 class InterruptibleThreads:
-    """The slots of Celery's thread pool.
+    """Interrupts the tasks of Celery's thread pool.
 
-    A stuck task keeps its thread, and the executor may start another. A thread that comes back later rests until
-    another is stuck: so there are never more tasks at once than slots.
+    A stuck task keeps its thread, and the executor may start another one. If the stuck task ends later, its thread
+    waits until another one is stuck, so that there are never more usable threads than slots.
 
     Args:
-        pool: Celery's.
+        pool: Celery's pool.
     """
 
     def __init__(self, pool: Any) -> None:
         self._executor = pool.executor
         self._lock = threading.Lock()
         self._is_closed = False
-        self._resting: list[threading.Event] = []
+        self._idle: list[threading.Event] = []
 
     def current(self) -> int:
-        """Return the thread's number."""
+        """Return the thread's identifier."""
         return threading.get_ident()
 
     def interrupt(self, target: int, error: type[BaseException] | None) -> None:
-        """Have the interpreter raise an error in a thread (docs.python.org/3/c-api, PyThreadState_SetAsyncExc)."""
+        """Raise an error in a thread (docs.python.org/3/c-api, PyThreadState_SetAsyncExc)."""
         raised = None if error is None else ctypes.py_object(error)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(target), raised)
 
     def frame(self, target: int) -> FrameType | None:
-        """Return where it is."""
-        return sys._current_frames().get(target)  # noqa: SLF001 - documented, for this very use
+        """Return a thread's current frame."""
+        return sys._current_frames().get(target)  # noqa: SLF001 - documented for debugging
 
     def lose(self) -> None:
-        """Let a thread that rests, or a new one, take its place."""
+        """Replace the stuck thread by a waiting one, or else by a new one."""
         with self._lock:
-            if self._resting:
-                self._resting.pop().set()
+            if self._idle:
+                self._idle.pop().set()
             else:
-                self._executor._max_workers += 1  # noqa: SLF001 - it has no other way
-                self._executor._adjust_thread_count()  # noqa: SLF001 - for what waits in its queue already
+                self._executor._max_workers += 1  # noqa: SLF001 - there is no public way
+                self._executor._adjust_thread_count()  # noqa: SLF001 - serves calls that are already queued
 
     def regain(self) -> None:
-        """Rest until another thread is stuck."""
-        rest = threading.Event()
+        """Wait until another thread is stuck."""
+        wake = threading.Event()
         with self._lock:
             if self._is_closed:
                 return
-            self._resting.append(rest)
-        rest.wait()
+            self._idle.append(wake)
+        wake.wait()
 
     def close(self) -> None:
-        """Let the threads end that rest."""
+        """Let the waiting threads end."""
         with self._lock:
             self._is_closed = True
-            for rest in self._resting:
-                rest.set()
+            for wake in self._idle:
+                wake.set()
 
 
 class InterruptibleGreenlets:
-    """The slots of Celery's gevent pool. That of a greenlet which swallows what is raised in it is not replaced.
+    """Interrupts the tasks of Celery's gevent pool. The slot of a greenlet that ignores them is not replaced.
 
     Args:
-        pool: Celery's; its own time limits are switched off, which would leave the message unsettled.
+        pool: Celery's pool. Its own time limits are disabled, because they leave messages unsettled.
     """
 
     def __init__(self, pool: Any) -> None:
         self._gevent = import_module("gevent")
-        self._raising: dict[Any, Any] = {}  # what the loop is about to do, by greenlet
+        self._raising: dict[Any, Any] = {}  # scheduled callbacks, by greenlet
         apply = pool.on_apply
 
         def apply_without_limit(*args: Any, **options: Any) -> Any:
@@ -122,7 +122,7 @@ class InterruptibleGreenlets:
         return self._gevent.getcurrent()
 
     def interrupt(self, target: Any, error: type[BaseException] | None) -> None:
-        """Raise an error in a greenlet at the loop's next turn, where it waits."""
+        """Raise an error in a waiting greenlet at the loop's next iteration."""
         before = self._raising.pop(target, None)
         if before is not None:
             before.stop()
@@ -130,15 +130,15 @@ class InterruptibleGreenlets:
             self._raising[target] = self._gevent.get_hub().loop.run_callback(target.throw, error)
 
     def frame(self, target: Any) -> FrameType | None:
-        """Return where it waits."""
+        """Return the frame in which a greenlet waits."""
         frame: FrameType | None = target.gr_frame
         return frame
 
     def lose(self) -> None:
-        """Do without."""
+        """Do nothing: the slot stays occupied."""
 
     def regain(self) -> None:
-        """It ends, and its slot is free."""
+        """Do nothing: the slot is freed when the greenlet ends."""
 
     def close(self) -> None:
-        """Nothing rests here."""
+        """Do nothing: no greenlet waits."""

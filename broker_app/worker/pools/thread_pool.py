@@ -1,7 +1,7 @@
-"""The threads of a worker's pool, without what `concurrent.futures` does for each task and nobody asks for.
+"""Thread pool: runs tasks on an executor's threads without creating a future for each task.
 
-A future has a lock and a condition, and takes its result; a task of Celery's answers through its callbacks. So a
-task here is a function and its arguments. The threads are the executor's own, and so is their end.
+A future holds a lock, a condition and the result, but Celery's tasks report through callbacks. So a task here is
+just a function and its arguments. The executor still starts and stops the threads.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class ThreadExecutor(ThreadPoolExecutor):
-    """An executor that does not tell how a call ended.
+    """An executor that discards the results of calls.
 
-    Each of the first calls starts a thread, until there are all: it does not count which are idle.
+    Each of the first calls starts a thread, up to the maximum; idle threads are not counted.
 
     Args:
-        slots: The threads.
+        slots: Number of threads.
     """
 
     def __init__(self, slots: int) -> None:
@@ -34,27 +34,27 @@ class ThreadExecutor(ThreadPoolExecutor):
         self._idle_semaphore: Any = _NoIdleThreads()
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Let a thread call a function."""
-        self._work_queue.put(_Call(function, arguments))  # type: ignore[arg-type] # it calls `run`, no more
+        """Call a function in one of the threads."""
+        self._work_queue.put(_Call(function, arguments))  # type: ignore[arg-type] # threads only call its `run`
         if len(self._threads) < self._max_workers:
             with self._shutdown_lock:
                 self._adjust_thread_count()
 
 
 class _NoIdleThreads:
-    """In place of an executor's count of idle threads."""
+    """Replaces an executor's semaphore that counts idle threads."""
 
     def acquire(self, timeout: float | None = None) -> bool:
-        """Return that no thread is idle."""
+        """Return False: no thread is idle."""
         del timeout
         return False
 
     def release(self) -> None:
-        """Do not count."""
+        """Do nothing."""
 
 
 class _Call:
-    """What an executor's threads run; it is its own future, of which the executor wants only `cancel`."""
+    """A queued call. It is also its own future, of which the executor uses only `cancel`."""
 
     __slots__ = ("_arguments", "_function", "_is_cancelled")
 
@@ -65,27 +65,27 @@ class _Call:
 
     @property
     def future(self) -> _Call:
-        """What can be cancelled."""
+        """This call, which can be cancelled."""
         return self
 
     def cancel(self) -> None:
-        """Keep it from being run, if it was not begun."""
+        """Prevent the call unless it has started."""
         self._is_cancelled = True
 
     def run(self, *_context: Any) -> None:
-        """Call the function; the thread outlives whatever comes out of it."""
+        """Call the function; its exceptions do not end the thread."""
         if self._is_cancelled:
             return
         try:
             self._function(*self._arguments)
         except TaskRevokedError as error:
             logger.debug("not run: %s", error)
-        except BaseException:  # also SystemExit: it would end this thread, and its slot
-            logger.exception("a task's end could not be told")
+        except BaseException:  # SystemExit too, which would end this thread and lose its slot
+            logger.exception("failed to report a task's outcome")
 
 
 def lighten(pool: Any) -> None:
-    """Let Celery's thread pool, before it has run anything, use `ThreadExecutor`; other pools stay as they are."""
+    """Make Celery's thread pool use `ThreadExecutor`; call this before its first task. Ignores other pools."""
     if not isinstance(pool, TaskPool):
         return
     threads = ThreadExecutor(pool.limit)

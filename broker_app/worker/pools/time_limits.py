@@ -1,15 +1,15 @@
-"""Time limits for tasks that share the worker's process: those of a thread pool, and gevent's greenlets.
+"""Time limits: soft and hard limits for tasks that share the worker's process, in threads or gevent greenlets.
 
-Celery's own are made for processes, which can be killed: it ignores them on threads, and on gevent the soft one
-and the fate of the message. Here a watcher knows what runs. At the soft limit it raises SoftTimeLimitExceeded
-inside the task. At the hard limit the task is over: its result fails with TimeLimitExceeded, its message is
-settled and stands in the dead letters, and only then the task itself is interrupted, by an error that
-``except Exception`` lets pass.
+Celery's own limits are designed for processes, which can be killed. Celery ignores them with threads; with gevent
+it ignores the soft limit and does not settle the message. Here a watcher thread tracks the running tasks. At the
+soft limit it raises SoftTimeLimitExceeded inside the task. At the hard limit it fails the result with
+TimeLimitExceeded, dead-letters the message, and only then interrupts the task, with an exception that
+``except Exception`` does not catch.
 
-Python can interrupt a thread between two of its own steps, not inside a call that waits (a socket without a
-time-out, ``time.sleep``). Such a task runs on until that call returns: it is stuck. It keeps its thread, and the
-pool gets another one in its place. When as many are stuck as the node has slots, the node ends, and is started
-anew by who started it.
+Python can interrupt a thread between two bytecode instructions, but not inside a blocking call (a socket without a
+time-out, ``time.sleep``). Such a task is stuck: it runs until the call returns. It keeps its thread, and the pool
+gets a replacement. When all slots of a node have been lost to stuck tasks, the node exits and its supervisor
+restarts it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from broker_app.worker.request import Request
 
 AGAIN_SECONDS = 1.0
-"""How often a task that is over is interrupted again: it may have caught it, or been inside a call."""
+"""Interval at which a task is interrupted after its hard limit: it may catch one, or be in a blocking call."""
 
 STUCK_SECONDS = 2.0
-"""How long after its end was told a task that still runs is taken for stuck."""
+"""Time after its reported end at which a task that still runs is considered stuck."""
 
 Value = TypeVar("Value")
 
@@ -46,14 +46,14 @@ logger = logging.getLogger(__name__)
 
 
 class HardTimeLimit(BaseException):
-    """Raised inside a task that is over its hard limit; it has been told already, and nobody is to handle it."""
+    """Raised inside a task that exceeded its hard limit. Its failure is already reported; do not catch this."""
 
 
 class OverLimit(Ignore):
-    """What a task ends with that is over its hard limit: Celery's tracer has nothing more to tell.
+    """Ends a task that exceeded its hard limit; as an `Ignore`, it makes Celery's tracer report nothing more.
 
     Attributes:
-        failure: What was told.
+        failure: The failure that was reported.
     """
 
     def __init__(self, limit_seconds: float | None) -> None:
@@ -63,18 +63,18 @@ class OverLimit(Ignore):
 
 @dataclass(eq=False, slots=True)
 class _Body:
-    """A task that runs.
+    """A running task. All times are those of time.monotonic.
 
     Attributes:
-        request: Its request.
-        target: What runs it.
-        soft_at: When it is told that it should end, on the clock of time.monotonic; None if never, or it was.
-        hard_at: When it is over; None if never.
+        request: The task's request.
+        target: The thread or greenlet that runs it.
+        soft_at: Time of its soft limit; None if it has none or was already interrupted by it.
+        hard_at: Time of its hard limit; None if it has none.
         limit_seconds: Its hard limit.
-        again_at: When it is interrupted again; None unless it is over.
-        stuck_at: When it is taken for stuck; None unless it is over, and if it was.
-        is_stuck: Whether it is.
-        told: Set when its end has been told.
+        again_at: Time of the next interrupt; None before the hard limit.
+        stuck_at: Time at which it is considered stuck; None before the hard limit and once it is stuck.
+        is_stuck: Whether it is stuck.
+        settled: Set once its failure is reported and its message settled.
     """
 
     request: Request
@@ -85,7 +85,7 @@ class _Body:
     again_at: float | None = None
     stuck_at: float | None = None
     is_stuck: bool = False
-    told: threading.Event = field(default_factory=threading.Event)
+    settled: threading.Event = field(default_factory=threading.Event)
 
     @property
     def is_over(self) -> bool:
@@ -98,7 +98,7 @@ class _Body:
 
 
 def limits_of(consumer: Any, on_too_many: Callable[[], object]) -> TimeLimits | None:
-    """Return the time limits of a worker, None if its pool has its own, or none.
+    """Return the time limits of a worker; None if its pool enforces its own, or cannot enforce any.
 
     Args:
         consumer: Celery's consumer.
@@ -118,7 +118,7 @@ def limits_of(consumer: Any, on_too_many: Callable[[], object]) -> TimeLimits | 
 
 
 def _send_postrun(**facts: Any) -> Any:
-    """Send Celery's signal that a task has ended; one that was over its limit has failed."""
+    """Send Celery's signal ``task_postrun``, with FAILURE for a task that exceeded its hard limit."""
     result = facts.get("retval")
     if isinstance(result, OverLimit):
         facts |= {"state": states.FAILURE, "retval": result.failure}
@@ -129,11 +129,11 @@ class TimeLimits:
     """The time limits of one worker.
 
     Args:
-        slots: Of its pool.
-        hard_seconds: Of a task that has none of its own (``--time-limit``); None for no limit.
-        soft_seconds: Likewise.
-        most_stuck: So many stuck tasks are too many.
-        on_too_many: Called then, once, from the watcher.
+        slots: The worker's pool.
+        hard_seconds: Default hard limit (``--time-limit``); None for no limit.
+        soft_seconds: Default soft limit (``--soft-time-limit``); None for no limit.
+        most_stuck: Number of stuck tasks at which `on_too_many` is called.
+        on_too_many: Called once, in the watcher thread.
     """
 
     def __init__(
@@ -154,27 +154,27 @@ class TimeLimits:
         self._bodies: set[_Body] = set()
         self._wakes_at = float("inf")
         self._watcher: threading.Thread | None = None
-        self._is_told = False
+        self._is_reported = False
 
     @property
     def stuck(self) -> int:
-        """How many tasks are stuck."""
+        """Number of stuck tasks."""
         return sum(body.is_stuck for body in tuple(self._bodies))
 
     def close(self) -> None:
-        """Let the pool end."""
+        """Release the pool's waiting threads so that it can close."""
         self._slots.close()
 
     def accept(self, request: Request) -> None:
-        """Note which request begins, in the thread or greenlet that runs it."""
+        """Record the request that starts in the calling thread or greenlet."""
         self._here.request = request
 
     def run(self, function: Callable[[], Value]) -> Value:
-        """Run the body of the task that was accepted here last.
+        """Run the body of the task that this thread or greenlet accepted last.
 
         Raises:
-            Ignore: It is over; its end was told.
-            SoftTimeLimitExceeded: It did not handle that.
+            Ignore: The task exceeded its hard limit; its failure is already reported.
+            SoftTimeLimitExceeded: The task did not catch it.
         """
         body = self._begin(getattr(self._here, "request", None))
         self._here.request = None
@@ -209,15 +209,15 @@ class TimeLimits:
         return body
 
     def _of(self, request: Request) -> tuple[float | None, float | None]:
-        """Return hard and soft limit: the caller's, else the task's, else the worker's."""
+        """Return the hard and the soft limit: the caller's, or else the task's, or else the worker's."""
         hard, soft = request.time_limits
         task = request.task
         return hard or task.time_limit or self._hard_seconds, soft or task.soft_time_limit or self._soft_seconds
 
     def _end(self, body: _Body) -> None:
-        """Take a task out that has ended, so that nothing is raised in what runs here next.
+        """Remove an ended task and cancel its interrupt, so that the next task here is not interrupted.
 
-        What was raised just before may still come, in here too: then once more.
+        An interrupt scheduled just before may still be raised in this method: then try again.
         """
         while True:
             try:
@@ -228,7 +228,7 @@ class TimeLimits:
             except (HardTimeLimit, SoftTimeLimitExceeded):
                 continue
         if body.is_over:
-            body.told.wait()
+            body.settled.wait()
             if body.is_stuck:
                 body.is_stuck = False
                 self._slots.regain()
@@ -246,8 +246,8 @@ class TimeLimits:
             for body in due:
                 try:
                     self._act(body, now)
-                except Exception:  # one task must not end the limits of all
-                    logger.exception("%s: its time limit failed", body.request.humaninfo())
+                except Exception:  # one task must not end the watcher
+                    logger.exception("%s: failed to apply its time limit", body.request.humaninfo())
 
     def _act(self, body: _Body, now: float) -> None:
         if body.is_over:
@@ -263,10 +263,10 @@ class TimeLimits:
             if body not in self._bodies:
                 return
             self._slots.interrupt(body.target, SoftTimeLimitExceeded)
-        logger.warning("%s: over its soft time limit", body.request.humaninfo())
+        logger.warning("%s: exceeded its soft time limit", body.request.humaninfo())
 
     def _end_late(self, body: _Body) -> None:
-        """Tell its end first: once it is interrupted it ends, and would be acknowledged."""
+        """Report the failure before the interrupt, which would end the task and acknowledge its message."""
         with self._changed:
             if body not in self._bodies:
                 return
@@ -277,7 +277,7 @@ class TimeLimits:
         finally:
             now = time.monotonic()
             body.again_at, body.stuck_at = now, now + STUCK_SECONDS
-            body.told.set()
+            body.settled.set()
             self._insist(body, now)
 
     def _insist(self, body: _Body, now: float) -> None:
@@ -293,7 +293,7 @@ class TimeLimits:
             self._slots.lose()
             stuck = self.stuck
             name = body.request.humaninfo()
-            logger.error("%s: over its time limit and cannot be interrupted; stuck: %d", name, stuck)
-            if stuck >= self._most_stuck and not self._is_told:
-                self._is_told = True
+            logger.error("%s: exceeded its time limit and cannot be interrupted; stuck tasks: %d", name, stuck)
+            if stuck >= self._most_stuck and not self._is_reported:
+                self._is_reported = True
                 self._on_too_many()

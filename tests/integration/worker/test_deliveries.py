@@ -195,4 +195,4 @@ def test_a_consumer_asks_for_the_time_that_its_tasks_may_take(
     with shop.worker("-P", "threads", "-c", "2") as worker:
         nap = start_nap(app, shop, 9)
         check_ran_once(app, shop, nap)
-        assert "consumed again" not in worker.text()
+        assert "consuming again" not in worker.text()

@@ -32,7 +32,7 @@ class Ward:
             starts=lambda task: self.starts.get(task, 1),
             limit=lambda _task: self.limit,
             run=self._run,
-            bury=lambda task, starts: self.buried.append((task, starts)),
+            give_up=lambda task, starts: self.buried.append((task, starts)),
         )
 
     def _run(self, task: str) -> None:
