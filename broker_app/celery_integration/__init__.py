@@ -1,1 +1,1 @@
-"""The classes that Celery loads by name."""
+"""Celery integration: the classes and settings that we substitute for Celery's."""

@@ -1,4 +1,4 @@
-"""Celery's AMQP room with our queues: unknown ones refused, publishing confirmed, consumed ones declared."""
+"""AMQP: Celery's queues, publisher and consumers, with strict queue names, publisher confirms and declarations."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ logger = logging.getLogger(__name__)
 
 
 class Queues(celery_amqp.Queues):
-    """Celery's queues by name; an unknown name is refused with the nearest known one."""
+    """Celery's queues by name; the error for an unknown name suggests the nearest known one."""
 
     def __missing__(self, name: str) -> Queue:
         raise UnknownQueue(name, [queue.alias or queue.name for queue in self.values()])
 
 
 class PausableConsumer(KombuConsumer):
-    """kombu's consumer, which leaves out the queues that are paused.
+    """kombu's consumer, which skips paused queues.
 
     Attributes:
-        paused: Names on the broker.
+        paused: Paused queues, by their names on the broker.
     """
 
     paused: Container[str] = frozenset()
@@ -55,29 +55,29 @@ class PausableConsumer(KombuConsumer):
 
 
 class BrokerAMQP(celery_amqp.AMQP):
-    """What Celery asks when it publishes or consumes."""
+    """Celery's AMQP interface, for publishing and consuming."""
 
     queues_cls = Queues
     Consumer = PausableConsumer
 
     @cached_property
     def followed(self) -> list[Stream]:
-        """The streams that a worker of this process follows, besides the cancellations."""
+        """The streams that a worker in this process follows, in addition to the cancellations."""
         return []
 
     @cached_property
     def publisher(self) -> Publisher:
-        """What publishes the app's tasks."""
+        """The publisher of the app's tasks."""
         settings: Settings = self.app.settings
         if settings.publish.spool:
-            from broker_app.publishing.spool import SpoolingPublisher  # noqa: PLC0415 - its database only for who asks for it
+            from broker_app.publishing.spool import SpoolingPublisher  # noqa: PLC0415 - loads a database only if used
 
             return SpoolingPublisher(self.app, settings)
         return Publisher(self.app, settings.routing_table(), settings.prefix, settings.publish.timeout_seconds)
 
     @contextmanager
     def pooled_producer(self, deadline: float) -> Iterator[Producer]:
-        """Yield a producer with a connection of the pool; see `broker_app.wire.connection.pooled`."""
+        """Yield a producer on a pooled connection; see `broker_app.wire.connection.pooled`."""
         with pooled(self.app.pool, deadline) as connection:
             yield self.Producer(connection, auto_declare=False)
 
@@ -88,7 +88,8 @@ class BrokerAMQP(celery_amqp.AMQP):
         """Return a connection that is not open yet.
 
         Raises:
-            SettingsError: Another transport than AMQP, unless tasks run in the caller and nothing is published.
+            SettingsError: The transport is not AMQP. Not raised with ``task_always_eager``, which publishes
+                nothing.
         """
         if not self.app.conf.task_always_eager:
             refuse_other_transports(hostname, options.get("transport"))
@@ -104,13 +105,13 @@ class BrokerAMQP(celery_amqp.AMQP):
         return UrlFile(settings.broker_url_file, settings.broker_url.get_secret_value())
 
     def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> KombuConsumer:  # noqa: N802
-        """Return the consumer of a worker, after declaring its queues and reading what was cancelled.
+        """Return the consumer of a worker, after declaring its queues and reading the cancelled tasks.
 
-        Celery's worker calls it once a connection, before the first task is taken, and so do `celery purge` and
-        `celery list bindings`, which consume nothing: without ``on_decode_error``.
+        Celery's worker calls this once per connection, before it receives the first task. So do `celery purge` and
+        `celery list bindings`, which consume nothing and pass no ``on_decode_error``.
 
         Raises:
-            BrokerError: The broker refused a declaration, and a queue is not there.
+            BrokerError: The broker refused a declaration, and a queue does not exist.
         """
         wanted = queues or list(self.queues.consume_from.values())
         settings: Settings = self.app.settings
@@ -125,9 +126,10 @@ class BrokerAMQP(celery_amqp.AMQP):
 
 
 def _declare(connection: amqp.Connection, specs: list[QueueSpec], prefix: str) -> None:
-    """Declare what the queues need; who may not, or has other settings, gets by with queues that are there.
+    """Declare the topology of queues; if the broker refuses, use the existing queues with a warning.
 
-    So workers with older or newer settings live through a `broker-app topology migrate`.
+    So workers without the permission to declare can run, and so can workers with older or newer settings during a
+    `broker-app topology migrate`.
     """
     try:
         declare_topology(connection, work_topology(specs, prefix))

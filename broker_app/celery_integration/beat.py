@@ -1,4 +1,4 @@
-"""Celery beat: a scheduled task that the app refuses is logged in one line."""
+"""Beat: logs the refusal of a scheduled task in one line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _LOGGER = "celery.beat"
 
 
 def shorten_refusals() -> None:
-    """Let any beat that starts in this process, whatever its scheduler, log our errors without a traceback."""
-    signals.beat_init.connect(_add_filter, weak=False, dispatch_uid=__name__)  # more than once is once
+    """Make any beat service in this process, with any scheduler, log our errors without a traceback."""
+    signals.beat_init.connect(_add_filter, weak=False, dispatch_uid=__name__)  # idempotent
 
 
 def _add_filter(**_: Any) -> None:
@@ -22,7 +22,7 @@ def _add_filter(**_: Any) -> None:
 
 
 class _OneLine(logging.Filter):
-    """Celery logs the stack and up to three tracebacks; our error's text says where, what, and what to do."""
+    """Replaces Celery's stack and up to three tracebacks by our error's text, which has the place and the cure."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

@@ -1,4 +1,4 @@
-"""Our settings as Celery's: what BrokerApp tells Celery, and why it differs from Celery's own defaults."""
+"""Celery configuration: derived from our settings, with the reason for each difference from Celery's defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
-    """Return Celery's configuration; what a user's own configuration sets wins over it."""
+    """Return Celery's configuration; a user's own configuration takes precedence."""
     return _broker(settings) | _routing(settings) | _consuming() | _results(settings)
 
 
@@ -21,23 +21,26 @@ def _broker(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": url,
         "broker_use_ssl": _verified_tls(settings.tls) if url.startswith("amqps") else False,
-        # Celery's default of 120 s leaves a dead peer undetected for minutes, with a prefetch in its hands.
+        # With Celery's default of 120 s, a dead peer keeps its prefetched messages for minutes.
         "broker_heartbeat": settings.heartbeat_seconds,
         "broker_heartbeat_checkrate": 2,
         "broker_connection_timeout": settings.publish.connect_timeout_seconds,
         "broker_connection_retry_on_startup": True,
-        # A worker waits for its broker for ever: what stops it is its operator.
+        # A worker retries forever; only its operator stops it.
         "broker_connection_max_retries": None,
-        # Without it a half-open connection kills the worker: its control queue is still locked (405).
+        # Otherwise a half-open connection ends the worker: its control queue is still locked (405).
         "broker_channel_error_retry": True,
         "broker_pool_limit": settings.publish.pool_limit,
-        # A blocked broker stops reading; without a bound the send of a large message would hang.
+        # A blocked broker stops reading; without a time-out, sending a large message would hang.
         "broker_transport_options": {"write_timeout": settings.publish.timeout_seconds},
     }
 
 
 def _verified_tls(tls: TlsSettings) -> dict[str, Any]:
-    """Verify the chain and the host name. The URL's host is put in for None; `True` alone checks no name."""
+    """Return TLS options that verify the certificate chain and the host name.
+
+    py-amqp replaces the None in ``server_hostname`` by the URL's host; plain `True` would not check the host name.
+    """
     files = {"ca_certs": tls.ca_certificates, "certfile": tls.certificate, "keyfile": tls.certificate_key}
     named = {option: str(file) for option, file in files.items() if file is not None}
     return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **named}
@@ -63,13 +66,13 @@ def _routing(settings: Settings) -> dict[str, Any]:
 def _consuming() -> dict[str, Any]:
     return {
         "worker_consumer": "broker_app.worker.consumer:Consumer",
-        # Early acks lose what runs when a worker is killed.
+        # With early acknowledgement, tasks that run while their worker is killed are lost.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        # A task that failed for good is rejected, so that it stands in the dead letters.
+        # A task that failed after its last retry is rejected, and so dead-lettered.
         "task_acks_on_failure_or_timeout": False,
         "worker_prefetch_multiplier": 1,
-        # After a lost connection what still runs comes again and is held: it needs its place in the prefetch.
+        # After a lost connection, running tasks are redelivered and held; they need their share of the prefetch.
         "worker_enable_prefetch_count_reduction": False,
         "task_track_started": True,
         "task_serializer": "json",
@@ -83,7 +86,7 @@ def _results(settings: Settings) -> dict[str, Any]:
     common = {
         "result_expires": settings.result_expires_seconds,
         "result_extended": True,
-        # A producer that never reads a result opens no result store.
+        # A producer that never reads a result does not open the result backend.
         "database_create_tables_at_setup": False,
     }
     if settings.result_url is not None:
@@ -92,9 +95,9 @@ def _results(settings: Settings) -> dict[str, Any]:
 
 
 def _backend_url(url: str) -> str:
-    """Return a ``db+…`` URL so that Celery loads our backend for it; others as they are.
+    """Rewrite a ``db+…`` URL so that Celery loads our backend for it; return other URLs unchanged.
 
-    Named and not imported: SQLAlchemy takes a second to load, and who reads no result needs none of it.
+    The backend is named rather than imported: SQLAlchemy takes a second to load, and many producers never use it.
     """
     scheme = "db+"
     return f"broker_app.results.sql:DatabaseBackend+{url.removeprefix(scheme)}" if url.startswith(scheme) else url

@@ -1,9 +1,9 @@
-"""Cancelled tasks, remembered by the broker: a stream of ids that every worker reads when it starts.
+"""Control: remote control whose revocations are persistent, in a stream of task ids that every worker reads.
 
-Celery keeps what was revoked in the workers' memory; after a restart a revoked countdown task runs. Here
-`Control.revoke` writes the ids to the stream first, and a worker that connects reads the stream to its end
-before it takes its first task. Reading needs the right to read and no more, and leaves nothing behind, however
-many workers start and how often: what fills the bounded stream are cancellations.
+Celery keeps revoked ids in the workers' memory, so a revoked task with a countdown runs after a restart. Here
+`Control.revoke` first writes the ids to the stream, and a connecting worker reads the stream to its end before it
+receives its first task. Reading requires only the read permission and adds nothing to the bounded stream: only
+cancellations fill it, however often workers start.
 """
 
 from __future__ import annotations
@@ -25,43 +25,45 @@ if TYPE_CHECKING:
 
 
 WAITING_STATES = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED})
-"""What Celery's worker lets a revoke overwrite (celery/worker/control.py, ``_revoke``)."""
+"""States that a revoke overwrites, as in Celery's worker (celery/worker/control.py, ``_revoke``)."""
 
 logger = logging.getLogger(__name__)
 
 
 class Control(celery_control.Control):
-    """Celery's remote control, whose revokes hold over restarts of the workers."""
+    """Celery's remote control, with revocations that survive worker restarts."""
 
     Mailbox = Mailbox
 
     def revoke(self, task_id: str | Sequence[str], *args: Any, **options: Any) -> Any:
-        """Cancel tasks: written to the broker, then told to the workers that run now.
+        """Cancel tasks: write their ids to the broker, then notify the running workers.
 
-        A task that does not run says REVOKED at once, if its result store answers; else when a worker meets it.
+        A task that is not running becomes REVOKED at once if its result backend is reachable, or else when a
+        worker receives it.
 
         Args:
             task_id: An id, or a list of ids.
-            *args: Celery's (destination, terminate, signal); a destination is told first, all workers hear of it.
-            **options: Celery's.
+            *args: Celery's (destination, terminate, signal). With a destination, other workers still learn of the
+                cancellation from the stream.
+            **options: Celery's options.
 
         Raises:
-            BrokerError: The broker did not take the cancellation; of a list, it may have taken some. Cancelling
-                again does no harm.
+            BrokerError: The broker did not confirm the cancellation; of a list, it may have confirmed a part. It
+                is safe to cancel again.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         write_cancellations(self.app, ids)
-        _mark_revoked(self.app, ids)  # before the workers are told, who would all do it at once
+        _mark_revoked(self.app, ids)  # before all workers are notified, who would all do it at once
         return super().revoke(ids, *args, **options)
 
 
 def _mark_revoked(app: Celery, ids: Sequence[str]) -> None:
-    """Say REVOKED in the result store for tasks that do not run; the cancellation holds without it."""
+    """Store REVOKED for tasks that are not running; the cancellation is effective without it."""
     try:
         for identity in ids:
             if app.backend.get_state(identity) in WAITING_STATES:
                 app.backend.mark_as_revoked(identity, reason="revoked")
     except NotImplementedError as error:  # result_backend="disabled://"
         logger.debug("no result store: %s", error)
-    except Exception as error:  # noqa: BLE001 - each store has its own
-        logger.warning("cancelled, but the result store cannot be told: %s", error_text(error))
+    except Exception as error:  # noqa: BLE001 - each backend raises its own errors
+        logger.warning("cancelled, but failed to store REVOKED in the result store: %s", error_text(error))

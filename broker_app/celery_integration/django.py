@@ -1,8 +1,8 @@
-"""Django in a worker: closes the database connections that a result backend opens outside tasks.
+"""Django: closes the database connections that a result backend opens outside tasks.
 
-Celery's fix-up closes a thread's connections around each task. A worker also stores results outside tasks: for
-messages that it cannot run, cancelled tasks, and time limits. Such a connection would stay open, and fail after a
-restart of the database.
+Celery's fix-up closes a thread's connections around each task. But a worker also stores results outside tasks: for
+invalid messages, cancelled tasks and exceeded time limits. Without this module such a connection would stay open,
+and fail after the database was restarted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Closing:
-    """Mixed into the backend's class."""
+    """Mix-in for the backend's class."""
 
     app: Any
 
@@ -36,7 +36,7 @@ class _Closing:
             return super()._get_task_meta_for(*args, **options)  # type: ignore[misc]
 
     def on_chord_part_return(self, *args: Any, **options: Any) -> Any:
-        """Count a member of a chord, as Celery's."""
+        """Count a finished member of a chord, as Celery does."""
         with _closing(self.app):
             return super().on_chord_part_return(*args, **options)  # type: ignore[misc]
 
@@ -47,22 +47,22 @@ def _closing(app: Any) -> Iterator[None]:
         yield
     finally:
         if get_current_task() is None:
-            for fixup in app._fixups:  # noqa: SLF001 - Celery keeps them nowhere else
+            for fixup in app._fixups:  # noqa: SLF001 - Celery has no public access to them
                 _close(fixup)
 
 
 def _close(fixup: Any) -> None:
     in_worker = getattr(fixup, "_worker_fixup", None)
-    if in_worker is None or in_worker.worker is None:  # a producer's connections are Django's
+    if in_worker is None or in_worker.worker is None:  # Django manages a producer's connections
         return
     try:
         in_worker.close_database()
-    except Exception as error:  # noqa: BLE001 - each database has its own; the result was stored
-        logger.warning("a connection to Django's database could not be closed: %r", error)
+    except Exception as error:  # noqa: BLE001 - each database raises its own errors; the result is stored
+        logger.warning("failed to close a connection to Django's database: %r", error)
 
 
 def closing(backend: Backend) -> Backend:
-    """Return a backend; with Django, it closes the connections that it opens outside tasks."""
+    """Make a backend close the connections that it opens outside tasks, if the app uses Django; return it."""
     if not any(isinstance(fixup, DjangoFixup) for fixup in backend.app._fixups):  # noqa: SLF001
         return backend
     kind = type(backend)

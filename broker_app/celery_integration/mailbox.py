@@ -1,8 +1,8 @@
-"""A worker's mailbox for remote control: a queue of its own, under another name where the broker locks the first.
+"""Mailbox: a worker's queue for remote control, which is renamed if the broker keeps the old name locked.
 
-It is exclusive to its connection and named after the worker. When a node of a cluster dies, RabbitMQ can keep the
-name of a queue that was on it and refuse it (405) until the node is back, and the worker would not work.
-Who writes to a mailbox goes by its exchange, so the queue's name does not matter to anybody.
+The queue is exclusive to its connection and named after the worker. When a cluster node dies, RabbitMQ can keep
+the name of a queue on that node locked and refuse it (405) until the node is back, which would block the worker.
+Senders publish to the mailbox's exchange, so the queue may have any name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Mailbox(pidbox.Mailbox):
-    """Celery's mailbox, which can move."""
+    """Celery's mailbox, with a queue that can be renamed."""
 
     _moves = 0
 
     def move(self) -> None:
-        """Use another queue from now on."""
+        """Use a queue with another name from now on."""
         self._moves += 1
 
     def get_queue(self, hostname: str) -> Queue:

@@ -1,4 +1,4 @@
-"""The task registry: adds our class in front of each task's own, and refuses tasks that no worker can run."""
+"""Task registry: adds our class in front of each task's own, and refuses tasks that no worker can run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TaskRegistry(registry.TaskRegistry):
-    """Celery's registry; every way of defining a task ends here.
+    """Celery's registry, which every task is added to, however it is defined.
 
     Args:
         tasks: Tasks by their names.
@@ -40,7 +40,7 @@ class TaskRegistry(registry.TaskRegistry):
         super().__setitem__(name, task)
 
     def update(self, tasks: Any = (), **named: Any) -> None:
-        """Register tasks, as a dictionary's `update`."""
+        """Register several tasks, like `dict.update`."""
         for name, task in dict(tasks, **named).items():
             self[name] = task
 

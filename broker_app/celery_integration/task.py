@@ -1,4 +1,4 @@
-"""The task class that is added in front of every task's own: our `Request`, and the queue's default retries."""
+"""Task: the class added in front of every task's own class, with our `Request` and the queue's default retries."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from broker_app.queues import QueueSpec
 
 QUEUE_KEY = "queue"
-"""Where a worker notes in a request's ``delivery_info`` which queue it came from, by the settings' name."""
+"""Key in a request's ``delivery_info`` under which a worker stores the queue's name in the settings."""
 
 _CELERYS = "celery."
-"""The names of Celery's own tasks begin with it; they retry by themselves."""
+"""Prefix of the names of Celery's own tasks, which define their own retries."""
 
 _BEGUN = "_broker_app_begun"
 
@@ -47,7 +47,7 @@ class Task(celery_task.Task):
     has_own_call = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task; in a worker, an exception is a retry while there is one left.
+        """Run the task; in a worker, an exception causes a retry until the retries are used up.
 
         Raises:
             Unawaited: The task returned an awaitable.
@@ -63,8 +63,8 @@ class Task(celery_task.Task):
         except (Ignore, Reject, Retry):
             raise
         except BaseException as error:
-            # Celery lets a MemoryError and what is no Exception through: threads then never answer for the task,
-            # and prefork ends its worker or its process.
+            # Celery does not catch MemoryError or exceptions outside `Exception`: with threads the task then never
+            # reports an outcome, and with prefork the worker or its process ends.
             from broker_app.celery_integration.tracer import as_failure, is_from_outside  # noqa: PLC0415 - not in producers
 
             if is_from_outside(error, request.id):
@@ -82,14 +82,15 @@ class Task(celery_task.Task):
         return answer
 
     def retry(self, *args: Any, **options: Any) -> Any:
-        """Retry, as Celery's; a task that calls it retries by itself, and its queue's default stands back."""
+        """Retry, as Celery does; for a task that calls this, the queue's default retries do not apply."""
         self.request.has_own_retries = True
         return super().retry(*args, **options)
 
     def _begins(self, request: Context) -> bool:
-        """Mark a delivered task as begun; return False if it was, because then the task calls itself directly.
+        """Mark a delivered task as started; return False if it already was: the task then calls itself directly.
 
-        With its own ``__call__`` the mark is ours: Celery sets ``_protected`` once that calls ``super()``.
+        A task with its own ``__call__`` needs a separate mark: Celery sets ``_protected`` when that calls
+        ``super()``.
         """
         if request._protected or getattr(request, _BEGUN, False):  # noqa: SLF001 - Celery's own mark
             return False
@@ -107,7 +108,7 @@ class Task(celery_task.Task):
         raise super().retry(exc=error, countdown=countdown, max_retries=max_retries)
 
     def _backoff_for(self, error: Exception, request: Context) -> Backoff | None:
-        """Return how to retry after an error, None if it is not for us to."""
+        """Return the retries to apply after an error, None if we must not retry."""
         given_up = (*(self.throws or ()), *getattr(self, "dont_autoretry_for", ()))
         retries_itself = getattr(request, "has_own_retries", False) or getattr(self, "autoretry_for", ())
         if retries_itself or isinstance(error, given_up) or self.name.startswith(_CELERYS):
@@ -138,7 +139,7 @@ def in_front_of(task: celery_task.Task) -> type[Task]:
         "__module__": own.__module__,
         "__qualname__": own.__qualname__,
         "__doc__": own.__doc__,
-        "app": vars(celery_task.Task)["app"],  # as bound; a task made by another app has that one in its class
+        "app": vars(celery_task.Task)["app"],  # as bound; the class of a task made by another app has that app
         "has_own_call": defines_call(own),
     }
     if own.apply_async is not celery_task.Task.apply_async:

@@ -1,9 +1,9 @@
-"""A task always answers, whatever is raised in it and around its body.
+"""Tracer: makes every task report an outcome, whatever is raised in its body or around it.
 
-Celery's tracer lets through what is no Exception (SystemExit, asyncio.CancelledError), and an exception that is
-raised while it handles another: the result store, or the broker of an errback, fails while a failure is told.
-Prefork hands these on as failures, or ends its process. Threads and greenlets drop them: the message would stay
-unsettled in the worker, which takes one less from then on, until it takes none.
+Celery's tracer does not catch exceptions that are not an `Exception` (SystemExit, asyncio.CancelledError), nor
+those raised while it handles another one, e.g. because the result backend fails while it stores a failure. Prefork
+reports these as failures or ends its process. Threads and greenlets drop them: the message stays unsettled, and
+each such message occupies one place of the worker's prefetch until none is left.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from broker_app.celery_integration.task import Task
 
 ENDS_OF_WORKER = (WorkerShutdown, WorkerTerminate)
-"""By these Celery ends a worker, wherever they are raised."""
+"""Exceptions that shut down a Celery worker, wherever they are raised."""
 
 logger = logging.getLogger(__name__)
 
 
 def let_answer(tasks: Iterable[Task], *, hands_on: tuple[type[BaseException], ...] = ()) -> None:
-    """Wrap the tracers of tasks, which Celery has just built.
+    """Wrap the tracers of tasks so that they always return an outcome. Call this after Celery has built them.
 
     Args:
         tasks: The tasks.
-        hands_on: What the caller of the tracers takes for the answer itself.
+        hands_on: Exceptions that the caller of the tracers handles itself.
     """
     for task in tasks:
         task.__trace__ = _answering(task, task.__trace__, hands_on)
 
 
 def let_processes_answer(app: Celery) -> None:
-    """Do so in each process of a pool, where Celery builds the tracers anew; it hands exceptions on by itself."""
+    """Wrap the tracers in each pool process, where Celery rebuilds them; the process handles each `Exception`."""
 
     def begin(**_: Any) -> None:
         let_answer(app.tasks.values(), hands_on=(Exception,))
@@ -57,10 +57,10 @@ def let_processes_answer(app: Celery) -> None:
 
 
 def let_slots_answer(pool: Any) -> None:
-    """Let a pool without processes hand on as a failure what is raised before a task's tracer, or past it.
+    """Make a pool of threads or greenlets report exceptions raised outside a task's tracer as failures.
 
     Args:
-        pool: Celery's; one with processes does so itself.
+        pool: Celery's pool. A pool of processes does this itself and is left unchanged.
     """
     if not (pool.body_can_be_buffer or pool.is_green):
         return
@@ -73,14 +73,14 @@ def let_slots_answer(pool: Any) -> None:
 
 
 def is_from_outside(error: BaseException, task_id: object) -> bool:
-    """Return whether an exception was raised in a task to end it: by its worker, a signal, or a revocation."""
+    """Return whether an exception was raised to stop a task, by its worker, a signal, or a revocation."""
     if isinstance(error, ENDS_OF_WORKER) or terminate_handler_fired():
         return True
     return type(error).__name__ == "GreenletExit" and task_id in state.revoked
 
 
 def as_failure(error: BaseException, task: str, task_id: str, queue: str) -> Exception:
-    """Return what fails a task that raised something that callers, and Celery, would not take for an error."""
+    """Return a task's exception, or a typed error for one that Celery does not treat as a failure."""
     if isinstance(error, Exception) and not isinstance(error, MemoryError):
         return error
     if isinstance(error, MemoryError):
@@ -92,13 +92,18 @@ def as_failure(error: BaseException, task: str, task_id: str, queue: str) -> Exc
 
 @contextmanager
 def contained(what: str, *arguments: object) -> Iterator[None]:
-    """Log what is raised in a block, with what was being done, and go on behind it."""
+    """Log an exception raised in a block and continue after the block.
+
+    Args:
+        what: The action, as a format string; the log line is "<action> failed".
+        *arguments: Its arguments.
+    """
     try:
         yield
     except ENDS_OF_WORKER:
         raise
     except BaseException:
-        logger.exception(f"{what} failed", *arguments)  # noqa: G004 - the caller's words, not its values
+        logger.exception(f"{what} failed", *arguments)  # noqa: G004 - a format string of the caller
 
 
 def _answering(
@@ -108,7 +113,7 @@ def _answering(
     def answer(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         try:
             return trace(uuid, args, kwargs, request)
-        except Reject:  # of a handler, or of Celery itself; the pool hands it on
+        except Reject:  # from a handler or Celery itself; the pool reports it
             raise
         except BaseException as error:
             if is_from_outside(error, uuid):
@@ -116,7 +121,7 @@ def _answering(
             failure = as_failure(error, task.name, uuid, "")
             if failure is error and isinstance(error, hands_on):
                 raise
-            if failure is error:  # Celery has told it, or could not
+            if failure is error:  # Celery has reported it, or failed to
                 return trace_ok_t(
                     report_internal_error(task, failure), TraceInfo(states.FAILURE, failure), 0.0, None
                 )
@@ -127,17 +132,17 @@ def _answering(
 
 
 def _failed(task: Task, failure: Exception, request: Context) -> Any:
-    """Tell a failure as Celery's tracer does, and answer with it."""
+    """Report a failure as Celery's tracer does, and return it."""
     info = TraceInfo(states.FAILURE, failure)
     report = ExceptionInfo((type(failure), failure, failure.__traceback__))
-    with contained("%s[%s]: telling its failure", task.name, request.id):
+    with contained("%s[%s]: reporting its failure", task.name, request.id):
         report = info.handle_error_state(task, request, eager=False)
     return trace_ok_t(report, info, 0.0, None)
 
 
 @cache
 def _failing(target: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what a slot runs in place of Celery's function, which takes a message apart and calls the tracer."""
+    """Wrap the function of Celery that a slot runs, which parses a message and calls the tracer."""
 
     @wraps(target)
     def run(task: str, uuid: str, *args: Any, **options: Any) -> Any:

@@ -261,7 +261,7 @@ def test_cancel_without_a_result_store(shop: Ledger, app: BrokerApp) -> None:
     shop.variables["BROKER_APP_RESULT_URL"] = "db+sqlite:////proc/none/results.sqlite3"
     done = run(shop, "cancel", "an-id")
     assert (done.returncode, done.stdout) == (exit_codes.OK, "an-id cancelled\n")
-    assert "cancelled, but the result store cannot be told" in done.stderr
+    assert "cancelled, but failed to store REVOKED" in done.stderr
     assert "Traceback" not in done.stderr
 
 
