@@ -1,4 +1,4 @@
-"""Look into queues and move what stands in them, with pika: confirmed in the new place before acked in the old."""
+"""Queue inspection and message transfer: peek, replay, move, discard and purge, implemented with pika."""
 
 from __future__ import annotations
 

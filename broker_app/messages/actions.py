@@ -1,4 +1,4 @@
-"""What a message is on its new way: a replayed task starts anew, a moved message is as it was."""
+"""Transfer actions: a moved message stays as it is, a replayed task is published as if new."""
 
 from __future__ import annotations
 
@@ -27,79 +27,79 @@ if TYPE_CHECKING:
     from broker_app.messages.summary import MessageSummary
 
 _OTHERS_HEADERS = frozenset({"CC", "BCC"})
-"""With them RabbitMQ would route a message to more queues (rabbitmq.com/docs/sender-selected)."""
+"""With these headers RabbitMQ would route a message to more queues (rabbitmq.com/docs/sender-selected)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveAction:
-    """The message as it is, less what RabbitMQ noted in it.
+    """Publishes messages unchanged, except for the headers that RabbitMQ added.
 
     Attributes:
-        route: Where it goes.
-        user: Who we are for the broker.
+        route: The route to the target queue.
+        user: The broker user of our connection.
     """
 
     route: PublishRoute
     user: str
 
-    def prepare(self, letters: list[MessageSummary]) -> None:
-        """Nothing need be done before."""
+    def prepare(self, summaries: list[MessageSummary]) -> None:
+        """Do nothing."""
 
     def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
-        """Return where it goes and its properties."""
+        """Return the message's route and properties."""
         return self.route, properties(delivery, carried_headers(delivery), self.user)
 
-    def settle(self, letter_id: str, *, is_done: bool) -> None:
-        """Nothing need be done after."""
+    def settle(self, task_id: str, *, is_done: bool) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayAction:
-    """The task, published anew: with the id, the arguments and the relations that it had, and all its retries.
+    """Publishes tasks again with the same id, arguments and relations, and with all their retries.
 
-    Its result is PENDING before it can start, and what it was again if it could not be sent.
+    A task's result is reset to PENDING before the task can start, and restored if it could not be sent.
 
     Attributes:
-        route: Where it goes.
-        user: Who we are for the broker.
-        results: Of the app.
+        route: The route to the target queue.
+        user: The broker user of our connection.
+        results: The app's results.
     """
 
     route: PublishRoute
     user: str
     results: ResultStates
 
-    def prepare(self, letters: list[MessageSummary]) -> None:
-        """Let who waits for the results wait again."""
-        if letters:
-            self.results.reset([letter.id for letter in letters if letter.id])
+    def prepare(self, summaries: list[MessageSummary]) -> None:
+        """Reset the results to PENDING, so that callers wait for them again."""
+        if summaries:
+            self.results.reset([summary.id for summary in summaries if summary.id])
 
     def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
-        """Return where it goes and its properties."""
+        """Return the message's route and properties."""
         return self.route, properties(delivery, _as_new(carried_headers(delivery)), self.user)
 
-    def settle(self, letter_id: str, *, is_done: bool) -> None:
-        """Give it its old result back if it was not sent."""
-        (self.results.forget if is_done else self.results.restore)(letter_id)
+    def settle(self, task_id: str, *, is_done: bool) -> None:
+        """Restore the old result if the task was not sent."""
+        (self.results.forget if is_done else self.results.restore)(task_id)
 
 
 def route_to(place: MessageSource, prefix: str) -> PublishRoute:
-    """Return the route into a place: as producers take it into a work queue, by name into others."""
+    """Return the route to a queue: the producers' exchange for a work queue, the default exchange for others."""
     return PublishRoute(Names(prefix).tasks if place.is_work else "", place.queue, place.name)
 
 
 def carried_headers(delivery: ScannedMessage) -> dict[str, Any]:
-    """Return the headers less those that RabbitMQ made or acts upon; one that was in a hand before says so."""
+    """Return the headers without those that RabbitMQ adds or acts upon; redelivered messages are marked."""
     left = BROKER_HEADERS | _OTHERS_HEADERS
     headers = {name: value for name, value in delivery.headers.items() if name not in left}
     return headers | ({MAYBE_TWICE_HEADER: True} if delivery.is_redelivered else {})
 
 
 def properties(delivery: ScannedMessage, headers: dict[str, Any], user: str) -> pika.BasicProperties:
-    """Return the properties of a message that we publish again.
+    """Return the properties for publishing a message again.
 
-    RabbitMQ refuses a ``user_id`` other than the connection's own, and closes the channel
-    (rabbitmq.com/docs/validated-user-id); so another's is left out.
+    A ``user_id`` other than the connection's own is dropped: RabbitMQ would refuse it and close the channel
+    (rabbitmq.com/docs/validated-user-id).
     """
     made = copy.copy(delivery.properties)
     made.headers, made.delivery_mode = headers, PERSISTENT
@@ -109,7 +109,7 @@ def properties(delivery: ScannedMessage, headers: dict[str, Any], user: str) -> 
 
 
 def _as_new(headers: dict[str, Any]) -> dict[str, Any]:
-    """Return a task's headers as if it were published now; those of another client's message only less ours."""
+    """Return a task's headers as if it were published now; from other messages only our headers are removed."""
     kept = {name: value for name, value in headers.items() if not str(name).startswith(DEAD_PREFIX)}
     if "task" not in kept:
         return kept

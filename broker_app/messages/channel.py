@@ -1,4 +1,4 @@
-"""One channel of pika's, driven step by step: many messages on their way below, and plain code above."""
+"""Blocking access to a pika channel: callbacks run inside `wait`, so callers can be written sequentially."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from broker_app.broker.access import Broker
 
 BLOCKED_TIMEOUT_SECONDS = 30.0
-"""How long a broker with an alarm is waited for."""
+"""Time to wait while the broker blocks publishing because of an alarm."""
 
 ANSWER_SECONDS = 30.0
-"""How long any answer is waited for."""
+"""Time to wait for any answer."""
 
 _REFUSALS: dict[int, type[BrokerError]] = {cls.code: cls for cls in (NotOnBroker, BrokerRefused, BrokerLocked)}
 _TURN_SECONDS = 0.5
@@ -37,9 +37,9 @@ class CallbackChannel:
     """A channel whose callbacks run only inside `wait`.
 
     Attributes:
-        channel: pika's; what its callbacks do is wrapped with `heard`.
-        user: Who we are for the broker.
-        version: The broker's, as numbers.
+        channel: The pika channel; wrap its callbacks with `heard`.
+        user: The broker user of the connection.
+        version: The broker's version, as numbers.
     """
 
     channel: Channel
@@ -55,7 +55,7 @@ class CallbackChannel:
         connection.add_on_close_callback(self.heard(self._on_close))
 
     def heard(self, callback: Callable[..., Any]) -> Callable[..., None]:
-        """Return a callback that also lets `wait` look at its condition again."""
+        """Return a callback that also makes `wait` check its condition again."""
 
         def call(*args: Any) -> None:
             callback(*args)
@@ -81,7 +81,7 @@ class CallbackChannel:
         return answers[0].method
 
     def has_queue(self, name: str) -> bool:
-        """Return whether a queue exists. Asking for one that does not costs the channel: a new one is opened."""
+        """Return whether a queue exists. If not, the broker closes the channel, and a new one is opened."""
         try:
             self.ask(self.channel.queue_declare, name, passive=True)
         except NotOnBroker:
@@ -91,7 +91,7 @@ class CallbackChannel:
         return True
 
     def wait(self, is_done: Callable[[], bool], seconds: float) -> bool:
-        """Let the connection work until ``is_done``; return whether it is within so many seconds.
+        """Process events until ``is_done()`` is true; return False if that takes longer than ``seconds``.
 
         Raises:
             BrokerError: The broker closed the channel or the connection.
@@ -106,17 +106,17 @@ class CallbackChannel:
         return True
 
     def check(self) -> None:
-        """Return if channel and connection stand.
+        """Check that the channel and the connection are open.
 
         Raises:
-            BrokerError: They do not; the class says why.
+            BrokerError: One is closed; the class says why.
         """
         if self._failure is not None:
             raise _as_ours(self._failure) from self._failure
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Say why the channel was closed, if something is asked of one that is."""
+        """Translate the use of a closed channel into the reason why it was closed."""
         try:
             yield
         except (ChannelWrongStateError, ConnectionWrongStateError) as error:
@@ -132,7 +132,7 @@ class CallbackChannel:
         self.channel = channel
 
     def close(self) -> None:
-        """Close the connection; without a word if the broker does not answer."""
+        """Close the connection; a broker that does not answer is not an error."""
         if self._connection.is_open:
             self._connection.close()
         deadline = time.monotonic() + _TURN_SECONDS * 4
@@ -153,13 +153,13 @@ class CallbackChannel:
 
 @contextmanager
 def open_link(app: Broker) -> Iterator[CallbackChannel]:
-    """Open a connection of our own to the first broker that answers; it is closed with the block.
+    """Open a dedicated connection to the first broker that answers; it is closed with the block.
 
     Raises:
-        BrokerError: None answers, or the broker closed the channel.
-        NotOnBroker: A queue is not there.
+        BrokerError: No broker answers, or the broker closed the channel.
+        NotOnBroker: A queue does not exist.
     """
-    if not _PIKA_LOGGER.handlers:  # without one Python would print its warnings beside our one line
+    if not _PIKA_LOGGER.handlers:  # without a handler Python prints pika's warnings to stderr
         _PIKA_LOGGER.addHandler(logging.NullHandler())
     keep_floats()
     ioloop = IOLoop()
@@ -192,7 +192,7 @@ def _connect(app: Broker, ioloop: IOLoop) -> Any:
 
 
 def _words(error: BaseException) -> str:
-    """Return the innermost reason: pika wraps it several times."""
+    """Return the innermost reason; pika wraps it several times."""
     inner = getattr(error, "exception", None)
     return _words(inner) if isinstance(inner, BaseException) else repr(error)
 
@@ -228,7 +228,7 @@ def _parameters(app: Broker) -> list[pika.ConnectionParameters]:
 
 
 def _tls(options: Any) -> ssl.SSLContext:
-    """Return a context that verifies chain and host name, with the files of Celery's ``broker_use_ssl``."""
+    """Return a context that verifies chain and host name, using the files in Celery's ``broker_use_ssl``."""
     files = options if isinstance(options, dict) else {}
     context = ssl.create_default_context(cafile=files.get("ca_certs"))
     if files.get("certfile"):

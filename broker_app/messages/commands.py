@@ -1,4 +1,4 @@
-"""What can be done with the messages of a queue, by the names that people give to queues."""
+"""Queue commands: peek, replay, move, discard and purge, for queues named as on the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker_app.messages.filter import MessageFilter
 from broker_app.messages.result_states import result_store
 from broker_app.messages.scan import QueueScan
 from broker_app.messages.source import MessageSource, find_place
-from broker_app.messages.summary import MessageSummary, read_letter
+from broker_app.messages.summary import MessageSummary, summarize
 from broker_app.messages.transfer import TransferJob, TransferOutcome, transfer
 from broker_app.messages.transfer import discard as discard_from
 from broker_app.messages.unrouted import UnroutedAction
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from broker_app.messages.transfer import TransferAction
 
 COUNTED_LOOKS_BEFORE = (4, 3)
-"""Before this version a quorum queue counts each look at a message as a delivery."""
+"""Before this version a quorum queue counts each peek at a message as a delivery."""
 
 _EVERYTHING = MessageFilter()
 
 
 @dataclass(frozen=True, slots=True)
 class CommandOptions:
-    """How to go about it.
+    """Options of a queue command.
 
     Attributes:
-        selection: Which messages.
-        is_dry_run: Whether they are only counted.
-        told: Called with the number of messages that were looked at and the number there are to look at.
-        is_stopped: Asked now and then; once it says so no more are sent.
+        selection: The messages to process.
+        is_dry_run: Whether to only count them.
+        told: Progress callback: the number of messages read, and the number to read.
+        is_stopped: Polled between batches; once it returns True, no more messages are sent.
     """
 
     selection: MessageFilter = field(default_factory=MessageFilter)
@@ -50,7 +50,7 @@ class CommandOptions:
     is_stopped: Callable[[], bool] = lambda: False
 
     def job(self, app: Broker, place: MessageSource) -> TransferJob:
-        """Return it for one queue."""
+        """Return the transfer job for one queue."""
         lanes = f"{Names(app.settings.prefix).delay}."
         return TransferJob(
             place.queue,
@@ -67,8 +67,8 @@ class PeekResult:
     """The first messages of a queue.
 
     Attributes:
-        letters: In the order in which a worker would get them.
-        is_counted: Whether the broker counted the look as a delivery of a work queue's messages.
+        letters: The messages, in the order in which a worker would get them.
+        is_counted: Whether the broker counted the peek as a delivery of a work queue's messages.
     """
 
     letters: list[MessageSummary]
@@ -76,48 +76,48 @@ class PeekResult:
 
 
 def peek(app: Broker, name: str, limit: int, selection: MessageFilter = _EVERYTHING) -> PeekResult:
-    """Return the first messages of a queue that pass; all are back in their place when this returns.
+    """Return the first messages of a queue that match; all are back in their place when this returns.
 
     Args:
         app: The app.
         name: The queue.
-        limit: At most so many.
-        selection: Which messages, its own limit apart. Without a filter no more than ``limit`` are looked at.
+        limit: The maximum number of messages.
+        selection: The filter; its own limit is ignored. Without a filter at most ``limit`` messages are read.
 
     Raises:
         SelectionError: No such queue.
         BrokerError: The broker cannot be reached, or refuses.
     """
-    letters, now, lanes = [], time.time(), f"{Names(app.settings.prefix).delay}."
+    summaries, now, lanes = [], time.time(), f"{Names(app.settings.prefix).delay}."
     with open_link(app) as link:
         place = find_place(app, link, name)
-        with QueueScan(link, place.queue, limit if selection == _EVERYTHING else None) as reading:
-            for batch in reading.batches():
+        with QueueScan(link, place.queue, limit if selection == _EVERYTHING else None) as scan:
+            for batch in scan.batches():
                 for delivery in batch:
-                    letters.append(read_letter(delivery, now, lanes))
-                    reading.keep(delivery)
-                letters = [letter for letter in letters if selection.matches(letter)][:limit]
-                if len(letters) == limit:
+                    summaries.append(summarize(delivery, now, lanes))
+                    scan.keep(delivery)
+                summaries = [summary for summary in summaries if selection.matches(summary)][:limit]
+                if len(summaries) == limit:
                     break
         is_counted = not place.is_kept and link.version[:2] < COUNTED_LOOKS_BEFORE
-    return PeekResult(letters, is_counted and bool(letters))
+    return PeekResult(summaries, is_counted and bool(summaries))
 
 
 def replay(
     app: Broker, name: str, order: CommandOptions, *, to: str | None = None, skip_succeeded: bool = False
 ) -> TransferOutcome:
-    """Send dead letters to the queue that they come from, and parked tasks to the one that they were due for.
+    """Send dead letters back to their work queue, and parked tasks to the queue that they were due for.
 
     Args:
         app: The app.
-        name: The queue of the dead letters: ``default.dead``.
-        order: Which, and how.
+        name: The dead-letter queue: ``default.dead``.
+        order: The options.
         to: Another work queue for all of them.
-        skip_succeeded: Whether those whose result is SUCCESS stay.
+        skip_succeeded: Whether to leave tasks whose result is SUCCESS.
 
     Raises:
-        SelectionError: A queue that cannot be, or no result store that could tell what has succeeded.
-        BrokerError: The broker cannot be reached, or refuses; nothing is lost.
+        SelectionError: An unsuitable queue, or ``skip_succeeded`` without a result store.
+        BrokerError: The broker cannot be reached, or refuses; no message is lost.
     """
     results = result_store(app, must_tell=skip_succeeded)
     with open_link(app) as link:
@@ -137,7 +137,7 @@ def replay(
 
 
 def move(app: Broker, name: str, to: str, order: CommandOptions) -> TransferOutcome:
-    """Move messages as they are to another queue; raises as `replay`."""
+    """Move messages unchanged to another queue; raises as `replay`."""
     with open_link(app) as link:
         source, target = find_place(app, link, name), find_place(app, link, to)
         _check_target(source, target)
@@ -145,21 +145,21 @@ def move(app: Broker, name: str, to: str, order: CommandOptions) -> TransferOutc
 
 
 def discard(app: Broker, name: str, order: CommandOptions) -> TransferOutcome:
-    """Remove messages for good; raises as `replay`."""
+    """Delete messages permanently; raises as `replay`."""
     with open_link(app) as link:
         return discard_from(link, order.job(app, find_place(app, link, name)))
 
 
 def purge(app: Broker, name: str, confirm: Callable[[MessageSource, int], bool]) -> int | None:
-    """Remove all messages of a queue that no consumer holds.
+    """Delete all ready messages of a queue.
 
     Args:
         app: The app.
         name: The queue.
-        confirm: Asked with the queue and the number of its messages.
+        confirm: Called with the queue and its number of ready messages.
 
     Returns:
-        How many were removed; None if ``confirm`` said no.
+        The number of deleted messages; None if ``confirm`` returned False.
 
     Raises:
         SelectionError: No such queue.
@@ -178,13 +178,13 @@ def _purge(link: CallbackChannel, place: MessageSource) -> int:
 
 
 def _home(source: MessageSource) -> MessageSource:
-    """Return the work queue of dead letters."""
+    """Return the work queue that dead letters came from."""
     if source.is_work:
         raise SelectionError(
             f"queue {source.name!r}: expected dead letters, got a work queue; use `broker-app queues move`"
         )
     if source.home is None:
-        raise SelectionError(f"queue {source.name!r}: expected --to, since no queue of the settings is its home")
+        raise SelectionError(f"queue {source.name!r}: expected --to, since it belongs to no queue of the settings")
     return MessageSource(source.home.name, source.home.broker_name, source.home)
 
 

@@ -1,4 +1,4 @@
-"""Which messages are meant: filters that a command line can say."""
+"""Message filters, as given on the command line."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _DURATION = re.compile(r"(?=\d)(?:(\d{1,5})d)?(?:(\d{1,7})h)?(?:(\d{1,8})m)?(?:(
 
 @dataclass(frozen=True, slots=True)
 class MessageFilter:
-    """Filters; a message must pass all of them, and none at all passes everything.
+    """A message filter: a message must match every criterion; without criteria all messages match.
 
     Attributes:
-        tasks: Patterns (``shop.*``) of which the task's name must match one.
-        ids: Of which the task's id must be one.
-        reasons: Patterns of which the reason must match one; ``rejected`` is also the broker's own.
-        older_than_seconds: The least age: since it was given up, else since it was published.
-        newer_than_seconds: Its age must be less.
-        limit: The first so many that pass.
+        tasks: Patterns (``shop.*``), one of which must match the task's name.
+        ids: Task ids, one of which must be the task's.
+        reasons: Patterns, one of which must match the reason; ``rejected`` also matches ``broker:rejected``.
+        older_than_seconds: Minimum age, counted from dead-lettering, or else from publishing.
+        newer_than_seconds: The age must be less than this.
+        limit: Maximum number of matching messages.
     """
 
     tasks: tuple[str, ...] = ()
@@ -39,16 +39,16 @@ class MessageFilter:
 
     @property
     def is_everything(self) -> bool:
-        """Whether every message passes."""
+        """True if every message matches."""
         return self == MessageFilter()
 
-    def matches(self, letter: MessageSummary) -> bool:
-        """Return whether a message passes, the limit apart. One of unknown age passes no filter of ages."""
+    def matches(self, summary: MessageSummary) -> bool:
+        """Return whether a message matches, ignoring the limit; an unknown age matches no age criterion."""
         return (
-            (not self.ids or letter.id in self.ids)
-            and (not self.tasks or any(fnmatchcase(letter.task, pattern) for pattern in self.tasks))
-            and (not self.reasons or any(_is_reason(letter.reason, pattern) for pattern in self.reasons))
-            and self._has_age(letter.age_seconds)
+            (not self.ids or summary.id in self.ids)
+            and (not self.tasks or any(fnmatchcase(summary.task, pattern) for pattern in self.tasks))
+            and (not self.reasons or any(_is_reason(summary.reason, pattern) for pattern in self.reasons))
+            and self._has_age(summary.age_seconds)
         )
 
     def _has_age(self, age_seconds: float | None) -> bool:

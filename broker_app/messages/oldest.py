@@ -1,4 +1,4 @@
-"""How long the next message of a queue has waited: it is taken in hand for a moment."""
+"""Oldest-wait probe: fetch and requeue the next message of a queue to see how long it has waited."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class OldestMessages:
-    """Looks at the first message of queues.
+    """Reads how long the first message of a queue has waited.
 
-    A quorum queue puts the message that comes back behind others that came back before; in any other case it is
-    first again. Whoever consumes may get the second message meanwhile.
+    A quorum queue requeues the message behind others that were requeued before; otherwise it is first again. A
+    consumer may receive the second message in between.
 
     Args:
-        link: An open link that consumes nothing.
+        link: An open channel without consumers.
     """
 
     def __init__(self, link: CallbackChannel) -> None:
@@ -31,7 +31,7 @@ class OldestMessages:
         link.channel.add_callback(link.heard(self._on_empty), [Basic.GetEmpty], one_shot=False)
 
     def waited_seconds(self, queue: str, now: float) -> float | None:
-        """Return for how long the next message could have run; None if there is none, or it does not say.
+        """Return how long the next message has been due; None if the queue is empty or its headers do not say.
 
         Raises:
             NotOnBroker: No such queue.

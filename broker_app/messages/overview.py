@@ -1,4 +1,4 @@
-"""All queues of the settings at a glance."""
+"""Queue overview: the state of every queue of the settings."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from broker_app.broker.management import Management
 
 DEFAULT_LIMIT_SINCE = (4, 0)
-"""From this version on a quorum queue drops a message after 20 counted deliveries by default; before, it needs a
-policy (rabbitmq.com/docs/quorum-queues#poison-message-handling)."""
+"""From this version on a quorum queue drops a message after 20 counted deliveries by default; earlier versions
+need a policy (rabbitmq.com/docs/quorum-queues#poison-message-handling)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class QueueRow:
     """One work queue.
 
     Attributes:
-        is_declared: Whether it is on the broker.
-        ready: Messages that wait.
-        running: Messages that a worker holds, as the broker last counted them; None if it does not tell.
+        is_declared: Whether it exists on the broker.
+        ready: Messages ready for delivery.
+        running: Messages that a worker has not acknowledged yet, as of the broker's last count; None if unknown.
         dead: Its dead letters.
-        consumers: Workers that take from it.
-        is_paused: Whether an operator has paused it; None if it is not known.
+        consumers: Number of consumers.
+        is_paused: Whether an operator has paused it; None if unknown.
         is_removed: Whether the settings no longer declare it.
-        oldest_wait_seconds: For how long the next message could have run: the oldest, or with priorities the most
-            urgent. None if there is none, or nobody may look.
+        oldest_wait_seconds: How long the next message has been due: the oldest, or with priorities the most
+            urgent. None if there are no messages, or reading one is not allowed.
     """
 
     is_declared: bool
@@ -59,13 +59,13 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of them.
+    """The state of all queues.
 
     Attributes:
-        rows: By the queue's name; those that the settings no longer declare come last.
+        rows: The queues by name; those that the settings no longer declare come last.
         scheduled: Tasks in the delay lanes, which all queues share.
-        unrouted: Tasks that are parked.
-        missing: What is not known, and why, a sentence each.
+        unrouted: Parked tasks.
+        missing: One sentence for each fact that is unknown, with the reason.
     """
 
     rows: dict[str, QueueRow]
@@ -75,12 +75,12 @@ class Overview:
 
 
 def read_overview(app: Broker, *, may_look: bool) -> Overview:
-    """Ask the broker for the state of every queue of the settings, and of those that were removed from them.
+    """Read the state of every queue of the settings, and of those that were removed from them.
 
     Args:
         app: The app.
-        may_look: Whether the next message of each queue may be taken in hand for a moment, for its wait. It is
-            done only where the broker does not count that as a delivery towards a limit.
+        may_look: Whether the next message of each queue may be fetched and requeued to see how long it has waited.
+            Skipped where the broker would count that as a delivery towards a limit.
 
     Raises:
         BrokerError: The broker cannot be reached.
@@ -130,12 +130,12 @@ def _paused(app: Broker, missing: list[str]) -> frozenset[str] | None:
 
 
 def _removed(app: Broker, api: Management, paused: frozenset[str] | None) -> list[QueueSpec]:
-    """Return the queues that were removed from the settings; those that are paused are known without the API."""
+    """Return the queues that were removed from the settings; paused ones are known without the API."""
     settings = app.settings
     try:
         found = removed_queues(api.queues(settings.prefix), settings.specs(), settings.prefix, api.bindings_from)
     except BrokerError:
-        found = []  # said with what else is not known
+        found = []  # reported with the other unknown facts
     gone = (paused or frozenset()) - settings.queues.keys() - {spec.name for spec in found}
     return [*found, *(QueueSpec(name, settings.prefix) for name in sorted(gone))]
 
@@ -145,12 +145,12 @@ def _ready(state: QueueState | None) -> int:
 
 
 def _dead(connection: amqp.Connection, spec: QueueSpec) -> int:
-    """Return how many dead letters there are, also those from before the settings said to discard them."""
+    """Return the number of dead letters, including those kept before the settings began to discard them."""
     return queue_depth(connection, spec.dead_name) or 0
 
 
 def _is_harmless(spec: QueueSpec, version: tuple[int, ...], api: Management) -> bool:
-    """Return whether a look at a message does not bring it nearer to being dropped."""
+    """Return whether peeking at a message leaves its delivery count unchanged, or has no limit to reach."""
     if spec.type is QueueType.CLASSIC or version[:2] >= COUNTED_LOOKS_BEFORE:
         return True
     if version[:2] >= DEFAULT_LIMIT_SINCE:
@@ -161,12 +161,12 @@ def _is_harmless(spec: QueueSpec, version: tuple[int, ...], api: Management) -> 
 
 
 def _waits(app: Broker, specs: list[QueueSpec]) -> dict[str, float | None]:
-    """Return the wait of the next message by the queue's name."""
+    """Return how long the next message of each queue has waited, by the queue's name."""
     if not specs:
         return {}
     waits = {}
-    with suppress(BrokerError), open_link(app) as link:  # no right to read, or a queue has just gone
-        heads = OldestMessages(link)
+    with suppress(BrokerError), open_link(app) as link:  # no read permission, or a queue was deleted
+        oldest = OldestMessages(link)
         for spec in specs:
-            waits[spec.name] = heads.waited_seconds(spec.broker_name, time.time())
+            waits[spec.name] = oldest.waited_seconds(spec.broker_name, time.time())
     return waits

@@ -1,4 +1,4 @@
-"""Values in headers that pika does not carry: floats, and those that cannot be decoded."""
+"""Lossless pika headers: floats and undecodable values, which pika itself does not preserve."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _decode, _encode, _decode_table = data.decode_value, data.encode_value, data.dec
 
 
 def keep_floats() -> None:
-    """Let this process's pika carry each header as it came.
+    """Patch pika in this process to preserve every header value.
 
-    pika 1.4.4 reads a float as an integer and cannot write any (pika/data.py); a task's headers have them (when it
-    was published), and a message that is moved must not lose them. A header that it cannot decode would close the
-    connection: here it is `Encoded`.
+    pika 1.4.4 reads floats as integers and cannot write them (pika/data.py), but a task's headers contain some
+    (such as its publishing time), and moving a message must preserve them. A header that pika cannot decode would
+    close the connection; with the patch its value is `Encoded`.
     """
     data.decode_value, data.encode_value, data.decode_table = _decode_value, _encode_value, _decode_headers
 
 
 def _decode_headers(encoded: bytes, offset: int) -> tuple[dict[Any, Any], int]:
-    """Decode a table that is no other's value: a message's headers."""
+    """Decode a top-level table: a message's headers."""
     headers: dict[Any, Any] = {}
     limit = offset + _LENGTH.size + _LENGTH.unpack_from(encoded, offset)[0]
     offset += _LENGTH.size

@@ -1,4 +1,4 @@
-"""The results of tasks that are replayed: waited for again, and told apart if they have succeeded."""
+"""Results of replayed tasks: find those that have succeeded, and reset the others to PENDING."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SETTLED = (states.PENDING, states.SUCCESS)
-"""A result that stays as it is: nothing to do, or not to be taken from who reads it."""
+"""States that a replay leaves alone: already PENDING, or a result that callers may still read."""
 
 
 class ResultStates(Protocol):
-    """What a replay asks of the results."""
+    """The operations on results that a replay needs."""
 
     def succeeded(self, ids: Collection[str]) -> set[str]:
-        """Return those that have succeeded."""
+        """Return the ids of tasks that have succeeded."""
 
     def reset(self, ids: Collection[str]) -> None:
-        """Make the results PENDING, but those that have succeeded; noting what they were."""
+        """Reset results to PENDING, except successful ones, and remember their previous states."""
 
     def restore(self, task_id: str) -> None:
-        """Make a result what it was before the reset."""
+        """Restore a result to its state before the reset."""
 
     def forget(self, task_id: str) -> None:
-        """Forget what it was."""
+        """Forget the state from before the reset."""
 
 
 def result_store(app: Celery, *, must_tell: bool) -> ResultStates:
-    """Return the store of an app's results.
+    """Return the result store of an app.
 
     Args:
         app: The app.
-        must_tell: Whether results must be told apart.
+        must_tell: Whether the caller needs to know which tasks have succeeded.
 
     Raises:
-        SelectionError: They must, and no backend keeps them.
+        SelectionError: It does, and the app has no result backend.
     """
     backend = app.backend
-    if hasattr(backend, "ResultSession"):  # Celery's SQL backend; not imported, since it loads SQLAlchemy
+    if hasattr(backend, "ResultSession"):  # Celery's SQL backend; importing its class would load SQLAlchemy
         return _FaultTolerantStates(_Database(backend))
     if not isinstance(backend, DisabledBackend) and hasattr(backend, "_get_task_meta_for"):
         return _FaultTolerantStates(_Backend(backend))
@@ -60,7 +60,7 @@ def result_store(app: Celery, *, must_tell: bool) -> ResultStates:
 
 
 class _FaultTolerantStates:
-    """A store that may be away: tasks are sent all the same, unless they cannot be told apart."""
+    """Makes a result store fault-tolerant: tasks are sent without it, unless successes must be skipped."""
 
     def __init__(self, store: ResultStates) -> None:
         self._store = store
@@ -86,14 +86,14 @@ class _FaultTolerantStates:
             return
         try:
             change()
-        except Exception as error:  # noqa: BLE001 - each backend raises errors of its own
+        except Exception as error:  # noqa: BLE001 - each backend has its own exceptions
             self._is_lost = True
             words = " ".join(str(error).split())
             logger.warning("the results stay as they are, since the result store does not answer: %s", words)
 
 
 class _NoResults:
-    """No results are kept."""
+    """For apps without a result backend."""
 
     def succeeded(self, ids: Collection[str]) -> set[str]:
         del ids
@@ -107,7 +107,7 @@ class _NoResults:
 
 
 class _Backend:
-    """Any of Celery's backends, one result at a time."""
+    """Any Celery backend, one result at a time."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -136,7 +136,7 @@ class _Backend:
 
 
 class _Database:
-    """A database: one statement for many results. A result that is not there stays so, which is PENDING."""
+    """A database: one statement for many results. Missing rows stay missing, which means PENDING."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend

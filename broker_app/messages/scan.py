@@ -1,17 +1,18 @@
-"""Read a queue once, from its head: what is not taken out of it goes back to where it stood.
+"""Queue scan: read a queue once from its head, and requeue the messages that were not removed in their order.
 
-AMQP knows no look without taking: a message is delivered, and handed back unless it is acknowledged. How that is
-done decides about its place (measured on 3.10.8 and 4.3.6; tests/integration/messages/test_scan.py shows it):
+AMQP cannot read a message without taking it: a message is delivered, and requeued unless it is acknowledged. Its
+position afterwards depends on how it is requeued (measured on 3.10.8 and 4.3.6; see
+tests/integration/messages/test_scan.py):
 
-- A classic queue puts each back where it stood, whatever is done.
-- A quorum queue hands out first what came back, in the order in which it came back. So what stands there from an
-  earlier look must be read to its end, or this look's messages would come behind it.
-- Of what comes back in one command, 3.10 keeps the order of 32 messages, and shuffles more (keys of an Erlang
-  map); many ``basic.get`` are as many consumers, of which both versions shuffle more than 32. So we consume, and
-  hand back in groups.
-- What is on its way to a consumer that is cancelled goes back behind the others. So a consumer is cancelled only
-  when nothing can be on its way: its prefetch is used up, or the queue is empty.
-- What came to several consumers goes back consumer by consumer. So one consumes at a time.
+- A classic queue always puts a message back in its original position.
+- A quorum queue delivers requeued messages first, in the order in which they were requeued. So messages requeued
+  by an earlier scan must be read to their end, or the messages of this scan would go behind them.
+- For messages requeued in one command, 3.10 keeps the order of up to 32 and shuffles more (keys of an Erlang map).
+  Each ``basic.get`` acts as a consumer, and both versions shuffle more than 32 of those. So we consume, and
+  requeue in groups.
+- Messages in flight to a cancelled consumer are requeued behind the others. So a consumer is cancelled only when
+  no message can be in flight: its prefetch is used up, or the queue is empty.
+- Messages delivered to several consumers are requeued consumer by consumer. So only one consumes at a time.
 - From RabbitMQ 4.3 on a nack does not count as a failed delivery; a reject and a closed channel do.
 """
 
@@ -34,21 +35,21 @@ if TYPE_CHECKING:
     from broker_app.messages.channel import CallbackChannel
 
 WINDOW = 256
-"""Messages that a consumer is given at once: delivered and not looked at, or sent and not confirmed. This process
-holds at most two such windows of whole messages."""
+"""Prefetch of a consumer: messages delivered but not read yet, or sent but not confirmed yet. This process holds
+the bodies of at most two such windows."""
 
 GROUP = 32
-"""Messages that go back in one command: the most that 3.10 keeps in their order."""
+"""Messages requeued in one command: the most whose order 3.10 keeps."""
 
 _GROUPS_AT_ONCE = 8
-"""Commands before the queue is asked: many unanswered ones RabbitMQ's quorum client joins, in another order."""
+"""Commands between checks of the queue: RabbitMQ's quorum client merges many pending ones and reorders them."""
 
 _QUORUM_HEADERS = frozenset({"x-delivery-count", "x-acquired-count"})
-"""What a quorum queue says in a message that it delivers again."""
+"""Headers that a quorum queue sets on a redelivered message."""
 
 _IDLE_SECONDS = 0.2
 _LAST_SECONDS = 2.0
-"""How long a message may be on its way from an empty queue."""
+"""Time to wait for messages in flight once the queue is empty."""
 
 _STUCK_SECONDS = 30.0
 _RETURN_SECONDS = 5.0
@@ -56,15 +57,15 @@ _RETURN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ScannedMessage:
-    """A message in our hand.
+    """A message delivered to a scan and not acknowledged yet.
 
     Attributes:
-        tag: What it is acknowledged by.
-        consumer: Which of our consumers it came to, counted from 1.
-        routing_key: By which it came into the queue.
-        is_redelivered: Whether it was in somebody's hand before.
-        properties: AMQP basic properties, the headers among them.
-        body: Serialised.
+        tag: The delivery tag.
+        consumer: The number of our consumer that received it, from 1.
+        routing_key: The routing key with which it was routed into the queue.
+        is_redelivered: Whether it was delivered before.
+        properties: AMQP basic properties, including the headers.
+        body: The serialised body.
     """
 
     tag: int
@@ -80,42 +81,43 @@ class ScannedMessage:
         return self.properties.headers or {}
 
     @property
-    def has_come_back(self) -> bool:
-        """Whether a quorum queue has it among those that were handed back."""
+    def is_requeued(self) -> bool:
+        """True if a quorum queue delivered it from its requeued messages."""
         return self.is_redelivered and not _QUORUM_HEADERS.isdisjoint(self.headers)
 
 
 class QueueScan:
-    """The messages that stand in a queue now, each delivered once; a block, at whose end the rest goes back.
+    """A context manager that delivers each current message of a queue once, and requeues the rest at its end.
 
-    Each delivery must be either kept or removed. Of a kept one this process holds its number only, eight bytes;
-    the broker holds it as unacknowledged until the block ends.
+    Each delivery must be either kept or removed. For a kept message this process stores only its delivery tag,
+    eight bytes; the broker holds it as unacknowledged until the block ends.
 
     Args:
-        link: An open link; it must not consume anything else.
-        queue: Its name on the broker.
-        limit: Look at no more than so many.
+        link: An open channel without other consumers.
+        queue: The queue's name on the broker.
+        limit: The maximum number of messages to read.
 
     Attributes:
-        total: How many there are to be read: what stood there at the start, at most ``limit``.
+        total: The number of messages to read: those in the queue at the start, at most ``limit``.
 
     Raises:
         NotOnBroker: No such queue.
-        BrokerError: The broker refused, or the connection was lost; all that was not removed is in the queue.
+        BrokerError: The broker refused, or the connection was lost; every message that was not removed is still in
+            the queue.
     """
 
     def __init__(self, link: CallbackChannel, queue: str, limit: int | None = None) -> None:
         self._link = link
         self._queue = queue
         self._limit = limit
-        self._consumer = 0  # the number of the one that consumes
+        self._consumer = 0  # the number of the current consumer
         self._window = WINDOW
-        self._unsettled = 0  # delivered to it, neither acknowledged nor handed back
-        self._confirmed: list[int] = []  # to be acknowledged when it is cancelled
+        self._unsettled = 0  # delivered to it, neither acknowledged nor requeued
+        self._confirmed: list[int] = []  # to acknowledge once it is cancelled
         self._is_ending = False
         self._arrived: deque[ScannedMessage] = deque()
-        self._kept: list[array[int]] = []  # tags, by consumer
-        self._is_among_returned = False
+        self._kept: list[array[int]] = []  # delivery tags, by consumer
+        self._is_among_requeued = False
         self.total = 0
 
     def __enter__(self) -> Self:
@@ -129,10 +131,10 @@ class QueueScan:
         self, cls: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if cls is None:
-            self._hand_back()
+            self._requeue_all()
 
     def batches(self) -> Iterator[list[ScannedMessage]]:
-        """Yield what has come, in the queue's order, until all were there or the queue has no more."""
+        """Yield the delivered messages in queue order, until ``total`` were read or the queue is empty."""
         left = self.total
         while left and self._wait():
             batch = [self._arrived.popleft() for _ in range(min(left, len(self._arrived)))]
@@ -140,13 +142,13 @@ class QueueScan:
             yield batch
 
     def keep(self, delivery: ScannedMessage) -> None:
-        """Leave a message in the queue: it goes back at the end of the block."""
+        """Leave a message in the queue; it is requeued at the end of the block."""
         self._kept[delivery.consumer - 1].append(delivery.tag)
         if delivery.consumer == self._consumer and len(self._kept[-1]) * 2 >= self._window:
             self._is_ending = True
 
     def remove(self, delivery: ScannedMessage) -> None:
-        """Take a message out of the queue; at once, or as soon as its consumer is used up."""
+        """Acknowledge a message, at once or as soon as its consumer has used up its prefetch."""
         if delivery.consumer == self._consumer and self._is_ending:
             self._confirmed.append(delivery.tag)
             return
@@ -156,7 +158,7 @@ class QueueScan:
             self._unsettled -= 1
 
     def _wait(self) -> bool:
-        """Wait until something has arrived; False if the queue has nothing more for us."""
+        """Wait until a message has arrived; return False if the queue is empty."""
         give_up = time.monotonic() + _STUCK_SECONDS
         while not self._arrived:
             if self._unsettled == self._window and self._is_ending:
@@ -169,8 +171,8 @@ class QueueScan:
                 return self._link.wait(lambda: bool(self._arrived), _LAST_SECONDS)
             if time.monotonic() > give_up:
                 raise BrokerError(
-                    f"queue {self._queue!r}: it has messages and hands out none; look for alarms, and for another "
-                    f"consumer that is the only active one"
+                    f"queue {self._queue!r}: it has messages but delivers none; check the broker's alarms, and "
+                    f"whether another consumer is the single active one"
                 )
         return True
 
@@ -191,13 +193,13 @@ class QueueScan:
         )
 
     def _cancel(self) -> None:
-        """Consume no more. Should something be on its way all the same, it may arrive; pika would reject it."""
+        """Cancel the consumer, but still accept messages in flight, which pika would reject."""
         channel, tag = self._link.channel, _tag(self._consumer)
-        if tag in channel.consumer_tags:  # else the broker has cancelled it: the queue was deleted
+        if tag in channel.consumer_tags:  # otherwise the broker cancelled it: the queue was deleted
             answers: list[Any] = []
             with self._link.refusals():
                 channel.basic_cancel(tag, callback=self._link.heard(answers.append))
-            channel._cancelled.discard(tag)  # noqa: SLF001 - pika has no other way to let it arrive
+            channel._cancelled.discard(tag)  # noqa: SLF001 - pika has no public way to accept them
             if not self._link.wait(lambda: bool(answers), _STUCK_SECONDS):
                 raise BrokerError(f"queue {self._queue!r}: the broker did not cancel our consumer")
 
@@ -213,33 +215,34 @@ class QueueScan:
         )
         self._arrived.append(delivery)
         self._unsettled += 1
-        self._is_among_returned = delivery.has_come_back
+        self._is_among_requeued = delivery.is_requeued
 
-    def _hand_back(self) -> None:
-        """Return what was kept or not looked at, in its order."""
+    def _requeue_all(self) -> None:
+        """Requeue the messages that were kept or not read, in their order."""
         if not self._consumer:
             return
         self._keep_arrived()
-        while self._is_among_returned and self._ready() and self._wait():
-            self._keep_arrived()  # it would stand before what we hand back now
+        while self._is_among_requeued and self._ready() and self._wait():
+            self._keep_arrived()  # otherwise it would come before the messages requeued now
         self._is_ending = True
         while self._unsettled < self._window and self._ready():
             self._link.wait(lambda: bool(self._arrived), _IDLE_SECONDS)
             self._keep_arrived()
         self._cancel()
         self._keep_arrived()
-        self._return()
+        self._requeue_groups()
         self._acknowledge()
 
     def _keep_arrived(self) -> None:
         while self._arrived:
             self.keep(self._arrived.popleft())
 
-    def _return(self) -> None:
-        """Hand back in groups; after some of them wait until the queue has them.
+    def _requeue_groups(self) -> None:
+        """Requeue in groups, and regularly wait until the queue has them.
 
-        Where there is still something to be acknowledged, a group is one message: it would go back with others. It
-        is acknowledged last: a hundred acknowledgements on their way would make RabbitMQ join the groups.
+        While the last consumer has removed messages to acknowledge, its groups are single messages, since a
+        ``multiple`` nack would requeue those too. They are acknowledged last, because a hundred pending
+        acknowledgements would make RabbitMQ merge the groups.
         """
         expected, patience_seconds = self._ready(), _RETURN_SECONDS
         groups = list(self._groups())
@@ -249,18 +252,18 @@ class QueueScan:
             expected += len(group)
             if number % _GROUPS_AT_ONCE == 0 or number == len(groups):
                 is_back = self._has_depth(expected, patience_seconds)
-                patience_seconds = patience_seconds if is_back else 0.0  # others take from it at the same time
+                patience_seconds = patience_seconds if is_back else 0.0  # other consumers take from it meanwhile
         self._kept.clear()
 
     def _groups(self) -> Iterator[array[int]]:
-        """Yield the tags that are kept, in their order, each group of one consumer."""
+        """Yield the kept delivery tags in order, each group from one consumer."""
         for number, tags in enumerate(self._kept, 1):
             size = 1 if number == self._consumer and self._confirmed else GROUP
-            ordered = array("Q", sorted(tags))  # what was refused elsewhere was kept late
+            ordered = array("Q", sorted(tags))  # messages refused by their target were kept late
             yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
 
     def _has_depth(self, depth: int, patience_seconds: float) -> bool:
-        """Wait until the queue has so many messages ready."""
+        """Wait until the queue has ``depth`` ready messages; return False if it takes too long."""
         deadline = time.monotonic() + patience_seconds
         while self._ready() < depth:
             if time.monotonic() >= deadline:

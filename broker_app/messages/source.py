@@ -1,4 +1,4 @@
-"""The queues that a person may name: of the settings, their dead letters, what is parked, others."""
+"""Queue names on the command line: work queues, dead-letter queues, the parking queue and undeclared queues."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DEAD = ".dead"
 
 @dataclass(frozen=True, slots=True)
 class MessageSource:
-    """A queue of the broker.
+    """A queue on the broker.
 
     Attributes:
-        name: As people write it, without the prefix.
-        queue: On the broker.
-        home: The work queue that this is, or whose dead letters these are; None for other queues.
-        is_kept: Whether messages only wait here for a person: dead letters, and what is parked. Such a queue has a
-            delivery limit that looking does not reach.
+        name: Its name without the prefix.
+        queue: Its name on the broker.
+        home: The work queue itself, or the work queue of a dead-letter queue; None for other queues.
+        is_kept: Whether it stores messages for an operator: a dead-letter queue or the parking queue. Its delivery
+            limit is too high to be reached by peeking.
     """
 
     name: str
@@ -35,12 +35,12 @@ class MessageSource:
 
     @property
     def is_work(self) -> bool:
-        """Whether it is a work queue of the settings."""
+        """True for a work queue of the settings."""
         return self.home is not None and not self.is_kept
 
 
 def known_places(app: Broker) -> dict[str, MessageSource]:
-    """Return the places that the settings make, by name: work queues, their dead letters, what is parked."""
+    """Return the queues of the settings by name: work queues, dead-letter queues and the parking queue."""
     places = {}
     for spec in app.settings.specs():
         places[spec.name] = MessageSource(spec.name, spec.broker_name, spec)
@@ -54,12 +54,12 @@ def known_places(app: Broker) -> dict[str, MessageSource]:
 
 
 def find_place(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
-    """Return the place of a name, with or without the prefix; one that only the broker knows is fine too.
+    """Return the queue of a name, with or without the prefix; it need not be in the settings.
 
     Raises:
         SelectionError: No such queue, with the nearest known name; a lane; a queue that is not for tasks.
-        NotOnBroker: The settings declare it, and it is not on the broker.
-        BrokerError: The broker cannot be asked.
+        NotOnBroker: The settings declare it, but it is not on the broker.
+        BrokerError: The broker cannot be reached.
     """
     prefix, places = app.settings.prefix, known_places(app)
     found = places.get(name) or next((place for place in places.values() if place.queue == name), None)
@@ -71,16 +71,16 @@ def find_place(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
         if queue and link.has_queue(queue):
             return MessageSource(queue.removeprefix(prefix), queue, is_kept=queue.endswith(_DEAD))
     raise SelectionError(
-        f"queue {name!r}: expected one of {', '.join(places)}{nearest(name, places)}, or another of the broker's"
+        f"queue {name!r}: expected one of {', '.join(places)}{nearest(name, places)}, or another existing queue"
     )
 
 
 def _check_foreign(name: str) -> None:
-    """Refuse what must not be taken in hand: a lane hands on in time, the others are not for tasks."""
+    """Refuse delay lanes, whose messages must not be touched, and queues that do not hold tasks."""
     if name.startswith("delay."):
         raise SelectionError(
             f"queue {name!r}: expected a queue of tasks, got a delay lane; `broker-app queues scheduled` shows "
-            f"what waits there, `broker-app cancel` cancels it"
+            f"its tasks, `broker-app cancel` cancels them"
         )
     if name in {"tasks.cancelled", "tasks.suspects", "tasks.paused", "tasks.prune", "tasks.migrate"}:
         raise SelectionError(

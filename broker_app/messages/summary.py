@@ -1,4 +1,4 @@
-"""What a message says of itself, to a person or to a filter."""
+"""Message summaries: the facts about a message that are shown to operators and used by filters."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ if TYPE_CHECKING:
     from broker_app.messages.scan import ScannedMessage
 
 BY_BROKER = "broker:"
-"""Before the reason of a message that the broker gave up itself: ``broker:delivery_limit``."""
+"""Prefix of the reason of a message that the broker dead-lettered itself: ``broker:delivery_limit``."""
 
 MAX_SHOWN_CHARACTERS = 1_000
-"""Of the arguments."""
+"""The maximum length of the arguments shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSummary:
-    """A message as it is shown.
+    """The facts about a message.
 
     Attributes:
         id: The task's id, empty if the message has none.
-        task: The task's name, likewise.
-        args: The arguments in Python's form as the producer noted them, at most `MAX_SHOWN_CHARACTERS`; else the
-            beginning of the body.
-        kwargs: Likewise.
-        retries: Retries that it has behind it.
-        age_seconds: Since it was given up, or since it was published if it was not; None if nobody noted it.
-        reason: Why it was given up: one of `DeadReason`, or the broker's own word after `BY_BROKER`; empty for
-            one that was not.
-        exception: The last error in one line, or empty; for a message of which no header says why it was given up,
-            and some cannot be decoded, which.
-        traceback: Its traceback, or empty.
-        node: The worker that gave it up, or empty.
-        is_redelivered: Whether somebody had it in hand before; a look counts too.
+        task: The task's name, empty if the message has none.
+        args: The ``repr`` of the positional arguments from the producer's header, at most `MAX_SHOWN_CHARACTERS`;
+            without that header they are taken from the body, or the start of an undecodable body is shown.
+        kwargs: The keyword arguments, in the same form.
+        retries: The number of retries so far.
+        age_seconds: Time since it was dead-lettered, or else since it was published; None if unknown.
+        reason: Why it was dead-lettered: one of `DeadReason`, or the broker's reason after `BY_BROKER`; empty if
+            it was not.
+        exception: The last error in one line, or empty; without a reason header, the headers that are undecodable.
+        traceback: The traceback of that error, or empty.
+        node: The worker that dead-lettered it, or empty.
+        is_redelivered: Whether it was delivered before; a peek counts too.
     """
 
     id: str
@@ -63,13 +62,13 @@ class MessageSummary:
     is_redelivered: bool
 
 
-def read_letter(delivery: ScannedMessage, now: float, lane_prefix: str) -> MessageSummary:
-    """Return what a message says.
+def summarize(delivery: ScannedMessage, now: float, lane_prefix: str) -> MessageSummary:
+    """Return the summary of a message.
 
     Args:
         delivery: The message.
         now: Seconds since the epoch.
-        lane_prefix: What the delay lanes' names begin with: that a message left a lane is no death.
+        lane_prefix: The prefix of the delay lanes' names; leaving a lane does not count as dead-lettering.
     """
     headers = delivery.headers
     death = _death_by_broker(headers, lane_prefix)
@@ -93,7 +92,7 @@ def read_letter(delivery: ScannedMessage, now: float, lane_prefix: str) -> Messa
 
 
 def _death_by_broker(headers: dict[str, Any], lane_prefix: str) -> dict[str, Any]:
-    """Return the latest entry of ``x-death`` that is no lane's, or an empty one (rabbitmq.com/docs/dlx)."""
+    """Return the latest ``x-death`` entry that is not from a lane, or an empty one (rabbitmq.com/docs/dlx)."""
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else []:
         if isinstance(death, dict) and not _text(death.get("queue")).startswith(lane_prefix):

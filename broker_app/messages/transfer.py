@@ -1,4 +1,4 @@
-"""Move, replay and discard messages: acknowledged in the old place only when the new one has confirmed them."""
+"""Message transfer: move, replay or discard; a message is acknowledged in its source once its target has it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pika.spec import Basic
 from broker_app.errors import BrokerError
 from broker_app.messages.channel import ANSWER_SECONDS
 from broker_app.messages.scan import QueueScan
-from broker_app.messages.summary import read_letter
+from broker_app.messages.summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class TransferOutcome:
-    """What became of the messages of a queue.
+    """The result of a transfer.
 
     Attributes:
-        read: Messages that were looked at.
-        selected: Those that passed the filters.
-        done: Those of them that were moved, replayed or discarded; in a dry run none.
-        succeeded: Those that were left since their result is SUCCESS.
-        refused: Those that their new queue refused (full, or without a leader); they are where they were.
-        unroutable: Those for which there is no queue; they are where they were.
-        reason: Why the first that was refused or unroutable was; empty if none was.
+        read: Messages read.
+        selected: Messages that matched the filter.
+        done: Selected messages that were moved, replayed or discarded; 0 in a dry run.
+        succeeded: Matching messages left in place because their result is SUCCESS.
+        refused: Messages that their target queue refused (full, or without a leader); they stay in the source.
+        unroutable: Messages without a target queue; they stay in the source.
+        reason: Why the first of the refused or unroutable messages stayed; empty if there are no such messages.
         by_task: Number of selected messages by task.
-        found: Of the ids that were asked for, those that are there.
+        found: The requested ids that were found.
     """
 
     read: int = 0
@@ -55,18 +55,18 @@ class TransferOutcome:
 
     @property
     def failed(self) -> int:
-        """Selected messages that could not go where they should."""
+        """Selected messages that could not be sent to their target."""
         return self.refused + self.unroutable
 
 
 @dataclass(frozen=True, slots=True)
 class PublishRoute:
-    """Where a message is published.
+    """The exchange and routing key to publish a message with.
 
     Attributes:
-        exchange: Empty for the default exchange, which leads to the queue that the key names.
+        exchange: The exchange; empty for the default one, which routes to the queue named by the key.
         key: The routing key.
-        shown: What people call it.
+        shown: The name to show to operators.
     """
 
     exchange: str
@@ -75,20 +75,20 @@ class PublishRoute:
 
 
 class Unroutable(Exception):
-    """A message that has no route; its text says why."""
+    """A message has no route; the text says why."""
 
 
 class TransferAction(Protocol):
-    """What is done with the selected messages."""
+    """An operation on the selected messages."""
 
-    def prepare(self, letters: list[MessageSummary]) -> None:
-        """See to what must be done before any of them is sent."""
+    def prepare(self, summaries: list[MessageSummary]) -> None:
+        """Prepare a batch before any of its messages is sent."""
 
     def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
-        """Return where a message goes, and its properties there; raises `Unroutable`."""
+        """Return the route and the properties of a message; raises `Unroutable`."""
 
-    def settle(self, letter_id: str, *, is_done: bool) -> None:
-        """Hear what became of one."""
+    def settle(self, task_id: str, *, is_done: bool) -> None:
+        """React to the outcome of one message."""
 
 
 @dataclass(slots=True)
@@ -99,53 +99,53 @@ class _Sent:
     is_returned: bool = False
 
     @property
-    def likeness(self) -> tuple[object, ...]:
-        """What tells it from others."""
-        return _likeness(self.route.exchange, self.route.key, self.delivery.headers, self.delivery.body)
+    def identity(self) -> tuple[object, ...]:
+        """The key that identifies it when the broker returns it."""
+        return _identity(self.route.exchange, self.route.key, self.delivery.headers, self.delivery.body)
 
 
 class ConfirmedSender:
-    """Publishes with many confirmations outstanding, and settles each message when its own has come.
+    """Publishes with many confirms outstanding, and settles each message when its own confirm arrives.
 
     Args:
-        link: An open link.
-        reading: The block in which the messages are read.
-        action: Told of each.
-        outcome: Where they are counted.
+        link: An open channel.
+        scan: The scan that delivers the messages.
+        action: Called for each message.
+        outcome: The counters to update.
     """
 
     def __init__(
-        self, link: CallbackChannel, reading: QueueScan, action: TransferAction, outcome: TransferOutcome
+        self, link: CallbackChannel, scan: QueueScan, action: TransferAction, outcome: TransferOutcome
     ) -> None:
         self._link = link
-        self._reading = reading
+        self._scan = scan
         self._action = action
         self._outcome = outcome
         self._last_tag = 0
-        self._first_left: int | None = None
-        self._pending: dict[int, _Sent] = {}  # by the broker's number, in the order of publishing
+        self._first_kept: int | None = None
+        self._pending: dict[int, _Sent] = {}  # by publishing sequence number
         link.channel.add_on_return_callback(link.heard(self._on_return))
         link.ask(link.channel.confirm_delivery, link.heard(self._on_answer))
 
-    def send(self, delivery: ScannedMessage, letter: MessageSummary) -> None:
-        """Publish one message where the action says, or keep it if it has no way."""
+    def send(self, delivery: ScannedMessage, summary: MessageSummary) -> None:
+        """Publish one message as the action says, or keep it if it is unroutable."""
         try:
             route, properties = self._action.message(delivery)
         except Unroutable as error:
             self._outcome.unroutable += 1
-            self._leave(_Sent(delivery, PublishRoute("", "", ""), letter.id), str(error))
+            self._keep(_Sent(delivery, PublishRoute("", "", ""), summary.id), str(error))
             return
         channel = self._link.channel
         with self._link.refusals():
             channel.basic_publish(route.exchange, route.key, delivery.body, properties, mandatory=True)
         self._last_tag += 1
-        self._pending[self._last_tag] = _Sent(delivery, route, letter.id)
+        self._pending[self._last_tag] = _Sent(delivery, route, summary.id)
 
     def finish(self) -> None:
         """Wait until each message is settled.
 
         Raises:
-            BrokerError: No answer for `ANSWER_SECONDS`; what is not settled will be in both places.
+            BrokerError: No answer for `ANSWER_SECONDS`; unsettled messages may be in both queues.
         """
         while left := len(self._pending):
             if not self._link.wait(partial(self._has_fewer, left), ANSWER_SECONDS):
@@ -161,12 +161,12 @@ class ConfirmedSender:
         for sent in self._take(method.delivery_tag, is_multiple=method.multiple):
             if isinstance(method, Basic.Nack):
                 self._outcome.refused += 1
-                self._leave(sent, f"{sent.route.shown}: its queue refused it")
+                self._keep(sent, f"{sent.route.shown}: its queue refused it")
             elif sent.is_returned:
                 self._outcome.unroutable += 1
-                self._leave(sent, f"{sent.route.shown}: its queue is not on the broker")
+                self._keep(sent, f"{sent.route.shown}: its queue is not on the broker")
             else:
-                self._reading.remove(sent.delivery)
+                self._scan.remove(sent.delivery)
                 self._outcome.done += 1
                 self._action.settle(sent.id, is_done=True)
 
@@ -175,41 +175,42 @@ class ConfirmedSender:
         for answered in tags:
             yield self._pending.pop(answered)
 
-    def _leave(self, sent: _Sent, reason: str) -> None:
-        self._reading.keep(sent.delivery)
-        if self._first_left is None or sent.delivery.tag < self._first_left:  # answers come in any order
-            self._first_left, self._outcome.reason = sent.delivery.tag, reason
+    def _keep(self, sent: _Sent, reason: str) -> None:
+        self._scan.keep(sent.delivery)
+        if self._first_kept is None or sent.delivery.tag < self._first_kept:  # confirms arrive in any order
+            self._first_kept, self._outcome.reason = sent.delivery.tag, reason
         self._action.settle(sent.id, is_done=False)
 
     def _on_return(self, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        """Note which message has come back; AMQP tells it by the message alone, before it is confirmed.
+        """Mark the returned message, before its confirm arrives; AMQP returns the message without its tag.
 
-        Messages that are alike in all of this are copies of one another: which of them stays is the same.
+        Messages that are equal in all of these fields are copies, so it does not matter which of them stays.
         """
-        returned = _likeness(method.exchange, method.routing_key, properties.headers, body)
+        returned = _identity(method.exchange, method.routing_key, properties.headers, body)
         for sent in self._pending.values():
-            if not sent.is_returned and sent.likeness == returned:
+            if not sent.is_returned and sent.identity == returned:
                 sent.is_returned = True
                 return
-        raise AssertionError("the broker returned a message that is not under way")
+        raise AssertionError("the broker returned a message that was not sent")
 
 
-def _likeness(exchange: str, key: str, headers: dict[str, Any] | None, body: bytes) -> tuple[object, ...]:
+def _identity(exchange: str, key: str, headers: dict[str, Any] | None, body: bytes) -> tuple[object, ...]:
     return exchange, key, (headers or {}).get("id"), body
 
 
 @dataclass(frozen=True, slots=True)
 class TransferJob:
-    """What is to be done with a queue's messages.
+    """The parameters of a transfer.
 
     Attributes:
-        queue: Its name on the broker.
-        selection: Which of them.
-        lane_prefix: What the delay lanes' names begin with.
-        succeeded: Where results are asked for; None to send again also what has succeeded.
-        is_dry_run: Whether they are only counted.
-        told: Called with the number of messages that were looked at and the number there are to look at.
-        is_stopped: Asked now and then; once it says so no more are sent, and what was sent is waited for.
+        queue: The source queue's name on the broker.
+        selection: The messages to process.
+        lane_prefix: The prefix of the delay lanes' names.
+        succeeded: The results used to skip successful tasks; None to send those too.
+        is_dry_run: Whether to only count the messages.
+        told: Progress callback: the number of messages read, and the number to read.
+        is_stopped: Polled between batches; once it returns True, no more messages are sent, and pending confirms
+            are awaited.
     """
 
     queue: str
@@ -222,22 +223,22 @@ class TransferJob:
 
 
 def transfer(link: CallbackChannel, job: TransferJob, action: TransferAction) -> TransferOutcome:
-    """Send the selected messages of a queue where an action says; the others go back to where they stood.
+    """Send the selected messages of a queue as an action says; the others keep their positions.
 
-    Killed at any point, each message is in its old place, in its new one, or, at most `2 * WINDOW`, in both.
+    After a kill at any point, each message is in its source, in its target, or, for at most `2 * WINDOW`, in both.
 
     Raises:
         BrokerError: The broker refused, or the connection was lost.
     """
     outcome = TransferOutcome()
-    with QueueScan(link, job.queue) as reading:
-        sender = ConfirmedSender(link, reading, action, outcome)
-        for batch in reading.batches():
-            chosen = _choose(batch, reading, job, outcome)
-            action.prepare([letter for _, letter in chosen])
-            for delivery, letter in chosen:
-                sender.send(delivery, letter)
-            job.told(outcome.read, reading.total)
+    with QueueScan(link, job.queue) as scan:
+        sender = ConfirmedSender(link, scan, action, outcome)
+        for batch in scan.batches():
+            chosen = _choose(batch, scan, job, outcome)
+            action.prepare([summary for _, summary in chosen])
+            for delivery, summary in chosen:
+                sender.send(delivery, summary)
+            job.told(outcome.read, scan.total)
             if _is_enough(job, outcome):
                 break
         sender.finish()
@@ -245,18 +246,18 @@ def transfer(link: CallbackChannel, job: TransferJob, action: TransferAction) ->
 
 
 def discard(link: CallbackChannel, job: TransferJob) -> TransferOutcome:
-    """Remove the selected messages of a queue; the others go back to where they stood.
+    """Delete the selected messages of a queue; the others keep their positions.
 
     Raises:
         BrokerError: As `transfer`.
     """
     outcome = TransferOutcome()
-    with QueueScan(link, job.queue) as reading:
-        for batch in reading.batches():
-            for delivery, _ in _choose(batch, reading, job, outcome):
-                reading.remove(delivery)
+    with QueueScan(link, job.queue) as scan:
+        for batch in scan.batches():
+            for delivery, _ in _choose(batch, scan, job, outcome):
+                scan.remove(delivery)
                 outcome.done += 1
-            job.told(outcome.read, reading.total)
+            job.told(outcome.read, scan.total)
             if _is_enough(job, outcome):
                 break
     return outcome
@@ -267,24 +268,24 @@ def _is_enough(job: TransferJob, outcome: TransferOutcome) -> bool:
 
 
 def _choose(
-    batch: list[ScannedMessage], reading: QueueScan, job: TransferJob, outcome: TransferOutcome
+    batch: list[ScannedMessage], scan: QueueScan, job: TransferJob, outcome: TransferOutcome
 ) -> list[tuple[ScannedMessage, MessageSummary]]:
-    """Return the selected messages of a batch; the others are kept, and so are all in a dry run."""
+    """Return the selected messages of a batch, none in a dry run; the others are kept."""
     now = time.time()
-    letters = [(delivery, read_letter(delivery, now, job.lane_prefix)) for delivery in batch]
-    passed = [(delivery, letter) for delivery, letter in letters if job.selection.matches(letter)]
-    done = job.succeeded.succeeded([letter.id for _, letter in passed]) if job.succeeded and passed else set()
-    outcome.succeeded += sum(letter.id in done for _, letter in passed)
-    chosen = [(delivery, letter) for delivery, letter in passed if letter.id not in done]
+    summaries = [(delivery, summarize(delivery, now, job.lane_prefix)) for delivery in batch]
+    passed = [(delivery, summary) for delivery, summary in summaries if job.selection.matches(summary)]
+    done = job.succeeded.succeeded([summary.id for _, summary in passed]) if job.succeeded and passed else set()
+    outcome.succeeded += sum(summary.id in done for _, summary in passed)
+    chosen = [(delivery, summary) for delivery, summary in passed if summary.id not in done]
     if job.selection.limit is not None:
         chosen = chosen[: job.selection.limit - outcome.selected]
     outcome.read += len(batch)
     outcome.selected += len(chosen)
-    outcome.by_task.update(letter.task for _, letter in chosen)
-    outcome.found.update(job.selection.ids & {letter.id for _, letter in letters})
+    outcome.by_task.update(summary.task for _, summary in chosen)
+    outcome.found.update(job.selection.ids & {summary.id for _, summary in summaries})
     chosen = [] if job.is_dry_run else chosen
     tags = {delivery.tag for delivery, _ in chosen}
     for delivery in batch:
         if delivery.tag not in tags:
-            reading.keep(delivery)
+            scan.keep(delivery)
     return chosen

@@ -1,4 +1,4 @@
-"""What is parked: tasks whose queue was gone when they were due."""
+"""Parked messages: tasks whose queue did not exist when they were due."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class UnroutedMessage:
     """One message of the parking queue.
 
     Attributes:
-        task_id: Its id, empty if it has none.
-        task: Its task's name, empty if it has none.
-        queue: The queue that it was due for, without prefix; the routing key as it is if it is no delay's.
+        task_id: The task's id, or empty.
+        task: The task's name, or empty.
+        queue: The queue that it was due for, without prefix; or its routing key, if that is not from a delay.
     """
 
     task_id: str
@@ -41,12 +41,12 @@ class UnroutedMessage:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a replay did.
+    """The result of a replay.
 
     Attributes:
         moved: Messages that the broker confirmed in their queue.
-        left: Messages that stay parked, with the reason of the first.
-        reason: Why the first one stays; empty if none does.
+        left: Messages that stay parked.
+        reason: Why the first one stays parked; empty if all were sent.
     """
 
     moved: int
@@ -56,14 +56,14 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class UnroutedAction:
-    """Each parked message to the queue that it was due for.
+    """Sends each parked message to the queue that it was due for.
 
     Attributes:
-        exchange: Where immediate tasks are published.
+        exchange: The exchange for immediate tasks.
         table: The declared queues.
-        prefix: Of the names on the broker.
-        to: The name on the broker of another queue for all of them.
-        user: Who we are for the broker.
+        prefix: The prefix of the names on the broker.
+        to: Another queue for all messages, by its name on the broker.
+        user: The broker user of our connection.
     """
 
     exchange: str
@@ -72,11 +72,11 @@ class UnroutedAction:
     to: str | None
     user: str
 
-    def prepare(self, letters: list[MessageSummary]) -> None:
-        """Nothing need be done before."""
+    def prepare(self, summaries: list[MessageSummary]) -> None:
+        """Do nothing."""
 
     def message(self, delivery: ScannedMessage) -> tuple[PublishRoute, pika.BasicProperties]:
-        """Return where it goes and its properties."""
+        """Return the message's route and properties."""
         try:
             key = self.to or self.table.queue(_due_for(delivery.routing_key, self.prefix)).broker_name
         except UnknownQueue as error:
@@ -85,39 +85,39 @@ class UnroutedAction:
             delivery, carried_headers(delivery), self.user
         )
 
-    def settle(self, letter_id: str, *, is_done: bool) -> None:
-        """Nothing need be done after."""
+    def settle(self, task_id: str, *, is_done: bool) -> None:
+        """Do nothing."""
 
 
 def peek_unrouted(app: Broker, limit: int) -> list[UnroutedMessage]:
     """Return the first messages of the parking queue; they are back in their place when this returns.
 
     Raises:
-        BrokerError: The broker cannot be reached, or nothing was ever declared there.
+        BrokerError: The broker cannot be reached, or the parking queue does not exist.
     """
     found = []
-    with open_link(app) as link, QueueScan(link, Names(app.settings.prefix).unrouted, limit) as reading:
-        for delivery in (one for batch in reading.batches() for one in batch):
+    with open_link(app) as link, QueueScan(link, Names(app.settings.prefix).unrouted, limit) as scan:
+        for delivery in (one for batch in scan.batches() for one in batch):
             found.append(_parked(delivery, app.settings.prefix))
-            reading.keep(delivery)
+            scan.keep(delivery)
     return found
 
 
 def replay_unrouted(app: Broker, to: str | None, told: Callable[[int, int], None]) -> ReplayResult:
     """Send each parked message to the queue that it was due for.
 
-    A message is acknowledged only after its queue has confirmed it: killed at any point, it is there at least
-    once, at worst in both places with the same id. What cannot be routed stays. One that was looked at before
-    carries `MAYBE_TWICE_HEADER`: a replay that was killed may have sent it.
+    A message is acknowledged only after its queue has confirmed it. After a kill at any point it exists at least
+    once, at worst in both queues with the same id. Unroutable messages stay parked. A redelivered message carries
+    `MAYBE_TWICE_HEADER`, since an interrupted replay may have sent it.
 
     Args:
         app: The app.
         to: Another queue for all of them.
-        told: Called with the number of messages looked at and the number there are to look at.
+        told: Progress callback: the number of messages read, and the number to read.
 
     Raises:
         RoutingError: ``to`` is not a declared queue.
-        BrokerError: The broker cannot be reached, or nothing was ever declared there.
+        BrokerError: The broker cannot be reached, or the parking queue does not exist.
     """
     names, table = Names(app.settings.prefix), app.settings.routing_table()
     override = None if to is None else table.queue(to).broker_name

@@ -13,7 +13,7 @@ from broker_app.errors import SelectionError
 from broker_app.messages import MessageFilter, MessageSummary, parse_duration
 from broker_app.messages.pika_floats import keep_floats
 from broker_app.messages.scan import ScannedMessage
-from broker_app.messages.summary import MAX_SHOWN_CHARACTERS, read_letter
+from broker_app.messages.summary import MAX_SHOWN_CHARACTERS, summarize
 from broker_app.queues.dead_letters import AT_HEADER, REASON_HEADER
 from broker_app.queues.headers import PUBLISHED_AT_HEADER
 
@@ -24,7 +24,7 @@ def letter(body: bytes = b"", **headers: Any) -> MessageSummary:
     """Return what a message with these headers says, at `NOW`."""
     properties = pika.BasicProperties(headers={name.replace("__", "-"): value for name, value in headers.items()})
     delivery = ScannedMessage(1, 1, "default", is_redelivered=False, properties=properties, body=body)
-    return read_letter(delivery, NOW, "eu.delay.")
+    return summarize(delivery, NOW, "eu.delay.")
 
 
 def death(queue: str, reason: str, seconds_ago: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pika import data
 
 from broker_app.messages.pika_floats import keep_floats
 from broker_app.messages.scan import ScannedMessage
-from broker_app.messages.summary import read_letter
+from broker_app.messages.summary import summarize
 from broker_app.wire import frames
 from broker_app.wire.field_tables import MAX_DEPTH, UNREADABLE, Encoded, read_key, read_properties
 
@@ -62,7 +62,7 @@ def test_pika_reads_the_rest_and_sends_it_on(monkeypatch: pytest.MonkeyPatch, va
     properties = pika.BasicProperties()
     properties.decode(encoded)
     assert b"".join(properties.encode()) == encoded
-    letter = read_letter(ScannedMessage(1, 1, "q", False, properties, b"[[], {}, {}]"), 0.0, "delay.")  # noqa: FBT003
+    letter = summarize(ScannedMessage(1, 1, "q", False, properties, b"[[], {}, {}]"), 0.0, "delay.")  # noqa: FBT003
     assert (letter.task, letter.id, letter.reason) == ("t", "1", "undecodable")
     assert "header 'at'" in letter.exception
 
