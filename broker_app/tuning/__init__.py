@@ -1,4 +1,4 @@
-"""Choosing pool and slots by measurement."""
+"""Tuning: choose pool and concurrency by measurement."""
 
 from broker_app.tuning.limits import NodeLimits
 from broker_app.tuning.load import SampleCall, TaskLoad, parse_profile

@@ -1,7 +1,7 @@
-"""How many slots a queue needs, from live figures, by Little's law: what is in a system = rate * time spent in it.
+"""Slot advice: computes the slots a queue needs from live figures by Little's law (items = rate * time in system).
 
-Busy slots = starts a second * run time gives the run time; messages that wait = starts a second * waiting time
-gives the wait; and arrivals a second * run time is how many slots have work on average. Nothing here asks anybody.
+The run time follows from busy slots = starts per second * run time, the wait from waiting messages = starts per
+second * wait, and the mean number of slots with work is arrivals per second * run time. Pure functions, no I/O.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from enum import StrEnum
 from broker_app.tuning.limits import BUSY, ONE_CORE
 
 TARGET_SHARE = 0.8
-"""The share of the slots that should be busy on average: the rest is for arrivals that come in bursts."""
+"""Target share of busy slots on average; the rest absorbs bursts."""
 
 FULL_SHARE = 0.9
-"""From this share of the slots on, on average, a queue is short: what waits then grows with every burst."""
+"""Above this average share of busy slots a queue is short of slots: every burst adds to the backlog."""
 
 IDLE_SHARE = 0.5
 """A queue is idle if it needs at most this share of its slots."""
 
 GROWTH_SHARE = 0.05
-"""A backlog that grows, or shrinks, by more than this share of the arrivals does so, and it is not noise."""
+"""A change of the backlog counts if it exceeds this share of the arrivals; less is noise."""
 
 OWN_SHARE = 0.5
-"""A queue's workers have used up a host if at least this share of its busy cores is theirs."""
+"""A queue's workers have exhausted a host if they use at least this share of its busy cores."""
 
 
 class LoadVerdict(StrEnum):
-    """How a queue stands."""
+    """State of a queue."""
 
     SHORT = "short"
-    """Work comes faster than its slots can do it, or they are nearly all busy."""
+    """Messages arrive faster than its slots can process them, or nearly all slots are busy."""
     FITS = "fits"
     IDLE = "idle"
     """It needs half of its slots or less, and has no backlog."""
     UNSERVED = "unserved"
-    """Nobody consumes it."""
+    """No worker consumes it."""
     PAUSED = "paused"
     """An operator has paused it."""
     UNKNOWN = "unknown"
-    """Nothing ran while it was watched, so that nobody knows how long a task takes."""
+    """No task ran during observation, so the run time is unknown."""
 
 
 class Remedy(StrEnum):
-    """What helps."""
+    """Recommended action."""
 
     NONE = "none"
     SLOTS = "slots"
     """A larger -c."""
     NODE = "node"
-    """Another node on this host: a process is at its one core, and cores are free."""
+    """Another node on this host: a process uses its one core fully, and other cores are free."""
     HOST = "host"
-    """Another host: this queue's workers have used up the processor of this one."""
+    """Another host: this queue's workers have used up this one's CPU."""
     FETCHING = "fetching"
-    """More slots would not: those that are there stand idle while messages wait."""
+    """A larger prefetch; more slots do not help, because slots are idle while messages wait."""
     FEWER = "fewer"
     """A smaller -c, or fewer nodes."""
     START = "start"
@@ -66,20 +66,21 @@ class Remedy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
-    """What was seen of a queue for a while; rates are a second, numbers are means.
+    """Figures of a queue over an observation period; rates are per second, other values are means.
 
     Attributes:
-        queue: As producers write it.
-        nodes: Workers that consume it and no other.
-        slots: Of all of them.
-        starts: Tasks that began.
-        busy_slots: Slots at work.
-        waiting: Messages that waited.
-        growth: By how much they became more each second; negative if fewer.
-        cpu_cores: Of the busiest node's main process; None if unknown.
-        host_busy_cores: Of this host; None if no worker of the queue runs on it.
-        own_cores: What the queue's workers on this host use of them, with all their processes; likewise.
-        cores: Of this host; None if unknown.
+        queue: The queue's name in the settings.
+        nodes: Number of workers that consume this queue and no other.
+        slots: Total slots of these workers.
+        starts: Rate of started tasks.
+        busy_slots: Number of busy slots.
+        waiting: Number of waiting messages.
+        growth: Growth rate of the backlog; negative if it shrinks.
+        cpu_cores: Cores used by the busiest node's main process; None if unknown.
+        host_busy_cores: Busy cores of this host; None if no worker of the queue runs on it.
+        own_cores: Cores that the queue's workers use on this host, child processes included; None if there are no
+            such workers.
+        cores: Number of cores of this host; None if unknown.
         is_paused: Whether an operator has paused it.
     """
 
@@ -98,46 +99,46 @@ class QueueLoad:
 
     @property
     def arrivals(self) -> float:
-        """Messages that came: those that began, and by how many more wait."""
+        """Rate of arriving messages: started tasks plus growth of the backlog."""
         return max(0.0, self.starts + self.growth)
 
     @property
     def is_growing(self) -> bool:
-        """True for a backlog that gets longer."""
+        """True if the backlog grows."""
         return self.waiting > self.slots and self.growth > GROWTH_SHARE * self.arrivals
 
     @property
     def is_shrinking(self) -> bool:
-        """True for a backlog that gets shorter: the slots are all busy for a while, and they suffice."""
+        """True if the backlog shrinks: all slots are busy for now, and they suffice."""
         return self.waiting > 0 and -self.growth > GROWTH_SHARE * self.starts
 
     @property
     def is_host_busy(self) -> bool:
-        """True if this host has no processor time left, whichever programs use it."""
+        """True if this host has no CPU time left, whichever programs use it."""
         return bool(self.cores) and (self.host_busy_cores or 0.0) >= BUSY * (self.cores or 0)
 
     @property
     def run_seconds(self) -> float | None:
-        """How long a task runs; None if none began."""
+        """Mean run time of a task; None if no task started."""
         return self.busy_slots / self.starts if self.starts > 0 else None
 
     @property
     def wait_seconds(self) -> float | None:
-        """How long a message waits; None if none began."""
+        """Mean wait of a message; None if no task started."""
         return self.waiting / self.starts if self.starts > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What the figures of a queue say.
+    """Advice for a queue.
 
     Attributes:
-        load: The figures.
-        verdict: How it stands.
-        remedy: What helps.
+        load: The figures it is based on.
+        verdict: The state of the queue.
+        remedy: The recommended action.
         slots_needed: ceil(arrivals * run time / `TARGET_SHARE`), at least 1; None if unknown.
-        drain_seconds: How long what waits now takes with the slots there are; infinite if it grows, None if
-            unknown or nothing waits.
+        drain_seconds: Time to drain the backlog with the present slots; infinite if it grows, None if unknown or
+            there is no backlog.
     """
 
     load: QueueLoad
@@ -148,12 +149,12 @@ class Advice:
 
     @property
     def slots_per_node(self) -> int | None:
-        """The -c for as many nodes as there are."""
+        """The ``-c`` of each node, for the present number of nodes."""
         return None if self.slots_needed is None else math.ceil(self.slots_needed / max(1, self.load.nodes))
 
 
 def advise(load: QueueLoad) -> Advice:
-    """Return what the figures of a queue say."""
+    """Return the advice for a queue's figures."""
     needed = _slots_needed(load)
     verdict = _verdict(load, needed)
     return Advice(load, verdict, _remedy(load, verdict), needed, _drain_seconds(load))

@@ -1,4 +1,4 @@
-"""Time: how long a run will take, and a bound on it."""
+"""Time budget: the estimated duration of a tuning run, and its limit."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from broker_app.tuning.trial import TrialEffort
 
 START_SECONDS = 5.0
-"""A worker's start and end, on a machine that is otherwise quiet."""
+"""Time to start and stop a worker on an otherwise idle machine."""
 
 _FEWEST_POINTS = 4
 _MORE_POINTS = 5
-"""Numbers of slots between the doublings, and points that are measured again because they are uncertain."""
+"""Allowance for slot counts between the doublings and for uncertain points that are measured again."""
 
 
 def point_seconds(load: TaskLoad, effort: TrialEffort) -> float:
-    """Return about how long one number of slots takes; the time of a real task is not known and counts as 0."""
+    """Return the approximate time to measure one slot count; a real task's run time is unknown and counts as 0."""
     task = max((sum(call.args[:2]) for call in load.calls if call.task == SIMULATED_TASK), default=0.0)
     one_round = max(effort.round_seconds, min(task, 10 * effort.round_seconds)) + 2 * task
     return START_SECONDS + effort.warm_up_seconds + task + (effort.min_rounds + 1) * one_round
 
 
 def estimate(pools: int, bound: int, each_seconds: float) -> tuple[float, float]:
-    """Return the shortest and the longest time that a run is expected to take, in seconds.
+    """Return the minimum and maximum expected duration of a run, in seconds.
 
     Args:
-        pools: How many are measured.
-        bound: The most slots.
-        each_seconds: Of one number of slots.
+        pools: Number of pools to measure.
+        bound: Maximum number of slots.
+        each_seconds: Time to measure one slot count.
     """
     most = 1 + math.ceil(math.log2(bound))
     return min(most, _FEWEST_POINTS) * pools * each_seconds, (most + _MORE_POINTS) * pools * each_seconds
@@ -43,12 +43,12 @@ def estimate(pools: int, bound: int, each_seconds: float) -> tuple[float, float]
 
 @dataclass(slots=True)
 class Budget:
-    """The time of a run, shared among its pools.
+    """The time of a run, divided among its pools.
 
     Attributes:
-        seconds: Of the whole run; None for no bound.
-        each_seconds: Of one number of slots: expected, then the longest that was seen.
-        begin: When it began, on the monotonic clock.
+        seconds: Limit of the whole run; None for no limit.
+        each_seconds: Time to measure one slot count: the estimate, then the longest measured.
+        begin: Start of the run, on the monotonic clock.
     """
 
     seconds: float | None
@@ -56,18 +56,18 @@ class Budget:
     begin: float = field(default_factory=time.monotonic)
 
     def share(self, pools: int) -> float:
-        """Return when the next of so many pools must be done, on the monotonic clock."""
+        """Return the deadline of the next pool on the monotonic clock, with ``pools`` left to measure."""
         if self.seconds is None:
             return math.inf
         now = time.monotonic()
         return now + (self.begin + self.seconds - now) / pools
 
     def allows(self, end: float) -> bool:
-        """Return whether one more number of slots is expected to be done by then."""
+        """Return whether another slot count can be expected to finish by a deadline."""
         return time.monotonic() + self.each_seconds <= end
 
     def took(self, seconds: float) -> None:
-        """Take note of how long a number of slots took."""
+        """Record how long a slot count took to measure."""
         self.each_seconds = max(self.each_seconds, seconds)
 
     def words(self, pools: int, bound: int) -> str:

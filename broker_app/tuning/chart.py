@@ -1,4 +1,4 @@
-"""The measured curves as one SVG, made by hand: no plotting library, readable on light and on dark pages."""
+"""SVG chart of the measured curves, drawn without a plotting library and readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """A place in the picture, and what its axes show."""
+    """One panel of the chart, with the scales of its axes."""
 
     top: float
     height: float
@@ -54,17 +54,17 @@ class _Panel:
     highest: float
 
     def x(self, slots: float) -> float:
-        """Return where a number of slots stands: each doubling is equally far."""
+        """Return the x coordinate of a slot count, on a logarithmic scale."""
         span = math.log2(max(2, self.slots))
         return _LEFT + math.log2(slots) / span * (WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        """Return where a value stands; above the highest it is cut off."""
+        """Return the y coordinate of a value, clipped at the highest."""
         return self.top + self.height * (1 - min(value, self.highest) / self.highest)
 
 
 def draw(tuning: TuningResult) -> str:
-    """Return the throughput and the run time over the number of slots, a curve for each pool."""
+    """Return a chart of throughput and run time over the number of slots, with a curve for each pool."""
     points = [point for result in tuning.results for point in result.points.values()]
     slots = max(point.slots for point in points)
     above = _Panel(_TOP, _PANEL, slots, _round_up(max(point.throughput for point in points) * 1.04))
@@ -84,7 +84,7 @@ def draw(tuning: TuningResult) -> str:
 
 
 def _page(title: str, subtitle: str, parts: Iterable[str]) -> str:
-    shown = title if len(title) <= 76 else f"{title[:75]}…"  # noqa: PLR2004 - what fits
+    shown = title if len(title) <= 76 else f"{title[:75]}…"  # noqa: PLR2004 - width of the chart
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">',
         f"<title>{escape(title)}</title>",
@@ -99,12 +99,12 @@ def _page(title: str, subtitle: str, parts: Iterable[str]) -> str:
 def _subtitle(tuning: TuningResult) -> str:
     point = tuning.recommendation.point
     if point is None:
-        return "nothing is recommended: the figures do not carry it"
+        return "nothing is recommended: the figures are too uncertain"
     return f"recommended: {point.pool} -c {point.slots}, {point.throughput:,.0f} tasks a second"
 
 
 def _frame(panel: _Panel, label: str) -> list[str]:
-    """Return the grid of a panel with its values, and what they are."""
+    """Return the grid of a panel, with its axis label and tick values."""
     right = WIDTH - _RIGHT
     parts = [_text(_LEFT, panel.top - 8, label, "quiet")]
     for value in _ticks(panel.highest):
@@ -117,7 +117,7 @@ def _frame(panel: _Panel, label: str) -> list[str]:
 
 
 def _slot_labels(panel: _Panel, measured: Iterable[int]) -> list[str]:
-    """Return the numbers of slots below the lower panel: doublings, and the last one."""
+    """Return the slot counts below the lower panel: the doublings and the last one."""
     bottom = panel.top + panel.height
     shown = [number for number in sorted(measured) if number & (number - 1) == 0 or number == panel.slots]
     parts = [_text(panel.x(number), bottom + 18, str(number), "text small", anchor="middle") for number in shown]
@@ -126,7 +126,7 @@ def _slot_labels(panel: _Panel, measured: Iterable[int]) -> list[str]:
 
 
 def _ideal(panel: _Panel, results: Sequence[PoolResult]) -> list[str]:
-    """Return what the slots would do without a limit: the best of one slot, times their number."""
+    """Return the line of ideal scaling: the best throughput per slot times the number of slots."""
     rate = max(result.points[min(result.points)].throughput / min(result.points) for result in results)
     ends = _path(panel, lambda slots: rate * slots, min(panel.slots, panel.highest / rate))
     return [f'<path class="ideal" fill="none" stroke-dasharray="6 5" d="{ends}"/>']
@@ -148,14 +148,14 @@ def _curve(panel: _Panel, result: PoolResult, recommended: Measurement | None) -
             is_at_the_edge = x > WIDTH - _RIGHT - _LABEL / 2
             parts.append(
                 _text(x + 8, y - 14, f"-c {point.slots}", "name", anchor="end")
-                if is_at_the_edge  # beside it stand the names
+                if is_at_the_edge  # the legend is right of it
                 else _text(x, y - 14, f"-c {point.slots}", "name", anchor="middle")
             )
     return parts
 
 
 def _times(panel: _Panel, result: PoolResult) -> list[str]:
-    """Return the median of the run times as a line, and their p95 as the end of a bar."""
+    """Return the median run time as a line, with bars up to the p95."""
     points = list(result.points.values())
     parts = [f'<path class="line" d="{_polyline(panel, [(p.slots, 1000 * p.run.p50) for p in points])}"/>']
     for point in points:
@@ -167,7 +167,7 @@ def _times(panel: _Panel, result: PoolResult) -> list[str]:
 
 
 def _names(panel: _Panel, results: Sequence[PoolResult]) -> list[str]:
-    """Return the key at the right."""
+    """Return the legend at the right."""
     x, y = WIDTH - _RIGHT + 20, panel.top + 12.0
     parts = []
     for colour, result in zip(_cycle(_COLOURS, len(results)), results, strict=True):

@@ -1,4 +1,4 @@
-"""Limits that the user names, and what holds a worker back beyond its knee, from recorded figures."""
+"""Limits of a node set by the user, and the bottleneck of a pool, derived from its measurements."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from broker_app.tuning.measurement import Measurement
 
 BUSY = 0.9
-"""From this share on a core, a host or the slots are taken to be busy."""
+"""Cores, hosts and slots count as fully busy from this share on."""
 
 ONE_CORE = 0.8
-"""Cores of a process from which on its one interpreter lock, or its one thread, is taken to be the limit: threads
-that fight for the lock do not reach 1.0."""
+"""A process that uses this many cores counts as limited by its interpreter lock or its only thread: threads that
+compete for the lock never reach 1.0."""
 
 STRETCH = 1.25
-"""Run times that grew by this much without the processor's doing: what the tasks ask for has no more to give."""
+"""If run times grow by this factor while CPU is left, the services that tasks call count as saturated."""
 
 _SINGLE = frozenset({"threads", "gevent", "solo"})
 """Pools whose tasks share one interpreter."""
@@ -27,12 +27,13 @@ _SINGLE = frozenset({"threads", "gevent", "solo"})
 
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
-    """What one node may use.
+    """Resource limits of one node.
 
     Attributes:
-        memory_bytes: Of all its processes; None for no limit.
-        connections: Slots that may be open downstream at once, one connection for each; None for no limit.
-        latency_seconds: The p95 from publishing to the end, at `LOAD_SHARE` of its throughput; None for no limit.
+        memory_bytes: Memory of all its processes; None for no limit.
+        connections: Maximum slots, as each may hold one connection to a downstream service; None for no limit.
+        latency_seconds: The p95 from publishing to completion, at `LOAD_SHARE` of its throughput; None for no
+            limit.
     """
 
     memory_bytes: int | None = None
@@ -40,7 +41,7 @@ class NodeLimits:
     latency_seconds: float | None = None
 
     def broken_by(self, point: Measurement) -> str:
-        """Return which limits a point breaks, in words; empty if none."""
+        """Return the limits that a point exceeds, as text; empty if it keeps them all."""
         broken = []
         if self.memory_bytes is not None and point.usage.memory_bytes > self.memory_bytes:
             broken.append("memory")
@@ -52,24 +53,24 @@ class NodeLimits:
 
 
 class Ceiling(StrEnum):
-    """What more slots would not help against."""
+    """The bottleneck that more slots would not remove."""
 
     HOST = "host"
-    """All cores of this host are busy, the worker's processes the least part of it: the broker, or others."""
+    """All cores of this host are busy, mostly with other programs, such as the broker."""
     CPU = "cpu"
     """The worker's processes use all cores."""
     LOCK = "lock"
-    """One interpreter: its lock, or with gevent its one thread, is on one core."""
+    """One interpreter: its lock, or with gevent its only thread, limits it to one core."""
     MAIN = "main"
-    """The main process of a prefork pool, which takes the messages and hands them out, is on one core."""
+    """The main process of a prefork pool, which receives and distributes the messages, uses a whole core."""
     DOWNSTREAM = "downstream"
-    """The slots are busy, and their tasks wait longer the more there are."""
+    """The slots are busy, and tasks take longer the more of them run."""
     BROKER = "broker"
-    """Slots are idle although messages wait and processor is left: they do not come fast enough."""
+    """Slots are idle although messages wait and CPU is left: messages arrive too slowly."""
     BOUND = "bound"
-    """None was reached: it still rises at the last number that was tried."""
+    """No limit was reached: throughput still rises at the last slot count."""
     NONE = "none"
-    """No single thing: it flattens out before any of these is exhausted."""
+    """No single bottleneck: throughput flattens out before any of these is exhausted."""
 
 
 WORDS = {
@@ -89,10 +90,10 @@ WORDS = {
 
 
 def ceiling(points: Mapping[int, Measurement]) -> Ceiling:
-    """Return what limits a pool, judged at the most slots that were measured, in the order of `Ceiling`.
+    """Return the bottleneck of a pool, judged at its highest measured slot count.
 
-    ``points`` are of one pool, at least one. A cause that shows in the processor comes before one that shows in
-    the run times, because a busy processor stretches run times too.
+    ``points`` holds at least one measurement of one pool. CPU is checked before run times, because a busy CPU
+    lengthens run times too.
     """
     last, first = points[max(points)], points[min(points)]
     usage = last.usage
@@ -110,7 +111,7 @@ def ceiling(points: Mapping[int, Measurement]) -> Ceiling:
 
 
 def _still_rises(points: Mapping[int, Measurement]) -> bool:
-    """Return whether the last number of slots brought a good part of what it added."""
+    """Return whether throughput rose by more than half as much as the slots in the last step."""
     if len(points) == 1:
         return False
     *_, before, last = sorted(points)

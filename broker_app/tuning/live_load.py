@@ -1,8 +1,8 @@
-"""The load of a queue as the workers of this host run it: its tasks, how long they run, and what they compute.
+"""Live load: observes a queue's tasks on this host, with their run times and CPU use.
 
-Run times come from the metrics that this host has counted. The processor that a task uses itself is counted
-nowhere: a worker's own work is done in the same processes. So it is the difference between two workers at the same
-pace: the live ones, and a private one whose tasks only wait.
+Run times come from this host's metrics. The CPU time of a task itself cannot be observed directly, because the
+worker's overhead occurs in the same processes. It is estimated as the difference between two workers at the same
+rate: a live one, and a private one whose tasks only wait.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 20.0
 MIN_TASKS = 20
-"""So many must end while the workers are watched: below that the processor's figures say nothing."""
+"""Tasks that must end during the observation; with fewer, the CPU figures mean nothing."""
 
 MAX_TASKS = 5
-"""Tasks of a queue that a load tells apart: those that take most of the slots' time."""
+"""Maximum number of distinct tasks in a load: those that take most of the slots' time."""
 
 TURNS = 20
-"""Calls in which the tasks take turns, each as often as it comes, and at least once."""
+"""Length of the cycle of calls. Each task appears in proportion to its frequency, and at least once."""
 
 _WARM_UP_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedTask:
-    """What is known of a task.
+    """Figures of one task.
 
     Attributes:
-        name: The task's.
-        count: How often it ran.
-        seconds: How long in the mean.
+        name: The task's name.
+        count: Number of runs.
+        seconds: Mean run time.
         jitter: The half-width of its run times, as a share of the mean, 0..1.
         ignore_result: Whether its results are not stored.
     """
@@ -65,9 +65,14 @@ class ObservedTask:
 
     @classmethod
     def of(cls, name: str, bounds: Sequence[float], numbers: Sequence[float]) -> ObservedTask:
-        """Return it from a histogram: upper bounds; counts, that above the last bound, and the sum.
+        """Return the figures from a histogram.
 
-        The mean is exact. The spread is that of even run times with the variance of the buckets' middles.
+        The mean is exact. The jitter is that of a uniform distribution with the variance of the bucket midpoints.
+
+        Args:
+            name: The task's name.
+            bounds: Upper bounds of the buckets.
+            numbers: Count of each bucket, count above the last bound, and sum of the run times.
         """
         *counts, total = numbers
         count = int(sum(counts))
@@ -83,17 +88,17 @@ class ObservedTask:
 
 @dataclass(frozen=True, slots=True)
 class ObservedLoad:
-    """What the workers of a queue on this host do.
+    """Load of a queue's workers on this host.
 
     Attributes:
-        queue: As producers write it.
-        seconds: How long they were watched.
-        tasks: Those that take most of the slots' time, the first the most.
-        nodes: Workers.
-        pool: Of the first of them.
-        slots: Of the same.
-        pace: Tasks that end in a second, of all nodes.
-        cpu_cores: Processor seconds of all nodes in each second.
+        queue: The queue's name in the settings.
+        seconds: Duration of the observation.
+        tasks: The tasks that take most of the slots' time, in descending order.
+        nodes: Number of workers.
+        pool: Pool of the first worker.
+        slots: Slots of the first worker.
+        pace: Completed tasks per second, of all nodes.
+        cpu_cores: Cores used by all nodes.
     """
 
     queue: str
@@ -106,7 +111,7 @@ class ObservedLoad:
     cpu_cores: float
 
     def calls(self, cpu_seconds: float) -> tuple[SampleCall, ...]:
-        """Return calls that take turns as the tasks do; each computes for so long, or as long as it runs."""
+        """Return simulated calls in the proportions of the tasks, each computing for at most its run time."""
         return tuple(_call(task, cpu_seconds) for task in take_turns(self.tasks))
 
     def __str__(self) -> str:
@@ -117,17 +122,17 @@ class ObservedLoad:
 
 
 def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> ObservedLoad:
-    """Watch the workers of a queue on this host for a while; nothing is changed.
+    """Observe a queue's workers on this host without changing anything.
 
     Args:
-        app: Whose workers and metrics; of its registered tasks it is known whether they ignore their results.
-        queue: As producers write it.
-        seconds: How long.
+        app: The app whose workers and metrics are read. Its registered tasks say whether results are ignored.
+        queue: The queue's name in the settings.
+        seconds: Duration of the observation.
 
     Raises:
-        TuningError: The metrics are off, no worker of this queue alone runs here, too few tasks ended, or they run
-            longer than a simulated one may.
-        BrokerError: No broker.
+        TuningError: Metrics are off, no worker that consumes only this queue runs here, too few tasks ended, or
+            they run longer than a simulated task may.
+        BrokerError: The broker is unreachable.
     """
     if not app.settings.metrics.enabled:
         raise TuningError("--from-metrics: expected metrics, got [metrics] enabled = false in the settings")
@@ -161,24 +166,24 @@ def observe(app: BrokerApp, queue: str, seconds: float = WATCH_SECONDS) -> Obser
 def cpu_seconds(
     app: BrokerApp, observed: ObservedLoad, *, keeps_results: bool, app_name: str, on_leaving: Callable[[], object]
 ) -> float:
-    """Return what a task computes itself: what live workers use for it, less what one uses whose tasks only wait.
+    """Return the CPU seconds of a task: the use of the live workers minus that of one whose tasks only wait.
 
     Args:
-        app: Whose settings the private worker has.
-        observed: The live ones; it is measured for as long as they were watched.
-        keeps_results: Whether the private one stores results, of the tasks that do not ignore them.
+        app: The app whose settings the private worker uses.
+        observed: The live load. The private worker is measured for the same duration.
+        keeps_results: Whether the private worker stores results of tasks that do not ignore them.
         app_name: Celery's ``-A``.
         on_leaving: Called before the clean-up, which must not be interrupted.
 
     Raises:
-        TuningError: The worker does not start, or ends.
-        BrokerError, PublishError: The broker is gone.
+        TuningError: The worker did not start, or ended.
+        BrokerError, PublishError: The broker is unreachable.
     """
     load = TaskLoad(observed.calls(0.0), keeps_results)
     pool_and_slots = observed.pool, observed.slots
     with (
-        private_place(app, observed.queue, on_leaving) as place,
-        tuned_worker(place, app_name, observed.queue, load, pool_and_slots) as worker,
+        private_place(app, observed.queue, on_leaving) as sandbox,
+        tuned_worker(sandbox, app_name, observed.queue, load, pool_and_slots) as worker,
     ):
         pace = observed.pace / observed.nodes
         worker.feed_at_random(pace, _WARM_UP_SECONDS)
@@ -187,7 +192,7 @@ def cpu_seconds(
 
 
 def take_turns(tasks: Sequence[ObservedTask]) -> list[ObservedTask]:
-    """Return tasks in turns, each as often as it ran, evenly, and at least once."""
+    """Return an evenly interleaved cycle of tasks, each in proportion to its runs and at least once."""
     if len(tasks) == 1:
         return list(tasks)
     total = sum(task.count for task in tasks)
@@ -219,7 +224,7 @@ def _samples(nodes: Iterable[WatchedWorker]) -> dict[int, UsageSample]:
 
 
 def _count(reader: MetricsReader, queue: str) -> list[ObservedTask]:
-    """Return the tasks of a queue that have run on this host, as far as it remembers."""
+    """Return the tasks of a queue in this host's metrics."""
     return [
         ObservedTask.of(series.labels[1], series.bounds, numbers)
         for series, numbers in reader.read().numbers.items()

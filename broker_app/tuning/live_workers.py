@@ -1,4 +1,4 @@
-"""Live figures of the queues: what the workers and the broker say for some seconds. Nothing is changed."""
+"""Live figures of queues: polls workers and broker for some seconds without changing anything."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _PAUSE_SECONDS = 0.25
 
 @dataclass
 class WatchedWorker:
-    """One worker, watched.
+    """One observed worker.
 
     Attributes:
-        queue: The only one that it consumes, on the broker.
-        pid: Of its main process.
-        pool: As Celery's ``-P`` has it.
-        slots: Its -c.
-        started: Tasks that it began, at the first and the last look.
-        seconds: Processor seconds of its main process, likewise.
-        busy: Slots at work, at each look.
+        queue: The only queue it consumes, by its name on the broker.
+        pid: Its main process.
+        pool: Celery's ``-P``.
+        slots: Celery's ``-c``.
+        started: Total of started tasks, at the start and the end.
+        seconds: CPU seconds of its main process, at the start and the end.
+        busy: Number of busy slots in each sample.
     """
 
     queue: str
@@ -54,11 +54,11 @@ class WatchedWorker:
 
 @dataclass(frozen=True, slots=True)
 class WatchResult:
-    """What was seen.
+    """Result of an observation.
 
     Attributes:
-        loads: Of each queue, in the order of the settings.
-        missing: What could not be told, in words.
+        loads: Figures of each queue, in the order of the settings.
+        missing: Descriptions of missing figures.
     """
 
     loads: tuple[QueueLoad, ...]
@@ -66,16 +66,16 @@ class WatchResult:
 
 
 def watch(app: BrokerApp, queues: Iterable[str], seconds: float) -> WatchResult:
-    """Return the figures of some queues, or of all, over a while.
+    """Observe some or all queues and return their figures.
 
     Args:
-        app: Whose broker and workers are asked.
-        queues: As producers write them; none for all.
-        seconds: How long.
+        app: The app whose broker and workers are polled.
+        queues: Names of queues in the settings; empty for all.
+        seconds: Duration of the observation.
 
     Raises:
-        UnknownQueue: The settings do not declare it.
-        BrokerError: No broker.
+        UnknownQueue: The settings do not declare a queue.
+        BrokerError: The broker is unreachable.
     """
     table = app.settings.routing_table()
     names = {table.queue(name).broker_name: name for name in tuple(queues) or app.settings.queues}
@@ -117,7 +117,7 @@ def _is_here(name: str) -> bool:
 
 
 def _find_nodes(app: BrokerApp, queues: set[str]) -> tuple[dict[str, WatchedWorker], list[str]]:
-    """Return the workers that consume one of the queues and nothing else, and what that leaves out."""
+    """Return the workers that consume exactly one of the queues, and descriptions of missing figures."""
     consumed = _ask(app, "active_queues", None)
     stats = _ask(app, "stats", list(consumed))
     nodes, missing = {}, []
@@ -148,7 +148,7 @@ def _ask(app: BrokerApp, question: str, names: list[str] | None) -> dict[str, An
 
 
 def _look(app: BrokerApp, nodes: Mapping[str, WatchedWorker]) -> None:
-    """Note how many tasks each node has begun, and the processor time of its main process."""
+    """Record each node's total of started tasks and the CPU time of its main process."""
     for name, answer in _ask(app, "stats", list(nodes)).items():
         nodes[name].started.append(sum(answer["total"].values()))
         nodes[name].seconds.append(answer["rusage"]["utime"] + answer["rusage"]["stime"])
@@ -160,7 +160,7 @@ def _count(
     nodes: Mapping[str, WatchedWorker],
     depths: Mapping[str, list[int]],
 ) -> None:
-    """Note what waits, and which slots are busy."""
+    """Record the depth of each queue and the busy slots of each node."""
     for queue, seen in depths.items():
         seen.append(queue_depth(connection, queue) or 0)
     for name, answer in _ask(app, "active", list(nodes)).items():
@@ -168,7 +168,7 @@ def _count(
 
 
 def _samples(local: Mapping[str, int]) -> dict[int, UsageSample]:
-    """Return the counters of this host's workers, with all their processes, by pid."""
+    """Return the counters of this host's workers, child processes included, by pid."""
     return {pid: proc_usage.sample(pid) for pid in local.values()}
 
 
@@ -181,7 +181,7 @@ def _paused(app: BrokerApp, missing: list[str]) -> frozenset[str]:
 
 
 def _own_cores(pids: Iterable[int], used: Mapping[int, Usage]) -> float | None:
-    """Return what some workers use of this host, all their processes together; None if none of them is here."""
+    """Return the cores that workers use on this host, child processes included; None without local workers."""
     cores = [used[pid].cpu_cores for pid in pids]
     return sum(cores) if cores else None
 

@@ -1,4 +1,4 @@
-"""What the tuned worker is given to do: a task of the app with its arguments, or a simulated one."""
+"""Load of a tuned worker: calls of the app's tasks, or of a simulated task."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 @dataclass(frozen=True, slots=True)
 class SampleCall:
-    """One call of a task: its name and arguments, JSON values.
+    """One call of a task, with JSON values as arguments.
 
     Attributes:
-        task: Its name.
-        args: Positional ones.
-        kwargs: Those with a name.
-        ignore_result: Whether its result is not stored, whatever the load's are.
+        task: The task's name.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        ignore_result: True to discard its result even if the load keeps results.
     """
 
     task: str
@@ -54,18 +54,18 @@ class SampleCall:
 
 @dataclass(frozen=True, slots=True)
 class TaskLoad:
-    """What is published: calls that take turns.
+    """A cycle of calls to publish.
 
     Attributes:
-        calls: At least one.
-        keeps_results: Whether the workers store results, of the calls that do not ignore them.
+        calls: The calls, at least one.
+        keeps_results: Whether workers store the results of calls that do not ignore them.
     """
 
     calls: tuple[SampleCall, ...]
     keeps_results: bool = True
 
     def signatures(self, app: BrokerApp, queue: str) -> Iterator[Signature]:
-        """Yield calls for a queue without end."""
+        """Yield calls for a queue, endlessly."""
         for call in itertools.cycle(self.calls):
             options: dict[str, Any] = {"queue": queue}
             if call.ignore_result or not self.keeps_results:
@@ -82,11 +82,11 @@ class TaskLoad:
 def parse_profile(text: str) -> SampleCall:
     """Return the call of a simulated task: ``wait=50ms,cpu=2ms,jitter=20%``.
 
-    ``wait`` sleeps, as I/O does; ``cpu`` computes in Python, holding the interpreter; ``jitter`` draws both anew
-    for each task, up to that share longer or shorter. What is left out is 0.
+    ``wait`` sleeps, as I/O does; ``cpu`` computes in Python, holding the interpreter lock; ``jitter`` varies both
+    at random for each task by up to this share. Omitted keys are 0.
 
     Raises:
-        CallError: Another key, a value without a unit, nothing to do, or more than a minute.
+        CallError: An unknown key, a value without a unit, no work, or more than a minute.
     """
     words = dict(word.partition("=")[::2] for word in text.split(","))
     if unknown := words.keys() - {"wait", "cpu", "jitter"}:
@@ -103,7 +103,7 @@ def parse_duration(text: str, where: str) -> float:
     """Return the seconds of ``50ms``, ``2s`` or ``300us``.
 
     Raises:
-        CallError: It is none.
+        CallError: The text is not a duration.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -112,8 +112,8 @@ def parse_duration(text: str, where: str) -> float:
 
 
 def simulate(wait_seconds: float, cpu_seconds: float, jitter: float) -> None:
-    """Wait without the processor, then use it, each up to ``jitter`` (a share, 0..1) longer or shorter."""
-    drawn = 1 + jitter * random.uniform(-1, 1)  # noqa: S311 - a load, no secret
+    """Sleep, then compute, each up to ``jitter`` (a share, 0..1) longer or shorter."""
+    drawn = 1 + jitter * random.uniform(-1, 1)  # noqa: S311 - not security-relevant
     if wait_seconds:
         time.sleep(wait_seconds * drawn)
     end = time.thread_time() + cpu_seconds * drawn

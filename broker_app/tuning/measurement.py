@@ -1,4 +1,4 @@
-"""What is measured of one pool with one number of slots, and how sure it is."""
+"""Measurements of one pool with one slot count, and their statistical error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MANY_T_95 = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A range that holds a value with 95 % confidence."""
+    """A 95 % confidence interval."""
 
     low: float
     high: float
 
     @classmethod
     def middle(cls, values: Sequence[float]) -> Interval:
-        """Return the middle 95 % of some values, at least one."""
+        """Return the middle 95 % of at least one value."""
         ordered = sorted(values)
         cut = int(len(ordered) * 0.025)
         return cls(ordered[cut], ordered[-1 - cut])
@@ -36,10 +36,10 @@ class Durations:
     """Durations of many tasks, in seconds.
 
     Attributes:
-        mean: Their mean.
-        p50: Half of them took no longer.
-        p95: 95 of 100 took no longer.
-        count: How many there were.
+        mean: The mean.
+        p50: The median.
+        p95: The 95th percentile.
+        count: Number of tasks.
     """
 
     mean: float
@@ -49,10 +49,10 @@ class Durations:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Durations:
-        """Return the figures of at least one duration.
+        """Return the statistics of at least one duration.
 
         Raises:
-            ValueError: There is none.
+            ValueError: ``seconds`` is empty.
         """
         ordered = sorted(seconds)
         if not ordered:
@@ -62,16 +62,16 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the processes of one worker used, and its host.
+    """Resource usage of one worker and its host.
 
     Attributes:
-        cpu_cores: Processor seconds of all its processes in each second.
-        main_cpu_cores: Of its main process alone.
-        host_busy_cores: Cores of the host at work, whoever it was.
+        cpu_cores: Cores used by all its processes.
+        main_cpu_cores: Cores used by its main process.
+        host_busy_cores: Busy cores of the host, including other programs.
         cores: Cores that the worker may use.
-        memory_bytes: Of all its processes; what they share is counted once.
-        processes: How many there were.
-        threads: Of all its processes.
+        memory_bytes: Memory of all its processes; shared pages count once.
+        processes: Number of processes.
+        threads: Number of threads of all its processes.
         descriptors: Open files and sockets of all its processes.
     """
 
@@ -87,17 +87,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One pool with one number of slots, measured.
+    """Measurement of one pool with one slot count.
 
     Attributes:
         pool: Celery's ``-P``.
         slots: Celery's ``-c``.
-        throughputs: Tasks a second in each round, while messages waited for a slot at any moment.
-        run: How long the tasks of these rounds ran.
-        wait: How long tasks waited, from publishing to their start, while they came at random at `LOAD_SHARE` of
-            the throughput; None if that was not measured.
-        latency: From publishing to the end, likewise.
-        usage: What the worker used in these rounds.
+        throughputs: Tasks per second in each round, under a constant backlog.
+        run: Run times of the tasks in these rounds.
+        wait: Times from publishing to start, with random arrivals at `LOAD_SHARE` of the throughput; None if not
+            measured.
+        latency: Times from publishing to completion, measured as ``wait``.
+        usage: Resource usage of the worker in these rounds.
     """
 
     pool: str
@@ -110,22 +110,22 @@ class Measurement:
 
     @property
     def throughput(self) -> float:
-        """The mean of the rounds."""
+        """Mean throughput of the rounds."""
         return statistics.fmean(self.throughputs)
 
     @property
     def error(self) -> float:
-        """Half the width of the mean's 95 % interval, as a share of it: 0.05 is plus or minus five per cent."""
+        """Half the width of the mean's 95 % interval, relative to the mean: 0.05 means ±5 %."""
         return relative_error(self.throughputs)
 
     @property
     def busy_share(self) -> float:
-        """The share of the slots that were at work: their mean number is throughput * run time (Little's law)."""
+        """Mean share of busy slots, from throughput * run time (Little's law)."""
         return min(1.0, self.throughput * self.run.mean / self.slots)
 
 
 def relative_error(values: Sequence[float]) -> float:
-    """Return half the width of the mean's 95 % interval as a share of it; infinite for fewer than two values.
+    """Return half the width of the mean's 95 % interval, relative to the mean; infinite for fewer than two values.
 
     Student's t * standard deviation / sqrt(count) / mean.
     """

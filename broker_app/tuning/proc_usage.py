@@ -1,4 +1,4 @@
-"""What a worker's processes use, read from /proc (proc(5)); elsewhere tuning is refused."""
+"""Resource usage of a worker's processes, read from /proc (proc(5)); tuning requires Linux."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PARENT, _USER, _SYSTEM, _THREADS = 1, 11, 12, 17
-"""Positions in /proc/<pid>/stat behind the name: the state is 0."""
+"""Positions of fields in /proc/<pid>/stat after the name; the state is 0."""
 
 _IDLE = slice(3, 5)
 """idle and iowait in the first line of /proc/stat."""
@@ -27,12 +27,12 @@ _IDLE = slice(3, 5)
 
 @dataclass(frozen=True, slots=True)
 class UsageSample:
-    """The counters of a worker and its host at one moment.
+    """Counters of a worker and its host at one point in time.
 
     Attributes:
-        seconds: Processor seconds used so far, by pid.
-        host_idle: Seconds that the host's cores were idle so far.
-        host_total: Seconds of all of its cores so far.
+        seconds: CPU seconds used so far, by pid.
+        host_idle: Idle seconds of all the host's cores so far.
+        host_total: Total seconds of all the host's cores so far.
     """
 
     seconds: dict[int, float]
@@ -41,17 +41,17 @@ class UsageSample:
 
 
 def check_proc() -> None:
-    """Raise if this system does not show its processes.
+    """Raise an error if this system has no /proc.
 
     Raises:
         TuningError: There is no /proc.
     """
     if not (_PROC / "self" / "stat").exists():
-        raise TuningError("expected /proc, from which processor and memory are read, got none; tune on Linux")
+        raise TuningError("expected /proc, the source of CPU and memory figures, got none; tune on Linux")
 
 
 def sample(main: int) -> UsageSample:
-    """Return the counters of a process and all below it."""
+    """Return the counters of a process and all its descendants."""
     seconds = {}
     for pid in family(main):
         if fields := _stat(pid):
@@ -61,7 +61,7 @@ def sample(main: int) -> UsageSample:
 
 
 def usage_between(main: int, before: UsageSample, after: UsageSample, elapsed_seconds: float) -> Usage:
-    """Return what was used between two samples; memory, threads and descriptors are those of now."""
+    """Return the usage between two samples; memory, threads and descriptors are current values."""
     used = {pid: seconds - before.seconds.get(pid, 0.0) for pid, seconds in after.seconds.items()}
     pids = tuple(after.seconds)
     busy = (after.host_total - before.host_total) - (after.host_idle - before.host_idle)
@@ -78,7 +78,7 @@ def usage_between(main: int, before: UsageSample, after: UsageSample, elapsed_se
 
 
 def others_busy_cores(seconds: float) -> float:
-    """Return how many of this host's cores are busy while this process waits for some seconds."""
+    """Return how many of this host's cores other programs keep busy, sampled for some seconds."""
     before, begin = sample(os.getpid()), time.monotonic()
     time.sleep(seconds)
     used = usage_between(os.getpid(), before, sample(os.getpid()), time.monotonic() - begin)
@@ -86,7 +86,7 @@ def others_busy_cores(seconds: float) -> float:
 
 
 def mean_usage(usages: Sequence[Usage]) -> Usage:
-    """Return the mean of the processor's figures, and the most of the others."""
+    """Return the mean of the CPU figures and the maximum of the others."""
     count, last = len(usages), usages[-1]
     return Usage(
         cpu_cores=sum(usage.cpu_cores for usage in usages) / count,
@@ -101,23 +101,23 @@ def mean_usage(usages: Sequence[Usage]) -> Usage:
 
 
 def cores() -> int:
-    """Return how many cores this process, and so its workers, may use."""
+    """Return the number of cores that this process and its workers may use."""
     return len(os.sched_getaffinity(0))
 
 
 def available_bytes() -> int:
-    """Return the memory that can still be had, in bytes: of the host, or of this container if that is less."""
+    """Return the available memory in bytes, of the host or of this container, whichever is less."""
     lines = dict(line.split(":", 1) for line in (_PROC / "meminfo").read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:
         most, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no limit here: "max" is no number
+    except (OSError, ValueError):  # no limit: the file says "max"
         return free
     return min(free, most - used)
 
 
 def family(main: int) -> list[int]:
-    """Return a process and all below it."""
+    """Return the pids of a process and all its descendants."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for pid in _pids():
         if fields := _stat(pid):
@@ -135,7 +135,7 @@ def _pids() -> Iterable[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields behind the name, which may hold blanks and brackets; none if the process is gone."""
+    """Return the fields after the name, which may contain spaces and parentheses; empty if the process is gone."""
     try:
         return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -143,7 +143,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _memory_bytes(pid: int) -> int:
-    """Return the proportional set size: a page that several processes share is divided among them."""
+    """Return the proportional set size, in which shared pages are divided among the processes that use them."""
     try:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:  # gone, or hidden from us

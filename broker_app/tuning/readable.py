@@ -1,4 +1,4 @@
-"""Numbers and times for people: no scientific notation, and no more digits than say something."""
+"""Human-readable numbers and durations: no scientific notation and only significant digits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shown_number(number: float) -> str:
 
 
 def shown_duration(seconds: float) -> str:
-    """Return a time in the unit that fits, such as ``35 ms``, ``2.4 s``, ``3 min 20 s`` or ``5 h 10 min``."""
+    """Return a duration in a suitable unit, such as ``35 ms``, ``2.4 s``, ``3 min 20 s`` or ``5 h 10 min``."""
     if seconds < 1:
         return f"{shown_number(1_000 * seconds)} ms"
     if seconds < 2 * _MINUTE:

@@ -1,4 +1,4 @@
-"""Which pool and how many slots, from what was measured, and whether the figures carry that."""
+"""Recommendation of a pool and its slots, made only if the measurements are precise enough."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from broker_app.tuning.measurement import Measurement
 
 MIN_POINTS_OF_A_LAW = 4
-"""Three parameters and one to spare: through fewer points there is always a curve, and it says nothing."""
+"""One more than the law's three parameters: with fewer points, a fit is always exact and says nothing."""
 
 CORNER = 0.08
-"""A fit that misses a point by more than this is told to be a bad description."""
+"""A fit that misses a point by more than this share is reported as poor."""
 
 ALIKE = 0.05
-"""Pools whose knees are this near to one another are alike; then the one with the least memory is taken."""
+"""Pools whose knees differ by less than this share count as equal; the one with the least memory wins."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolResult:
-    """One pool, measured to its end.
+    """Result of one pool.
 
     Attributes:
         pool: Celery's ``-P``.
-        points: By slots, in rising order.
+        points: Measurements by slots, in ascending order.
         knee: The fewest slots with 95 % of the best throughput within the limits; None if no point keeps them.
-        best: The point of the best throughput, limits or not.
-        law: The curve, fitted to all points.
-        confidence: Of the law; None for too few points.
+        best: The point with the best throughput, regardless of limits.
+        law: The curve fitted to all points.
+        confidence: Confidence of the fit; None if there are too few points.
         misfit: The largest relative distance of a point from the curve.
-        ceiling: What limits it.
+        ceiling: The bottleneck.
     """
 
     pool: str
@@ -52,12 +52,12 @@ class PoolResult:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to write into the settings, or why nothing is recommended.
+    """The recommended pool and slots, or the reasons why there is no recommendation.
 
     Attributes:
-        result: The pool that was chosen; None if there is nothing to recommend.
-        refusals: Why nothing is recommended; empty if something is.
-        notes: What should be known beside it.
+        result: The chosen pool; None without a recommendation.
+        refusals: Reasons why nothing is recommended; empty with a recommendation.
+        notes: Additional remarks.
     """
 
     result: PoolResult | None
@@ -66,12 +66,12 @@ class Recommendation:
 
     @property
     def point(self) -> Measurement | None:
-        """The pool and its slots."""
+        """The recommended pool and slots."""
         return self.result.knee if self.result else None
 
 
 def judge_pool(points: Mapping[int, Measurement], limits: NodeLimits, bound: int) -> PoolResult:
-    """Return what the points of one pool, at least one, say."""
+    """Return the result of one pool from at least one point."""
     ordered = dict(sorted(points.items()))
     curve = fit_law({slots: point.throughput for slots, point in ordered.items()})
     rounds = {slots: point.throughputs for slots, point in ordered.items()}
@@ -88,15 +88,15 @@ def judge_pool(points: Mapping[int, Measurement], limits: NodeLimits, bound: int
 
 
 def recommend(results: Sequence[PoolResult], limits: NodeLimits, precision: float) -> Recommendation:
-    """Return the pool and the slots to take.
+    """Recommend a pool and its slots.
 
-    Of the pools whose knees are within `ALIKE` of the fastest the one with the least memory. Refused if no point
-    keeps the limits, or if the figures that decide are noise.
+    Among pools whose knees are within `ALIKE` of the fastest, the one with the least memory is chosen. There is no
+    recommendation if no point keeps the limits, or if the deciding figures are too noisy.
 
     Args:
-        results: Of each pool.
-        limits: They are kept.
-        precision: The widest interval of a figure that decides, to each side, as a share.
+        results: The result of each pool.
+        limits: Limits that the recommendation must keep.
+        precision: Maximum relative error of the deciding figures, as a share to each side.
     """
     candidates = [(result, result.knee) for result in results if result.knee is not None]
     if not candidates:
@@ -112,18 +112,18 @@ def recommend(results: Sequence[PoolResult], limits: NodeLimits, precision: floa
 
 
 def gain_of_prefetch(point: Measurement, ahead: Measurement) -> float | None:
-    """Return how much more a larger prefetch does, as a share; None if less than `ALIKE`, or than is certain.
+    """Return the relative gain of a larger prefetch; None if it is below `ALIKE` or within the error.
 
     Args:
         point: Measured with the queue's prefetch.
-        ahead: With the larger one; pool and slots are the same.
+        ahead: Measured with the larger prefetch, and the same pool and slots.
     """
     gain = ahead.throughput / point.throughput - 1
     return gain if gain >= max(ALIKE, point.error + ahead.error) else None
 
 
 def _noise(result: PoolResult, limits: NodeLimits, precision: float) -> tuple[str, ...]:
-    """Return which figures are too uncertain to decide."""
+    """Describe the figures that are too uncertain to decide."""
     return tuple(
         f"{result.pool} -c {point.slots}: the throughput is known to ±{_percent(point.error)} after "
         f"{len(point.throughputs)} rounds, ±{_percent(precision)} are needed: the machine is not quiet, or the "

@@ -1,7 +1,7 @@
-"""A place of its own on the broker and on disk: the queue of the settings under another prefix, gone afterwards.
+"""Tuning sandbox: a temporary copy of the app's topology under a private prefix, with its own state folder.
 
-The whole topology of the app is there, renamed: the tuned queue is declared as the real one is, and tasks that
-publish others reach their queues' private twins and nobody else's.
+The copy is complete: the tuned queue is declared like the real one, and tasks that publish other tasks reach only
+the sandbox's copies of their queues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from broker_app.settings import Settings
 
 MARK = "TUNING_PLACE"
-"""In the environment of a place's processes: its token."""
+"""Environment variable that marks a sandbox's processes with its token."""
 
 _FACTS = "place.json"
 _KILL_SECONDS = 5.0
@@ -46,7 +46,7 @@ _DAYS = 31
 
 
 class _SandboxApp(BrokerApp):
-    """The same app with other names on the broker and another state folder."""
+    """A copy of the app with a different prefix and state folder."""
 
     def __init__(self, app: BrokerApp, prefix: str, folder: Path) -> None:
         super().__init__(app.main, config=app.config_file, set_as_current=False)
@@ -55,18 +55,18 @@ class _SandboxApp(BrokerApp):
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, with the twin's prefix and folder."""
+        """The app's settings with the sandbox's prefix and folder."""
         return self._twin_settings
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Where a tuning run works.
+    """The sandbox of a tuning run.
 
     Attributes:
-        app: Publishes there.
-        token: Names it; part of the prefix, and `MARK` of its processes.
-        folder: For records and logs.
+        app: The copy of the app that publishes in the sandbox.
+        token: Identifies the sandbox; part of its prefix, and the value of `MARK`.
+        folder: Folder for task logs and worker logs.
     """
 
     app: BrokerApp
@@ -74,7 +74,7 @@ class Sandbox:
     folder: Path
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of its workers."""
+        """Return the environment for the sandbox's workers."""
         ours = {
             f"{ENV_PREFIX}PREFIX": self.app.settings.prefix,
             f"{ENV_PREFIX}STATE_DIR": str(self.folder),
@@ -84,25 +84,25 @@ class Sandbox:
         return child_environment(ours | ({CONFIG_VARIABLE: str(config)} if config else {}))
 
     def end_processes(self) -> None:
-        """Kill what still runs here."""
+        """Kill all remaining processes of the sandbox."""
         _end_processes(self.token)
 
 
 @contextmanager
 def private_place(app: BrokerApp, queue: str, on_leaving: Callable[[], object]) -> Iterator[Sandbox]:
-    """Make a place, and remove it with the block: processes, queues, exchanges, files.
+    """Create a sandbox; when the block ends, remove its processes, queues, exchanges and files.
 
-    What earlier runs have left that were killed is removed first.
+    Leftovers of killed runs are removed first.
 
     Args:
-        app: Whose topology has its twin there.
-        queue: The one that is tuned.
-        on_leaving: Called before the removal, which must not be interrupted.
+        app: The app whose topology is copied.
+        queue: The queue to tune.
+        on_leaving: Called before the clean-up, which must not be interrupted.
 
     Raises:
         TuningError: The folder cannot be written.
-        InvalidQueueName: The queue's name with the place's prefix is too long.
-        BrokerError: No broker.
+        InvalidQueueName: The queue's name with the sandbox's prefix is too long.
+        BrokerError: The broker is unreachable.
     """
     parent = app.settings.state_dir / "tuning"
     token = secrets.token_hex(4)
@@ -126,7 +126,7 @@ def private_place(app: BrokerApp, queue: str, on_leaving: Callable[[], object]) 
 
 
 def _remove_leftovers(app: BrokerApp, parent: Path, connection: amqp.Connection) -> None:
-    """Remove the places whose run is gone: nobody holds their lock. Those on other brokers stay."""
+    """Remove sandboxes of dead runs, recognised by their free lock; keep those on other brokers."""
     for facts_file in parent.glob(f"*/{_FACTS}"):
         with facts_file.open("r+") as file:
             if not _lock(file):
@@ -142,7 +142,7 @@ def _remove_leftovers(app: BrokerApp, parent: Path, connection: amqp.Connection)
 
 
 def _remove_names(twin: BrokerApp, connection: amqp.Connection) -> None:
-    """Delete all that the place has on the broker, also lanes that its tasks made, and what the API lists."""
+    """Delete the sandbox's queues and exchanges, including lanes declared by tasks and names found by the API."""
     prefix = twin.settings.prefix
     wanted = wanted_topology(twin.settings)
     mailbox = twin.control.mailbox
@@ -153,7 +153,9 @@ def _remove_names(twin: BrokerApp, connection: amqp.Connection) -> None:
         api = management_of(twin, connection)
         queues |= {name for name in api.queues(prefix) if name.startswith(prefix)}
         exchanges |= {name for name in api.exchanges(prefix) if name.startswith(prefix)}
-    with pipelined_channel(connection, f"what is named {prefix}*") as channel:  # what is not there is no error
+    with pipelined_channel(
+        connection, f"what is named {prefix}*"
+    ) as channel:  # deleting a missing name is no error
         for queue in queues:
             channel.queue_delete(queue)
         for exchange in exchanges:
@@ -161,7 +163,7 @@ def _remove_names(twin: BrokerApp, connection: amqp.Connection) -> None:
 
 
 def _possible_lanes() -> Iterator[str]:
-    """Yield the lanes that tasks may have declared; of those of days the first `_DAYS`."""
+    """Yield the lanes that tasks may have declared; of the lanes in days, only the first `_DAYS`."""
     for level, unit in enumerate(UNITS):
         most = UNITS[level - 1].milliseconds // unit.milliseconds * unit.step if level else _DAYS + 1
         yield from (Lane(level, count).name for count in range(unit.step, most, unit.step))
@@ -175,7 +177,7 @@ def _end_processes(token: str) -> None:
 
 @contextmanager
 def _locked(folder: Path, facts: dict[str, str]) -> Iterator[None]:
-    """Make the folder, write down what it is for, and hold its lock; the system frees it if this process dies."""
+    """Create the folder, record broker and prefix, and hold its lock, which is released if this process dies."""
     try:
         make_private_folder(folder)
         file = os.fdopen(open_private(folder / _FACTS, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w+")

@@ -1,9 +1,9 @@
-"""The Universal Scalability Law, fitted to measured points without a library for it.
+"""Universal Scalability Law, fitted to measured points without a numerical library.
 
     X(n) = rate * n / (1 + contention * (n - 1) + coherency * n * (n - 1))
 
-(Gunther, "Guerrilla Capacity Planning", chapter 4). The other way round, n / X is linear in three unknowns: least
-squares has one answer and needs no start values: numpy and scipy would weigh 60 MB for three equations.
+(Gunther, "Guerrilla Capacity Planning", chapter 4). Inverted, n / X is linear in three unknowns, so that least
+squares has a unique solution and needs no initial values. numpy and scipy would add 60 MB for three equations.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 KNEE_SHARE = 0.95
-"""The knee is the smallest number of slots that gives at least this share of the best throughput."""
+"""The knee is the smallest slot count with at least this share of the best throughput."""
 
 RESAMPLES = 200
-"""Fits of the bootstrap; 95 % of them lie in the interval that is told."""
+"""Number of bootstrap fits; the reported interval holds 95 % of them."""
 
 _COLUMNS = ((0,), (0, 1), (0, 2), (0, 1, 2))
-"""Which of rate, contention and coherency a fit uses; those left out are 0, as none may be negative."""
+"""Subsets of rate, contention and coherency to fit; the others are 0, because none may be negative."""
 
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class ScalabilityCurve:
-    """One curve.
+    """A fitted curve.
 
     Attributes:
-        rate: Tasks a second of a single slot.
-        contention: The share of the work that must queue for something that all slots share; 0 is none.
-        coherency: The cost of each pair of slots that disturb one another; above 0 the curve has a peak.
+        rate: Tasks per second of a single slot.
+        contention: Share of the work that waits for a shared resource, from 0.
+        coherency: Cost of the interference between each pair of slots; above 0 the curve has a peak.
     """
 
     rate: float
@@ -45,19 +45,19 @@ class ScalabilityCurve:
     coherency: float
 
     def throughput(self, slots: float) -> float:
-        """Return the tasks a second that it expects."""
+        """Return the predicted tasks per second."""
         waiting = self.contention * (slots - 1) + self.coherency * slots * (slots - 1)
         return self.rate * slots / (1 + waiting)
 
     @property
     def peak_slots(self) -> float:
-        """Where the curve is highest, sqrt((1 - contention) / coherency); infinite if it never falls."""
+        """Slot count at the peak, sqrt((1 - contention) / coherency); infinite if the curve never falls."""
         if self.contention >= 1:
             return 1.0
         return math.inf if self.coherency < _TINY else max(1.0, math.sqrt((1 - self.contention) / self.coherency))
 
     def knee(self, bound: int, share: float = KNEE_SHARE) -> int:
-        """Return the fewest slots, of 1..bound, that give ``share`` of the best of 1..bound."""
+        """Return the fewest slots in 1..bound with ``share`` of the best throughput in that range."""
         top = int(min(self.peak_slots, bound))
         top = max((top, min(top + 1, bound)), key=self.throughput)
         wanted = share * self.throughput(top)
@@ -70,13 +70,13 @@ class ScalabilityCurve:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How sure a fit is: each interval holds 95 % of the fits to resampled rounds.
+    """Confidence of a fit: each interval holds 95 % of the fits to resampled rounds.
 
     Attributes:
-        rate: Of `ScalabilityCurve.rate`.
-        contention: Of `ScalabilityCurve.contention`.
-        coherency: Of `ScalabilityCurve.coherency`.
-        knee: Of the knee, in slots.
+        rate: Interval of `ScalabilityCurve.rate`.
+        contention: Interval of `ScalabilityCurve.contention`.
+        coherency: Interval of `ScalabilityCurve.coherency`.
+        knee: Interval of the knee, in slots.
     """
 
     rate: Interval
@@ -86,10 +86,11 @@ class Confidence:
 
 
 def fit_law(throughputs: Mapping[int, float]) -> ScalabilityCurve:
-    """Return the law nearest to measured throughputs, by least squares of the relative errors.
+    """Fit the law to measured throughputs by least squares of the relative errors.
 
     Args:
-        throughputs: Tasks a second by number of slots; one point fixes the rate only, two one parameter more.
+        throughputs: Tasks per second by slot count. One point determines only the rate, two points one more
+            parameter.
 
     Raises:
         ValueError: No point, or a throughput that is not positive.
@@ -103,18 +104,18 @@ def fit_law(throughputs: Mapping[int, float]) -> ScalabilityCurve:
 
 
 def misfit(law: ScalabilityCurve, throughputs: Mapping[int, float]) -> float:
-    """Return the largest relative distance of a point from the curve: 0.1 is ten per cent."""
+    """Return the largest relative distance of a point from the curve: 0.1 means 10 %."""
     return max(abs(law.throughput(slots) / throughput - 1) for slots, throughput in throughputs.items())
 
 
 def confidence(rounds: Mapping[int, Sequence[float]], bound: int) -> Confidence:
-    """Return how far the fit moves if each point's rounds are drawn anew from those measured (bootstrap).
+    """Return the confidence of the fit, by resampling each point's rounds (bootstrap).
 
     Args:
-        rounds: The throughput of each round by number of slots.
-        bound: The most slots that the knee may have.
+        rounds: The throughput of each round, by slot count.
+        bound: Maximum slots of the knee.
     """
-    dice = random.Random(0)  # noqa: S311 - the same answer for the same figures, nothing secret
+    dice = random.Random(0)  # noqa: S311 - reproducible; not security-relevant
     laws = [
         fit_law(
             {slots: sum(dice.choices(values, k=len(values))) / len(values) for slots, values in rounds.items()}
@@ -130,7 +131,7 @@ def confidence(rounds: Mapping[int, Sequence[float]], bound: int) -> Confidence:
 
 
 def _row(slots: int, throughput: float) -> tuple[float, float, float]:
-    """Return the equation of one point, divided by its left side: relative errors count alike everywhere."""
+    """Return the equation of one point divided by its left side, so that errors are relative."""
     cost = slots / throughput
     return 1 / cost, (slots - 1) / cost, slots * (slots - 1) / cost
 
@@ -156,7 +157,7 @@ def _solve(
 
 
 def _eliminate(matrix: list[list[float]]) -> list[float] | None:
-    """Return the solution of a small linear system, its right side the last column (Gauss, with pivots)."""
+    """Solve a small linear system by Gaussian elimination with pivoting; the last column is the right side."""
     size = len(matrix)
     for step in range(size):
         pivot = max(range(step, size), key=lambda row: abs(matrix[row][step]))

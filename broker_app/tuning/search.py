@@ -1,7 +1,7 @@
-"""Which number of slots is measured next: doubling until nothing is gained, then the top, then the knee.
+"""Search for the knee: double the slots until throughput stops rising, then refine the peak, then the knee.
 
-The law says what to expect; the knee itself is taken from measured points, because a limit such as "20 connections
-downstream" is a corner in the curve that the law rounds off.
+The knee is taken from measured points, not from the fitted law: a limit such as "20 downstream connections" is a
+sharp corner in the curve that the law smooths out.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from broker_app.tuning.measurement import Measurement
 
 GAIN = 1.05
-"""A doubling that brings less than this is no gain; after two such the pool is measured to its end."""
+"""A doubling must raise throughput by this factor to count as a gain; two without a gain end the doubling."""
 
 RESOLUTION = 0.1
-"""The knee is known when the next smaller measured number is at most this share away."""
+"""The knee is found when the next smaller measured slot count is at most this share away."""
 
 _FUTILE_STEPS = 2
 _WHOLE_DOUBLING = 1.9
 
 
 def next_slots(points: Mapping[int, Measurement], bound: int, limits: NodeLimits) -> int | None:
-    """Return the number of slots to measure next, None when the pool is known.
+    """Return the slot count to measure next, None when the search is complete.
 
     Args:
-        points: What was measured of this pool, by slots.
-        bound: The most slots that may be tried.
-        limits: A point that breaks one ends the way up.
+        points: The pool's measurements, by slots.
+        bound: Maximum slot count.
+        limits: A point that exceeds a limit ends the doubling.
     """
     return _upwards(points, bound, limits) or _topping(points, limits) or _narrowing(points, limits)
 
 
 def knee_of(points: Mapping[int, Measurement], limits: NodeLimits) -> Measurement | None:
-    """Return the point of the fewest slots with `KNEE_SHARE` of the best throughput within the limits, if any."""
+    """Return the point with the fewest slots that reaches `KNEE_SHARE` of `best_of`, if any."""
     best = best_of(points, limits)
     if best is None:
         return None
@@ -48,15 +48,15 @@ def knee_of(points: Mapping[int, Measurement], limits: NodeLimits) -> Measuremen
 
 
 def best_of(points: Mapping[int, Measurement], limits: NodeLimits) -> Measurement | None:
-    """Return the point of the best throughput within the limits, if any."""
+    """Return the point with the best throughput within the limits, if any."""
     return max(_allowed(points, limits), key=lambda point: point.throughput, default=None)
 
 
 def undecided(points: Mapping[int, Measurement], limits: NodeLimits, precision: float) -> list[Measurement]:
-    """Return the points whose uncertainty could change the knee: nothing may be recommended while there are any.
+    """Return the points whose uncertainty could change the knee; while there are any, nothing is recommended.
 
-    Of those that are not known to ``precision``: the best and the knee themselves, fewer slots that may reach what
-    the knee needs, and other slots that may be so much better that the knee is not enough.
+    Among points with an error above ``precision``, these are the best point, the knee, points with fewer slots
+    that may reach the knee's share, and other points that may be so much better that the knee would fall short.
     """
     best, knee = best_of(points, limits), knee_of(points, limits)
     if best is None or knee is None:
@@ -88,9 +88,9 @@ def _upwards(points: Mapping[int, Measurement], bound: int, limits: NodeLimits) 
 
 
 def _topping(points: Mapping[int, Measurement], limits: NodeLimits) -> int | None:
-    """Return the middle of a doubling beside the best point that may hold the top: both ends may be 5 % below it.
+    """Return a slot count between the best point and a neighbour, where the peak may lie up to 5 % higher.
 
-    A curve that still rises at its last point has its top there.
+    A curve that still rises at its last point has its peak there.
     """
     best = best_of(points, limits)
     if best is None or best.throughput >= GAIN * _second(points, limits):
@@ -105,7 +105,7 @@ def _topping(points: Mapping[int, Measurement], limits: NodeLimits) -> int | Non
 
 
 def _second(points: Mapping[int, Measurement], limits: NodeLimits) -> float:
-    """Return the second best throughput within the limits, 0 if there is none."""
+    """Return the second best throughput within the limits, or 0."""
     return sorted((0.0, 0.0, *(point.throughput for point in _allowed(points, limits))))[-2]
 
 
@@ -115,7 +115,7 @@ def _narrowing(points: Mapping[int, Measurement], limits: NodeLimits) -> int | N
         return None
     most = max(point.slots for point in _allowed(points, limits))
     broken = [slots for slots in points if slots > most]
-    if knee.slots == most and broken:  # the limit cuts off a curve that still rises
+    if knee.slots == most and broken:  # the limit cuts off a rising curve
         return _between(knee.slots, min(broken))
     below = [slots for slots in points if slots < knee.slots]
     if not below:
@@ -126,9 +126,9 @@ def _narrowing(points: Mapping[int, Measurement], limits: NodeLimits) -> int | N
 
 
 def _guess(low: Measurement, high: Measurement, wanted: float) -> int:
-    """Return where a curve that bends downwards has the wanted throughput, between two measured points.
+    """Estimate where a concave curve reaches the wanted throughput between two measured points.
 
-    It lies above the straight line from the origin through the lower point, and below the chord of the two.
+    The curve lies below the line from the origin through the lower point, and above the chord of the two points.
     """
     earliest = wanted / low.throughput * low.slots
     rise = high.throughput - low.throughput

@@ -1,7 +1,7 @@
-"""Writing a pool and its slots into the settings file, with every comment and all else left as it is.
+"""Settings file editing: writes a pool and its slots, and preserves comments and all other content.
 
-Two values change, so two lines are edited: the file is read again afterwards, and anything but that very change is
-refused. A library that keeps comments would be a dependency for two lines.
+Only two lines are edited. The result is parsed again and refused if it differs in anything but the two values. A
+library that preserves comments would be a dependency for two lines.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _HEADER = re.compile(r"\s*\[")
 def apply_fleet(file: Path, queue: str, pool: str, slots: int) -> None:
     """Set ``pool`` and ``concurrency`` of ``[queues.<queue>.fleet]`` in a settings file.
 
-    The file is replaced in one step and keeps its mode; a link is followed.
+    The file is replaced atomically and keeps its mode; a symbolic link is followed.
 
     Raises:
-        SettingsError: It cannot be read or written, or the place is written in a way that is not edited here, such
-            as an inline table; the text has the lines to write.
+        SettingsError: The file cannot be read or written, or uses unsupported syntax for the fleet, such as an
+            inline table. The message contains the lines to write.
     """
     file = file.resolve()
     try:
@@ -41,7 +41,7 @@ def apply_fleet(file: Path, queue: str, pool: str, slots: int) -> None:
 
 
 def fleet_lines(queue: str, pool: str, slots: int) -> list[str]:
-    """Return what `apply_fleet` writes, as lines for a settings file."""
+    """Return the lines that `apply_fleet` writes to a settings file."""
     return [f"[queues.{_key(queue)}.fleet]", f'pool = "{pool}"', f"concurrency = {slots}"]
 
 
@@ -49,8 +49,8 @@ def with_fleet(text: str, queue: str, pool: str, slots: int) -> str:
     """Return a settings file's text with the two values set.
 
     Raises:
-        tomllib.TOMLDecodeError: It is no TOML.
-        ValueError: It would change more than that, or not that.
+        tomllib.TOMLDecodeError: The text is not valid TOML.
+        ValueError: The edit would change anything else, or would not set the values.
     """
     before = tomllib.loads(text)
     if queue not in before.get("queues", {}):
@@ -73,18 +73,18 @@ def with_fleet(text: str, queue: str, pool: str, slots: int) -> str:
 
 
 class _NotEdited(ValueError):
-    """The place is written in a way that is not edited here."""
+    """The file uses syntax that this editor does not support."""
 
 
 def _find_table(lines: list[str], queue: str) -> int | None:
-    """Return the line behind the header of the queue's fleet, None if there is none."""
+    """Return the number of the line after the header of the queue's fleet, None without such a header."""
     name = rf"(?:{re.escape(queue)}|\"{re.escape(queue)}\"|'{re.escape(queue)}')"
     header = re.compile(rf"\s*\[\s*queues\s*\.\s*{name}\s*\.\s*fleet\s*\]\s*(?:#.*)?$")
     return next((number + 1 for number, line in enumerate(lines) if header.match(line.rstrip())), None)
 
 
 def _set(lines: list[str], start: int, key: str, value: str, newline: str) -> None:
-    """Set a key of the table that begins at a line, in its own line, or in a new one at the table's head."""
+    """Set a key of the table that starts at a line, adding it at the start of the table if it is missing."""
     end = next((number for number in range(start, len(lines)) if _HEADER.match(lines[number])), len(lines))
     pattern = re.compile(rf"(\s*{key}\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)(\s*(?:#.*)?)$")
     for number in range(start, end):
@@ -96,7 +96,7 @@ def _set(lines: list[str], start: int, key: str, value: str, newline: str) -> No
 
 
 def _padded(match: re.Match[str], value: str) -> str:
-    """Return the comment behind a value, in the column in which it was, if there is room."""
+    """Return the comment after a value, kept in its column if there is room."""
     rest = match.group(3)
     if not rest.lstrip().startswith("#"):
         return rest

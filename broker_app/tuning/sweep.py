@@ -1,4 +1,4 @@
-"""The whole run: every pool, from one slot upwards, in a place of its own."""
+"""Tuning run: measures every pool from one slot upwards in a sandbox, and recommends one."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
     from broker_app.tuning.sandbox import Sandbox
 
 _MEMORY_SHARE = 0.9
-"""A step that is expected to take more than this share of the free memory is not tried."""
+"""A step expected to use more than this share of the free memory is skipped."""
 
 _FIRST_BYTES = 100 * 2**20
-"""What the first worker, of which nothing is known, may need at least."""
+"""Assumed memory of the first worker, before anything is measured."""
 
 SHORT_SECONDS = 0.1
-"""For tasks that run no longer it is measured what a second message for each slot brings."""
+"""For tasks up to this run time, a prefetch of two messages per slot is measured as well."""
 
 _AHEAD = 2
 
 _LOOK_SECONDS = 1.0
 _BUSY_SHARE = 0.2
-"""Other programs that use this share of the cores, or more, spoil the figures."""
+"""Other programs distort the figures if they use at least this share of the cores."""
 
 _MORE_VISITS = 2
-"""How often a point that decides is measured again, with another worker at another time, while it is uncertain."""
+"""Limit on measuring a deciding point again, each time with a new worker, while it is uncertain."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """What is measured.
+    """Plan of a tuning run.
 
     Attributes:
-        queue: Whose settings the workers have: type, prefetch, time-outs.
-        load: What they run.
-        pools: In the order of measuring.
-        bound: The most slots.
-        limits: Of one node.
-        effort: How long.
-        seconds: Of the whole run, at most; None for no bound.
+        queue: The queue whose type, prefetch and time-outs are used.
+        load: The tasks to run.
+        pools: The pools, in the order they are measured.
+        bound: Maximum number of slots.
+        limits: Limits of one node.
+        effort: Duration and precision of each measurement.
+        seconds: Time limit of the whole run; None for no limit.
     """
 
     queue: str
@@ -70,12 +70,12 @@ class SweepPlan:
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    """The outcome.
+    """Result of a tuning run.
 
     Attributes:
-        plan: What was asked for.
-        results: Of each pool.
-        recommendation: Or why there is none.
+        plan: The plan of the run.
+        results: The result of each pool.
+        recommendation: The recommendation, or the reasons against one.
     """
 
     plan: SweepPlan
@@ -91,27 +91,27 @@ def tune(
     say: Callable[[str], None] = lambda _: None,
     on_leaving: Callable[[], object] = lambda: None,
 ) -> TuningResult:
-    """Measure real workers of a private queue, and return what they did and what to take.
+    """Measure real workers on a private queue, and recommend a pool and its slots.
 
     Args:
-        app: Whose settings and broker count; its own queues are not touched.
-        plan: What to measure.
+        app: The app whose settings and broker are used; its own queues are not touched.
+        plan: The pools, load and limits to measure.
         app_name: Celery's ``-A``, for the workers.
-        say: Is told how far it is.
+        say: Called with progress messages.
         on_leaving: Called before the clean-up, which must not be interrupted.
 
     Raises:
-        UnknownQueue: The settings do not declare it.
+        UnknownQueue: The settings do not declare the queue.
         TuningError: A pool is not installed, a task failed, a worker ended, or memory is short at the first step.
-        BrokerError: No broker, or a right is missing.
-        PublishError: It does not take messages.
+        BrokerError: The broker is unreachable, or a permission is missing.
+        PublishError: The broker did not accept the messages.
     """
     proc_usage.check_proc()
     app.settings.routing_table().queue(plan.queue)
     for pool in plan.pools:
         check_pool(pool)
-    with private_place(app, plan.queue, on_leaving) as place:
-        sweep = _Sweep(place, plan, app_name, say)
+    with private_place(app, plan.queue, on_leaving) as sandbox:
+        sweep = _Sweep(sandbox, plan, app_name, say)
         results = sweep.measure_pools()
         recommendation = recommend(results, plan.limits, plan.effort.precision)
         if note := sweep.look_ahead(recommendation.point):
@@ -120,22 +120,22 @@ def tune(
 
 
 class _Sweep:
-    """A run in its place.
+    """A tuning run in its sandbox.
 
     Attributes:
         notes: Caveats about the figures.
     """
 
-    def __init__(self, place: Sandbox, plan: SweepPlan, app_name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, sandbox: Sandbox, plan: SweepPlan, app_name: str, say: Callable[[str], None]) -> None:
         self.notes: list[str] = []
-        self._place = place
+        self._sandbox = sandbox
         self._plan = plan
         self._app_name = app_name
         self._say = say
         self._budget = Budget(plan.seconds, point_seconds(plan.load, plan.effort))
 
     def measure_pools(self) -> tuple[PoolResult, ...]:
-        """Measure each pool; with a bound on the time each has an equal share of it, and the first its start."""
+        """Measure each pool. A time limit is divided equally, and the first pool is always started."""
         pools = self._plan.pools
         self._say(self._budget.words(len(pools), self._bound(pools[0])))
         if note := busy_host(proc_usage.others_busy_cores(_LOOK_SECONDS), proc_usage.cores()):
@@ -174,19 +174,19 @@ class _Sweep:
     ) -> Measurement:
         plan, begin = self._plan, time.monotonic()
         with tuned_worker(
-            self._place, self._app_name, plan.queue, plan.load, (pool, slots), prefetch=prefetch
+            self._sandbox, self._app_name, plan.queue, plan.load, (pool, slots), prefetch=prefetch
         ) as worker:
             point = measure(worker, pool, plan.effort, known)
         self._budget.took(time.monotonic() - begin)
         return point
 
     def look_ahead(self, point: Measurement | None) -> str | None:
-        """Return what the recommended worker gains by taking its next messages before it is done; None if little.
+        """Return a note on the gain from a larger prefetch for the recommended worker; None if it is small.
 
-        With one message for each slot a slot that is free waits for the broker's next one: some milliseconds.
+        With one message per slot, a free slot waits some milliseconds for the broker's next message.
         """
         queue = self._plan.queue
-        prefetch = self._place.app.settings.queues[queue].prefetch
+        prefetch = self._sandbox.app.settings.queues[queue].prefetch
         if point is None or prefetch >= _AHEAD or point.run.p50 > SHORT_SECONDS:
             return None
         if not self._budget.allows(self._budget.share(1)):
@@ -203,11 +203,11 @@ class _Sweep:
 
 
 def busy_host(others: float, cores: int) -> str:
-    """Return what to say before anything is measured on a host whose other programs are busy; empty if not.
+    """Return a warning if other programs keep the host busy, otherwise an empty string.
 
     Args:
-        others: Cores that they use.
-        cores: That there are.
+        others: Cores used by other programs.
+        cores: Cores of the host.
     """
     if others < _BUSY_SHARE * cores:
         return ""
@@ -218,13 +218,13 @@ def busy_host(others: float, cores: int) -> str:
 
 
 def _uncertain(points: Mapping[int, Measurement], plan: SweepPlan, visits: Mapping[int, int]) -> int | None:
-    """Return the slots of a point that decides and is not known well enough; None if there is none."""
+    """Return the slots of a deciding point that is still too uncertain, or None."""
     open_points = undecided(points, plan.limits, plan.effort.precision)
     return next((point.slots for point in open_points if visits[point.slots] <= _MORE_VISITS), None)
 
 
 def shown_point(point: Measurement) -> str:
-    """Return a point as a line for a person who waits."""
+    """Return a point as a line of progress output."""
     return (
         f"{point.pool} -c {point.slots}: {shown_number(point.throughput)} a second ±{100 * point.error:.0f} %, "
         f"run {shown_duration(point.run.p50)}, {point.usage.cpu_cores:.2f} cores, "
@@ -233,7 +233,7 @@ def shown_point(point: Measurement) -> str:
 
 
 def _shortage(points: Mapping[int, Measurement], slots: int) -> str:
-    """Return why the memory is too short for a step, judged by what the slots before took; empty if it is not."""
+    """Return why memory does not suffice for a step, extrapolated from previous steps; empty if it suffices."""
     needed, free = _expected_bytes(points, slots), proc_usage.available_bytes()
     if needed <= _MEMORY_SHARE * free:
         return ""
@@ -241,7 +241,7 @@ def _shortage(points: Mapping[int, Measurement], slots: int) -> str:
 
 
 def _expected_bytes(points: Mapping[int, Measurement], slots: int) -> float:
-    """Return the memory of a number of slots: on the line through the two largest that were measured."""
+    """Return the expected memory for a slot count, extrapolated linearly from the two largest measured ones."""
     *_, before, last = (None, None, *(points[known] for known in sorted(points)))
     if last is None:
         return _FIRST_BYTES

@@ -1,4 +1,4 @@
-"""What a tuned worker wrote down, as read beside it while it runs."""
+"""Task log of a tuned worker, read by the tuning process while the worker runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT_SECONDS = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class LoggedRun:
-    """One run of a task; all times are seconds since the epoch."""
+    """One run of a task; all times are in seconds since the epoch."""
 
     published: float
     started: float
@@ -28,7 +28,7 @@ class LoggedRun:
 
     @property
     def seconds(self) -> float:
-        """How long it ran."""
+        """Run time."""
         return self.ended - self.started
 
 
@@ -37,8 +37,8 @@ class TaskLog:
 
     Attributes:
         path: The file.
-        runs: In the order of their ends, or nearly so.
-        is_ready: Whether the worker consumes.
+        runs: The runs, ordered by their end, approximately.
+        is_ready: Whether the worker is consuming.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class TaskLog:
         self._offset = 0
 
     def read(self) -> None:
-        """Read what was written since.
+        """Read the lines written since the last call.
 
         Raises:
             TuningError: A task failed.
@@ -63,8 +63,8 @@ class TaskLog:
             self._take(line)
 
     def ended_since(self, moment: float) -> list[LoggedRun]:
-        """Return the runs that ended at or after a moment."""
-        first = bisect.bisect_left(self.runs, moment - 1.0, key=lambda run: run.ended)  # nearly in order
+        """Return the runs that ended at or after a time."""
+        first = bisect.bisect_left(self.runs, moment - 1.0, key=lambda run: run.ended)  # approximately ordered
         return [run for run in self.runs[first:] if run.ended >= moment]
 
     def _take(self, line: str) -> None:
@@ -78,15 +78,15 @@ class TaskLog:
 
 
 def completed(runs: Sequence[LoggedRun], begin: float, end: float) -> float:
-    """Return how many tasks were done between two moments, each counted by the part of it that lies between.
+    """Return the number of tasks completed in a period, counting each by the fraction that lies within it.
 
-    Four tasks of a second each, begun at different moments, are seen as 4 a second in any window, where counting
-    their ends would give 3, 4 or 5.
+    Four slots that run one-second tasks at different offsets give 4 per second in any period; counting ends would
+    give 3, 4 or 5.
 
     Args:
-        runs: Must hold all that ran between the moments.
-        begin: Seconds since the epoch.
-        end: Likewise.
+        runs: All runs that overlap the period.
+        begin: Start of the period, in seconds since the epoch.
+        end: End of the period, in seconds since the epoch.
     """
     return sum(_part(run, begin, end) for run in runs)
 

@@ -1,6 +1,6 @@
-"""Inside the tuned worker: a line in a file for each run of a task, by Celery's own signals.
+"""Task log writer, inside the tuned worker: uses Celery signals to write a line for each run of a task.
 
-The worker is an ordinary ``celery worker``; `BOOTSTRAP` does what `python -m celery` does, and installs this.
+The worker is an ordinary ``celery worker``; `BOOTSTRAP` does the same as `python -m celery` and calls `install`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ BOOTSTRAP = (
     "from broker_app.tuning.task_log_writer import install; install(record)\n"
     "from celery.bin.celery import main; sys.exit(main())"
 )
-"""A program for ``python -c``, its first argument the file, the others those of `celery`."""
+"""Program for ``python -c``; its first argument is the log file, the others are those of `celery`."""
 
 READY, RAN, FAILED = "ready", "ran", "failed"
-"""The first word of a line; ``ran`` is followed by when it was published, started and ended."""
+"""First word of a line; ``ran`` is followed by the times of publishing, start and end."""
 
 _PR_SET_PDEATHSIG = 1
 _started: dict[str, float] = {}
 
 
 def install(path: str) -> None:
-    """Record this process's tasks, and end it when the one that started it is gone."""
+    """Log this process's tasks, and end it when its parent is gone."""
     _end_with_parent()
     _file.cache_clear()
     os.environ["TUNING_RECORD"] = path
@@ -75,7 +75,7 @@ def _one_line(text: object) -> str:
 
 
 def _write(line: str) -> None:
-    """Append a line in one system call: other threads and processes append to the same file."""
+    """Append a line in one system call, because other threads and processes append to the same file."""
     os.write(_file(), f"{line}\n".encode(errors="replace"))
 
 
@@ -85,6 +85,6 @@ def _file() -> int:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel end this worker when its parent was killed (prctl(2)); elsewhere the next run does."""
+    """Have the kernel end this worker if its parent is killed (prctl(2)); on other systems the next run does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)

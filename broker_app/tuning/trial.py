@@ -1,4 +1,4 @@
-"""Measuring one pool with one number of slots: warm up, rounds until they agree, then a while below full load."""
+"""Trial of one pool and slot count: warm-up, rounds at full load until they agree, then a partial load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from broker_app.tuning.worker import TunedWorker
 
 LOAD_SHARE = 0.8
-"""The share of the measured throughput at which wait and latency are measured: at full load a queue only grows."""
+"""Share of the throughput at which wait and latency are measured, because a queue only grows at full load."""
 
 _PAUSE_SECONDS = 0.05
 _AHEAD = 1.3
@@ -29,14 +29,14 @@ _STARVED_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class TrialEffort:
-    """How long is measured.
+    """Duration and precision of the measurements.
 
     Attributes:
-        round_seconds: Of each round, longer for tasks that run longer.
-        warm_up_seconds: At least, after the worker's first finished task.
+        round_seconds: Duration of a round; longer for tasks that run longer.
+        warm_up_seconds: Minimum warm-up after the worker's first finished task.
         min_rounds: Rounds of each point.
-        max_rounds: Rounds at most of a point that decides.
-        precision: Such a point gets more rounds until their mean is known to this share, to each side.
+        max_rounds: Maximum rounds of a deciding point.
+        precision: Target for the relative error of a deciding point, as a share to each side.
     """
 
     round_seconds: float = 3.0
@@ -54,17 +54,18 @@ class _Rounds:
 
 
 def measure(worker: TunedWorker, pool: str, effort: TrialEffort, known: Measurement | None = None) -> Measurement:
-    """Return the figures of a worker that has just become ready.
+    """Measure a worker that has just become ready.
 
     Args:
-        worker: With its slots.
+        worker: The worker.
         pool: Its pool.
-        effort: Without ``known`` its fewest rounds; with it rounds are added until they agree, or to the most.
-        known: What an earlier worker of the same pool and slots did; its rounds count too.
+        effort: Without ``known``, ``min_rounds`` are run; with it, rounds are added until they agree or
+            ``max_rounds`` is reached.
+        known: Measurement of an earlier worker with the same pool and slots; its rounds count too.
 
     Raises:
-        TuningError: A task failed, the worker ended, or no task comes to its end.
-        PublishError: The broker does not take the messages.
+        TuningError: A task failed, the worker ended, or no task finished.
+        PublishError: The broker did not accept the messages.
     """
     rate = _warm_up(worker, effort)
     rounds = _Rounds()
@@ -94,7 +95,7 @@ def _is_enough(throughputs: Sequence[float], new: int, effort: TrialEffort) -> b
 
 
 def _warm_up(worker: TunedWorker, effort: TrialEffort) -> float:
-    """Keep the slots busy until each has run and a while has passed; return the tasks a second at the end."""
+    """Keep the slots busy until each has run and the warm-up is over; return the final tasks per second."""
     give_up = time.monotonic() + _LONGEST_WARM_UP_SECONDS
     first = 0.0
     worker.feed(2 * worker.slots)
@@ -123,7 +124,7 @@ def _longest(worker: TunedWorker) -> float:
 
 
 def _run_round(worker: TunedWorker, rate: float, effort: TrialEffort, rounds: _Rounds) -> float | None:
-    """Measure one round and add it; if messages ran out add nothing, and return the throughput until then."""
+    """Measure one round and add it; if messages ran out, add nothing and return the throughput so far."""
     longest = _longest(worker)
     seconds = max(effort.round_seconds, min(longest, 10 * effort.round_seconds))
     missing = int(rate * (seconds + 2 * longest + 1) * _AHEAD) + 2 * worker.slots - worker.waiting
@@ -133,7 +134,7 @@ def _run_round(worker: TunedWorker, rate: float, effort: TrialEffort, rounds: _R
     before, begin = sample(worker.pid), time.time()
     worker.pause(seconds)
     after, end = sample(worker.pid), time.time()
-    worker.pause(2 * _longest(worker) + _PAUSE_SECONDS)  # what began in the round comes to its end
+    worker.pause(2 * _longest(worker) + _PAUSE_SECONDS)  # tasks started in the round finish
     runs = worker.record.ended_since(begin)
     throughput = completed(runs, begin, end) / (end - begin)
     if worker.waiting < 1:
@@ -147,7 +148,7 @@ def _run_round(worker: TunedWorker, rate: float, effort: TrialEffort, rounds: _R
 def _below_full_load(
     worker: TunedWorker, rate: float, effort: TrialEffort
 ) -> tuple[Durations | None, Durations | None]:
-    """Return wait and latency of tasks that come at random at `LOAD_SHARE` of the throughput."""
+    """Return wait and latency of tasks with random arrivals at `LOAD_SHARE` of the throughput."""
     worker.discard()
     worker.pause(2 * _longest(worker) + _PAUSE_SECONDS)
     seconds = min(max(effort.round_seconds, _MIN_ARRIVALS / (LOAD_SHARE * rate)), 5 * effort.round_seconds)

@@ -1,4 +1,4 @@
-"""One worker under measurement: a process of its own, fed so that no slot waits for a message."""
+"""Tuned worker: a separate process that is kept supplied with messages while it is measured."""
 
 from __future__ import annotations
 
@@ -35,44 +35,44 @@ _MODULES = {"gevent": "gevent"}
 
 
 class TunedWorker:
-    """A worker that runs, its record, and what was published for it.
+    """A running worker with its task log.
 
     Attributes:
-        slots: Its ``-c``.
-        pid: Of its main process.
-        record: What it writes down.
-        published: Messages so far.
+        slots: Celery's ``-c``.
+        pid: Its main process.
+        record: Its task log.
+        published: Number of messages published so far.
     """
 
     def __init__(
-        self, place: Sandbox, queue: str, load: TaskLoad, slots: int, process: subprocess.Popen[bytes]
+        self, sandbox: Sandbox, queue: str, load: TaskLoad, slots: int, process: subprocess.Popen[bytes]
     ) -> None:
         self.slots = slots
         self.pid = process.pid
         self.published = 0
-        self._place = place
+        self._sandbox = sandbox
         self._process = process
-        self._log = place.folder / "worker.log"
-        self.record = TaskLog(place.folder / "record")
+        self._log = sandbox.folder / "worker.log"
+        self.record = TaskLog(sandbox.folder / "record")
         self._queue = queue
-        self._signatures = load.signatures(place.app, queue)
+        self._signatures = load.signatures(sandbox.app, queue)
 
     @property
     def waiting(self) -> int:
-        """Messages that wait, at least; one that a slot may hold by now is not counted."""
+        """Lower bound of the waiting messages; those that slots may hold are not counted."""
         return self.published - len(self.record.runs) - self.slots
 
     def feed(self, count: int) -> None:
         """Publish messages, each confirmed.
 
         Raises:
-            PublishError: The broker does not take them.
+            PublishError: The broker did not accept them.
         """
         self._publish(itertools.islice(self._signatures, count))
 
     def feed_at_random(self, rate: float, seconds: float) -> None:
-        """Publish at random moments, ``rate`` a second in the mean, for some seconds (a Poisson process)."""
-        dice = random.Random(self.slots)  # noqa: S311 - arrivals, no secret
+        """Publish at random intervals, on average ``rate`` per second, for some seconds (a Poisson process)."""
+        dice = random.Random(self.slots)  # noqa: S311 - not security-relevant
         begin = time.monotonic()
         due = dice.expovariate(rate)
         while due < seconds:
@@ -80,22 +80,22 @@ class TunedWorker:
             count = 0
             while due <= time.monotonic() - begin:
                 count, due = count + 1, due + dice.expovariate(rate)
-            self.feed(count)  # each time to its end: a bulk may hold back what it is given slowly
+            self.feed(count)  # a complete bulk each time: an open one may hold messages back
 
     def _publish(self, signatures: Iterator[Signature]) -> None:
-        with self._place.app.publish_many(signatures) as publishing:
+        with self._sandbox.app.publish_many(signatures) as publishing:
             totals = publishing.run()
         if totals.refused or totals.unknown:
-            raise TuningError(f"the broker did not take {totals.refused + totals.unknown} messages")
+            raise TuningError(f"the broker did not accept {totals.refused + totals.unknown} messages")
         self.published += totals.accepted
 
     def discard(self) -> None:
-        """Throw away what waits, and wait for what runs."""
-        with connect(self._place.app) as connection, pipelined_channel(connection, self._queue) as channel:
-            channel.queue_purge(self._place.app.settings.routing_table().queue(self._queue).broker_name)
+        """Purge the waiting messages."""
+        with connect(self._sandbox.app) as connection, pipelined_channel(connection, self._queue) as channel:
+            channel.queue_purge(self._sandbox.app.settings.routing_table().queue(self._queue).broker_name)
 
     def pause(self, seconds: float) -> None:
-        """Let time pass, and read what the worker wrote.
+        """Sleep, then read the task log.
 
         Raises:
             TuningError: The worker ended, or a task failed.
@@ -106,10 +106,10 @@ class TunedWorker:
             raise TuningError(f"the worker ended with code {self._process.returncode}: {log_tail(self._log)}")
 
     def wait_until_ready(self) -> None:
-        """Wait until it consumes.
+        """Wait until the worker consumes.
 
         Raises:
-            TuningError: It ended, or does not get ready.
+            TuningError: The worker ended, or did not become ready in time.
         """
         give_up = time.monotonic() + START_SECONDS
         while not self.record.is_ready:
@@ -122,20 +122,20 @@ def check_pool(pool: str) -> None:
     """Refuse a pool that is not installed.
 
     Raises:
-        TuningError: With what to install.
+        TuningError: The pool's package is missing; the message names it.
     """
     if not is_installed(pool):
         raise TuningError(f'--pool {pool}: it is not installed; pip install "broker-app[{pool}]"')
 
 
 def is_installed(pool: str) -> bool:
-    """Return whether the module that a pool needs is there."""
+    """Return whether the module that a pool needs is installed."""
     return pool not in _MODULES or importlib.util.find_spec(_MODULES[pool]) is not None
 
 
 @contextmanager
 def tuned_worker(
-    place: Sandbox,
+    sandbox: Sandbox,
     app_name: str,
     queue: str,
     load: TaskLoad,
@@ -143,64 +143,64 @@ def tuned_worker(
     *,
     prefetch: int | None = None,
 ) -> Iterator[TunedWorker]:
-    """Start a worker on a fresh queue, and end it with the block.
+    """Start a worker on a fresh queue, and stop it when the block ends.
 
     Args:
-        place: Where.
+        sandbox: The sandbox to run in.
         app_name: Celery's ``-A``.
-        queue: As producers write it.
-        load: What it will be fed.
+        queue: The queue's name in the settings.
+        load: The load to publish.
         pool_and_slots: Celery's ``-P`` and ``-c``.
-        prefetch: Messages for each slot; None for what the queue's settings say.
+        prefetch: Messages per slot; None for the queue's setting.
 
     Raises:
-        TuningError: It does not start.
+        TuningError: The worker did not start.
     """
     pool, slots = pool_and_slots
-    with connect(place.app) as connection:
-        delete_queue(connection, place.app.settings.routing_table().queue(queue).broker_name)
-        declare_topology(connection, wanted_topology(place.app.settings))
-    (place.folder / "record").unlink(missing_ok=True)
-    process = _start(place, app_name, queue, _worker_options(place, queue, pool, slots, prefetch))
+    with connect(sandbox.app) as connection:
+        delete_queue(connection, sandbox.app.settings.routing_table().queue(queue).broker_name)
+        declare_topology(connection, wanted_topology(sandbox.app.settings))
+    (sandbox.folder / "record").unlink(missing_ok=True)
+    process = _start(sandbox, app_name, queue, _worker_options(sandbox, queue, pool, slots, prefetch))
     try:
-        worker = TunedWorker(place, queue, load, slots, process)
+        worker = TunedWorker(sandbox, queue, load, slots, process)
         worker.wait_until_ready()
         yield worker
     finally:
-        _stop(place, process)
+        _stop(sandbox, process)
 
 
 def log_tail(log: Path) -> str:
-    """Return the last lines of a log as one."""
+    """Return the last lines of a log as a single line."""
     with suppress(FileNotFoundError):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         return " | ".join(lines[-_LOG_LINES:]) or "its log is empty"
     return "it has no log"
 
 
-def _worker_options(place: Sandbox, queue: str, pool: str, slots: int, prefetch: int | None) -> list[str]:
-    held = place.app.settings.queues[queue].prefetch if prefetch is None else prefetch
+def _worker_options(sandbox: Sandbox, queue: str, pool: str, slots: int, prefetch: int | None) -> list[str]:
+    held = sandbox.app.settings.queues[queue].prefetch if prefetch is None else prefetch
     return [f"--pool={pool}", f"--concurrency={slots}", f"--prefetch-multiplier={held}"]
 
 
-def _start(place: Sandbox, app_name: str, queue: str, options: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", BOOTSTRAP, str(place.folder / "record"), "-A", app_name, "worker"]
+def _start(sandbox: Sandbox, app_name: str, queue: str, options: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", BOOTSTRAP, str(sandbox.folder / "record"), "-A", app_name, "worker"]
     command += [f"--queues={queue}", *options, "--loglevel=WARNING", "--without-gossip", "--without-mingle"]
-    command += ["-n", f"tune-{place.token}@%h"]
-    log = place.folder / "worker.log"
+    command += ["-n", f"tune-{sandbox.token}@%h"]
+    log = sandbox.folder / "worker.log"
     with open(log, "wb", opener=open_private) as output:
         return subprocess.Popen(
             command,
-            env=place.environment(),
+            env=sandbox.environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # an interrupt from the keyboard is for us; we end it
+            start_new_session=True,  # Ctrl-C goes only to this process, which then stops the worker
         )
 
 
-def _stop(place: Sandbox, process: subprocess.Popen[bytes]) -> None:
-    """Let running tasks end for a moment, so that what they call is not cut off; then end all."""
+def _stop(sandbox: Sandbox, process: subprocess.Popen[bytes]) -> None:
+    """Stop the worker, giving running tasks a moment to finish; then kill its remaining processes."""
     process.terminate()
     try:
         process.wait(_STOP_SECONDS)
@@ -208,4 +208,4 @@ def _stop(place: Sandbox, process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     finally:
-        place.end_processes()
+        sandbox.end_processes()
