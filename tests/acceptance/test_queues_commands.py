@@ -88,6 +88,7 @@ EMPTY = {
     "consumers": 0,
     "oldest_wait_seconds": None,
     "is_paused": False,
+    "is_removed": False,
 }
 
 
