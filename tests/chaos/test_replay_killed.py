@@ -38,8 +38,8 @@ COUNT = 1_000
 REPLAY = """
 import os, signal, sys
 from pika.channel import Channel
-from broker_app import BrokerApp, inspection
-from broker_app.inspection import Order, Selection
+from broker_app import BrokerApp, messages
+from broker_app.messages import CommandOptions, MessageFilter
 
 config, method, number, pattern = sys.argv[1:]
 original, calls = getattr(Channel, method), []
@@ -52,7 +52,7 @@ def call(*arguments, **options):
 
 setattr(Channel, method, call)
 app = BrokerApp("replay", config=config, set_as_current=False)
-inspection.replay(app, "default.dead", Order(Selection(tasks=(pattern,))))
+messages.replay(app, "default.dead", CommandOptions(MessageFilter(tasks=(pattern,))))
 """
 """It kills itself before a given call of a method."""
 

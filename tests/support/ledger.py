@@ -27,7 +27,7 @@ STOP_SECONDS = 30
 PROJECT = """
 import json, os, pathlib, time
 from broker_app import BrokerApp
-from broker_app.outgoing import MAYBE_TWICE_HEADER
+from broker_app.queues.headers import MAYBE_TWICE_HEADER
 
 app = BrokerApp("shop")
 file = pathlib.Path(__file__).with_name("runs")

@@ -236,7 +236,7 @@ def test_a_thousand(app: BrokerApp) -> None:
 REPLAY = """
 import os, signal, sys
 from pika.channel import Channel
-from broker_app import BrokerApp, inspection
+from broker_app import BrokerApp, messages
 
 config, method, moment, number = sys.argv[1:]
 original, calls = getattr(Channel, method), []
@@ -253,7 +253,7 @@ def call(*arguments, **options):
 
 setattr(Channel, method, call)
 app = BrokerApp("replay", config=config, set_as_current=False)
-inspection.replay_unrouted(app, None, lambda *_: None)
+messages.replay_unrouted(app, None, lambda *_: None)
 """
 """It kills itself before or after a given call of a method."""
 

@@ -239,10 +239,10 @@ def test_threads_and_processes_write_beside_each_other(tmp_path: Path) -> None:
     """Nothing of it is lost, and nothing is there twice."""
     script = (
         "import pathlib, sys, time\n"
-        "from broker_app.publishing.spool.store import Spooled, Store\n"
-        "store = Store(pathlib.Path(sys.argv[1]), 1000, 10**6)\n"
+        "from broker_app.publishing.spool.store import SpooledMessage, SpoolFile\n"
+        "store = SpoolFile(pathlib.Path(sys.argv[1]), 1000, 10**6)\n"
         "for n in range(30):\n"
-        "    store.add(Spooled(0, 't', sys.argv[2] + str(n), 'q', 'e', 'k', 0.0, time.time(), False, b'', b''))\n"
+        "    store.add(SpooledMessage(0, 't', sys.argv[2] + str(n), 'q', 'e', 'k', 0.0, time.time(), False, b'', b''))\n"
     )
     others = [subprocess.Popen([sys.executable, "-c", script, tmp_path, name]) for name in ("x", "y")]
     store = SpoolFile(tmp_path, 1_000, 10**6)

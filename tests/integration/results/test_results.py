@@ -39,7 +39,7 @@ GREENLETS = """
 import sys
 from gevent.monkey import patch_all
 patch_all()
-from broker_app.results import SessionManager
+from broker_app.results.sql import SessionManager
 from gevent import joinall, spawn
 joinall([spawn(SessionManager().create_session, sys.argv[1]) for _ in range(2)], raise_error=True)
 """

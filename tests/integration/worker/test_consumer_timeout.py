@@ -28,9 +28,9 @@ CONSUMER_HAS_ITS_OWN = (4, 3)
 """From this version on a consumer of a quorum queue says how long; before the whole broker has one time-out."""
 
 SHORT_WISH = f"""
-from broker_app.worker import subscription
+from broker_app.worker import consumers
 
-subscription.holding_seconds = lambda *_: {TIME_OUT_SECONDS}
+consumers.holding_seconds = lambda *_: {TIME_OUT_SECONDS}
 """
 """Makes a worker ask for less than its tasks take, as one whose `longest_run_seconds` is wrong."""
 
