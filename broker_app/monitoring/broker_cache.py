@@ -35,7 +35,7 @@ class BrokerCache:
         )  # reentrant: add_done_callback calls `_keep` at once if the read has finished
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="broker")
         self._running: Future[BrokerNumbers] | None = None
-        self._last = BrokerNumbers(is_up=False, problem="it was not asked yet")
+        self._last = BrokerNumbers(is_up=False, problem="it has not been read yet")
         self._read_at = float("-inf")
 
     def numbers(self) -> tuple[BrokerNumbers, float]:

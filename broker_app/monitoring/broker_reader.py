@@ -109,7 +109,7 @@ class BrokerReader:
             numbers = dataclasses.replace(numbers, paused=self._paused())
         if numbers.problem != self._last_problem:
             self._last_problem = numbers.problem
-            logger.warning("broker: %s", numbers.problem or "it answers again")
+            logger.warning("broker: %s", numbers.problem or "answers again")
         return numbers
 
     def _paused(self) -> frozenset[str] | None:

@@ -129,8 +129,8 @@ class MetricsServer:
             self._server = _Server(family, (settings.host, settings.port), self._tls)
         except (OSError, UnicodeError) as error:
             raise MetricsError(
-                f"metrics: expected {where} to be an address of this host that is free, got: {error}; stop what "
-                f"listens there, or set metrics.host and metrics.port"
+                f"metrics: expected {where} to be a free address of this host, got: {error}; stop the "
+                f"process that listens there, or set metrics.host and metrics.port"
             ) from error
         self._server.token = _token(settings)
         self._server.hosts = KnownHosts(settings)
@@ -194,7 +194,7 @@ class _Server(ThreadingHTTPServer):
                 self._sending[request] = None
             super().process_request(request, client_address)
         else:
-            logger.warning("%d requests are being answered: one from %s is refused", MAX_REQUESTS, client_address)
+            logger.warning("refused a request from %s: %d requests in progress", client_address, MAX_REQUESTS)
             self.shutdown_request(request)
 
     def is_complete(self, request: Any) -> None:
@@ -268,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
             return refusal
         if route is None:
             known = " ".join(sorted(self.server.routes))
-            return HttpResponse(f"not found; there is: {known}\n", status=HTTPStatus.NOT_FOUND)
+            return HttpResponse(f"not found; available paths: {known}\n", status=HTTPStatus.NOT_FOUND)
         if method not in route.methods:
             return HttpResponse(f"expected {' or '.join(route.methods)}\n", status=HTTPStatus.METHOD_NOT_ALLOWED)
         body = self._body()
@@ -343,7 +343,9 @@ def _answer(route: HttpRoute, request: HttpRequest) -> HttpResponse:
         return route.answer(request)
     except Exception:
         logger.exception("%s %s", request.method, request.path)
-        return HttpResponse("it failed; the log says why\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        return HttpResponse(
+            "internal error; the server's log has the details\n", status=HTTPStatus.INTERNAL_SERVER_ERROR
+        )
 
 
 _UNAUTHORIZED = HttpResponse(

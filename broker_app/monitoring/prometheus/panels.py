@@ -90,7 +90,7 @@ def _waiting() -> tuple[Panel, ...]:
     objective = PanelQuery(_recorded(recorded.OBJECTIVE), "{{queue}} objective")
     return (
         Panel(
-            "Wait, 95 of 100 tasks",
+            "Wait, 95th percentile",
             "s",
             (PanelQuery(_quantile(0.95, catalogue.WAITED_SECONDS), "{{queue}}"), objective),
             "From publishing, plus the requested delay, to the start of the run.",
@@ -111,7 +111,7 @@ def _waiting() -> tuple[Panel, ...]:
             "Estimated wait of the message at the head of the queue.",
         ),
         Panel(
-            "Wait by place, 95 of 100 tasks",
+            "Wait in broker and node, 95th percentile",
             "s",
             (
                 PanelQuery(_quantile(0.95, catalogue.WAITED_BROKER_SECONDS), "{{queue}} in the broker"),
@@ -119,7 +119,7 @@ def _waiting() -> tuple[Panel, ...]:
             ),
         ),
         Panel(
-            "Scheduled tasks: lateness, 95 of 100",
+            "Lateness of scheduled tasks, 95th percentile",
             "s",
             (PanelQuery(_quantile(0.95, catalogue.LATE_SECONDS), "{{queue}}"),),
         ),
@@ -184,7 +184,7 @@ def _tasks() -> tuple[Panel, ...]:
             "Seconds of run time per second: the number of slots that the task keeps busy.",
         ),
         Panel(
-            "Run time, 95 of 100 tasks",
+            "Run time, 95th percentile",
             "s",
             (PanelQuery(f"topk(10, {_quantile(0.95, catalogue.RUN_SECONDS, 'task')})", "{{task}}"),),
         ),
@@ -246,7 +246,7 @@ def _workers() -> tuple[Panel, ...]:
 def _others() -> tuple[Panel, ...]:
     return (
         Panel(
-            "Publish confirmation, 95 of 100 tasks",
+            "Publish confirmation, 95th percentile",
             "s",
             (PanelQuery(_quantile(0.95, catalogue.CONFIRM_SECONDS), "{{queue}}"),),
         ),
