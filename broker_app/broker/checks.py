@@ -10,7 +10,7 @@ from amqp import exceptions as amqp_errors
 from broker_app.broker.access import connect
 from broker_app.broker.declare import wanted_topology
 from broker_app.broker.findings import Finding, Level
-from broker_app.broker.inventory import is_lane, standings
+from broker_app.broker.inventory import inspect_topology, is_lane
 from broker_app.broker.management import management_of
 from broker_app.broker.permission_probe import listed, missing_rights
 from broker_app.broker.policies import judge_policies
@@ -75,7 +75,7 @@ def _judge(app: Broker, connection: amqp.Connection) -> Iterator[Finding]:
         where, _, rest = text.partition(": ")
         yield Finding(Level.ERROR, where, rest)
     wanted = wanted_topology(settings)
-    found = list(standings(connection, wanted))
+    found = list(inspect_topology(connection, wanted))
     to_come = {one.name for one in found if one.is_missing and is_lane(one.name, settings.prefix)}
     yield from _judge_inventory([one for one in found if one.name not in to_come])
     if product == "RabbitMQ":  # the probes rely on the order in which RabbitMQ validates a request
@@ -88,7 +88,7 @@ def _judge(app: Broker, connection: amqp.Connection) -> Iterator[Finding]:
 def _judge_version(product: str, version: tuple[int, ...]) -> Finding:
     shown, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST_VERSION))
     if product != "RabbitMQ":
-        text = f"expected RabbitMQ, got {product} {shown}, which is untested; rights are not checked"
+        text = f"expected RabbitMQ, got {product} {shown}, which is untested; permissions are not checked"
         return Finding(Level.WARNING, "version", text)
     if version[:2] < OLDEST_VERSION:
         return Finding(Level.ERROR, "version", f"expected RabbitMQ {oldest} or later, got {shown}; upgrade it")
@@ -101,7 +101,7 @@ def _judge_inventory(found: Sequence[InventoryItem]) -> Iterator[Finding]:
             text = f"{item.fault}; set the settings to what exists, or drain and delete it"
             yield Finding(Level.ERROR, str(item), text)
     if missing := [item for item in found if item.is_missing]:
-        names = "nothing of it" if len(missing) == len(found) else listed(missing)
+        names = "all of it" if len(missing) == len(found) else listed(missing)
         text = f"not declared yet: {names}; run `broker-app topology declare`, or let first use create it"
         yield Finding(Level.WARNING, "topology", text)
     if unknown := [item for item in found if item.is_unknown]:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _REFUSALS: dict[int, tuple[type[BrokerError], str]] = {
     BrokerRefused.code: (
         BrokerRefused,
-        "ask for the right, or let a user who has it run `broker-app topology declare`",
+        "grant the permission, or run `broker-app topology declare` as a user who has it",
     ),
     NotOnBroker.code: (NotOnBroker, "run `broker-app topology declare`"),
-    BrokerLocked.code: (BrokerLocked, "another connection holds it; try again when that one is gone"),
+    BrokerLocked.code: (BrokerLocked, "another connection holds it; try again when it is closed"),
     ArgumentsDiffer.code: (
         ArgumentsDiffer,
         "set the settings to what exists, or drain and delete it (of a queue, `broker-app topology migrate` can)",
@@ -139,7 +139,7 @@ def delete_queue(connection: amqp.Connection, name: str) -> None:
     """Delete a queue and its messages; a missing queue is not an error.
 
     Raises:
-        BrokerRefused: No right to configure it.
+        BrokerRefused: No configure permission on it.
     """
     with _channel(connection) as channel, _refusal(f"queue {name!r}"):
         channel.queue_delete(name)
@@ -149,7 +149,7 @@ def delete_exchange(connection: amqp.Connection, name: str) -> None:
     """Delete an exchange; a missing exchange is not an error.
 
     Raises:
-        BrokerRefused: No right to configure it.
+        BrokerRefused: No configure permission on it.
     """
     with _channel(connection) as channel, _refusal(f"exchange {name!r}"):
         channel.exchange_delete(name)

@@ -61,7 +61,7 @@ class InventoryItem:
         return not self.may_declare and not self.is_missing
 
 
-def standings(connection: amqp.Connection, wanted: Topology) -> Iterator[InventoryItem]:
+def inspect_topology(connection: amqp.Connection, wanted: Topology) -> Iterator[InventoryItem]:
     """Compare the wanted topology with the broker.
 
     Args:

@@ -83,9 +83,9 @@ class ReplayAction:
         (self.results.forget if is_done else self.results.restore)(task_id)
 
 
-def route_to(place: MessageSource, prefix: str) -> PublishRoute:
+def route_to(source: MessageSource, prefix: str) -> PublishRoute:
     """Return the route to a queue: the producers' exchange for a work queue, the default exchange for others."""
-    return PublishRoute(Names(prefix).tasks if place.is_work else "", place.queue, place.name)
+    return PublishRoute(Names(prefix).tasks if source.is_work else "", source.queue, source.name)
 
 
 def carried_headers(delivery: ScannedMessage) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class CallbackChannel:
     """A channel whose callbacks run only inside `wait`.
 
     Attributes:
-        channel: The pika channel; wrap its callbacks with `heard`.
+        channel: The pika channel; wrap its callbacks with `waking`.
         user: The broker user of the connection.
         version: The broker's version, as numbers.
     """
@@ -52,9 +52,9 @@ class CallbackChannel:
         self.user = str(connection.params.credentials.username)
         words = str(connection.server_properties.get("version", "0")).split("-")[0].split(".")
         self.version = tuple(int(word) for word in words if word.isdigit())
-        connection.add_on_close_callback(self.heard(self._on_close))
+        connection.add_on_close_callback(self.waking(self._on_close))
 
-    def heard(self, callback: Callable[..., Any]) -> Callable[..., None]:
+    def waking(self, callback: Callable[..., Any]) -> Callable[..., None]:
         """Return a callback that also makes `wait` check its condition again."""
 
         def call(*args: Any) -> None:
@@ -73,7 +73,7 @@ class CallbackChannel:
         """
         answers: list[Any] = []
         with self.refusals():
-            method(*args, **options, callback=self.heard(answers.append))
+            method(*args, **options, callback=self.waking(answers.append))
         if not self.wait(lambda: bool(answers), ANSWER_SECONDS):
             raise BrokerError(
                 f"the broker did not answer within {ANSWER_SECONDS:g} s; look at its alarms and its log"
@@ -125,8 +125,8 @@ class CallbackChannel:
     def open_channel(self) -> None:
         """Open the channel."""
         opened: list[Channel] = []
-        channel = self._connection.channel(on_open_callback=self.heard(opened.append))
-        channel.add_on_close_callback(self.heard(self._on_close))
+        channel = self._connection.channel(on_open_callback=self.waking(opened.append))
+        channel.add_on_close_callback(self.waking(self._on_close))
         if not self.wait(lambda: bool(opened), ANSWER_SECONDS):
             raise BrokerError("the broker did not open a channel; look at its alarms and its log")
         self.channel = channel

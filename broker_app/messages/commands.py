@@ -13,7 +13,7 @@ from broker_app.messages.channel import open_link
 from broker_app.messages.filter import MessageFilter
 from broker_app.messages.result_states import result_store
 from broker_app.messages.scan import QueueScan
-from broker_app.messages.source import MessageSource, find_place
+from broker_app.messages.source import MessageSource, find_source
 from broker_app.messages.summary import MessageSummary, summarize
 from broker_app.messages.transfer import TransferJob, TransferOutcome, transfer
 from broker_app.messages.transfer import discard as discard_from
@@ -49,11 +49,11 @@ class CommandOptions:
     told: Callable[[int, int], None] = lambda _read, _total: None
     is_stopped: Callable[[], bool] = lambda: False
 
-    def job(self, app: Broker, place: MessageSource) -> TransferJob:
+    def job(self, app: Broker, source: MessageSource) -> TransferJob:
         """Return the transfer job for one queue."""
         lanes = f"{Names(app.settings.prefix).delay}."
         return TransferJob(
-            place.queue,
+            source.queue,
             self.selection,
             lanes,
             is_dry_run=self.is_dry_run,
@@ -76,7 +76,7 @@ class PeekResult:
 
 
 def peek(app: Broker, name: str, limit: int, selection: MessageFilter = _EVERYTHING) -> PeekResult:
-    """Return the first messages of a queue that match; all are back in their place when this returns.
+    """Return the first messages of a queue that match; all are requeued when this returns.
 
     Args:
         app: The app.
@@ -90,8 +90,8 @@ def peek(app: Broker, name: str, limit: int, selection: MessageFilter = _EVERYTH
     """
     summaries, now, lanes = [], time.time(), f"{Names(app.settings.prefix).delay}."
     with open_link(app) as link:
-        place = find_place(app, link, name)
-        with QueueScan(link, place.queue, limit if selection == _EVERYTHING else None) as scan:
+        source = find_source(app, link, name)
+        with QueueScan(link, source.queue, limit if selection == _EVERYTHING else None) as scan:
             for batch in scan.batches():
                 for delivery in batch:
                     summaries.append(summarize(delivery, now, lanes))
@@ -99,7 +99,7 @@ def peek(app: Broker, name: str, limit: int, selection: MessageFilter = _EVERYTH
                 summaries = [summary for summary in summaries if selection.matches(summary)][:limit]
                 if len(summaries) == limit:
                     break
-        is_counted = not place.is_kept and link.version[:2] < COUNTED_LOOKS_BEFORE
+        is_counted = not source.is_kept and link.version[:2] < COUNTED_LOOKS_BEFORE
     return PeekResult(summaries, is_counted and bool(summaries))
 
 
@@ -121,14 +121,14 @@ def replay(
     """
     results = result_store(app, must_tell=skip_succeeded)
     with open_link(app) as link:
-        source = find_place(app, link, name)
+        source = find_source(app, link, name)
         action: TransferAction
         if to is None and source.home is None and source.queue == Names(app.settings.prefix).unrouted:
             settings = app.settings
             table, exchange = settings.routing_table(), Names(settings.prefix).tasks
             action = UnroutedAction(exchange, table, settings.prefix, None, link.user)
         else:
-            target = _home(source) if to is None else find_place(app, link, to)
+            target = _home(source) if to is None else find_source(app, link, to)
             _check_target(source, target)
             link.ask(link.channel.queue_declare, target.queue, passive=True)
             action = ReplayAction(route_to(target, app.settings.prefix), link.user, results)
@@ -139,7 +139,7 @@ def replay(
 def move(app: Broker, name: str, to: str, order: CommandOptions) -> TransferOutcome:
     """Move messages unchanged to another queue; raises as `replay`."""
     with open_link(app) as link:
-        source, target = find_place(app, link, name), find_place(app, link, to)
+        source, target = find_source(app, link, name), find_source(app, link, to)
         _check_target(source, target)
         return transfer(link, order.job(app, source), MoveAction(route_to(target, app.settings.prefix), link.user))
 
@@ -147,7 +147,7 @@ def move(app: Broker, name: str, to: str, order: CommandOptions) -> TransferOutc
 def discard(app: Broker, name: str, order: CommandOptions) -> TransferOutcome:
     """Delete messages permanently; raises as `replay`."""
     with open_link(app) as link:
-        return discard_from(link, order.job(app, find_place(app, link, name)))
+        return discard_from(link, order.job(app, find_source(app, link, name)))
 
 
 def purge(app: Broker, name: str, confirm: Callable[[MessageSource, int], bool]) -> int | None:
@@ -166,15 +166,15 @@ def purge(app: Broker, name: str, confirm: Callable[[MessageSource, int], bool])
         BrokerError: The broker cannot be reached, or refuses.
     """
     with open_link(app) as link:
-        place = find_place(app, link, name)
-        ready = link.ask(link.channel.queue_declare, place.queue, passive=True).message_count
-        if not confirm(place, int(ready)):
+        source = find_source(app, link, name)
+        ready = link.ask(link.channel.queue_declare, source.queue, passive=True).message_count
+        if not confirm(source, int(ready)):
             return None
-        return _purge(link, place)
+        return _purge(link, source)
 
 
-def _purge(link: CallbackChannel, place: MessageSource) -> int:
-    return int(link.ask(link.channel.queue_purge, place.queue).message_count)
+def _purge(link: CallbackChannel, source: MessageSource) -> int:
+    return int(link.ask(link.channel.queue_purge, source.queue).message_count)
 
 
 def _home(source: MessageSource) -> MessageSource:

@@ -28,7 +28,7 @@ class OldestMessages:
     def __init__(self, link: CallbackChannel) -> None:
         self._link = link
         self._answers: list[tuple[int, pika.BasicProperties] | None] = []
-        link.channel.add_callback(link.heard(self._on_empty), [Basic.GetEmpty], one_shot=False)
+        link.channel.add_callback(link.waking(self._on_empty), [Basic.GetEmpty], one_shot=False)
 
     def waited_seconds(self, queue: str, now: float) -> float | None:
         """Return how long the next message has been due; None if the queue is empty or its headers do not say.
@@ -39,7 +39,7 @@ class OldestMessages:
         """
         self._answers.clear()
         with self._link.refusals():
-            self._link.channel.basic_get(queue, self._link.heard(self._on_message))
+            self._link.channel.basic_get(queue, self._link.waking(self._on_message))
         self._link.wait(lambda: bool(self._answers), ANSWER_SECONDS)
         answer = self._answers[0] if self._answers else None
         if answer is None:

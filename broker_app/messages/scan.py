@@ -188,7 +188,7 @@ class QueueScan:
         self._link.ask(
             self._link.channel.basic_consume,
             self._queue,
-            self._link.heard(self._on_delivery),
+            self._link.waking(self._on_delivery),
             consumer_tag=_tag(self._consumer),
         )
 
@@ -198,7 +198,7 @@ class QueueScan:
         if tag in channel.consumer_tags:  # otherwise the broker cancelled it: the queue was deleted
             answers: list[Any] = []
             with self._link.refusals():
-                channel.basic_cancel(tag, callback=self._link.heard(answers.append))
+                channel.basic_cancel(tag, callback=self._link.waking(answers.append))
             channel._cancelled.discard(tag)  # noqa: SLF001 - pika has no public way to accept them
             if not self._link.wait(lambda: bool(answers), _STUCK_SECONDS):
                 raise BrokerError(f"queue {self._queue!r}: the broker did not cancel our consumer")

@@ -41,19 +41,19 @@ class MessageSource:
 
 def known_places(app: Broker) -> dict[str, MessageSource]:
     """Return the queues of the settings by name: work queues, dead-letter queues and the parking queue."""
-    places = {}
+    sources = {}
     for spec in app.settings.specs():
-        places[spec.name] = MessageSource(spec.name, spec.broker_name, spec)
+        sources[spec.name] = MessageSource(spec.name, spec.broker_name, spec)
         if spec.dead_letters is DeadLetters.KEEP:
             name = f"{spec.name}{_DEAD}"
-            places[name] = MessageSource(name, spec.dead_name, spec, is_kept=True)
+            sources[name] = MessageSource(name, spec.dead_name, spec, is_kept=True)
     unrouted = Names(app.settings.prefix).unrouted
     name = unrouted.removeprefix(app.settings.prefix)
-    places[name] = MessageSource(name, unrouted, is_kept=True)
-    return places
+    sources[name] = MessageSource(name, unrouted, is_kept=True)
+    return sources
 
 
-def find_place(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
+def find_source(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
     """Return the queue of a name, with or without the prefix; it need not be in the settings.
 
     Raises:
@@ -61,8 +61,8 @@ def find_place(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
         NotOnBroker: The settings declare it, but it is not on the broker.
         BrokerError: The broker cannot be reached.
     """
-    prefix, places = app.settings.prefix, known_places(app)
-    found = places.get(name) or next((place for place in places.values() if place.queue == name), None)
+    prefix, sources = app.settings.prefix, known_places(app)
+    found = sources.get(name) or next((source for source in sources.values() if source.queue == name), None)
     if found is not None:
         link.ask(link.channel.queue_declare, found.queue, passive=True)
         return found
@@ -71,7 +71,7 @@ def find_place(app: Broker, link: CallbackChannel, name: str) -> MessageSource:
         if queue and link.has_queue(queue):
             return MessageSource(queue.removeprefix(prefix), queue, is_kept=queue.endswith(_DEAD))
     raise SelectionError(
-        f"queue {name!r}: expected one of {', '.join(places)}{nearest(name, places)}, or another existing queue"
+        f"queue {name!r}: expected one of {', '.join(sources)}{nearest(name, sources)}, or another existing queue"
     )
 
 

@@ -124,8 +124,8 @@ class ConfirmedSender:
         self._last_tag = 0
         self._first_kept: int | None = None
         self._pending: dict[int, _Sent] = {}  # by publishing sequence number
-        link.channel.add_on_return_callback(link.heard(self._on_return))
-        link.ask(link.channel.confirm_delivery, link.heard(self._on_answer))
+        link.channel.add_on_return_callback(link.waking(self._on_return))
+        link.ask(link.channel.confirm_delivery, link.waking(self._on_answer))
 
     def send(self, delivery: ScannedMessage, summary: MessageSummary) -> None:
         """Publish one message as the action says, or keep it if it is unroutable."""

@@ -90,7 +90,7 @@ class UnroutedAction:
 
 
 def peek_unrouted(app: Broker, limit: int) -> list[UnroutedMessage]:
-    """Return the first messages of the parking queue; they are back in their place when this returns.
+    """Return the first messages of the parking queue; they are requeued when this returns.
 
     Raises:
         BrokerError: The broker cannot be reached, or the parking queue does not exist.

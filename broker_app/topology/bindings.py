@@ -31,7 +31,7 @@ class QueueBindings:
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
-def standing(management: Management, queue: str, but: str) -> list[QueueBindings]:
+def list_bindings(management: Management, queue: str, but: str) -> list[QueueBindings]:
     """Return the bindings of a queue; an empty list if it does not exist.
 
     Args:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from broker_app.broker.declare import queue_exists, queue_state
-from broker_app.broker.inventory import is_lane, standings
+from broker_app.broker.inventory import inspect_topology, is_lane
 from broker_app.errors import BrokerLocked, BrokerRefused
 from broker_app.queues import Names, Topology
 from broker_app.queues.delay import due_pattern
@@ -84,7 +84,7 @@ def compare_seen(
 
 def compare_blind(connection: amqp.Connection, wanted: Topology, prefix: str) -> Iterator[Difference]:
     """Compare through AMQP alone: existence, and arguments (406 if they differ)."""
-    for found in standings(connection, wanted):
+    for found in inspect_topology(connection, wanted):
         if found.kind == "queue" and _is_moving(connection, HoldingQueue(found.name, prefix)):
             yield _moving(found.name)
         elif found.is_missing:

@@ -43,7 +43,7 @@ from broker_app.broker.management import management_of
 from broker_app.errors import BrokerError, BrokerLocked, NotOnBroker
 from broker_app.queues import QueueType
 from broker_app.queues.holding import HoldingQueue, lock_name
-from broker_app.topology.bindings import QueueBindings, bind, declare, replace, standing, unbind
+from broker_app.topology.bindings import QueueBindings, bind, declare, list_bindings, replace, unbind
 from broker_app.topology.diff import differences
 from broker_app.topology.plan import movable
 from broker_app.topology.relocate import Destination, move
@@ -104,7 +104,7 @@ def migrate(
     """Recreate a queue with the arguments of the settings, and its dead-letter queue too if that differs.
 
     Args:
-        app: The app; its user needs the right to configure, and the management API.
+        app: The app; its user needs the configure permission and the management API.
         name: A queue of the settings, its dead-letter queue or the parking queue, with or without prefix.
         told: Progress callback: the stage, the messages moved in it, and their total or None if unknown.
         is_dry_run: Only report what would be done.
@@ -289,7 +289,7 @@ class _Migration:
         return list(dict.fromkeys([*self._ours, *found]))
 
     def _current_bindings(self, name: str) -> list[QueueBindings]:
-        return standing(self._management, name, but=self._holding.name)
+        return list_bindings(self._management, name, but=self._holding.name)
 
     def _unbind_all(self, name: str) -> None:
         unbind(self._connection, name, self._current_bindings(name))

@@ -92,7 +92,7 @@ def prune(app: Broker, *, is_dry_run: bool = False, waits: PruneTimeouts = _WAIT
     A prune takes most of a minute. For about eight seconds of it, producers that need a missing lane wait.
 
     Args:
-        app: The app; its user needs the right to configure, and the management API.
+        app: The app; its user needs the configure permission and the management API.
         is_dry_run: Only report what would be removed.
         waits: The waiting times; tests use shorter ones.
 

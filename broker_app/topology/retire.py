@@ -33,7 +33,7 @@ from broker_app.errors import BrokerError, NotOnBroker, SelectionError
 from broker_app.queues import DeadLetters, Names, QueueSpec, work_topology
 from broker_app.queues.delay import due_pattern
 from broker_app.queues.spec import check_queue_name
-from broker_app.topology.bindings import QueueBindings, bind, standing, unbind
+from broker_app.topology.bindings import QueueBindings, bind, list_bindings, unbind
 from broker_app.topology.migrate import MigrationTimeouts, migration_lock
 from broker_app.topology.relocate import Destination, move
 from broker_app.wire.errors import error_text
@@ -83,7 +83,7 @@ def retire_queue(
     """Remove a queue that the settings no longer declare, with its dead-letter queue, its bindings and its pause.
 
     Args:
-        app: The app; its user needs the right to configure, and the management API.
+        app: The app; its user needs the configure permission and the management API.
         name: The queue, with or without prefix.
         told: Progress callback: the stage, the messages moved in it, and their total or None if unknown.
         into: A queue of the settings for its messages and its dead letters.
@@ -151,7 +151,7 @@ class _Retirement:
         dead = self._depth(self._spec.dead_name)
         followers = self._followers()
         if work is None and dead is None and not self._is_paused and not followers:
-            raise NotOnBroker(f"queue {name!r}: nothing of it is on the broker, nor is it paused")
+            raise NotOnBroker(f"queue {name!r}: it does not exist on the broker, and it is not paused")
         if work and not self._is_ours():
             raise SelectionError(
                 f"queue {name!r}: expected a queue declared by broker-app, got another application's"
@@ -217,7 +217,9 @@ class _Retirement:
             return 0
         moved = self._move(name, is_direct=False, limit=self._depth(name))
         bounds = list(
-            dict.fromkeys([*standing(self._management, name, but=""), self._task_binding, self._scheduled_binding])
+            dict.fromkeys(
+                [*list_bindings(self._management, name, but=""), self._task_binding, self._scheduled_binding]
+            )
         )
         if self._into is not None:
             bind(self._connection, self._into.broker_name, bounds)

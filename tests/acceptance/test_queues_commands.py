@@ -340,4 +340,4 @@ def test_retire(shop: Ledger, app: BrokerApp) -> None:
     assert done.returncode == exit_codes.OK, done.stderr
     assert done.stdout == "retired old: 1 messages and 0 dead letters to lopri\n"
     assert (depth(app, "old"), depth(app, "lopri")) == (None, 1)
-    assert "nothing of it is on the broker" in fail(shop, exit_codes.BROKER, "queues", "retire", "old")
+    assert "it does not exist on the broker" in fail(shop, exit_codes.BROKER, "queues", "retire", "old")

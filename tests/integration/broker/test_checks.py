@@ -115,7 +115,7 @@ def test_an_empty_broker_is_no_error(make_app: Callable[..., BrokerApp], managem
     before = standing(management, vhost)
     findings = judge(app)
     assert at(findings, Level.ERROR) == []
-    assert ["not declared yet: nothing of it" in text for text in at(findings, Level.WARNING)] == [True]
+    assert ["not declared yet: all of it" in text for text in at(findings, Level.WARNING)] == [True]
     assert standing(management, vhost) == before
 
 

@@ -74,7 +74,7 @@ def test_its_messages_go_to_another_queue(make: MakeMigrated, before: str) -> No
     assert depth(app, "default.dead") == 2 * keeps_dead
     assert ids(take(app, "default")) == published
     assert left(app) == []
-    with pytest.raises(NotOnBroker, match="nothing of it"):
+    with pytest.raises(NotOnBroker, match="does not exist on the broker"):
         retire(app)
 
 

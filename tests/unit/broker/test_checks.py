@@ -154,7 +154,7 @@ def test_what_is_missing_is_no_error() -> None:
     assert (warning.level, ok.level) == (Level.WARNING, Level.OK)
     assert "not declared yet: queue 'urgent'; run `broker-app topology declare`" in warning.text
     [nothing] = _judge_inventory([MISSING])
-    assert "not declared yet: nothing of it" in nothing.text
+    assert "not declared yet: all of it" in nothing.text
 
 
 def test_what_cannot_be_compared_is_said() -> None:
