@@ -32,8 +32,9 @@ In the environment `__` stands between a table and its key, and lists and tables
 the file only; its settings can be changed from the environment: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
 
 Celery puts `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND`
-above everything else. A URL that differs from the setting is refused in one line, so that a leftover variable sends
-no task to another broker; an equal one is fine. The options `-b` and `--result-backend` of the `celery` command win.
+above everything else. A URL that differs from the setting is refused in one line, so that a leftover variable
+sends no task to another broker; an equal one is fine. The options `-b` and `--result-backend` of the `celery`
+command win.
 """
 
 _QUEUES = """

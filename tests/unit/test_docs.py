@@ -59,7 +59,7 @@ def descendants(cls: type) -> set[str]:
 
 
 def test_first_screen_of_the_readme_has_all_its_parts() -> None:
-    """The first 39 lines hold the summary, the guarantees and a non-guarantee, both commands, the queues and the links."""
+    """The first 39 lines hold the summary, what is and is not guaranteed, both commands, the queues, the links."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[: FIRST_SCREEN_LINES - 1]
     screen = "\n".join(lines)
 

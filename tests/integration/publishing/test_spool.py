@@ -242,7 +242,8 @@ def test_threads_and_processes_write_beside_each_other(tmp_path: Path) -> None:
         "from broker_app.publishing.spool.store import SpooledMessage, SpoolFile\n"
         "store = SpoolFile(pathlib.Path(sys.argv[1]), 1000, 10**6)\n"
         "for n in range(30):\n"
-        "    store.add(SpooledMessage(0, 't', sys.argv[2] + str(n), 'q', 'e', 'k', 0.0, time.time(), False, b'', b''))\n"
+        "    identity = sys.argv[2] + str(n)\n"
+        "    store.add(SpooledMessage(0, 't', identity, 'q', 'e', 'k', 0.0, time.time(), False, b'', b''))\n"
     )
     others = [subprocess.Popen([sys.executable, "-c", script, tmp_path, name]) for name in ("x", "y")]
     store = SpoolFile(tmp_path, 1_000, 10**6)

@@ -327,7 +327,10 @@ def test_a_named_file_that_is_missing_is_refused(tmp_path: Path, monkeypatch: py
     """Its defaults are not taken in silence: the message says who named it, the path and the cure."""
     monkeypatch.chdir(tmp_path)
     assert _problems("gone.toml") == (
-        "the argument config: expected a settings file, got gone.toml, which is not an existing file; correct the path",
+        (
+            "the argument config: expected a settings file, got gone.toml, which is not an existing file; "
+            "correct the path"
+        ),
     )
     monkeypatch.setenv("BROKER_APP_CONFIG", "gone.toml")
     assert _problems()[0].startswith("BROKER_APP_CONFIG: expected a settings file, got gone.toml")
