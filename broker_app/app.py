@@ -43,26 +43,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Until:
-    """Stands for a producer that is still to be taken from the pool.
+    """Placeholder for a producer that has not been taken from the pool yet.
 
     Attributes:
-        deadline: Of the wait for it, on the clock of `time.monotonic`.
+        deadline: Deadline of the wait for the producer, in terms of `time.monotonic`.
     """
 
     deadline: float
 
 
 class BrokerApp(Celery):
-    """A Celery app whose tasks are confirmed, routed to declared queues, and delayed by the broker.
+    """A Celery app with publisher confirms, routing to declared queues, and delays held by the broker.
 
-    Nothing is read or opened before the app is used: the settings are loaded with the first access to
-    ``conf`` or `settings`.
+    Creating an app reads and opens nothing. The settings are loaded on the first access to ``conf`` or `settings`.
 
     Args:
-        main: The name of the main module, as Celery's.
-        config: The settings file; None for ``BROKER_APP_CONFIG``, else ``config/broker.toml`` if it is there.
-        **kwargs: Celery's. What they, ``app.conf`` or `config_from_object` set wins over what follows from the
-            settings.
+        main: The name of the main module, as in Celery.
+        config: The settings file; None means ``BROKER_APP_CONFIG``, else ``config/broker.toml`` if it exists.
+        **kwargs: Celery's arguments. These, ``app.conf`` and `config_from_object` take precedence over values
+            derived from the settings.
 
     Example:
         >>> shop = BrokerApp("shop", include=["shop.tasks"], set_as_current=False)
@@ -78,7 +77,7 @@ class BrokerApp(Celery):
     _tasks: Any
 
     limits: TimeLimits | None = None
-    """The limits of the tasks that run in this process; None where Celery's own count, and outside of workers."""
+    """Time limits of the tasks in this process; None outside of workers, and where Celery applies its own."""
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
         self._config_file = config
@@ -90,39 +89,40 @@ class BrokerApp(Celery):
         if not isinstance(self._tasks, TaskRegistry):  # one of another app
             self._tasks = TaskRegistry(self._tasks)
         if self.set_as_current and _state.default_app is not None and _state.default_app is globals().get("app"):
-            self.set_default()  # Celery's Django fix-up made the first app the default of all threads: ours, below
+            self.set_default()  # Celery's Django fix-up made the first app, `app` below, the default everywhere
         self.steps["consumer"].add("broker_app.worker.metrics_step:MetricsStep")
         shorten_refusals()
 
     @property
     def config_file(self) -> Path | None:
-        """The settings file that is read, or None for the defaults and the environment alone.
+        """The settings file; None if only the defaults and the environment are used.
 
         Raises:
-            SettingsError: A file was named and is not there.
+            SettingsError: The named file does not exist.
         """
         return config_path(self._config_file)
 
     @property
     def conf(self) -> Any:
-        """Celery's configuration; while a thread loads it, the others wait.
+        """Celery's configuration. While one thread loads it, other threads wait.
 
-        Celery shows it to them before our values are in it: they would take another broker and drop results.
+        Without the lock, Celery exposes it before our values are set, and the other threads would use the wrong
+        broker and lose results.
         """
         conf = self._conf
-        if conf is not None and self._is_loaded:  # each call asks several times
+        if conf is not None and self._is_loaded:  # fast path: read several times per call
             return conf
         with self._loading:
             return super().conf
 
     @conf.setter
     def conf(self, conf: Any) -> None:
-        """Set it, as Celery does."""
+        """Set the configuration, as Celery does."""
         self._conf = conf
 
     def _load_config(self) -> Any:
         with self._loading:
-            if not self._is_loaded or self._conf is None:  # None: `config_from_object` wants it anew
+            if not self._is_loaded or self._conf is None:  # None: `config_from_object` asked for a reload
                 self._is_loaded = False
                 ours = celery_settings(self.settings)
                 self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
@@ -132,7 +132,7 @@ class BrokerApp(Celery):
             return self._conf
 
     def _refuse_environment(self) -> None:
-        """Refuse Celery's variables that would win over ours; the next access to ``conf`` judges them again."""
+        """Refuse Celery's variables that would override our settings; the next access to ``conf`` checks again."""
         try:
             with shown_in_one_line():
                 refuse_celery_environment(self._conf)
@@ -141,18 +141,18 @@ class BrokerApp(Celery):
             raise
 
     def _replace_defaults(self, ours: dict[str, Any]) -> dict[str, Any]:
-        """Put our values in the place of Celery's defaults, and return nothing to put above the user's.
+        """Replace Celery's defaults with our values, and return no values that would override the user's.
 
-        With `add_defaults` they would win over what `config_from_object` reads.
+        With `add_defaults`, our values would override those from `config_from_object`.
         """
         self._conf.defaults[-1].update(ours)
         return {}
 
     def task(self, *args: Any, **options: Any) -> Any:
-        """Define a task, as Celery's decorator.
+        """Define a task, like Celery's decorator.
 
         Raises:
-            UnsupportedTask: The function is ``async def``, or has a ``yield``: its body would never run.
+            UnsupportedTask: The function is a coroutine or a generator, whose body would never run.
         """
         make = super().task
         if args:
@@ -166,12 +166,12 @@ class BrokerApp(Celery):
         return make_checked
 
     def _check_function(self, function: Any, *_: Any, name: str | None = None, **options: Any) -> None:
-        """Refuse the function at its definition; the task itself is created later."""
+        """Check the function when it is defined; the task itself is created later."""
         name = name or self.gen_task_name(getattr(function, "__name__", ""), getattr(function, "__module__", ""))
         check_function(name, function, lambda: options.get("base") or self.Task)
 
     def finalize(self, *args: Any, **options: Any) -> None:
-        """Create all tasks, as Celery's; if one is refused, each later use of the app's tasks raises again."""
+        """Create all tasks, as in Celery. If one is refused, every later use of the app's tasks raises again."""
         if self._refusal is not None:
             raise self._refusal
         try:
@@ -185,14 +185,14 @@ class BrokerApp(Celery):
         """The settings, read once.
 
         Raises:
-            SettingsError: With every fault at once; on a command line of click's it prints as its lines alone.
+            SettingsError: The settings are invalid. A click command prints its lines without a traceback.
         """
         with shown_in_one_line():
             return load_settings(self._config_file)
 
     @cached_property
     def metrics(self) -> ProcessMetrics:
-        """What this process counts, for Prometheus."""
+        """The Prometheus metrics of this process."""
         return ProcessMetrics(self)
 
     def send_task(
@@ -204,27 +204,27 @@ class BrokerApp(Celery):
         eta: datetime | str | None = None,
         **options: Any,
     ) -> AsyncResult:
-        """Publish a task, as Celery's `send_task`; a countdown or eta is held by the broker.
+        """Publish a task, like Celery's `send_task`; the broker holds a task with a countdown or eta.
 
         Args:
             name: The task's name.
             args: Positional arguments.
             kwargs: Keyword arguments.
-            countdown: Seconds from now, fractions included; at least 0. A retry's may be less: it is now.
-            eta: The moment; one without a time zone is UTC, as Celery has it. In the past it is now.
-            **options: All others of Celery's.
+            countdown: Seconds from now, at least 0; may be fractional. A retry's negative countdown counts as 0.
+            eta: When to run the task. A naive datetime is in UTC, as in Celery. A time in the past means now.
+            **options: Celery's other options.
 
         Raises:
-            RoutingError: An unknown queue, a priority or a delay that cannot be; nothing was sent.
-            CallError: A ``task_id`` that is no text; nothing was sent.
-            PublishError: The broker did not take it; also kombu's OperationalError.
+            RoutingError: The queue is unknown, or the priority or the delay is invalid; nothing was sent.
+            CallError: The ``task_id`` is not a string; nothing was sent.
+            PublishError: The broker did not confirm the task. Also kombu's OperationalError.
         """
         began = time.monotonic()
         with self.metrics.routing(name):
             _check_id(options.get("task_id"))
             _check_expires(options.get("expires"))
             if options.get("retries") and isinstance(countdown, Real) and countdown < 0:
-                countdown = 0.0  # to refuse it would make a dead letter of a task that only counted wrongly
+                countdown = 0.0  # an error would dead-letter a task that only miscalculated
             delay, due = self._delay(countdown, eta, began)
             if due is not None:
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
@@ -236,7 +236,7 @@ class BrokerApp(Celery):
         return result
 
     def producer_or_acquire(self, producer: Any = None) -> AbstractContextManager[Any]:
-        """Return a block with the producer, or with one of the pool; `send_task` bounds that wait."""
+        """Return a context manager with the producer, or with one from the pool; `send_task` limits the wait."""
         if isinstance(producer, _Until):
             taken: AbstractContextManager[Any] = self.amqp.pooled_producer(producer.deadline)
             return taken
@@ -246,7 +246,7 @@ class BrokerApp(Celery):
     def _delay(
         self, countdown: float | None, eta: datetime | str | None, began: float
     ) -> tuple[Delay, datetime | None]:
-        """Return the delay and the moment that it ends, None for now; it counts from when the call began."""
+        """Return the delay and its end, None for now. The delay counts from the start of the call."""
         if countdown is not None and eta is not None:
             raise InvalidDelay("expected a countdown or an eta, got both; leave one of them out")
         if countdown is None and eta is None:
@@ -282,7 +282,7 @@ class BrokerApp(Celery):
 
 def _check_countdown(countdown: float | None) -> float:
     if isinstance(countdown, bool) or not isinstance(countdown, Real) or countdown < 0:
-        raise InvalidDelay(f"a countdown must be a number of seconds from 0 on, got {countdown!r}")
+        raise InvalidDelay(f"a countdown must be a number of seconds, at least 0, got {countdown!r}")
     try:
         return float(countdown)
     except OverflowError:
@@ -295,17 +295,17 @@ def _check_eta(eta: datetime | str) -> datetime:
     except ValueError:
         moment = None
     if not isinstance(moment, datetime):
-        raise InvalidDelay(f"an eta must be a datetime, or text in the form of ISO 8601, got {eta!r}")
+        raise InvalidDelay(f"an eta must be a datetime or an ISO 8601 string, got {eta!r}")
     return moment
 
 
 def _check_id(task_id: object) -> None:
     if task_id is not None and not isinstance(task_id, str):
-        raise CallError(f"task_id must be a text, got {shortened(repr(task_id))}")
+        raise CallError(f"task_id must be a string, got {shortened(repr(task_id))}")
 
 
 def _check_expires(expires: object) -> None:
-    """Refuse what Celery would fail on with an error that does not say what was wrong."""
+    """Refuse values on which Celery would fail with an unclear error."""
     if expires is None or isinstance(expires, datetime):
         return
     try:
@@ -317,9 +317,7 @@ def _check_expires(expires: object) -> None:
             return
     except (ValueError, OverflowError):
         pass
-    raise InvalidDelay(
-        f"expires must be a number of seconds, a datetime, or text in the form of ISO 8601, got {expires!r}"
-    )
+    raise InvalidDelay(f"expires must be a number of seconds, a datetime or an ISO 8601 string, got {expires!r}")
 
 
 _NOW = Delay((), 0.0)

@@ -1,4 +1,4 @@
-"""One HTTP download: streamed, bounded in size and in time, redirects and slow headers included."""
+"""HTTP downloads: streamed, with limits on size and total time that include redirects and slow headers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What came.
+    """The facts of a finished download.
 
     Attributes:
-        status: HTTP's, below 400.
-        size_bytes: Of the body.
-        sha256: Of the body, in hex.
+        status: HTTP status, below 400.
+        size_bytes: Size of the body.
+        sha256: SHA-256 of the body, in hex.
     """
 
     status: int
@@ -37,16 +37,16 @@ class Download:
 
 
 def download(url: str, timeout_seconds: float, max_bytes: int) -> Download:
-    """Read a URL to its end, keeping nothing but its facts.
+    """Download a URL, discard the body, and return its facts.
 
     Args:
         url: ``http://`` or ``https://``, without user and password; redirects to such URLs are followed.
-        timeout_seconds: Bound of all of it, but the look-up of a host's address.
-        max_bytes: Bound of the body.
+        timeout_seconds: Time limit of the entire download, except for DNS lookups.
+        max_bytes: Size limit of the body.
 
     Raises:
-        FetchError: Not such a URL, no connection, a status of 400 and above, cut off, or over a bound; the text
-            says where and why.
+        FetchError: The URL is invalid, the connection failed, the status is 400 or above, the body is incomplete,
+            or a limit was exceeded; the text says where and why.
     """
     _check(url)
     deadline = time.monotonic() + timeout_seconds
@@ -76,20 +76,20 @@ def _check(url: object) -> None:
 
 
 def _read(response: HTTPResponse, url: str, max_bytes: int) -> tuple[int, str]:
-    """Read to the end and return the size and the SHA-256."""
+    """Read the body and return its size and SHA-256."""
     size, digest = 0, hashlib.sha256()
     while chunk := response.read(CHUNK_BYTES):
         size += len(chunk)
         digest.update(chunk)
         if size > max_bytes:
             raise FetchError(f"fetch {url}: over {max_bytes} bytes (fetch.max_bytes)")
-    if response.length:  # http.client takes the end of the connection for the end of the body
+    if response.length:  # http.client treats the end of the connection as the end of the body
         raise FetchError(f"fetch {url}: cut off after {size} of {size + response.length} bytes")
     return size, digest.hexdigest()
 
 
 def _opener(deadline: float) -> urllib_request.OpenerDirector:
-    """Return an opener for HTTP alone: urllib's own follows a redirect to ``ftp://``."""
+    """Return an opener for HTTP and HTTPS only; urllib's default opener follows redirects to ``ftp://``."""
     opener = urllib_request.OpenerDirector()
     for handler in (
         urllib_request.ProxyHandler(),
@@ -125,7 +125,7 @@ class _Https(urllib_request.HTTPSHandler):
 
 def _connect(kind: type[HTTPConnection], deadline: float, host: str, **options: Any) -> HTTPConnection:
     connection = kind(host, **dict(options, timeout=_left(deadline)))
-    # typed as a class; http.client only calls it
+    # the type says class, but http.client only calls it
     connection.response_class = partial(_TimedResponse, deadline)  # type: ignore[assignment]
     return connection
 
@@ -137,7 +137,7 @@ class _TimedResponse(HTTPResponse):
 
 
 class _TimedReader(io.RawIOBase):
-    """Gives each read what is left of the time: a socket's own time-out starts anew with every byte."""
+    """Limits each read to the remaining time, because a socket's own timeout restarts with every byte."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
         self._raw, self._sock, self._deadline = raw, sock, deadline

@@ -1,41 +1,41 @@
-"""Every error of the project, one tree.
+"""Error classes of the project.
 
-BrokerAppError                     queues/errors.py: the root; its text is one line
+BrokerAppError                     queues/errors.py: base class; the text is one line
 ├── RoutingError …                 queues/errors.py: refused in the caller, nothing was published
-├── SettingsError                  a settings file or the environment is wrong
-├── PublishError                   the broker did not take a task (also kombu's OperationalError)
-│   ├── NoRoute                    the queue is not on the broker
-│   ├── QueueFull                  the queue refused it (reject-publish)
-│   ├── PublishRefused             no right to, too large, or another reason of the broker's
-│   ├── PublishTimeout             no answer in time; it may have been taken
+├── SettingsError                  the settings file or the environment is invalid
+├── PublishError                   the broker did not confirm a task (also kombu's OperationalError)
+│   ├── NoRoute                    the queue does not exist on the broker
+│   ├── QueueFull                  the queue refused the message (reject-publish)
+│   ├── PublishRefused             the broker refused it: no permission, too large, or another reason
+│   ├── PublishTimeout             no confirm in time; the broker may have accepted the message
 │   └── BrokerUnreachable          no connection
-├── BrokerError                    an answer of the broker outside publishing
-│   ├── BrokerRefused              403: wrong credentials, or a right is missing
-│   ├── NotOnBroker                404: a virtual host, an exchange or a queue is not there
+├── BrokerError                    the broker refused an operation other than publishing
+│   ├── BrokerRefused              403: wrong credentials or missing permissions
+│   ├── NotOnBroker                404: a virtual host, exchange or queue does not exist
 │   ├── BrokerLocked               405: another connection holds it; a retry can help
 │   └── ArgumentsDiffer            406: it exists with other arguments; a retry cannot help
 ├── BrokerNotFound                 no broker could be found or started
-├── PrivateNodeError               a private RabbitMQ node did not do what it should
-├── FleetError                     a fleet did not start or stop as asked
-│   ├── FleetBusy                  another fleet command is at work
-│   └── NodesFailed                nodes are not up; it carries the outcome of each
-├── MetricsError                   the metrics cannot be served or written as asked
-├── TuningError                    slots could not be measured
-├── TaskFailure                    a result: the task does not run (again); `get()` raises it
-│   ├── Poisoned                   its worker died in each of its starts
+├── PrivateNodeError               a private RabbitMQ node did not start, respond or stop
+├── FleetError                     a fleet command failed
+│   ├── FleetBusy                  another fleet command is running
+│   └── NodesFailed                some nodes are not up; has the outcome of each
+├── MetricsError                   the metrics cannot be served or written
+├── TuningError                    a tuning run could not measure
+├── TaskFailure                    the result of a task that will not run (again); raised by `get()`
+│   ├── Poisoned                   each of its starts killed the worker
 │   ├── Rejected                   it rejected its message
-│   ├── OutOfMemory                it raised MemoryError, and its worker lived
+│   ├── OutOfMemory                it raised MemoryError, and its worker survived
 │   ├── Unawaited                  it returned an awaitable, which no worker awaits
-│   ├── UncaughtBaseException      it raised what is no Exception: SystemExit, asyncio.CancelledError
-│   ├── UnknownTask                no task of that name on the worker (also Celery's NotRegistered)
-│   └── Undecodable                no worker can read its message
-├── ResultStoreError               the result store does not take what a chord needs
-├── SpoolError                     the spool's file cannot be used
-│   └── SpoolFull                  a bound of the spool is reached
-├── SelectionError                 a queue or a filter for looking at messages that cannot be
-├── FetchError                     a download failed; its text says where and why
-├── UnsupportedTask                no worker can run this task; refused when it is registered
-└── CallError                      a task cannot be called as asked (its name, its arguments)
+│   ├── UncaughtBaseException      it raised SystemExit, asyncio.CancelledError or a similar BaseException
+│   ├── UnknownTask                the worker does not know the task (also Celery's NotRegistered)
+│   └── Undecodable                its message cannot be decoded
+├── ResultStoreError               the result store failed while a chord was set up
+├── SpoolError                     the spool file cannot be used
+│   └── SpoolFull                  the spool has reached a limit
+├── SelectionError                 an invalid queue or message filter
+├── FetchError                     a download failed
+├── UnsupportedTask                no worker can run the task; refused when it is registered
+└── CallError                      an invalid task call or command argument
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ _URL_LOGIN = re.compile(r"://.*@")
 
 
 class SettingsError(BrokerAppError):
-    """The settings are wrong.
+    """Raised when the settings are invalid. Correct them as the text says; `broker-app check` checks them again.
 
     Attributes:
-        problems: One line each: where, what was expected, what came, what to do. The login of a URL, wherever
-            it was written, is not shown.
+        problems: One line per problem: where it is, what was expected, what was found, what to do. Logins in
+            URLs are masked.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -119,19 +119,19 @@ class SettingsError(BrokerAppError):
         super().__init__(self.problems)
 
     def sentence(self) -> str:
-        """Return the text that people read."""
+        """Return the human-readable text."""
         return "; ".join(self.problems)
 
 
 class PublishError(BrokerAppError, OperationalError):
-    """The broker did not confirm a task. Celery's callers may catch kombu's ``OperationalError``.
+    """Raised when the broker did not confirm a task; the text says what to do. Also kombu's ``OperationalError``.
 
     Attributes:
         task: The task's name.
-        task_id: Its id. No message with this id was taken, unless ``maybe_taken``.
-        queue: The queue that it was for.
-        reason: The broker's words, or what happened instead of an answer.
-        maybe_taken: Whether the broker may have taken it all the same; sending it again may run it twice.
+        task_id: The task's id. The broker has no message with this id, unless ``maybe_taken`` is set.
+        queue: The destination queue.
+        reason: The broker's reply, or what happened instead of a reply.
+        maybe_taken: Whether the broker may have accepted the message; sending it again may run the task twice.
     """
 
     advice: ClassVar[str] = "it was not published"
@@ -145,44 +145,54 @@ class PublishError(BrokerAppError, OperationalError):
         super().__init__(task, task_id, queue, reason)
 
     def sentence(self) -> str:
-        """Return the text that people read."""
+        """Return the human-readable text."""
         return f"task {self.task} [{self.task_id}] for queue {self.queue!r}: {self.reason}; {self.advice}"
 
 
 class NoRoute(PublishError):
-    """The queue, or a lane on the way to it, is not on the broker and could not be declared."""
+    """Raised when the queue, or a delay lane to it, does not exist and cannot be declared.
 
-    advice = "it was not published; run `broker-app topology declare` with a user who may configure"
+    Run ``broker-app topology declare`` as a user with the configure permission.
+    """
+
+    advice = "it was not published; run `broker-app topology declare` as a user with the configure permission"
 
 
 class QueueFull(PublishError):
-    """The queue refused the message (nack): its length limit is reached, or it has no leader."""
+    """Raised when the queue refused the message (nack): it has reached its length limit, or has no leader.
+
+    Wait for the queue to drain, or raise its limit.
+    """
 
     advice = "it was not published; wait for the queue to drain or raise its limit"
 
 
 class PublishRefused(PublishError):
-    """The broker refused to take the message."""
+    """Raised when the broker refused the message. Fix the reason that the text gives before a retry."""
 
 
 class PublishTimeout(PublishError):
-    """No confirmation came in time: the broker is slow, blocked by an alarm, or cut off."""
+    """Raised when no confirm came in time: the broker is slow, blocked by an alarm, or disconnected.
 
-    advice = "the broker may have taken it all the same: send it again with the same task_id"
+    The broker may have accepted the message. Send it again with the same ``task_id``.
+    """
+
+    advice = "the broker may have accepted it; send it again with the same task_id"
     maybe_taken = True
 
 
 class BrokerUnreachable(PublishError):
-    """No connection to the broker could be made in time."""
+    """Raised when the broker could not be reached in time. Check the broker, its alarms and ``broker_url``."""
 
-    advice = "it was not published; check that the broker runs, without an alarm, and that broker_url is right"
+    advice = "it was not published; check that the broker is up and has no alarm, and that broker_url is correct"
 
 
 class BrokerError(BrokerAppError):
-    """The broker's answer to something other than publishing.
+    """Raised when a broker operation other than publishing fails. The text gives the reason.
 
     Attributes:
-        code: AMQP's reply code, or 0 if no answer came.
+        code: AMQP reply code; 0 if the broker did not reply.
+        is_retryable: Whether a retry can help.
     """
 
     code: ClassVar[int] = 0
@@ -190,52 +200,52 @@ class BrokerError(BrokerAppError):
 
 
 class BrokerRefused(BrokerError):
-    """403 access refused: credentials or rights. A retry cannot help."""
+    """Raised for 403 access refused. Correct the credentials or grant the permission; a retry cannot help."""
 
     code = 403
 
 
 class NotOnBroker(BrokerError):
-    """404 not found. A retry helps only after somebody declared it."""
+    """Raised for 404 not found. Declare the queue, exchange or virtual host before a retry."""
 
     code = 404
 
 
 class BrokerLocked(BrokerError):
-    """405 resource locked: exclusive to another connection. A retry can help when that one is gone."""
+    """Raised for 405 resource locked: another connection has exclusive use. Retry after it has closed."""
 
     code = 405
     is_retryable = True
 
 
 class ArgumentsDiffer(BrokerError):
-    """406 precondition failed: it exists with other arguments. A retry cannot help."""
+    """Raised for 406 precondition failed: it exists with other arguments. See ``broker-app topology diff``; a retry cannot help."""
 
     code = 406
 
 
 class BrokerNotFound(BrokerAppError):
-    """No broker could be found or started; the text says what to install."""
+    """Raised when no broker could be found or started. The text says what to install or correct."""
 
 
 class PrivateNodeError(BrokerAppError):
-    """The private RabbitMQ node did not start, answer or stop."""
+    """Raised when a private RabbitMQ node did not start, respond or stop. The text says why."""
 
 
 class FleetError(BrokerAppError):
-    """A fleet did not start or stop as asked."""
+    """Raised when a fleet command fails. The text says which node or file is affected."""
 
 
 class FleetBusy(FleetError):
-    """Another fleet command is at work on this host."""
+    """Raised when another fleet command is running on this host. Retry when it has finished."""
 
 
 class NodesFailed(FleetError):
-    """At least one node of those that were to be started is not up; the others stay up.
+    """Raised when some nodes did not start; the others keep running. Fix the causes and start the fleet again.
 
     Attributes:
         outcomes: A `broker_app.fleet.StartedNode` for each node, in the order of the settings.
-        reasons: Why nodes are not up, by their names.
+        reasons: The reason for each node that is not up, by its name.
     """
 
     def __init__(self, outcomes: Sequence[Any], reasons: Mapping[str, str]) -> None:
@@ -244,30 +254,32 @@ class NodesFailed(FleetError):
         super().__init__(self.outcomes, self.reasons)
 
     def sentence(self) -> str:
-        """Return the text that people read."""
+        """Return the human-readable text."""
         shown = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
         return f"{len(self.reasons)} of {len(self.outcomes)} nodes are not up: {shown}"
 
 
 class TuningError(BrokerAppError):
-    """A tuning run could not measure: a task failed, a worker ended, there is no memory for the next step."""
+    """Raised when a tuning run could not measure, e.g. because a task failed. The text gives the reason."""
 
 
 class MetricsError(BrokerAppError):
-    """The metrics cannot be served or written as asked."""
+    """Raised when the metrics cannot be served or written. Correct the address, certificate or file."""
 
 
 class TaskFailure(BrokerAppError):
-    """The result of a task that was given up without, or in spite of, an exception of its own.
+    """Raised by ``get()`` for a task that was dead-lettered for a reason other than an ordinary exception.
+
+    Correct the cause, then replay the message from the dead letters.
 
     Attributes:
         task: The task's name.
-        task_id: Its id.
-        queue: The queue that it was taken from.
+        task_id: The task's id.
+        queue: The queue that the task came from.
         reason: What happened.
     """
 
-    advice: ClassVar[str] = "it stands in the dead letters"
+    advice: ClassVar[str] = "its message is in the dead letters"
 
     def __init__(self, task: str, task_id: str, queue: str, reason: str) -> None:
         self.task = task
@@ -277,75 +289,81 @@ class TaskFailure(BrokerAppError):
         super().__init__(task, task_id, queue, reason)
 
     def sentence(self) -> str:
-        """Return the text that people read."""
+        """Return the human-readable text."""
         return f"task {self.task} [{self.task_id}] from queue {self.queue!r}: {self.reason}; {self.advice}"
 
 
 class Poisoned(TaskFailure):
-    """The worker died in each of its starts, as often as the queue's ``delivery_limit`` allows."""
+    """Raised by ``get()`` when each start of the task killed its worker, up to the queue's ``delivery_limit``.
 
-    advice = "find out what it does to its worker (memory, a crash in C), then replay it from the dead letters"
+    Find the cause, e.g. memory use or a crash in C code, then replay the message from the dead letters.
+    """
+
+    advice = "find out how it kills its worker (memory, a crash in C), then replay it from the dead letters"
 
 
 class Rejected(TaskFailure):
-    """The task raised Celery's ``Reject`` without a requeue."""
+    """Raised by ``get()`` when the task raised Celery's ``Reject`` without a requeue."""
 
 
 class OutOfMemory(TaskFailure):
-    """The task raised ``MemoryError``, and its worker lived to tell."""
+    """Raised by ``get()`` when the task raised ``MemoryError`` but its worker survived. Reduce its memory use."""
 
 
 class Unawaited(TaskFailure):
-    """The task returned a coroutine or another awaitable, which no worker awaits."""
+    """Raised by ``get()`` when the task returned an awaitable. Call ``asyncio.run(…)`` inside the task instead."""
 
     advice = "call `asyncio.run(…)` inside the task, then replay it from the dead letters"
 
 
 class UncaughtBaseException(TaskFailure):
-    """The task raised a BaseException that is no Exception: ``SystemExit``, ``asyncio.CancelledError``, its own.
+    """Raised by ``get()`` when the task raised ``SystemExit``, ``asyncio.CancelledError`` or a similar exception.
 
-    Raised by ``get()`` as it is, it would end the caller instead.
+    These are not subclasses of ``Exception``. If ``get()`` raised the original one, it could end the caller.
     """
 
 
 class UnknownTask(TaskFailure, NotRegistered):
-    """The worker has no task of that name. Callers may catch Celery's ``NotRegistered``."""
+    """Raised by ``get()`` when the worker does not know the task. Also Celery's ``NotRegistered``.
+
+    Start workers that include the task's module, then replay the message from the dead letters.
+    """
 
     advice = "start workers that include the task's module, then replay it from the dead letters"
 
 
 class Undecodable(TaskFailure):
-    """The body or the headers of the message cannot be read."""
+    """Raised by ``get()`` when the body or the headers of the message cannot be decoded. Check its producer."""
 
 
 class SelectionError(BrokerAppError):
-    """A queue, or a filter of messages, that cannot be; nothing was touched."""
+    """Raised for an invalid queue or message filter. No message was changed. Correct the selection."""
 
 
 class ResultStoreError(BrokerAppError):
-    """The result store does not take what a chord needs; nothing was published."""
+    """Raised when the result store fails while a chord is set up. Nothing was published. Check the store."""
 
 
 class SpoolError(BrokerAppError):
-    """The spool's file cannot be used."""
+    """Raised when the spool file cannot be used. Check the file and the permissions of ``state_dir``."""
 
 
 class SpoolFull(SpoolError):
-    """A bound of the spool is reached."""
+    """Raised when the spool has reached a limit. Reconnect the broker, or raise ``publish.spool_max_…``."""
 
 
 class FetchError(BrokerAppError):
-    """A download failed."""
+    """Raised when a download failed. The text says where and why."""
 
 
 class UnsupportedTask(BrokerAppError, TypeError):
-    """A task that no worker can run as promised; it is not registered."""
+    """Raised when a task is registered that no worker can run. The text says how to change it."""
 
 
 class CallError(BrokerAppError):
-    """A task cannot be called as asked."""
+    """Raised when a task call or a command's argument is invalid. Correct the value that the text names."""
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """Return what came, short enough for a line."""
+    """Return the text, truncated to ``length`` characters and an ellipsis."""
     return text if len(text) <= length else f"{text[:length]}…"

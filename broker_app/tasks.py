@@ -1,4 +1,4 @@
-"""The sample tasks: arithmetic to try things out, and I/O to wait for."""
+"""Sample tasks: simple arithmetic, and tasks that wait or download."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def xsum(numbers: Sequence[float]) -> float:
 
 @app.task
 def sleep(seconds: float) -> float:
-    """Wait without using the processor, as a stand-in for I/O when measuring; return the seconds.
+    """Sleep, to simulate I/O in measurements, and return the seconds.
 
     Raises:
-        ValueError: Not 0..3600.
+        ValueError: ``seconds`` is not in 0..3600.
     """
     if not 0 <= seconds <= MAX_SLEEP_SECONDS:
         raise ValueError(f"sleep: seconds must be 0..{MAX_SLEEP_SECONDS:g}, got {seconds!r}")
@@ -47,7 +47,7 @@ def sleep(seconds: float) -> float:
 
 @app.task(bind=True)
 def fetch(self: Any, url: str) -> dict[str, Any]:
-    """Download a URL, keeping nothing but its facts; the body is streamed, never held whole.
+    """Download a URL, discard the body, and return its facts; the body is streamed, never held in memory at once.
 
     Args:
         self: The bound task, for its app's settings.
@@ -57,8 +57,8 @@ def fetch(self: Any, url: str) -> dict[str, Any]:
         ``url``, ``status`` (int), ``bytes`` (int), ``sha256`` (hex) and ``seconds`` (float).
 
     Raises:
-        FetchError: Not such a URL, no connection, a status of 400 and above, cut off, or over a limit of the
-            settings (``fetch.max_bytes``, ``fetch.timeout_seconds``); the text says where and why.
+        FetchError: The URL is invalid, the connection failed, the status is 400 or above, the body is incomplete,
+            or a limit was exceeded (``fetch.max_bytes``, ``fetch.timeout_seconds``); the text says where and why.
     """
     limits = self.app.settings.fetch
     started = time.monotonic()

@@ -1,7 +1,7 @@
-"""Text from messages, made safe for a terminal, a log or a page: what has no shape of its own becomes an escape.
+"""Escaping of untrusted text for terminals, logs and web pages: invisible characters become escapes.
 
-A terminal obeys escape sequences, a line break forges a line of a log, and a right-to-left override shows a name
-that is not there.
+Otherwise a terminal would execute escape sequences, a line break could forge a log line, and a right-to-left
+override could disguise a name.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import re
 import unicodedata
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode's categories of what has no shape of its own (unicode.org/reports/tr44, General_Category)."""
+"""Unicode categories of invisible characters (unicode.org/reports/tr44, General_Category)."""
 
 _NOT_PLAIN = re.compile(r"[^ -~]")
 _LINE_START = re.compile(r"\n(?=[^ \n])")
 
 
 def visible(text: str, kept: str = "") -> str:
-    r"""Return a text with escapes in the place of control, format, surrogate and unassigned characters.
+    r"""Escape control, format, surrogate, private-use and unassigned characters, and line separators.
 
     Args:
-        text: Whatever came.
-        kept: Characters that stay.
+        text: Any text.
+        kept: Characters to leave unescaped.
 
     Example:
         >>> visible("\x1b[2J pay\u202egpj.exe\n")
@@ -31,9 +31,9 @@ def visible(text: str, kept: str = "") -> str:
 
 
 def visible_lines(text: str) -> str:
-    r"""Return a text of several lines in which no line but the first can pass for a line of its own.
+    r"""Escape a text of several lines so that none of its later lines can pass for a separate log line.
 
-    Lines after the first begin with a space, as those of a traceback do.
+    Lines after the first start with a space, as in a traceback.
 
     Example:
         >>> visible_lines("failed\r\n[2026-01-01] forged")
