@@ -86,7 +86,7 @@ class BrokerApp(Celery):
         self._deferred = DeferredWrites()
         self._refusal: UnsupportedTask | None = None
         super().__init__(main, **kwargs)
-        if not isinstance(self._tasks, TaskRegistry):  # one of another app
+        if not isinstance(self._tasks, TaskRegistry):  # a registry from another app
             self._tasks = TaskRegistry(self._tasks)
         if self.set_as_current and _state.default_app is not None and _state.default_app is globals().get("app"):
             self.set_default()  # Celery's Django fix-up made the first app, `app` below, the default everywhere
@@ -124,8 +124,8 @@ class BrokerApp(Celery):
         with self._loading:
             if not self._is_loaded or self._conf is None:  # None: `config_from_object` asked for a reload
                 self._is_loaded = False
-                ours = celery_settings(self.settings)
-                self._pending_defaults.appendleft(lambda: self._replace_defaults(ours))
+                defaults = celery_settings(self.settings)
+                self._pending_defaults.appendleft(lambda: self._replace_defaults(defaults))
                 super()._load_config()
                 self._refuse_environment()
                 self._is_loaded = True
@@ -140,12 +140,12 @@ class BrokerApp(Celery):
             self._conf = None
             raise
 
-    def _replace_defaults(self, ours: dict[str, Any]) -> dict[str, Any]:
+    def _replace_defaults(self, defaults: dict[str, Any]) -> dict[str, Any]:
         """Replace Celery's defaults with our values, and return no values that would override the user's.
 
         With `add_defaults`, our values would override those from `config_from_object`.
         """
-        self._conf.defaults[-1].update(ours)
+        self._conf.defaults[-1].update(defaults)
         return {}
 
     def task(self, *args: Any, **options: Any) -> Any:
@@ -230,8 +230,8 @@ class BrokerApp(Celery):
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
             if not any(options.get(option) for option in ("producer", "publisher", "connection")):
                 options["producer"] = _Until(began + self.amqp.publisher.timeout_seconds(options))
-            ours = {"broker_app_delay": delay, "broker_app_began": began}
-            result = super().send_task(name, args, kwargs, **ours, **options)
+            timing = {"broker_app_delay": delay, "broker_app_began": began}
+            result = super().send_task(name, args, kwargs, **timing, **options)
         note_sent(result.id)
         return result
 

@@ -219,7 +219,10 @@ class BrokerLocked(BrokerError):
 
 
 class ArgumentsDiffer(BrokerError):
-    """Raised for 406 precondition failed: it exists with other arguments. See ``broker-app topology diff``; a retry cannot help."""
+    """Raised for 406 precondition failed: the entity exists with other arguments. A retry cannot help.
+
+    ``broker-app topology plan`` shows the difference; ``topology migrate`` recreates a queue with the new ones.
+    """
 
     code = 406
 

@@ -2,7 +2,7 @@
 
 A variable left over from another project would silently send tasks to a broker other than ``broker_url``. A value
 that differs is therefore refused; an equal one, which Flower needs, is allowed. The options ``-b`` and
-``--result-backend`` of the ``celery`` command set such variables too, on purpose, and win.
+``--result-backend`` of the ``celery`` command also set these variables; they are intentional and take precedence.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def _missing(url: str, error: Exception) -> str:
     scheme = url.partition("://")[0].rpartition(":DatabaseBackend+")[2].removeprefix("db+")
     if scheme in _EXTRAS:
         return _cure(f"{scheme}://", getattr(error, "name", None) or _EXTRAS[scheme])
-    cure = "install what it needs, or set another URL"
-    return f"the store of {scheme}:// cannot be loaded ({' '.join(str(error).split())}); {cure}"
+    cure = "install the packages it needs, or set another URL"
+    return f"the result backend for {scheme}:// cannot be loaded ({' '.join(str(error).split())}); {cure}"
 
 
 def _cure(asked: str, package: str) -> str:

@@ -48,7 +48,7 @@ def read_broker_url(file: Path | str) -> str:
         return Path(file).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ValueError(f"broker_url_file: expected a file that can be read, got {file}: {reason}") from error
+        raise ValueError(f"broker_url_file: expected a readable file, got {file}: {reason}") from error
 
 
 def check_broker_url(url: str) -> None:
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_result_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and "://" not in url.get_secret_value():
-            raise ValueError("must be a URL, e.g. redis://host:6379/0, or left out for SQLite in state_dir")
+            raise ValueError("must be a URL, e.g. redis://host:6379/0, or omitted for SQLite in state_dir")
         if url is not None:
             check_login(url)
         return url

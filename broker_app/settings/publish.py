@@ -57,7 +57,7 @@ class TlsSettings(Table):
             return None
         file = file.expanduser().absolute()
         if not os.access(file, os.R_OK) or not file.is_file():
-            raise ValueError(f"must be a PEM file that can be read, got {file}")
+            raise ValueError(f"must be a readable PEM file, got {file}")
         return file
 
     def problems(self) -> Iterator[Problem]:

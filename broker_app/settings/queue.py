@@ -67,7 +67,7 @@ class QueueSettings(BaseModel):
         if seconds is not None and seconds not in BOUNDS_SECONDS:
             place = bisect_left(BOUNDS_SECONDS, seconds)
             near = " or ".join(f"{bound:g}" for bound in BOUNDS_SECONDS[max(0, place - 1) : place + 1])
-            raise ValueError(f"must be a bound of the metrics' buckets, the nearest are {near}; got {seconds:g}")
+            raise ValueError(f"must be a bucket bound of the metrics, the nearest are {near}; got {seconds:g}")
         return seconds
 
     def backoff(self) -> Backoff:

@@ -199,10 +199,10 @@ def test_settings_of_tls_that_cannot_be(tmp_path: Path, monkeypatch: pytest.Monk
     key = tmp_path / "key"
     key.write_text("")
     for name, value, words in (
-        ("TLS__CA_CERTIFICATES", str(tmp_path / "none"), "must be a PEM file that can be read"),
+        ("TLS__CA_CERTIFICATES", str(tmp_path / "none"), "must be a readable PEM file"),
         ("TLS__CERTIFICATE_KEY", str(key), "certificate_key needs certificate to be set too"),
         ("BROKER_URL", "amqps://u:secret@a//;amqp://u:secret@b//", "must use amqps:// for all hosts"),
-        ("BROKER_URL_FILE", str(tmp_path / "none"), "broker_url_file: expected a file that can be read"),
+        ("BROKER_URL_FILE", str(tmp_path / "none"), "broker_url_file: expected a readable file"),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(f"BROKER_APP_{name}", value)

@@ -128,7 +128,7 @@ def test_the_file_is_found_by_argument_then_variable_then_place(
 @pytest.mark.parametrize(
     ("objective", "expected"),
     [
-        ("wait_objective_seconds = 7", "must be a bound of the metrics' buckets, the nearest are 5 or 10; got 7"),
+        ("wait_objective_seconds = 7", "must be a bucket bound of the metrics, the nearest are 5 or 10; got 7"),
         ("wait_objective_seconds = 0", "the nearest are 0.001; got 0"),
         ("wait_objective_seconds = 86400", "the nearest are 3600; got 86400"),
         ("wait_objective_percent = 100", "wait_objective_percent: Input should be less than or equal to 99.99"),
