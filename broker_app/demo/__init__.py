@@ -1,1 +1,1 @@
-"""The demo: a flood of downloads on `lopri`, a person's work on `default`, both shown live."""
+"""The demo: a flood of downloads on `lopri` next to interactive calls on `default`, shown live."""

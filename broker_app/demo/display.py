@@ -1,4 +1,4 @@
-"""How the demo looks: a live table on a terminal, a line every few seconds elsewhere."""
+"""Demo output: a live table on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LINE_INTERVAL_SECONDS = 2.0
 
 
 class StepPrinter:
-    """Says on stderr what happens, with the seconds since it was made; to be called with a text.
+    """Prints progress messages on stderr, with the elapsed seconds. Call it with a text.
 
     Attributes:
-        console: What it writes to; a live table there makes room for the lines.
+        console: The console it writes to; lines are printed above a live table on it.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class StepPrinter:
         self._started = time.monotonic()
 
     def __call__(self, text: str) -> None:
-        """Say it; that the terminal or pipe is gone is no reason to leave things running."""
+        """Print the text; ignore a closed terminal or pipe, so that the clean-up still runs."""
         with suppress(OSError):
             self.console.print(
                 f"[{time.monotonic() - self._started:5.1f}s] {text}", markup=False, highlight=False, soft_wrap=True
             )
 
 
-def table(tally: Statistics, title: str) -> Table:
-    """Return the figures so far, one row a queue."""
+def table(statistics: Statistics, title: str) -> Table:
+    """Return the current statistics, one row per queue."""
     result = Table(title=title, title_justify="left")
     result.add_column("queue")
     for heading in ("sent", "done", "failed", "waiting", "waited p50", "waited p95"):
         result.add_column(heading, justify="right")
-    for name, queue in tally.queues.items():
+    for name, queue in statistics.queues.items():
         result.add_row(
             name,
             *(f"{number:,}" for number in (queue.sent, queue.done, queue.failed, queue.left)),
@@ -53,21 +53,23 @@ def table(tally: Statistics, title: str) -> Table:
 
 
 @contextmanager
-def live(tally: Statistics, console: Console) -> Iterator[Callable[[], None]]:
-    """Show the figures while they grow; yields what is to be called now and then."""
+def live(statistics: Statistics, console: Console) -> Iterator[Callable[[], None]]:
+    """Show live statistics; yields a function that refreshes them."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=5, transient=True) as screen:
-            yield lambda: screen.update(table(tally, "at work"))
+            yield lambda: screen.update(table(statistics, "at work"))
         return
     last = time.monotonic()
 
-    def say() -> None:
+    def print_line() -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_INTERVAL_SECONDS:
             last = time.monotonic()
-            console.print("  ".join(_line(name, queue) for name, queue in tally.queues.items()), soft_wrap=True)
+            console.print(
+                "  ".join(_line(name, queue) for name, queue in statistics.queues.items()), soft_wrap=True
+            )
 
-    yield say
+    yield print_line
 
 
 def _line(name: str, queue: QueueStatistics) -> str:
@@ -81,5 +83,5 @@ def _milliseconds(seconds: float | None) -> str:
 
 class _LastingConsole(Console):
     def on_broken_pipe(self) -> None:
-        """Go on in silence, where rich's own would end the program with what it has started still running."""
+        """Continue silently; rich would exit and leave the started processes running."""
         self.quiet = True

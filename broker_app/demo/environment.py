@@ -1,4 +1,4 @@
-"""What the demo needs around it: a broker, the topology, the site and the fleets; all of it ended again."""
+"""The demo's environment: starts and stops the broker, the topology, the site and the fleets."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ STOP_SECONDS = 20.0
 
 
 class DemoError(BrokerAppError):
-    """The demo cannot run here; the text says why and what to do."""
+    """The demo cannot run; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the demo plays on.
+    """A running demo environment.
 
     Attributes:
         app: The app with the demo's settings.
-        site_url: The slow web site.
-        nodes: The workers.
+        site_url: URL of the slow web site.
+        nodes: The worker nodes.
     """
 
     app: BrokerApp
@@ -66,7 +66,7 @@ def only_one(folder: Path) -> Iterator[None]:
     """Hold the demo's lock on its folder.
 
     Raises:
-        DemoError: Another demo runs there, or the folder cannot be written.
+        DemoError: Another demo uses the folder, or the folder is not writable.
     """
     try:
         make_private_folder(folder)
@@ -79,40 +79,40 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DemoError(
-                f"{folder}: another demo is at work there; wait for its end, or set another BROKER_APP_STATE_DIR"
+                f"{folder}: another demo is running there; wait until it ends, or set another BROKER_APP_STATE_DIR"
             ) from error
         yield
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse settings that the demo cannot play with, before anything is started.
+    """Check that the settings are suitable for the demo, before anything is started.
 
     Raises:
-        DemoError: A queue of the demo is missing, or has no workers.
+        DemoError: One of the demo's queues is missing or has no workers.
     """
     for name in QUEUES:
         queue = settings.queues.get(name)
         if queue is None or not queue.fleet.nodes:
             found = "no such queue" if queue is None else f"queues.{name}.fleet.nodes = 0"
-            raise DemoError(f"settings: the demo needs the queue {name!r} and workers of it, got: {found}")
+            raise DemoError(f"settings: the demo needs the queue {name!r} with workers, got: {found}")
 
 
 @contextmanager
 def stage(
     folder: Path, url: str | None, port: int | None, say: Say, on_leaving: Callable[[], bool], *, keep: bool
 ) -> Iterator[Environment]:
-    """Bring up everything; what came up is ended with the block, also if something failed, unless it is kept.
+    """Start everything the demo needs, and stop it when the block ends, even after an error, unless ``keep``.
 
     Args:
-        folder: The demo's own; holds logs, results and the private broker.
-        url: A broker to use; None to find or start one.
-        port: The site's; None for the usual one, or any other if that is taken.
-        say: Told of each step.
-        on_leaving: Called before things are ended; returns whether a signal has asked for the end.
-        keep: Leave everything running behind the block.
+        folder: The demo's folder, for logs, results and the private broker.
+        url: URL of the broker to use; None to find or start one.
+        port: The site's port; None for the default, or any free one if that is taken.
+        say: Called with a text for each step.
+        on_leaving: Called before the clean-up; returns whether a signal was received.
+        keep: Whether to leave everything running.
 
     Raises:
-        BrokerAppError: Something could not be had; the text says what.
+        BrokerAppError: Something failed to start; the message says what.
     """
     _clear(folder, say)
     with ExitStack() as ending:
@@ -130,7 +130,7 @@ def stage(
             nodes = _start_fleets(app, say)
             yield Environment(app, facts.site_url, nodes)
         except KeyboardInterrupt:
-            say("interrupted: ending everything")
+            say("interrupted: stopping everything")
             raise
         finally:
             is_interrupted = on_leaving()
@@ -139,39 +139,41 @@ def stage(
             broker.keep()
             ending.pop_all()
         else:
-            say(f"ending the fleets, the site and {'the broker' if url is None else 'the queues'}")
+            say(f"stopping the fleets, the site and {'the broker' if url is None else 'the queues'}")
 
 
 def end_kept(folder: Path, say: Say) -> None:
-    """End what a demo with ``--keep`` left running.
+    """Stop what a demo with ``--keep`` left running.
 
     Raises:
-        DemoError: Nothing was kept there.
-        BrokerError: The broker was given, and its queues could not be deleted; all else is ended.
+        DemoError: No demo was kept in the folder.
+        BrokerError: Failed to delete the queues on an external broker; everything else is stopped.
     """
     facts = running.read_running(folder)
     if facts is None:
-        raise DemoError(f"{folder}: expected a demo that was kept, there is none")
+        raise DemoError(f"{folder}: expected a kept demo, found none")
     ours = facts.environment(folder)
     left = [name for name in ours if os.environ.get(name) == ours[name]]
     _end(folder, facts, say)
-    say(f"the fleets, the site and {'the broker' if facts.is_broker_ours else 'the queues'} are ended")
+    say(f"the fleets, the site and {'the broker' if facts.is_broker_ours else 'the queues'} are stopped")
     if left:
-        say(f"this shell still has the demo's settings; forget them with: unset {' '.join(left)}")
+        say(f"this shell still has the demo's settings; remove them with: unset {' '.join(left)}")
 
 
 def _clear(folder: Path, say: Say) -> None:
-    """End what a demo left that was killed, or that was kept until the machine went down.
+    """Clean up after a demo that was killed, or that was kept and ended by a reboot.
 
     Raises:
-        DemoError: A demo was kept there, and runs.
+        DemoError: A kept demo is still running.
     """
     facts = running.read_running(folder)
     if facts is None:
         return
     if facts.is_kept and _is_alive(folder, facts):
-        raise DemoError(f"{folder}: a demo was kept there; use it, or end it with `broker-app demo --stop`")
-    say("ending what an earlier demo has left")
+        raise DemoError(
+            f"{folder}: a kept demo is running there; use it, or stop it with `broker-app demo --stop`"
+        )
+    say("cleaning up after an earlier demo")
     _end(folder, facts, say)
 
 
@@ -182,9 +184,9 @@ def _is_alive(folder: Path, facts: RunningDemo) -> bool:
 
 
 def _end(folder: Path, facts: RunningDemo, say: Say) -> None:
-    """End all that is written down; what is gone already is fine."""
+    """Stop everything in the record; ignore what is already gone."""
     app = _app(folder, facts)
-    with ExitStack() as ending:  # the last one first, each whatever became of the others
+    with ExitStack() as ending:  # in reverse order, each even if others fail
         ending.callback(running.forget, folder)
         if facts.is_broker_ours:
             ending.callback(_end_broker, folder, say)
@@ -198,7 +200,7 @@ def _end_broker(folder: Path, say: Say) -> None:
     broker = attach_broker(folder)
     if broker is not None:
         broker.close()
-    end_leftovers(folder, say)  # of a demo that was killed, and so could not keep it
+    end_leftovers(folder, say)  # of a demo that was killed
 
 
 def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> RunningDemo:
@@ -212,7 +214,7 @@ def _facts(broker: FoundBroker, site_url: str, *, is_broker_ours: bool) -> Runni
 
 
 def _begin(folder: Path, facts: RunningDemo, ending: ExitStack) -> BrokerApp:
-    """Write down what will run, claim the broker if others may use it, and declare the queues."""
+    """Write the record, claim the broker if it is shared, and declare the queues."""
     app = _app(folder, facts)
     if not facts.is_broker_ours:
         ending.enter_context(_claim(app))
@@ -224,7 +226,7 @@ def _begin(folder: Path, facts: RunningDemo, ending: ExitStack) -> BrokerApp:
 
 
 def _app(folder: Path, facts: RunningDemo) -> BrokerApp:
-    """Return the default app with the demo's settings, which the workers find in the environment too."""
+    """Return the default app with the demo's settings, which the workers inherit through the environment."""
     os.environ.update(facts.environment(folder))
     app = BrokerApp(APP_NAME, include=["broker_app.tasks"])
     app.loader.import_default_modules()
@@ -233,10 +235,10 @@ def _app(folder: Path, facts: RunningDemo) -> BrokerApp:
 
 @contextmanager
 def _claim(app: BrokerApp) -> Iterator[None]:
-    """Keep other demos off this broker: they would have the same queues.
+    """Lock out other demos on this broker, as they use the same queues.
 
     Raises:
-        DemoError: One is at work there, or was kept.
+        DemoError: Another demo is running there, or was kept.
     """
     with connect(app) as connection, ExitStack() as held:
         where = app.connection_for_write().as_uri()
@@ -244,14 +246,14 @@ def _claim(app: BrokerApp) -> Iterator[None]:
             held.enter_context(exclusive_queue(connection, f"{PREFIX}lock"))
         except BrokerLocked as error:
             raise DemoError(
-                f"{where}: another demo is at work on this broker; wait for its end, or use another broker"
+                f"{where}: another demo is running on this broker; wait until it ends, or use another broker"
             ) from error
         for spec in app.settings.specs():
             state = queue_state(connection, spec.broker_name)
             if state is not None and state.consumers:
                 raise DemoError(
                     f"{where}: queue {spec.broker_name!r} has {state.consumers} workers of another demo; "
-                    f"end that one with `broker-app demo --stop` where it was started, or use another broker"
+                    f"stop it with `broker-app demo --stop` where it was started, or use another broker"
                 )
         yield
 
@@ -265,7 +267,7 @@ def _declare(app: BrokerApp) -> None:
 
 
 def _delete_all(app: BrokerApp) -> None:
-    """Remove what the demo and its workers declared; all of it carries the demo's prefix."""
+    """Delete everything that the demo and its workers declared under the demo's prefix."""
     settings, mailbox = app.settings, app.control.mailbox
     names = Names(settings.prefix)
     wanted = work_topology(settings.specs(), settings.prefix)
@@ -284,7 +286,7 @@ def _delete_all(app: BrokerApp) -> None:
 
 
 def _start_fleets(app: BrokerApp, say: Say) -> tuple[StartedNode, ...]:
-    say("starting a fleet for each queue")
+    say("starting a fleet per queue")
     try:
         nodes = start_fleets(app, QUEUES, app_name=APP_NAME, wait_seconds=START_SECONDS)
     except NodesFailed as error:

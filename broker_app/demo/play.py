@@ -1,4 +1,4 @@
-"""The demo's course: the flood and the person at work, shown until all is done."""
+"""The demo's run: sends the flood and the interactive calls, and shows both until all tasks are done."""
 
 from __future__ import annotations
 
@@ -24,50 +24,53 @@ if TYPE_CHECKING:
     from broker_app.demo.workload import Job
 
 MOST_SECONDS = 50.0
-"""The demo ends by then, done or not."""
+"""Maximum duration of the demo."""
 
 DEAD_LETTER_SECONDS = 5.0
-"""A dead letter stands in its queue shortly after the task's failure is known."""
+"""A dead letter may arrive in its queue shortly after the task's failure event."""
 
 _PAUSE_SECONDS = 0.2
 
 
-def play(stage: Environment, tally: Statistics, jobs: Sequence[Job], say: display.StepPrinter) -> None:
-    """Send the flood and the person's calls, and show both until every task has ended.
+def play(environment: Environment, statistics: Statistics, jobs: Sequence[Job], say: display.StepPrinter) -> None:
+    """Send the flood and the interactive calls, and show both until every task has ended.
 
     Raises:
-        BrokerAppError: A task could not be published, or a result was not what it should be.
+        BrokerAppError: A task failed to publish, or a result was wrong.
     """
     stop = threading.Event()
-    person = InteractiveCaller(stage.app, say, stop)
+    caller = InteractiveCaller(environment.app, say, stop)
     deadline = time.monotonic() + MOST_SECONDS
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
         try:
-            flood = threads.submit(send_flood, stage.app, jobs, stage.site_url, stop)
-            calls = threads.submit(person.work)
-            with display.live(tally, say.console) as show:
-                while time.monotonic() < deadline and not _is_over(flood, calls, person, tally):
+            flood = threads.submit(send_flood, environment.app, jobs, environment.site_url, stop)
+            calls = threads.submit(caller.work)
+            with display.live(statistics, say.console) as show:
+                while time.monotonic() < deadline and not _is_over(flood, calls, caller, statistics):
                     show()
                     time.sleep(_PAUSE_SECONDS)
         finally:
             stop.set()
         flood.result()
         calls.result()
-    _settle(tally, deadline)
+    _settle(statistics, deadline)
 
 
-def verdict(app: BrokerApp, tally: Statistics) -> str:
-    """Return what became of what failed, as the broker tells it.
+def verdict(app: BrokerApp, statistics: Statistics) -> str:
+    """Check the dead letters on the broker, and return the final sentence about failed tasks.
 
     Raises:
-        BrokerAppError: Tasks had not ended when the time was up, or dead letters do not add up to what failed.
+        BrokerAppError: Tasks were unfinished when the time was up, or the dead letters do not match the failures.
     """
-    if tally.left:
+    if statistics.left:
         raise BrokerAppError(
-            f"demo: expected every task to end in {MOST_SECONDS:.0f} s, {tally.left} had not; is the machine busy?"
+            f"demo: expected every task to end within {MOST_SECONDS:.0f} s, {statistics.left} did not; "
+            f"is the machine busy?"
         )
     kept = [spec for spec in app.settings.specs() if spec.dead_letters is DeadLetters.KEEP]
-    failed = {spec.dead_name: tally.queues[spec.name].failed for spec in kept if spec.name in tally.queues}
+    failed = {
+        spec.dead_name: statistics.queues[spec.name].failed for spec in kept if spec.name in statistics.queues
+    }
     deadline = time.monotonic() + DEAD_LETTER_SECONDS
     while (dead := _depths(app, failed)) != failed and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)
@@ -75,7 +78,7 @@ def verdict(app: BrokerApp, tally: Statistics) -> str:
         raise BrokerAppError(
             f"demo: expected as many dead letters as failed tasks ({failed}), got {dead}; please report this"
         )
-    lopri = tally.queues["lopri"]
+    lopri = statistics.queues["lopri"]
     where = "now in lopri.dead" if "lopri" in {spec.name for spec in kept} else "discarded, as the settings say"
     return f"failed with 404: {lopri.failed:,} of {lopri.sent:,} downloads, {where}; nothing was lost"
 
@@ -85,16 +88,16 @@ def _depths(app: BrokerApp, queues: Iterable[str]) -> dict[str, int | None]:
         return {queue: queue_depth(connection, queue) for queue in queues}
 
 
-def _is_over(flood: Future[None], calls: Future[None], person: InteractiveCaller, tally: Statistics) -> bool:
-    """Return whether the flood has drained and the person has shown everything, or one of the two has failed."""
+def _is_over(flood: Future[None], calls: Future[None], caller: InteractiveCaller, statistics: Statistics) -> bool:
+    """Return whether the flood is done and the caller has shown everything, or one of them has failed."""
     if calls.done():
         return True
     if not flood.done():
         return False
-    return flood.exception() is not None or (person.has_shown.is_set() and not tally.queues["lopri"].left)
+    return flood.exception() is not None or (caller.has_shown.is_set() and not statistics.queues["lopri"].left)
 
 
-def _settle(tally: Statistics, deadline: float) -> None:
-    """Wait for the events of the last tasks."""
-    while tally.left and time.monotonic() < deadline:
+def _settle(statistics: Statistics, deadline: float) -> None:
+    """Wait for the last tasks' events."""
+    while statistics.left and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)

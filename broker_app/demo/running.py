@@ -1,4 +1,4 @@
-"""What a demo has running, written down in its folder, so that it can be ended by another process."""
+"""The record of a running demo, kept in its folder so that another process can stop it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "demo."
-"""Of everything on the broker, so that the demo touches nothing else, also on a broker that others use."""
+"""Prefix of the demo's objects, so that it touches nothing else on a shared broker."""
 
 _RECORD = "running.json"
 _ENVIRONMENT = "env.sh"
@@ -22,15 +22,15 @@ _FOLDER = "demo"
 
 @dataclass(frozen=True, slots=True)
 class RunningDemo:
-    """What runs around a demo.
+    """The processes and addresses of a demo.
 
     Attributes:
-        broker_url: With its password.
-        management_url: The management API of a broker that the demo started; None if it has none, or was given.
+        broker_url: URL of the broker, with its password.
+        management_url: URL of the management API, if the demo started the broker and it has one; else None.
         is_broker_ours: Whether the demo started the broker.
-        site_url: The slow web site.
-        site_key: What the site wants to hear before it ends.
-        is_kept: Whether it is meant to outlive the demo's command.
+        site_url: URL of the slow web site.
+        site_key: The key that authorises stopping the site.
+        is_kept: Whether it outlives the demo command.
     """
 
     broker_url: str = field(repr=False)
@@ -41,7 +41,7 @@ class RunningDemo:
     is_kept: bool = False
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Return the variables with which commands and workers find this demo."""
+        """Return the environment variables with which commands and workers find this demo."""
         variables = {
             "BROKER_APP_BROKER_URL": self.broker_url,
             "BROKER_APP_STATE_DIR": str(folder),
@@ -52,7 +52,7 @@ class RunningDemo:
         return variables
 
     def write(self, folder: Path) -> None:
-        """Write it down, and if it is kept the file to source; both hold the password."""
+        """Write the record, and for a kept demo the file to source; both contain the password."""
         write_private(folder / _RECORD, json.dumps(asdict(self)))
         if self.is_kept:
             lines = [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment(folder).items()]
@@ -60,20 +60,20 @@ class RunningDemo:
 
 
 def demo_folder(state_dir: Path) -> Path:
-    """Return the demo's folder: one of its own below the state folder.
+    """Return the demo's folder below the state folder.
 
-    After ``source …/env.sh`` the state folder is the demo's folder itself, and is taken as such.
+    After ``source …/env.sh`` the state folder already is the demo's folder.
     """
     return state_dir if (state_dir / _RECORD).exists() else state_dir / _FOLDER
 
 
 def environment_file(folder: Path) -> Path:
-    """Return the file that a kept demo can be tried out with: ``source …/env.sh``."""
+    """Return the file to source for using a kept demo: ``source …/env.sh``."""
     return folder / _ENVIRONMENT
 
 
 def read_running(folder: Path) -> RunningDemo | None:
-    """Return what is written down in a folder; None if nothing is."""
+    """Read the record in a folder; None if it does not exist."""
     try:
         return RunningDemo(**json.loads((folder / _RECORD).read_text()))
     except FileNotFoundError:

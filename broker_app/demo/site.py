@@ -1,7 +1,7 @@
-"""A small web site on this machine that answers slowly: the I/O that the demo's tasks wait for.
+"""A small, slow local web site: the I/O that the demo's tasks wait for.
 
-Run as a program it serves a socket that it inherits: ``python site.py DESCRIPTOR LATENCY_SECONDS KEY``. It needs
-the standard library only, and serves until somebody who knows the key asks for ``/stop/KEY``.
+As a program it serves an inherited socket: ``python site.py DESCRIPTOR LATENCY_SECONDS KEY``. It only needs the
+standard library, and runs until it receives a request for ``/stop/KEY``.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MISSING = "/missing/"
-"""Paths below it answer 404."""
+"""Paths with this prefix return 404."""
 
 STOP = "/stop/"
-"""Before the key: ends the site. With another key it is a page as any other."""
+"""Followed by the key: stops the site. With another key, an ordinary page."""
 
 ALIVE = "/alive/"
-"""Before the key: answers 204, as nothing else does."""
+"""Followed by the key: returns 204, which no other page does."""
 
 
 class Site(ThreadingHTTPServer):
-    """Serves a page for every path, after a pause.
+    """Serves a page for every path, after a delay.
 
     Args:
-        listener: A socket that listens.
-        latency_seconds: The pause before each answer.
-        key: As part of a path, what `STOP` and `ALIVE` want to hear.
+        listener: The listening socket.
+        latency_seconds: The delay before each response.
+        key: The key for `STOP` and `ALIVE`.
     """
 
     daemon_threads = True
@@ -46,12 +46,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Site
 
     def do_GET(self) -> None:
-        """Answer with a page of some kilobytes, or 404."""
+        """Respond with a page of a few kilobytes, or 404."""
         if self.path == ALIVE + self.server.key:
             self._answer(HTTPStatus.NO_CONTENT)
         elif self.path == STOP + self.server.key:
             self._answer(HTTPStatus.NO_CONTENT)
-            self.server.shutdown()  # it is served in a thread of its own, so this can wait
+            self.server.shutdown()  # may block: requests run in their own threads
         else:
             time.sleep(self.server.latency_seconds)
             if self.path.startswith(MISSING):
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
-        """Keep quiet: the demo shows what happens."""
+        """Log nothing: the demo shows the progress."""
 
 
 if __name__ == "__main__":

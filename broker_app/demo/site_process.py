@@ -1,4 +1,4 @@
-"""The slow web site as a process of its own, which a kept demo leaves running."""
+"""The process of the slow web site, which a kept demo leaves running."""
 
 from __future__ import annotations
 
@@ -29,35 +29,33 @@ _STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
 
-_opener = build_opener(ProxyHandler({}))  # never through an HTTP proxy: the site is on this machine
+_opener = build_opener(ProxyHandler({}))  # no HTTP proxy: the site is on this machine
 
 
 def listen(port: int | None) -> socket.socket:
-    """Return a socket that listens: on this port; if it is None on the usual one, or if that is taken on another.
+    """Return a listening socket on a port; if None, on the default port, or on any free one if that is taken.
 
     Raises:
-        BrokerAppError: The port is taken, or this user may not have it.
+        BrokerAppError: The port is taken or not permitted.
     """
     for candidate in (port,) if port else (DEFAULT_PORT, 0):
         try:
             return socket.create_server((_HOST, candidate), backlog=_BACKLOG)
         except OSError as error:
             reason = error.strerror
-    raise BrokerAppError(
-        f"--port {port}: expected a port that can be had, got: {reason}; choose another, or leave the option out"
-    )
+    raise BrokerAppError(f"--port {port}: expected a free port, got: {reason}; choose another, or omit the option")
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the URL of the site that serves a socket."""
+    """Return the URL of a site on a socket."""
     return f"http://{_HOST}:{listener.getsockname()[1]}"
 
 
 def start(listener: socket.socket, key: str, log: Path) -> None:
-    """Start the site on a socket and wait until it answers; the socket is the site's from then on, closed here.
+    """Start the site on a socket, close the socket here, and wait until the site responds.
 
     Raises:
-        BrokerAppError: It does not answer in time.
+        BrokerAppError: The site does not respond in time.
     """
     command = [sys.executable, "-I", site.__file__, str(listener.fileno()), str(LATENCY_SECONDS), key]
     with open(log, "wb", opener=open_private) as output:
@@ -67,25 +65,25 @@ def start(listener: socket.socket, key: str, log: Path) -> None:
             stdout=output,
             stderr=output,
             pass_fds=[listener.fileno()],
-            start_new_session=True,  # an interrupt from the keyboard is for us, not for the site
+            start_new_session=True,  # Ctrl-C must not reach the site
         )
     url = url_of(listener)
-    listener.close()  # while it is open here, who asks a dead site waits for an answer
+    listener.close()  # if left open, requests to a dead site would hang
     try:
         _wait(process, url, key, log)
-    except BaseException:  # an interrupt, too, must leave nothing running
+    except BaseException:  # a KeyboardInterrupt must leave nothing running either
         process.kill()
         process.wait()
         raise
 
 
 def is_alive(url: str, key: str) -> bool:
-    """Return whether this very site answers there; another program on the port does not count."""
+    """Return whether this site responds at the URL, rather than another program on the port."""
     return _ask(f"{url}{site.ALIVE}{key}")
 
 
 def stop(url: str, key: str) -> None:
-    """End the site and wait until nothing listens there; fine if it is gone, or if the port is another's now."""
+    """Stop the site and wait until its port is closed; do nothing if it is gone."""
     if not _ask(f"{url}{site.STOP}{key}"):
         return
     deadline = time.monotonic() + _STOP_SECONDS
@@ -97,7 +95,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, key: str, log: Path) -> No
     deadline = time.monotonic() + _START_SECONDS
     while not is_alive(url, key):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise BrokerAppError(f"site: expected an answer in {_START_SECONDS:.0f} s, got none; see {log}")
+            raise BrokerAppError(f"site: expected a response within {_START_SECONDS:.0f} s, got none; see {log}")
         time.sleep(_PAUSE_SECONDS)
 
 
@@ -106,7 +104,7 @@ def _ask(url: str) -> bool:
         with _opener.open(url, timeout=_ANSWER_SECONDS) as answer:
             return bool(answer.status == HTTPStatus.NO_CONTENT)
     except (OSError, HTTPException):
-        return False  # nothing there, no such page, or no web site
+        return False  # no site, an error page, or not HTTP
 
 
 def _is_open(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the demo counts: sent, done, failed and the time waited, for each queue."""
+"""Demo statistics: tasks sent, done and failed, and waiting times, per queue."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
 
 READY_SECONDS = 15.0
-"""How long it may take to listen, and how long the workers may take to answer that they tell."""
+"""Timeout for the event receiver to start, and for the workers to enable events."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class QueueStatistics:
-    """The figures of one queue.
+    """The statistics of one queue.
 
     Attributes:
         sent: Tasks that the broker confirmed.
         done: Tasks that succeeded.
-        failed: Tasks that failed for good; each stands in the queue's dead letters.
-        waited: Seconds from publishing to start, less the wished delay, one a task.
+        failed: Tasks that failed permanently; each is in the queue's dead letters.
+        waited: Seconds from publishing to start without the requested delay, one value per task.
     """
 
     sent: int = 0
@@ -47,24 +47,24 @@ class QueueStatistics:
         return self.sent - self.done - self.failed
 
     def percentile(self, percent: int) -> float | None:
-        """Return a percentile of the time waited in seconds, None before the second task started."""
+        """Return a percentile of the waiting times in seconds; None before the second task has started."""
         values = self.waited.copy()
         return quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else None
 
 
 class Statistics:
-    """Counts what this process sends, and what Celery's events tell of its end.
+    """Counts the tasks that this process sends, and their outcomes from Celery's events.
 
-    As a context manager it listens in a thread of its own: the block begins when it does, and when every worker
-    tells, so that no task is missed.
+    As a context manager it receives events in a separate thread. The block starts once the thread listens and
+    every worker sends events, so that no task is missed.
 
     Args:
-        app: Whose tasks are counted.
-        queues: Which, as producers write them.
-        nodes: The names of the workers that shall tell.
+        app: The app whose tasks are counted.
+        queues: Names of the queues, as producers write them.
+        nodes: Names of the workers that must send events.
 
     Raises:
-        BrokerAppError: Nothing could be heard, or a worker did not answer.
+        BrokerAppError: No events can be received, or a worker did not reply.
     """
 
     def __init__(self, app: BrokerApp, queues: Iterable[str], nodes: Iterable[str]) -> None:
@@ -72,19 +72,19 @@ class Statistics:
         self._app = app
         self._nodes = sorted(nodes)
         self._by_key = {spec.broker_name: spec.name for spec in app.settings.specs()}
-        self._sent: dict[str, tuple[str, float]] = {}  # queue and moment when it could have started, by id
+        self._sent: dict[str, tuple[str, float]] = {}  # queue and earliest start time by task id
         self._lock = threading.Lock()
         self._receiver: Any = None
         self._is_listening = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="tally", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="statistics", daemon=True)
 
     def __enter__(self) -> Self:
         signals.before_task_publish.connect(self._on_publish)
         signals.after_task_publish.connect(self._on_published)
         self._thread.start()
         try:
-            self._make_workers_tell()
-        except BaseException:  # an interrupt, too
+            self._enable_events()
+        except BaseException:  # including KeyboardInterrupt
             self.__exit__()
             raise
         return self
@@ -93,7 +93,7 @@ class Statistics:
         signals.before_task_publish.disconnect(self._on_publish)
         signals.after_task_publish.disconnect(self._on_published)
         if self._receiver is not None:
-            self._receiver.should_stop = True  # looked at once a second
+            self._receiver.should_stop = True  # checked once a second
         self._thread.join(timeout=5)
 
     @property
@@ -101,7 +101,7 @@ class Statistics:
         """Tasks that were sent and are neither done nor failed, over all queues."""
         return sum(queue.left for queue in self.queues.values())
 
-    def _make_workers_tell(self) -> None:
+    def _enable_events(self) -> None:
         is_listening = self._is_listening.wait(READY_SECONDS)
         answers = self._app.control.enable_events(
             destination=self._nodes, reply=True, timeout=READY_SECONDS, limit=len(self._nodes)
@@ -110,12 +110,12 @@ class Statistics:
         if not is_listening or silent:
             missing = ", ".join(sorted(silent)) or "the event exchange"
             raise BrokerAppError(
-                f"demo: expected to hear of each task, nothing comes from {missing} after {READY_SECONDS:.0f} s; "
-                f"see the workers' logs, and run it again"
+                f"demo: expected events of every task, got none from {missing} within {READY_SECONDS:.0f} s; "
+                f"see the workers' logs, and run the demo again"
             )
 
     def _on_publish(self, headers: Mapping[str, Any], routing_key: str, **_: Any) -> None:
-        """Remember a task before the broker has it: it may start before the confirmation is read."""
+        """Record a task before it is published: it may start before the confirmation is read."""
         queue = self._by_key.get(routing_key)
         if queue in self.queues:
             self._sent[headers["id"]] = (queue, headers[PUBLISHED_AT_HEADER] + headers[DELAY_HEADER])
@@ -130,7 +130,7 @@ class Statistics:
         try:
             self._capture()
         except (*self._app.connection_for_read().connection_errors, OSError) as error:
-            logger.warning("the demo does not hear its workers any more: %s", error_text(error))
+            logger.warning("the demo no longer receives events from its workers: %s", error_text(error))
 
     def _capture(self) -> None:
         with self._app.connection_for_read() as connection:

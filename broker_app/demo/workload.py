@@ -1,4 +1,4 @@
-"""What the demo sends: a flood of downloads, and meanwhile a person's small calls, a chain and a chord."""
+"""The demo's workload: a flood of downloads, and in parallel small interactive calls, a chain and a chord."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
 
 SHIPPED_SITE = "http://127.0.0.1:8731"
-"""Where the jobs of the shipped file point to."""
+"""The site in the URLs of the shipped job file."""
 
 INTERACTIVE_PAUSE_SECONDS = 0.2
 RESULT_TIMEOUT_SECONDS = 30.0
 RESULT_INTERVAL_SECONDS = 0.02
 _SLICE_SECONDS = 0.5
-"""How often somebody who waits for a result looks whether it is over."""
+"""Interval at which a wait for a result checks ``stop``."""
 
 Job = tuple[str, list[str], str]
 """A task's name, its arguments, and its queue."""
 
 
 def read_jobs() -> list[Job]:
-    """Return the shipped jobs, whose URLs point to `SHIPPED_SITE`."""
+    """Return the jobs in the shipped file, whose URLs start with `SHIPPED_SITE`."""
     text = resources.files("broker_app.demo").joinpath("jobs.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()]
     return [(record["task"], record["args"], record["queue"]) for record in records]
 
 
 def send_flood(app: BrokerApp, jobs: Sequence[Job], site_url: str, stop: threading.Event) -> None:
-    """Send jobs to the site that runs now, one after the other, until done or told to stop."""
+    """Send the jobs one by one, with URLs of the running site, until done or ``stop`` is set."""
     for task, args, queue in jobs:
         if stop.is_set():
             return
@@ -47,10 +47,10 @@ def send_flood(app: BrokerApp, jobs: Sequence[Job], site_url: str, stop: threadi
 
 
 class InteractiveCaller:
-    """Somebody who calls small tasks on `default` and looks at each result, until told to stop.
+    """Simulates a user who calls small tasks on `default` and waits for each result.
 
     Attributes:
-        has_shown: Set when the chain, the chord and the countdown are through.
+        has_shown: Set once the chain, the chord and the countdown are done.
     """
 
     def __init__(self, app: BrokerApp, say: Callable[[str], None], stop: threading.Event) -> None:
@@ -63,7 +63,7 @@ class InteractiveCaller:
         )
 
     def work(self) -> None:
-        """Call until told to stop: one chain, one chord, one countdown, and many single calls between them."""
+        """Make one chain, one chord, one countdown, and single calls in between and until ``stop`` is set."""
         for step in (self._chain, self._chord, self._countdown):
             if not self._stop.is_set():
                 step()
@@ -94,7 +94,7 @@ class InteractiveCaller:
             self._say(f"{text} after {time.monotonic() - started:.2f} s")
 
     def _expect(self, result: Any, expected: int) -> bool:
-        """Wait for a result, and return whether it came before the person was told to stop."""
+        """Wait for a result, and return whether it arrived before ``stop`` was set."""
         deadline = time.monotonic() + RESULT_TIMEOUT_SECONDS
         while True:
             try:
@@ -104,8 +104,8 @@ class InteractiveCaller:
                     return False
                 if time.monotonic() > deadline:
                     raise BrokerAppError(
-                        f"demo: expected the result {expected} within {RESULT_TIMEOUT_SECONDS:.0f} s, it did not "
-                        f"come; is the machine busy?"
+                        f"demo: expected the result {expected} within {RESULT_TIMEOUT_SECONDS:.0f} s, got none; "
+                        f"is the machine busy?"
                     ) from error
             else:
                 if got != expected:

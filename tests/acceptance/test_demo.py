@@ -97,12 +97,12 @@ def test_demo_chooses_another_port_if_the_usual_one_is_taken(shown: Shown) -> No
 
 def test_second_demo_in_the_same_folder_is_refused(shown: Shown) -> None:
     """It is told in one line that another is at work there, and the first goes on."""
-    assert "another demo is at work there" in shown.in_same_folder
+    assert "another demo is running there" in shown.in_same_folder
 
 
 def test_second_demo_on_the_same_broker_is_refused(shown: Shown) -> None:
     """From another folder it is told in one line that another is at work on the broker, whose queues stay."""
-    assert "another demo is at work on this broker" in shown.on_same_broker
+    assert "another demo is running on this broker" in shown.on_same_broker
 
 
 def test_given_port_that_is_taken_is_refused(tmp_path: Path, vhost_url: str) -> None:
@@ -112,7 +112,7 @@ def test_given_port_that_is_taken_is_refused(tmp_path: Path, vhost_url: str) -> 
 
         complaint = refused(tmp_path, vhost_url, "--port", port)
 
-    assert f"--port {port}: expected a port that can be had, got: Address already in use" in complaint
+    assert f"--port {port}: expected a free port, got: Address already in use" in complaint
 
 
 def test_state_folder_that_cannot_be_made_is_refused(tmp_path: Path, vhost_url: str) -> None:
@@ -128,7 +128,7 @@ def test_state_folder_that_cannot_be_made_is_refused(tmp_path: Path, vhost_url: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("[queues.default]\n[queues.reports]\n", "needs the queue 'lopri' and workers of it, got: no such queue"),
+        ("[queues.default]\n[queues.reports]\n", "needs the queue 'lopri' with workers, got: no such queue"),
         ("[queues.default]\n[queues.lopri.fleet]\nnodes = 0\n", "got: queues.lopri.fleet.nodes = 0"),
     ],
     ids=["a queue is missing", "no workers"],
@@ -145,4 +145,4 @@ def test_settings_without_the_queues_of_the_demo_are_refused(
 
 def test_stop_without_a_kept_demo_is_refused(tmp_path: Path) -> None:
     """`--stop` says in one line that nothing was kept."""
-    assert "expected a demo that was kept, there is none" in refused(tmp_path, None, "--stop")
+    assert "expected a kept demo, found none" in refused(tmp_path, None, "--stop")

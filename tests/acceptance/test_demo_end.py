@@ -59,7 +59,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, vhost_url: str) -> Iterator
     """Return a kept demo whose processes were all killed, as when its machine went down."""
     with demo(tmp_path_factory.mktemp("kept"), vhost_url, "--keep", "--jobs", "1") as made:
         assert made.end() == 0, made.lines
-        assert "a demo was kept there; use it, or end it with" in refused(made.folder, vhost_url)
+        assert "a kept demo is running there; use it, or stop it with" in refused(made.folder, vhost_url)
         made.kill()
         yield made
 
@@ -70,7 +70,7 @@ def test_new_demo_runs_after_a_kept_one_went_down(killed: Demo, vhost_url: str) 
     before = record.read_text()
     with demo(killed.folder, vhost_url) as made:
         made.wait_for("] site:")
-        assert "ending what an earlier demo has left" in made.lines[0]
+        assert "cleaning up after an earlier demo" in made.lines[0]
         made.press()
         assert made.end() == 130
     assert not record.exists()
