@@ -1,4 +1,4 @@
-"""The command line: one file per group of verbs, each also a sub-command of ``celery``."""
+"""The command line: one module per group of commands, each also available as a ``celery`` sub-command."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _VERBS = {
 
 
 class _LazyGroup(Group):
-    """Imports a verb when it is asked for: ``--help`` and ``--version`` are quick."""
+    """Imports a command only when it is used, so that ``--help`` and ``--version`` are fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs, sorted."""
+        """Return the sorted command names."""
         del ctx
         return sorted(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a verb's command, or None."""
+        """Return a command by name, or None."""
         del ctx
         if cmd_name not in _VERBS:
             return None
@@ -51,8 +51,10 @@ class _LazyGroup(Group):
     epilog="\b\nExamples:\n  broker-app check --broker\n  broker-app fleet start\n"
     "  broker-app send broker_app.tasks.add 2 2 --queue lopri --wait",
 )
-@click.option("-A", "--app", "app_name", default="broker_app", show_default=True, help="The app, as celery's -A.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "-A", "--app", "app_name", default="broker_app", show_default=True, help="The app, as for celery -A."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="broker-app", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context, app_name: str, *, verbose: bool) -> None:

@@ -1,4 +1,4 @@
-"""`broker-app advise`: whether the slots fit the work that comes."""
+"""`broker-app advise`: compare the number of slots with the load."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  broker-app advise\n  broker-app advise lopri --seconds 60 --json",
 )
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
-@click.option("--seconds", type=Number(1, 3_600), default=10.0, show_default=True, help="How long is watched.")
-@click.option("--json", "is_json", is_flag=True, help="One JSON object, for a script.")
+@click.option("--seconds", type=Number(1, 3_600), default=10.0, show_default=True, help="How long to watch.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object, for scripts.")
 @pass_app
 def advise_command(app: BrokerApp, queues: tuple[str, ...], seconds: float, *, is_json: bool) -> None:
-    """Watch the queues and say how many slots they need, which are short or idle, and what helps.
+    """Watch the queues and advise on the number of slots: which are short or idle, and what to change.
 
-    It only looks: at what the workers answer and at how many messages wait.
+    Read-only: it uses the workers' replies and the queues' message counts.
     """
     watched = watch(app, queues, seconds)
     advices = [advise(load) for load in watched.loads]
@@ -59,30 +59,30 @@ def _figures(advice: Advice) -> str:
 def _sentence(advice: Advice) -> str:
     load, needed = advice.load, advice.slots_needed
     if advice.verdict is LoadVerdict.UNKNOWN:
-        return "nothing began while it was watched: watch longer, or at a busier time"
+        return "no task started while watching: watch longer, or at a busier time"
     queue, each = load.queue, advice.slots_per_node
     table, take_up = f"[queues.{queue}.fleet]", f"`broker-app fleet reload {queue}`"
     sentences = {
         Remedy.NONE: f"nothing to do: {needed} slots are needed, {load.slots} are there",
         Remedy.SLOTS: f"{needed} slots are needed, {load.slots} are there: concurrency = {each} in {table}, "
         f"then {take_up}",
-        Remedy.NODE: f"{needed} slots are needed, and a node's process has used up its one core: "
+        Remedy.NODE: f"{needed} slots are needed, and a node's process already uses its one core: "
         f"`broker-app fleet scale {queue} {load.nodes + 1}`, and nodes = {load.nodes + 1} in {table} to keep it; "
         f"a larger concurrency does not help",
-        Remedy.HOST: f"{needed} slots are needed, and the queue's workers have used up this host's processor: "
+        Remedy.HOST: f"{needed} slots are needed, and the queue's workers already use all of this host's CPU: "
         f"`broker-app fleet start {queue}` on another host",
-        Remedy.FETCHING: f"slots stand idle while messages wait, so more slots do not help: prefetch = 2 in "
-        f"[queues.{queue}] if the tasks are short; else the broker or the way to it is slow",
+        Remedy.FETCHING: f"slots are idle while messages wait, so more slots do not help: prefetch = 2 in "
+        f"[queues.{queue}] if the tasks are short; otherwise the broker or the network is slow",
         Remedy.FEWER: f"{needed} slots are enough, {load.slots} are there: concurrency = {each} in {table} frees "
         f"the rest; leave it if bursts need them",
-        Remedy.START: f"nobody consumes it: `broker-app fleet start {queue}`",
+        Remedy.START: f"no worker consumes it: `broker-app fleet start {queue}`",
         Remedy.RESUME: f"it is paused: `broker-app resume {queue}`",
     }
     return sentences[advice.remedy] + _busy_host(advice) + _drained(advice)
 
 
 def _busy_host(advice: Advice) -> str:
-    """Mention other programs that keep this host busy; empty if none do."""
+    """Return a note about other programs that keep this host busy, or an empty string."""
     load = advice.load
     if not load.is_host_busy or advice.remedy in {Remedy.HOST, Remedy.START, Remedy.RESUME}:
         return ""
@@ -96,8 +96,8 @@ def _drained(advice: Advice) -> str:
     if advice.drain_seconds is None or advice.verdict in {LoadVerdict.IDLE, LoadVerdict.PAUSED}:
         return ""
     if math.isinf(advice.drain_seconds):
-        return "; what waits will not get less"
-    return f"; what waits is done in {shown_duration(advice.drain_seconds)}"
+        return "; the backlog will not shrink"
+    return f"; the backlog is done in {shown_duration(advice.drain_seconds)}"
 
 
 def _record(advice: Advice) -> dict[str, Any]:

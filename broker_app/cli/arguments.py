@@ -1,4 +1,4 @@
-"""A command line's words as the values that a task is called with."""
+"""Parsing of command line words into task arguments."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def parse_argument(text: str) -> Any:
-    """Return the value of one word of a command line: JSON if it is JSON, else the word itself.
+    """Return the value of a command line word: parsed if it is valid JSON, else the word as a string.
 
-    ``2`` is a number, ``[1,2]`` a list, ``true`` a boolean; ``hello`` and ``http://127.0.0.1/`` are texts.
-    What was clearly meant as JSON, or as a number, and is neither is refused rather than sent as a text.
+    ``2`` is a number, ``[1,2]`` a list, ``true`` a boolean; ``hello`` and ``http://127.0.0.1/`` are strings.
+    Words that look like JSON or a number but are invalid are rejected instead of sent as strings.
 
     Raises:
-        CallError: It starts as a list, an object or a quoted text and does not end as one; Python's ``True``,
-            ``False`` and ``None``; what reads as a number but is not a JSON number (``.5``, ``01``, ``nan``).
+        CallError: Invalid JSON that starts like a list, an object or a string; Python's ``True``, ``False`` and
+            ``None``; numbers that are not valid JSON (``.5``, ``01``, ``nan``).
     """
     try:
         return parse_json(text)
@@ -34,10 +34,10 @@ def parse_argument(text: str) -> Any:
 
 
 def parse_keyword(text: str) -> tuple[str, Any]:
-    """Return name and value of ``name=value``; the value is read as `parse_argument` reads it.
+    """Return name and value of ``name=value``; the value is parsed by `parse_argument`.
 
     Raises:
-        CallError: No ``=``, no name before it, or the value's fault.
+        CallError: The ``=`` or the name is missing, or the value is invalid.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -69,6 +69,6 @@ def _is_number(text: str) -> bool:
 
 
 def _as_text(text: str) -> str:
-    """Return how a shell hands that word on as a text: a JSON text in single quotes."""
+    """Return a hint how to pass the word as a string: a JSON string in single quotes."""
     quoted = json.dumps(text if shortened(text) == text else "…", ensure_ascii=False).replace("'", "'\\''")
-    return f"for a text write '{quoted}'"
+    return f"for a string write '{quoted}'"

@@ -1,7 +1,7 @@
-"""What a call is: read from JSON lines, and judged before it is published.
+"""Call requests: parsed from JSON lines, and checked before they are published.
 
-Nothing here touches the broker. A fault is a `CallError` that says what was expected and what came; where
-it stood (a file and its line) is said by who reads it.
+Nothing here touches the broker. A `CallError` states the expected and the given value; the caller adds the
+location (file and line).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from celery import Task
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""RabbitMQ's default bound of one message (rabbitmq.com/docs/configure, max_message_size: 16 MiB from 4.0 on)."""
+"""RabbitMQ's default message size limit (rabbitmq.com/docs/configure, max_message_size: 16 MiB since 4.0)."""
 
 
 MAX_SHOWN_TASKS = 10
-"""An unknown task that resembles none is answered with the known ones, if they are no more than these."""
+"""If no similar task exists, the error lists the known tasks, provided there are at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """One call of a task, as a person or a file asks for it.
+    """One task call, from the command line or a file.
 
     Attributes:
         task: The task's name.
         args: Positional arguments, JSON values.
         kwargs: Keyword arguments, JSON values.
-        queue: None for the task's own or the settings' choice.
-        countdown: Seconds from now, fractions included, at least 0; None for now.
-        eta: The moment instead of a countdown; one without a time zone is in the app's.
-        priority: 0..9, larger is more urgent; only for a queue that has priorities.
-        expires: Seconds from now after which no worker starts it any more; None for never.
-        id: The task's id, at most `MAX_ID_BYTES`; None for a new one.
+        queue: Queue name; None for the task's own or the one from the settings.
+        countdown: Delay in seconds, at least 0, may be fractional; None for none.
+        eta: Due time instead of a countdown; in the app's time zone if it has none.
+        priority: 0..9, larger is more urgent; only for queues with priorities.
+        expires: Seconds from now after which the task no longer starts; None for never.
+        id: The task id, at most `MAX_ID_BYTES`; None for a new one.
     """
 
     task: str
@@ -60,7 +60,7 @@ class CallRequest:
     id: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """Return what was said of queue and time, by the names of Celery's ``apply_async``."""
+        """Return the given options as keyword arguments of Celery's ``apply_async``."""
         said = {
             "queue": self.queue,
             "countdown": self.countdown,
@@ -76,17 +76,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_call(record: object) -> CallRequest:
-    """Return the call that a JSON object describes; null is the same as leaving a key out.
+    """Return the call that a JSON object describes; a null value counts as a missing key.
 
     Raises:
-        CallError: Not an object, an unknown key (with the nearest known one), a value of the wrong kind, no
+        CallError: Not an object, an unknown key (with the most similar one), a value of the wrong type, no
             ``task``, or both ``countdown`` and ``eta``.
     """
     if not isinstance(record, dict):
         raise CallError(f'expected an object such as {{"task": "…", "args": []}}, got {_kind(record)}')
     for key, value in record.items():
         if key not in _FIELDS:
-            raise CallError(f"{key!r} is no key of a call{nearest(key, _FIELDS)}; known: {', '.join(_FIELDS)}")
+            raise CallError(f"unknown key {key!r}{nearest(key, _FIELDS)}; known: {', '.join(_FIELDS)}")
         is_right, expected = _FIELDS[key]
         if value is not None and not is_right(value):
             raise CallError(f"{key}: expected {expected}, got {_shown(value)}")
@@ -101,13 +101,13 @@ def parse_call(record: object) -> CallRequest:
 
 
 def read_calls(stream: BinaryIO) -> Iterator[tuple[int, CallRequest | CallError]]:
-    """Read JSON lines one by one, so that a file of any length needs the memory of one line.
+    """Read JSON lines one by one, so that memory usage does not depend on the file size.
 
     Args:
-        stream: Bytes, UTF-8; a byte order mark before the first line and blank lines are passed over.
+        stream: UTF-8 bytes; a leading byte order mark and blank lines are skipped.
 
     Yields:
-        The line's number, from 1, and its call, or what is wrong with it.
+        The line number, from 1, and the call or its error.
     """
     for number, line in enumerate(_lines(stream), 1):
         content = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
@@ -116,10 +116,10 @@ def read_calls(stream: BinaryIO) -> Iterator[tuple[int, CallRequest | CallError]
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: It is none, or one that Python cannot hold (depth, digits).
+        ValueError: Invalid JSON, or a value that exceeds Python's limits (depth, digits).
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
@@ -130,15 +130,15 @@ def parse_json(text: str) -> Any:
 
 
 def check_call(call: CallRequest, tasks: Mapping[str, Task], *, allow_unregistered: bool = False) -> None:
-    """Judge a call by the tasks that the app has.
+    """Check a call against the app's tasks.
 
     Args:
         call: The call.
-        tasks: By name, as ``app.tasks``.
-        allow_unregistered: Whether a task that is not among them may be one that only the workers know.
+        tasks: Tasks by name, as ``app.tasks``.
+        allow_unregistered: Whether to accept tasks that only the workers know.
 
     Raises:
-        CallError: An unknown task, with the nearest known one, or arguments that its function does not take.
+        CallError: An unknown task, with the most similar one, or arguments that do not match its signature.
     """
     task = tasks.get(call.task)
     if task is None:
@@ -148,7 +148,7 @@ def check_call(call: CallRequest, tasks: Mapping[str, Task], *, allow_unregister
             f"task {call.task!r}: expected one of the app's tasks{_nearest_task(call.task, tasks)}; correct the "
             f"name, or use --unregistered for a task that only the workers know"
         )
-    header = getattr(task, "__header__", None)  # Celery makes it to check calls; typing=False switches it off
+    header = getattr(task, "__header__", None)  # set by Celery to check calls; typing=False disables the check
     if not task.typing or header is None:
         return
     try:
@@ -158,7 +158,7 @@ def check_call(call: CallRequest, tasks: Mapping[str, Task], *, allow_unregister
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield each line; of one over the bound its beginning, one byte more than the bound, and no more is held."""
+    """Yield each line; a line over the limit is cut one byte after it, so memory stays bounded."""
     while line := stream.readline(MAX_LINE_BYTES + 1):
         yield line
         while line and not line.endswith(b"\n"):
@@ -184,11 +184,11 @@ def _decode(line: bytes) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")  # Python would take NaN and Infinity
+    raise ValueError(f"{name} is not JSON")  # Python would accept NaN and Infinity
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a text, not empty, that UTF-8 can carry (a lone surrogate it cannot)."""
+    """Return whether a value is a non-blank string without lone surrogates, which UTF-8 cannot encode."""
     return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
@@ -226,9 +226,9 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eta": (_is_moment, "an ISO 8601 moment such as 2030-01-31T09:00:00+00:00"),
     "priority": (_is_integer, "an integer 0..9 (larger is more urgent)"),
     "expires": (_is_positive, f"a number of seconds above 0, up to {MAX_DELAY_SECONDS}"),
-    "id": (_is_id, f"a text of 1..{MAX_ID_BYTES} bytes"),
+    "id": (_is_id, f"a string of 1..{MAX_ID_BYTES} bytes"),
 }
-"""The keys of a call: whether a value is right, and what was expected otherwise."""
+"""The keys of a call, each with a check of its value and a description of valid values."""
 
 
 def _shown(value: object) -> str:
@@ -237,12 +237,12 @@ def _shown(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    kinds = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
+    kinds = {list: "a list", dict: "an object", str: "a string", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
 
 
 def _nearest_task(name: str, tasks: Iterable[str]) -> str:
-    """Return a hint: the task of the same last word, or the one that resembles it most, or all if few."""
+    """Return a hint: the most similar task, by full name or by its last part, or all tasks if there are few."""
     names = sorted(task for task in tasks if not task.startswith("celery."))
     if hint := nearest(name, names):
         return hint
@@ -254,14 +254,14 @@ def _nearest_task(name: str, tasks: Iterable[str]) -> str:
 
 
 def _signature(task: Task) -> str:
-    """Return the task with its parameters: ``broker_app.tasks.add(x, y)``."""
+    """Return the task's signature: ``broker_app.tasks.add(x, y)``."""
     signature = inspect.signature(task.run, follow_wrapped=False)
     bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
     return f"{task.name}{signature.replace(parameters=bare, return_annotation=signature.empty)}"
 
 
 def _arguments(call: CallRequest) -> str:
-    """Return how many arguments came: ``1 positional argument and 'z'``."""
+    """Describe the given arguments: ``1 positional argument and 'z'``."""
     count = len(call.args)
     positional = f"{count} positional argument{'' if count == 1 else 's'}"
     return f"{positional} and {', '.join(map(repr, call.kwargs))}" if call.kwargs else positional

@@ -1,4 +1,4 @@
-"""`broker-app cancel`: tasks that shall not run."""
+"""`broker-app cancel`: cancel tasks before they run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, epilog="\b\nExamples:\n  broker-app cancel 0b4f5ffe-9a14-4e0e-8d4c-1f0b5a8f1c55")
 @click.argument("task_ids", metavar="TASK_ID…", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def cancel(app: BrokerApp, task_ids: tuple[str, ...], *, as_json: bool) -> None:
-    """Keep tasks from running, also scheduled ones, also after every worker has restarted.
+    """Cancel tasks, including scheduled ones, even if all workers restart.
 
-    The broker remembers a cancellation for 30 days. A task that runs already is not interrupted. The result's
-    state is printed, "cancelled" if no result store tells it.
+    The broker keeps a cancellation for 30 days. Running tasks are not interrupted. Prints the state of each
+    result, or "cancelled" if no result store has one.
     """
     if not all(map(str.strip, task_ids)):
         raise CallError("TASK_ID: expected the id of a task, got an empty text")
@@ -37,8 +37,8 @@ def cancel(app: BrokerApp, task_ids: tuple[str, ...], *, as_json: bool) -> None:
 
 
 def _states(app: BrokerApp, task_ids: tuple[str, ...]) -> list[str | None]:
-    """Return the results' states, None for each if their store does not tell."""
+    """Return the states of the results; all None if the result store fails."""
     try:
         return [str(app.AsyncResult(task_id).state) for task_id in task_ids]
-    except Exception:  # noqa: BLE001 - each store has its own errors; `Control.revoke` has warned of this one
+    except Exception:  # noqa: BLE001 - each store raises its own errors; `Control.revoke` has warned
         return [None] * len(task_ids)

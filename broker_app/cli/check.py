@@ -1,4 +1,4 @@
-"""`broker-app check`: judge the settings, and with --broker whether the broker can do what they ask."""
+"""`broker-app check`: check the settings, and with --broker that the broker supports them."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     cls=Command,
     epilog="\b\nExamples:\n  broker-app check\n  broker-app check --broker\n  broker-app check --broker --json",
 )
-@click.option("--broker", is_flag=True, help="Judge the broker too; nothing is changed on it.")
+@click.option("--broker", is_flag=True, help="Check the broker too, without changing it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @pass_app
 def check(app: BrokerApp, *, broker: bool, as_json: bool) -> None:
-    """Judge the settings, and with --broker whether the broker can do what they ask.
+    """Check the settings, and with --broker that the broker supports them.
 
-    Exits with 0 if nothing is worse than a warning, 3 for faults of the settings, 4 for those of the broker.
+    Exit code 0 if there are at most warnings, 3 for errors in the settings, 4 for errors on the broker.
     """
     settings = _settings(app, as_json=as_json)
     if not as_json:
         _describe(app, settings)
-    local = _tell(chain(judge_settings(settings), judge_store(app)), as_json=as_json)
-    is_refused = any(finding.where.startswith("environment") for finding in local)  # no connection has its URL
+    local = _print_findings(chain(judge_settings(settings), judge_store(app)), as_json=as_json)
+    is_refused = any(finding.where.startswith("environment") for finding in local)  # its URL may be invalid
     remote = _remote(app, as_json=as_json) if broker and not is_refused else []
     if as_json:
         _print_json([*local, *remote])
@@ -55,14 +55,14 @@ def check(app: BrokerApp, *, broker: bool, as_json: bool) -> None:
 
 
 def _remote(app: BrokerApp, *, as_json: bool) -> list[Finding]:
-    """Judge the broker, the result store, and, where a broker was reached, the workers that answer."""
-    told = _tell(chain(judge_broker(app), judge_reach(app)), as_json=as_json)
-    is_away = any(finding.where == "broker" for finding in told)
-    return told if is_away else [*told, *_tell(judge_workers(app), as_json=as_json)]
+    """Check the broker and the result store, and if the broker is reachable, the workers."""
+    found = _print_findings(chain(judge_broker(app), judge_reach(app)), as_json=as_json)
+    is_away = any(finding.where == "broker" for finding in found)
+    return found if is_away else [*found, *_print_findings(judge_workers(app), as_json=as_json)]
 
 
 def _settings(app: BrokerApp, *, as_json: bool) -> Settings:
-    """Read the settings; their faults go to stderr, and for a script to stdout too."""
+    """Read the settings; errors go to stderr, and as JSON to stdout too."""
     try:
         return app.settings
     except SettingsError as error:
@@ -77,7 +77,7 @@ def _split(problem: str) -> tuple[str, str]:
 
 
 def _describe(app: BrokerApp, settings: Settings) -> None:
-    """Print where the settings come from, and the queues; names of variables only, their values may be secret."""
+    """Print the source of the settings, and the queues; only names of variables, as values may be secret."""
     echo(f"settings file: {app.config_file or 'none, built-in defaults'}")
     if variables := sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX)):
         echo(f"environment: {', '.join(variables)}")
@@ -117,18 +117,18 @@ def _row(name: str, queue: QueueSettings) -> tuple[str, ...]:
 
 
 def _width(settings: Settings) -> int:
-    """Wide enough that no cell is cut: a pipe has no width, and a narrow terminal wraps the line itself."""
+    """Return a width that truncates no cell: a pipe has no width, and a narrow terminal wraps the lines."""
     return 120 + 2 * max(map(len, settings.queues))
 
 
-def _tell(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
-    """Print each finding as it is made."""
-    told = []
+def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
+    """Print each finding as it arrives, and return all."""
+    found = []
     for finding in findings:
-        told.append(finding)
+        found.append(finding)
         if not as_json:
             echo(str(finding))
-    return told
+    return found
 
 
 def _print_json(findings: list[Finding]) -> None:

@@ -1,4 +1,4 @@
-"""What all verbs share: finding the app, and errors as one line with an exit code."""
+"""Base of all commands: finding the app, and printing errors as one line with an exit code."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (SelectionError, exit_codes.USAGE),
     (BrokerAppError, exit_codes.FAILED),
 )
-"""The first class that fits decides."""
+"""Exit codes by error class; the first match applies."""
 
 
 @dataclass(frozen=True, slots=True)
 class CliContext:
-    """What the main group hands to its verbs.
+    """The context that the main group passes to its commands.
 
     Attributes:
-        app: Finds the app when it is called.
-        app_name: As given to ``-A``.
-        is_verbose: Whether errors show their traceback.
+        app: Loads the app when called.
+        app_name: The ``-A`` argument.
+        is_verbose: Whether to show tracebacks of errors.
     """
 
     app: Callable[[], BrokerApp]
@@ -67,7 +67,7 @@ class CliContext:
 
 
 class _UsageFault(click.ClickException):
-    """Words that a command does not take, in one line; click would print how it is used in front of it."""
+    """A usage error in one line; click would print the usage before it."""
 
     exit_code = exit_codes.USAGE
 
@@ -76,7 +76,7 @@ class _UsageFault(click.ClickException):
         super().__init__(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{path} --help`")
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it."""
+        """Print the error."""
         echo(f"broker-app: {self.message}", file=file, err=file is None)
 
 
@@ -86,15 +86,15 @@ def _usage_in_one_line() -> Iterator[None]:
         yield
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            raise  # a group without a verb: click shows its help
+            raise  # a group without a command: click shows the help
         raise _UsageFault(error) from error
 
 
 class _OneLineErrors(click.Command):
-    """Prints our errors, and Ctrl-C, as one line on stderr and exits with their code."""
+    """Prints errors and Ctrl-C as one line on stderr, and exits with the matching code."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        """Read the command line."""
+        """Parse the command line."""
         with _usage_in_one_line():
             return super().make_context(*args, **options)
 
@@ -113,10 +113,10 @@ class _OneLineErrors(click.Command):
 
 
 class Number(click.FloatRange):
-    """A finite number; click's own range lets ``nan`` through, which no comparison refuses."""
+    """A finite number; click's own range accepts ``nan``, for which every comparison is false."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number."""
+        """Convert the value to a finite number."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
@@ -124,19 +124,19 @@ class Number(click.FloatRange):
 
 
 class Command(_OneLineErrors):
-    """A verb."""
+    """A command."""
 
 
 class Group(_OneLineErrors, click.Group):
-    """A group of verbs."""
+    """A group of commands."""
 
     command_class = Command
-    group_class = type  # nested groups are of this class too
+    group_class = type  # nested groups use this class too
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the verb that is named; an unknown one is refused with the nearest."""
+        """Resolve a command; the error for an unknown one suggests the most similar."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -145,7 +145,7 @@ class Group(_OneLineErrors, click.Group):
 
 
 def fail(error: Exception) -> NoReturn:
-    """Print an error, one line for each problem, and exit with its code."""
+    """Print an error, one line per problem, and exit with its code."""
     problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
     for problem in problems:
         echo(f"broker-app: {problem}", err=True)
@@ -156,10 +156,10 @@ def find_app(name: str) -> BrokerApp:
     """Return the BrokerApp that ``-A`` names.
 
     Raises:
-        click.UsageError: No such module, or its app is not a BrokerApp.
+        click.UsageError: The module does not exist, or its app is not a BrokerApp.
     """
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `celery -A`: the user's project is in the current folder
+        sys.path.insert(0, "")  # like `celery -A`: find projects in the current folder
     try:
         app = celery_find_app(name)
     except (ImportError, AttributeError) as error:
@@ -168,7 +168,7 @@ def find_app(name: str) -> BrokerApp:
 
 
 def _check_app(app: Any, name: str) -> BrokerApp:
-    from broker_app.app import BrokerApp  # noqa: PLC0415 - the commands start without the app until here
+    from broker_app.app import BrokerApp  # noqa: PLC0415 - not imported before it is needed, to start fast
 
     if not isinstance(app, BrokerApp):
         raise click.UsageError(
@@ -181,7 +181,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def pass_app(function: _Function) -> _Function:
-    """Hand the app to a verb as its first argument, from ``broker-app -A`` or ``celery -A``."""
+    """Pass the app of ``broker-app -A`` or ``celery -A`` to a command as its first argument."""
 
     @click.pass_context
     @functools.wraps(function)
@@ -192,9 +192,9 @@ def pass_app(function: _Function) -> _Function:
 
 
 def pass_app_or_remains(function: _Function) -> _Function:
-    """Hand the app to a verb that pid files and command lines suffice for, as `pass_app`.
+    """Pass the app to a command that also works without valid settings, like `pass_app`.
 
-    If its settings are wrong, or it cannot be loaded, print why and use the settings that are still readable.
+    If the app fails to load or its settings are invalid, print why and use the settings that are still readable.
     """
 
     @click.pass_context
@@ -211,7 +211,7 @@ def _app_or_remains(ctx: click.Context) -> BrokerApp:
     app: BrokerApp | None = None
     try:
         app = _app_of(ctx)
-        app.settings  # noqa: B018 - they are read now
+        app.settings  # noqa: B018 - read them now
     except Exception as error:  # a user's module may raise anything
         remains = remains_of(app) if app else remains_by_processes(app_name(ctx))
         if remains is None:
@@ -226,7 +226,7 @@ def _app_or_remains(ctx: click.Context) -> BrokerApp:
 
 
 def app_name(ctx: click.Context) -> str:
-    """Return the name that workers must be given as ``-A``."""
+    """Return the ``-A`` argument for workers."""
     given = _given_app(ctx)
     return given if isinstance(given, str) else str(given.main)
 
@@ -239,7 +239,7 @@ def _app_of(ctx: click.Context) -> BrokerApp:
 
 
 def _given_app(ctx: click.Context) -> str | Celery:
-    """Return what ``-A`` says: ours, or that of ``celery``, which is an app if `Celery.start` was called."""
+    """Return the ``-A`` of broker-app or of celery; after `Celery.start` the latter is an app object."""
     if isinstance(ctx.obj, CliContext):
         return ctx.obj.app_name
     given: str | Celery | None = ctx.find_root().params.get("app")

@@ -1,4 +1,4 @@
-"""`broker-app demo`: the main job on this machine, from nothing."""
+"""`broker-app demo`: a complete example that runs on one machine without preparation."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     "  broker-app demo --stop",
 )
 @click.option("--keep", is_flag=True, help="Leave the broker, the fleets and the site running to try things out.")
-@click.option("--stop", "is_stop", is_flag=True, help="End what --keep left running.")
+@click.option("--stop", "is_stop", is_flag=True, help="Stop what --keep left running.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Send only the first N of the 2,000 downloads."
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65_535), metavar="PORT", help="Of the demo's web site.  [default: 8731]"
+    "--port", type=click.IntRange(1, 65_535), metavar="PORT", help="Port of the demo's web site.  [default: 8731]"
 )
 def demo(port: int | None, jobs: int | None, *, keep: bool, is_stop: bool) -> None:
-    """Run a flood of downloads on lopri and a person's calls on default, side by side, and show both.
+    """Run a flood of downloads on lopri next to interactive calls on default, and show both live.
 
-    A broker is taken from BROKER_APP_BROKER_URL, or started in Docker, or from the installed rabbitmq-server.
-    Everything carries the prefix "demo." and is ended and removed afterwards.
+    Uses the broker in BROKER_APP_BROKER_URL, or starts one in Docker or from an installed rabbitmq-server.
+    Everything on it has the prefix "demo." and is removed at the end.
     """
     if is_stop and (keep or jobs or port):
-        raise click.UsageError("--stop goes alone")
+        raise click.UsageError("--stop cannot be combined with other options")
     settings, say = load_settings(), display.StepPrinter()
     folder = demo_folder(settings.state_dir)
     with Interruption() as interruption:
@@ -73,13 +73,13 @@ def _run(
     keep: bool,
 ) -> None:
     jobs = read_jobs()[:most_jobs]
-    with stage(folder, broker_url_from_environment(), port, say, interruption.hold, keep=keep) as ready:
-        with Statistics(ready.app, QUEUES, [node.node.name for node in ready.nodes]) as tally:
-            say(f"sending {len(jobs):,} downloads to lopri, and a person's calls to default meanwhile")
-            play(ready, tally, jobs, say)
+    with stage(folder, broker_url_from_environment(), port, say, interruption.hold, keep=keep) as environment:
+        with Statistics(environment.app, QUEUES, [node.node.name for node in environment.nodes]) as statistics:
+            say(f"sending {len(jobs):,} downloads to lopri, and interactive calls to default")
+            play(environment, statistics, jobs, say)
         say("done")
-        Console().print(display.table(tally, "in the end"))
-        echo(verdict(ready.app, tally))
+        Console().print(display.table(statistics, "in the end"))
+        echo(verdict(environment.app, statistics))
     if keep and not interruption.has_come:
         say("still running; try it out:")
         echo(

@@ -1,19 +1,19 @@
-"""What the commands exit with; docs/commands.md shows this table."""
+"""Exit codes of the commands; docs/commands.md shows this table."""
 
 from __future__ import annotations
 
 OK = 0
-"""What was asked for came about."""
+"""Success."""
 FAILED = 1
-"""What was asked for did not come about."""
+"""The command failed."""
 USAGE = 2
-"""The command line is wrong; also an unknown task or queue, and arguments that are not JSON."""
+"""Invalid command line, unknown task or queue, or arguments that are not JSON."""
 SETTINGS = 3
-"""The settings file or the environment is wrong."""
+"""Invalid settings file or environment."""
 BROKER = 4
-"""No broker, no access to it, or it differs from the settings."""
+"""The broker is unreachable, denies access, or differs from the settings."""
 NOT_PUBLISHED = 5
-"""The broker did not take at least one task."""
+"""The broker did not accept at least one task."""
 DIFFERS = 6
 """The broker differs from the settings (`topology plan` and `apply`)."""
 INTERRUPTED = 130

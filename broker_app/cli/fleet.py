@@ -1,4 +1,4 @@
-"""`broker-app fleet`: the workers of this host."""
+"""`broker-app fleet`: start, stop and change the workers of this host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _wait = click.option(
     default=DEFAULT_WAIT_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long each node may take to answer and to consume its queue.",
+    help="Time for each node to reply and to consume its queue.",
 )
 _timeout = click.option(
     "--timeout",
@@ -49,10 +49,13 @@ _timeout = click.option(
     type=_Seconds,
     default=None,
     metavar="SECONDS",
-    help=f"How long to wait for their end.  [default: {DEFAULT_STOP_SECONDS:g}, or drain_seconds and a little]",
+    help=f"Time for nodes to exit.  [default: {DEFAULT_STOP_SECONDS:g}, or drain_seconds plus a margin]",
 )
 _kill = click.option(
-    "--kill", "is_kill_allowed", is_flag=True, help="Kill what still runs then; its tasks go back to the queue."
+    "--kill",
+    "is_kill_allowed",
+    is_flag=True,
+    help="Kill nodes that still run then; their tasks return to the queue.",
 )
 
 
@@ -62,10 +65,10 @@ _kill = click.option(
     "  broker-app -A shop fleet restart lopri --timeout 600\n  broker-app fleet stopwait",
 )
 def fleet() -> None:
-    """Run the workers of the queues on this host, through `celery multi`.
+    """Run this host's workers, through `celery multi`.
 
-    Without a QUEUE a verb is for all of them. The settings say how many nodes a queue has, their pool and
-    their slots; pid files and logs are in the state folder.
+    Without QUEUE, a command applies to all queues. The settings define each queue's number of nodes, pool and
+    slots. Pid files and logs are in the state folder.
     """
 
 
@@ -78,9 +81,9 @@ for _verb in (status, logs, plan, supervise, systemd):
 @_wait
 @pass_app
 def start(app: BrokerApp, queues: tuple[str, ...], wait_seconds: float) -> None:
-    """Start the nodes that do not run, and wait until all answer.
+    """Start the nodes that do not run, and wait until all reply.
 
-    Exit code 1 if a node is not up in time; its log's last lines are shown, and the others stay up.
+    Exit code 1 if a node is not up in time; the end of its log is shown, and the other nodes stay up.
     """
     name = app_name(click.get_current_context())
     report(app, queues, lambda: NodeChanges(start_fleets(app, queues, app_name=name, wait_seconds=wait_seconds)))
@@ -90,7 +93,7 @@ def start(app: BrokerApp, queues: tuple[str, ...], wait_seconds: float) -> None:
 @_queues
 @pass_app_or_remains
 def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
-    """Let the nodes end after their tasks; return at once."""
+    """Tell the nodes to exit after their current tasks; return at once."""
     _print_stopped(stop_fleets(app, queues, wait_seconds=None))
 
 
@@ -102,7 +105,7 @@ def stop(app: BrokerApp, queues: tuple[str, ...]) -> None:
 @_kill
 @pass_app_or_remains
 def stopwait(app: BrokerApp, queues: tuple[str, ...], end_seconds: float | None, *, is_kill_allowed: bool) -> None:
-    """Let the nodes end after their tasks, and wait for it.
+    """Tell the nodes to exit after their current tasks, and wait for them.
 
     Exit code 1 if a node still runs after --timeout.
     """
@@ -124,10 +127,10 @@ def restart(
     *,
     is_kill_allowed: bool,
 ) -> None:
-    """Replace the nodes, one of a queue at a time.
+    """Restart the nodes, one of each queue at a time.
 
-    The next one ends when the last one consumes again, so a queue of two nodes or more is always served. If a new
-    node does not come up, its queue's other nodes stay as they are, and the exit code is 1.
+    A node is only stopped once its predecessor consumes again, so a queue with two or more nodes is always served.
+    If a new node fails to start, the other nodes of its queue are left as they are, and the exit code is 1.
     """
     name = app_name(click.get_current_context())
     patience = _patience(app, queues, end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
@@ -148,11 +151,11 @@ def reload_(
     *,
     is_kill_allowed: bool,
 ) -> None:
-    """Take up changed settings: restart only the nodes that they change.
+    """Apply changed settings: restart only the affected nodes.
 
-    Missing nodes are started, surplus ones stopped, changed ones restarted one of a queue at a time; a queue that
-    was scaled goes back to what the settings say. A new version of broker-app, or another virtual
-    environment, is a change too.
+    Missing nodes are started, surplus nodes stopped, and changed nodes restarted, one of each queue at a time.
+    Scaled queues return to the number of nodes in the settings. A new version of broker-app or another virtual
+    environment counts as a change.
     """
     name = app_name(click.get_current_context())
     patience = _patience(app, queues, end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
@@ -162,12 +165,12 @@ def reload_(
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet scale lopri 3\n  broker-app fleet scale lopri --reset")
 @click.argument("queue")
 @click.argument("nodes", type=click.IntRange(0, _MAX_NODES), required=False)
-@click.option("--reset", "is_reset", is_flag=True, help="Go back to the number in the settings.")
+@click.option("--reset", "is_reset", is_flag=True, help="Return to the number in the settings.")
 @_timeout
 @_kill
 @_wait
 @pass_app
-def scale(  # noqa: PLR0913 - click hands over each option
+def scale(  # noqa: PLR0913 - click passes each option
     app: BrokerApp,
     queue: str,
     nodes: int | None,
@@ -177,9 +180,9 @@ def scale(  # noqa: PLR0913 - click hands over each option
     is_reset: bool,
     is_kill_allowed: bool,
 ) -> None:
-    """Run so many NODES of a queue on this host, whatever the settings say.
+    """Run NODES nodes of a queue on this host, regardless of the settings.
 
-    It lasts, also over a restart of the machine, until the queue is scaled again, --reset, or `fleet reload`.
+    This survives a restart of the machine. It ends with --reset, `fleet reload`, or the next `fleet scale`.
     """
     if (nodes is None) != is_reset:
         raise click.UsageError("expected a number of nodes, or --reset")

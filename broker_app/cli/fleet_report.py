@@ -1,4 +1,4 @@
-"""What the verbs of `broker-app fleet` print of what became of the nodes."""
+"""Output of the `broker-app fleet` commands: the outcome of each node."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], NodeChanges]) -> None:
-    """Run something, print each node's outcome, and what the settings leave out; exit with 1 if a node is not up.
+    """Run a change, and print the outcome of each node and related notes; exit with 1 if a node is not up.
 
-    The log of a node that is not up goes to stderr.
+    The log lines of a failed node go to stderr.
     """
     try:
         changes = run()
     except NodesFailed as error:
         changes = NodeChanges(error.outcomes)
     except KeyboardInterrupt:
-        echo("broker-app: interrupted; what was started runs on: see `broker-app fleet status`", err=True)
+        echo("broker-app: interrupted; started nodes keep running: see `broker-app fleet status`", err=True)
         sys.exit(exit_codes.INTERRUPTED)
     for queue in changes.unscaled:
         echo(f"{queue}: no longer scaled; the settings say {app.settings.queues[queue].fleet.nodes}")
@@ -36,14 +36,14 @@ def report(app: BrokerApp, queues: Iterable[str], run: Callable[[], NodeChanges]
     for stopped in changes.stopped:
         print_stopped(stopped)
     for queue in changes.resting:
-        echo(f"{queue}: stopped by an operator, left alone; `broker-app fleet start {queue}` starts it")
+        echo(f"{queue}: stopped by an operator, skipped; `broker-app fleet start {queue}` starts it")
     _print_notes(app, queues)
     if any(outcome.outcome is StartOutcome.FAILED for outcome in changes.started):
         sys.exit(exit_codes.FAILED)
 
 
 def print_started(outcome: StartedNode) -> None:
-    """Print the outcome of a node that was to be started."""
+    """Print the start outcome of a node."""
     node = outcome.node
     if outcome.outcome is not StartOutcome.FAILED:
         echo(
@@ -58,7 +58,7 @@ def print_started(outcome: StartedNode) -> None:
 
 
 def print_stopped(outcome: StoppedNode) -> None:
-    """Print the outcome of a node that was to end."""
+    """Print the stop outcome of a node."""
     process = (
         f", pid {outcome.pid}" if outcome.outcome is not StopOutcome.WAS_DEAD else "; its pid file is removed"
     )
@@ -66,7 +66,7 @@ def print_stopped(outcome: StoppedNode) -> None:
 
 
 def _print_notes(app: BrokerApp, queues: Iterable[str]) -> None:
-    """Say which queues have no fleet, and which nodes run on though nobody wants them."""
+    """Print the queues without nodes, and the running nodes that the settings do not ask for."""
     names = {queue.removeprefix(app.settings.prefix) for queue in queues}
     for name, queue in app.settings.queues.items():
         if (not names or name in names) and not queue.fleet.nodes:
@@ -74,7 +74,7 @@ def _print_notes(app: BrokerApp, queues: Iterable[str]) -> None:
     for node in unwanted_nodes(app):
         verb = "reload" if node.queue in app.settings.queues else "stop"
         echo(
-            f"broker-app: {node.name} runs, but the settings no longer want it; "
-            f"end it with `broker-app fleet {verb} {node.queue}`",
+            f"broker-app: {node.name} runs, but is no longer in the settings; "
+            f"stop it with `broker-app fleet {verb} {node.queue}`",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""`broker-app fleet plan`, `supervise` and `systemd`: other ways to run the same nodes."""
+"""`broker-app fleet plan`, `supervise` and `systemd`: alternative ways to run the nodes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 )
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @click.option(
-    "--variables", "is_variables", is_flag=True, help="Show the queues' environment instead, values too."
+    "--variables",
+    "is_variables",
+    is_flag=True,
+    help="Show the queues' environment variables with their values instead.",
 )
-@click.option("--json", "is_json", is_flag=True, help="For a script.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def plan(app: BrokerApp, queues: tuple[str, ...], *, is_variables: bool, is_json: bool) -> None:
-    """Show the `celery multi` command of each queue, to be pasted into a shell.
+    """Show the `celery multi` command of each queue, to paste into a shell.
 
-    No secret is in it: the shell must have the variables that are named. Nothing is started.
+    The commands contain no secrets: set the listed variables in the shell. Nothing is started.
     """
     if is_variables:
         click.echo("\n".join(exports(app, queues)))
@@ -46,7 +49,7 @@ def plan(app: BrokerApp, queues: tuple[str, ...], *, is_variables: bool, is_json
         click.echo(json.dumps(shell | {"fleets": found}))
         return
     if inherited := inherited_variables():
-        click.echo(f"# the shell must have, as this one does: {', '.join(inherited)}")
+        click.echo(f"# required variables, set in this shell: {', '.join(inherited)}")
     for one in plans:
         click.echo(f"# {one.queue}: {', '.join(one.nodes)}")
         click.echo(_pasted(one))
@@ -57,11 +60,11 @@ def plan(app: BrokerApp, queues: tuple[str, ...], *, is_variables: bool, is_json
 @click.option(RESUMED_OPTION, "is_resumed", is_flag=True, hidden=True)
 @pass_app
 def supervise(app: BrokerApp, queues: tuple[str, ...], *, is_resumed: bool) -> None:
-    """Start the nodes, and start again those that die, until SIGTERM or Ctrl-C.
+    """Start the nodes, and restart those that die or hang, until SIGTERM or Ctrl-C.
 
-    For a terminal, a container or systemd. A node that died is started again after 1 s, then after 2, 4, 8 … 60 s;
-    one that lived for a minute begins anew. SIGHUP does what `fleet reload` does. At the end the nodes
-    finish their tasks; exit code 1 if one had to be killed.
+    For a terminal, a container or systemd. A dead node is restarted after 1 s, then after 2, 4, 8 … 60 s; one
+    minute of uptime resets the delay. SIGHUP acts like `fleet reload`. On shutdown the nodes finish their tasks;
+    exit code 1 if one had to be killed.
     """
     log_to_stderr("%(asctime)s %(levelname)s %(message)s")
     name = app_name(click.get_current_context())
@@ -78,14 +81,14 @@ def supervise(app: BrokerApp, queues: tuple[str, ...], *, is_resumed: bool) -> N
 @click.option(
     "--secrets",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The EnvironmentFile, with BROKER_APP_BROKER_URL.  [default: /etc/<app>/secrets.env]",
+    help="The EnvironmentFile with BROKER_APP_BROKER_URL.  [default: /etc/<app>/secrets.env]",
 )
 @click.option("--user", "is_for_user", is_flag=True, help="For `systemctl --user`.")
 @pass_app
 def systemd(app: BrokerApp, output: Path | None, secrets: Path | None, *, is_for_user: bool) -> None:
-    """Make systemd's units: a service for each queue, and a target for all.
+    """Generate systemd units: a service for each queue, and a target for all.
 
-    They run `fleet supervise` in the current folder, as this user, with this interpreter.
+    The services run `fleet supervise` in the current folder, as this user, with this interpreter.
     """
     name = app_name(click.get_current_context())
     file = secrets or Path("/etc") / name.partition(":")[0] / "secrets.env"
@@ -101,7 +104,7 @@ def systemd(app: BrokerApp, output: Path | None, secrets: Path | None, *, is_for
 
 
 def _pasted(one: FleetPlan) -> str:
-    """Return a line in a shell of its own, so that the folder and the variables of the caller's stay."""
+    """Return the command line in a subshell, which leaves the caller's folder and variables unchanged."""
     given = app_name(click.get_current_context())
     words = [
         str(Path(sys.executable).with_name("broker-app")),

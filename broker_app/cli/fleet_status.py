@@ -1,4 +1,4 @@
-"""`broker-app fleet status` and `logs`: what the nodes do, and what they wrote."""
+"""`broker-app fleet status` and `logs`: the state and the logs of the nodes."""
 
 from __future__ import annotations
 
@@ -47,16 +47,18 @@ _BYTES_PER_MIB = 1024 * 1024
     default=DEFAULT_ANSWER_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for a node that is silent.",
+    help="Time for a silent node to reply.",
 )
 @click.option(
-    "--json", "is_json", is_flag=True, help="One JSON object, for a script; with --watch a line each time."
+    "--json", "is_json", is_flag=True, help="Print JSON, for scripts; with --watch one line per refresh."
 )
-@click.option("--watch", "is_watch", is_flag=True, help="Show it again and again in place, until Ctrl-C.")
+@click.option("--watch", "is_watch", is_flag=True, help="Refresh in place until Ctrl-C.")
 @click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
-@click.option("--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: so many times.")
+@click.option(
+    "--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N refreshes."
+)
 @pass_app_or_remains
-def status(  # noqa: PLR0913 - click hands over each option
+def status(  # noqa: PLR0913 - click passes each option
     app: BrokerApp,
     queues: tuple[str, ...],
     answer_seconds: float,
@@ -66,15 +68,14 @@ def status(  # noqa: PLR0913 - click hands over each option
     is_json: bool,
     is_watch: bool,
 ) -> None:
-    """Show the nodes and what they do.
+    """Show the state of the nodes.
 
-    Exit code 0 if all that are wanted run and consume their queue, 3 if the settings are wrong, 4 if the broker
-    cannot be asked, else 1. What
-    a node consumes, and when it last heard from the broker, it writes down itself once a second: a node that
-    hangs is seen.
+    Exit code 0 if all wanted nodes run and consume their queues, 3 if the settings are invalid, 4 if the broker
+    is unreachable, else 1. The columns "consumes" and "heard" come from a file that each node writes once a
+    second, so a hung node is visible.
     """
     if rounds is not None and not is_watch:
-        raise click.UsageError("--count goes with --watch")
+        raise click.UsageError("--count requires --watch")
     found = fleet_status(app, queues, answer_seconds=answer_seconds)
     if is_watch and not is_json:
         found = _watch(app, queues, answer_seconds, seconds, rounds)
@@ -98,14 +99,14 @@ def status(  # noqa: PLR0913 - click hands over each option
     type=click.IntRange(0, _MAX_LINES),
     default=_DEFAULT_LINES,
     show_default=True,
-    help="Of each node's log.",
+    help="Number of lines of each log.",
 )
-@click.option("-f", "--follow", "is_followed", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option("-f", "--follow", "is_followed", is_flag=True, help="Follow new lines until Ctrl-C.")
 @pass_app_or_remains
 def logs(app: BrokerApp, queues: tuple[str, ...], lines: int, *, is_followed: bool) -> None:
-    """Show the last lines of the nodes' logs, those of a prefork pool's processes too.
+    """Show the last lines of the nodes' logs, including those of prefork children.
 
-    With more than one log each line begins with the log's name. A log that is rotated is followed on.
+    With more than one log, each line starts with the log's name. --follow survives log rotation.
     """
     reader = LogReader.of(app, queues)
     for line in reader.tail(lines):
@@ -129,7 +130,7 @@ def _watch(
 
 
 def _rounds(rounds: int | None, seconds: float) -> Iterator[int]:
-    """Yield for each further round, after its pause."""
+    """Yield once per further refresh, after the interval."""
     done = 1
     while rounds is None or done < rounds:
         time.sleep(seconds)
@@ -148,11 +149,11 @@ def _print(found: FleetStatus, *, is_json: bool) -> None:
         for line in _notes(found):
             echo(line)
     if found.broker_problem:
-        echo(f"broker-app: nobody could be asked: {found.broker_problem}", err=True)
+        echo(f"broker-app: failed to query the workers: {found.broker_problem}", err=True)
 
 
 def _row(status: NodeStatus) -> dict[str, Any]:
-    """Return a node as it stands in JSON; the table shows the same."""
+    """Return a node's JSON object, which the table shows too."""
     answer = status.answer
     return {
         "queue": status.node.queue,
@@ -194,7 +195,7 @@ _COLUMNS = (
     "up",
     "version",
 )
-"""The logs' folder stands below the table: paths would not fit into its lines."""
+"""The log folder is printed below the table, as paths are too long for a column."""
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -212,7 +213,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """Print a table with lines on a terminal, and columns of plain text otherwise; then where the logs are."""
+    """Print a table on a terminal and plain columns elsewhere, then the log folder."""
     cells = [_cells(row) for row in rows]
     if sys.stdout.isatty():
         Console().print(_table(cells))
@@ -237,7 +238,7 @@ def _print_columns(cells: list[list[str]]) -> None:
 
 
 def _shown(found: FleetStatus) -> Group:
-    problem = f"nobody could be asked: {found.broker_problem}" if found.broker_problem else ""
+    problem = f"failed to query the workers: {found.broker_problem}" if found.broker_problem else ""
     texts = [*_notes(found), problem, time.strftime("%H:%M:%S")]
     table = _table([_cells(_row(node)) for node in found.nodes])
     return Group(table, *(Text(visible(text, "\n")) for text in texts if text))

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the end of the terminal: one of them ends the demo, and none disturbs its clean-up."""
+"""Signal handling: SIGINT, SIGTERM or SIGHUP ends a command once, and cannot interrupt its clean-up."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PATIENCE_SECONDS = 5.0
-"""A signal this long after the first one counts again, if the clean-up has not begun: something hangs."""
+"""If clean-up has not begun this long after a signal, the command hangs, and the next signal interrupts again."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Raises KeyboardInterrupt in the main thread at the first of these signals.
+    """Raises KeyboardInterrupt in the main thread on the first signal.
 
-    As a context manager it puts the former handlers back. A signal that was ignored before, as SIGHUP below
-    ``nohup``, is ignored on.
+    As a context manager it restores the previous handlers. Signals that were ignored before, such as SIGHUP under
+    ``nohup``, stay ignored.
 
     Attributes:
-        has_come: Whether there was a signal.
+        has_come: Whether a signal was received.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def hold(self) -> bool:
-        """From now on only note signals, so that the clean-up is not cut short; return whether one has come."""
+        """From now on only record signals, to protect the clean-up; return whether one was received."""
         self._is_held = True
         return self.has_come
 
@@ -50,7 +50,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _handle(self, *_signal: Any) -> None:
-        """Note it. The handler stays ours, and is not SIG_IGN, which programs started by the clean-up inherit."""
+        """Record the signal. Not SIG_IGN, which programs started by the clean-up would inherit."""
         self.has_come = True
         now = time.monotonic()
         if not self._is_held and now - self._raised_at > PATIENCE_SECONDS:

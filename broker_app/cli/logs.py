@@ -1,6 +1,6 @@
-"""Logs: files for their owner only, and records that what a message holds cannot forge.
+"""Log setup: private log files, and protection against forged log records.
 
-The name and id of a task, the text of an exception and the arguments are a publisher's, and stand in log lines.
+Log lines contain text that publishers control: task names, ids, arguments and exception messages.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from broker_app.text import visible_lines
 
 
 class WholeRecords(logging.Formatter):
-    """Formats records of which only the first line begins without a space; control characters become escapes."""
+    """Formats records so that continuation lines start with a space; control characters are escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the record's line, and further ones if its message has them."""
+        """Format the message, which may have several lines."""
         return visible_lines(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """Return the traceback."""
+        """Format the traceback."""
         kind, value, frames = ei if isinstance(ei, tuple) else sys.exc_info()
         return "\n".join(
             visible_lines(part.rstrip("\n")) for part in traceback.format_exception(kind, value, frames)
@@ -36,7 +36,7 @@ class WholeRecords(logging.Formatter):
 
 
 class Logging(CeleryLogging):
-    """Celery's set-up of a worker's logs, with whole records, and private files in the state folder."""
+    """Celery's log setup with `WholeRecords`, and private files in the state folder."""
 
     def setup_handlers(
         self,
@@ -47,7 +47,7 @@ class Logging(CeleryLogging):
         formatter: Any = ColorFormatter,
         **options: Any,
     ) -> Any:
-        """Give a logger its handler, as Celery; a logger that the user has set up stays as it is."""
+        """Add a handler to a logger, like Celery; a logger that the user has configured is left as it is."""
         whole = type(f"Whole{formatter.__name__}", (WholeRecords, formatter), {})
         return super().setup_handlers(logger, logfile, format, colorize, formatter=whole, **options)
 
@@ -59,26 +59,26 @@ class Logging(CeleryLogging):
 
 
 class _PrivateFileHandler(WatchedFileHandler):
-    """Opens its file, again after a rotation, for its owner only."""
+    """Opens its file, also after a rotation, readable by its owner only."""
 
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_opened)
 
 
 def _opened(file: str, flags: int) -> int:
-    """Open a log; `celery worker --detach` has made it with the umask's mode, to see whether it can."""
+    """Open a log privately; `celery worker --detach` has already created it with the umask's mode."""
     descriptor = open_private(file, flags)
     os.fchmod(descriptor, FILE_MODE)
     return descriptor
 
 
 def log_to_stderr(format: str) -> None:  # noqa: A002 - logging's name
-    """Log what this process does from the level info on; of pika only what it warns of.
+    """Log to stderr at level INFO; from pika only warnings.
 
     Args:
-        format: As logging's.
+        format: Format string, as in `logging`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(WholeRecords(format))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
-    logging.getLogger("pika").setLevel(logging.WARNING)  # it tells each step of each connection
+    logging.getLogger("pika").setLevel(logging.WARNING)  # at INFO it logs every step of every connection

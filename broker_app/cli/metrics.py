@@ -1,4 +1,4 @@
-"""`broker-app metrics`: what Prometheus reads."""
+"""`broker-app metrics`: metrics, targets, rules and the dashboard for Prometheus and Grafana."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from broker_app.app import BrokerApp
 
 _OUTPUT = click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it there, whole or not at all."
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file, atomically."
 )
 
 
@@ -28,24 +28,28 @@ _OUTPUT = click.option(
     "  broker-app metrics rules --output /etc/prometheus/rules/broker-app.yml",
 )
 def metrics() -> None:
-    """Serve to Prometheus what producers, workers and the broker tell; one server for each host."""
+    """Serve the metrics of producers, workers and the broker to Prometheus; one server per host."""
 
 
 @metrics.command(
     epilog="\b\nExamples:\n  broker-app metrics serve\n"
     "  broker-app -A shop metrics serve --host 0.0.0.0 --port 9480"
 )
-@click.option("--host", help="Address to listen on instead of metrics.host.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port instead of metrics.port; 0 takes a free one.")
+@click.option("--host", help="Address to listen on, instead of metrics.host.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    help="Port to listen on, instead of metrics.port; 0 for any free port.",
+)
 @pass_app
 def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
-    """Answer on /metrics, /live, /ready, /targets, and with a page for people on /, until Ctrl-C or SIGTERM.
+    """Serve /metrics, /live, /ready, /targets, and the status page on /, until Ctrl-C or SIGTERM.
 
-    A broker that is down is a metric, broker_app_broker_up 0, and no error.
+    If the broker is down, the server keeps running and reports broker_app_broker_up 0.
     """
-    from broker_app.cli import version  # noqa: PLC0415 - that package imports this module
+    from broker_app.cli import version  # noqa: PLC0415 - circular import
     from broker_app.cli.logs import log_to_stderr  # noqa: PLC0415
-    from broker_app.monitoring.collector import Collector  # noqa: PLC0415 - the help comes without all of it
+    from broker_app.monitoring.collector import Collector  # noqa: PLC0415 - keeps --help fast
     from broker_app.monitoring.http_server import MetricsServer  # noqa: PLC0415
     from broker_app.monitoring.routes import routes  # noqa: PLC0415
     from broker_app.monitoring.status_page import StatusPage  # noqa: PLC0415
@@ -69,7 +73,7 @@ def serve(app: BrokerApp, host: str | None, port: int | None) -> None:
 @metrics.command(epilog="\b\nExamples:\n  broker-app metrics show\n  broker-app metrics show | grep waited")
 @pass_app
 def show(app: BrokerApp) -> None:
-    """Print once what /metrics would answer, without a server."""
+    """Print the content of /metrics once, without a server."""
     from broker_app.cli import version  # noqa: PLC0415
     from broker_app.monitoring.collector import Collector  # noqa: PLC0415
     from broker_app.monitoring.exposition import render  # noqa: PLC0415
@@ -90,9 +94,9 @@ def show(app: BrokerApp) -> None:
 @_OUTPUT
 @pass_app
 def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None:
-    """Print the hosts' servers as Prometheus' file discovery reads them.
+    """Print the hosts' metrics servers for Prometheus' file-based service discovery.
 
-    Without a HOST they are this one, and those where workers have a mailbox on the broker now.
+    Without HOST: this host, and all hosts whose workers are connected to the broker now.
     """
     from broker_app.monitoring import targets as servers  # noqa: PLC0415
     from broker_app.monitoring.broker_reader import BrokerReader  # noqa: PLC0415
@@ -110,11 +114,11 @@ def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None
     "  broker-app metrics rules | promtool check rules"
 )
 @_OUTPUT
-@click.option("--job", help="Name of Prometheus' scrape configuration instead of broker-app.")
-@click.option("--runbooks", help="Address of the runbooks instead of docs/alerts.md; #<alert> is put behind it.")
+@click.option("--job", help="Prometheus job name, instead of broker-app.")
+@click.option("--runbooks", help="URL of the runbooks, instead of docs/alerts.md; #<alert> is appended.")
 @pass_app
 def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | None) -> None:
-    """Print Prometheus' recording and alerting rules, made from the settings' queues and objectives."""
+    """Print Prometheus recording and alerting rules for the queues and objectives in the settings."""
     from broker_app.monitoring.prometheus.rule_file import JOB, RUNBOOKS, rules_text  # noqa: PLC0415
 
     _put(rules_text(app.settings, job or JOB, runbooks or RUNBOOKS), output)
@@ -125,20 +129,20 @@ def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | 
 )
 @_OUTPUT
 def dashboard(output: Path | None) -> None:
-    """Print the dashboard for Grafana; it is the same for all settings."""
+    """Print the Grafana dashboard, which does not depend on the settings."""
     from broker_app.monitoring.prometheus.dashboard import dashboard_text  # noqa: PLC0415
 
     _put(dashboard_text(), output)
 
 
 def _put(text: str, output: Path | None) -> None:
-    """Print a text, or put it into a file as a whole."""
+    """Print a text, or write it to a file atomically."""
     if output is None:
         click.echo(text, nl=False)
         return
     try:
-        beside = output.with_name(f".{output.name}.new")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(output)
+        temporary = output.with_name(f".{output.name}.new")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(output)
     except OSError as error:
         raise MetricsError(f"{output}: expected a file that can be written, got: {error.strerror}") from error

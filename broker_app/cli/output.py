@@ -1,4 +1,4 @@
-"""Output for people. Tasks' names, ids and arguments are a publisher's, and a terminal obeys what is in them."""
+"""Terminal output. Control characters are escaped, as publishers control task names, ids and arguments."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from broker_app.text import visible
 
 
 def echo(text: str = "", *, file: IO[Any] | None = None, err: bool = False, nl: bool = True) -> None:
-    """Print lines, with control characters as escapes.
+    """Print text with control characters escaped.
 
     Args:
-        text: Without styles.
-        file: Where to; None for stdout, or stderr with ``err``.
-        err: Whether to stderr.
-        nl: Whether the last line ends here.
+        text: The text, without styles.
+        file: Output file; None for stdout, or stderr with ``err``.
+        err: Whether to print to stderr.
+        nl: Whether to end with a newline.
     """
     click.echo(visible(text, "\n\t"), file=file, err=err, nl=nl)

@@ -1,4 +1,4 @@
-"""`broker-app pause` and `broker-app resume`: queues that no worker shall consume for a while."""
+"""`broker-app pause` and `broker-app resume`: stop and resume the consumption of queues."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _queues = click.argument("queues", metavar="QUEUE…", nargs=-1, required=True)
 @_queues
 @pass_app
 def pause(app: BrokerApp, queues: tuple[str, ...]) -> None:
-    """Stop the consumption of queues on all hosts, until they are resumed.
+    """Stop consuming queues on all hosts, until they are resumed.
 
-    It holds over restarts of workers, machines and the broker. What runs is finished, what was only reserved goes
-    back, and publishing goes on. Workers that are connected follow within about a second.
+    A pause survives restarts of workers, machines and the broker. Running tasks finish, prefetched tasks return to
+    the queue, and publishing continues. Connected workers react within about a second.
     """
     for name in _known(app, queues):
         pause_queue(app, name)
@@ -35,14 +35,14 @@ def pause(app: BrokerApp, queues: tuple[str, ...]) -> None:
 @_queues
 @pass_app
 def resume(app: BrokerApp, queues: tuple[str, ...]) -> None:
-    """Let the workers consume paused queues again."""
+    """Resume the consumption of paused queues."""
     for name in _resumable(app, queues):
         resume_queue(app, name)
         echo(f"{name}: resumed")
 
 
 def _resumable(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:
-    """Return the queues' names, those too that are paused and gone from the settings."""
+    """Return the queues' names, including paused queues that are no longer in the settings."""
     try:
         return _known(app, queues)
     except UnknownQueue:
@@ -53,6 +53,6 @@ def _resumable(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:
 
 
 def _known(app: BrokerApp, queues: tuple[str, ...]) -> list[str]:
-    """Return the queues' names, once each; with an unknown one among them nothing is done."""
+    """Return the queues' names without duplicates; raise for an unknown one before anything is changed."""
     table = app.settings.routing_table()
     return list(dict.fromkeys(table.queue(queue).name for queue in queues))

@@ -1,4 +1,4 @@
-"""`broker-app probe`: whether a worker of this host lives, or is ready, for containers and supervisors."""
+"""`broker-app probe`: liveness and readiness probes of this host's workers, for containers and supervisors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _pid_file = click.option(
     "--pidfile",
     "pid_file",
     type=click.Path(path_type=Path),
-    help="Instead of NODE: the --pidfile of a worker that has it outside of the state folder.",
+    help="Instead of NODE: the --pidfile of a worker with a pid file outside the state folder.",
 )
 
 
@@ -32,10 +32,10 @@ _pid_file = click.option(
     "  broker-app probe ready --pidfile /run/shop/one.pid",
 )
 def probe_group() -> None:
-    """Say in one line whether a worker of this host lives, or is ready; exit code 0 or 1.
+    """Report in one line whether a worker of this host is live or ready; exit code 0 or 1.
 
-    It reads what the worker writes once a second, and asks nobody. NODE is its name, with or without the host; it
-    may be left out where there is one worker.
+    Reads the file that the worker writes once a second, and needs no broker. NODE is the worker's name, with or
+    without the host; it is optional if there is only one worker.
     """
 
 
@@ -44,7 +44,7 @@ def probe_group() -> None:
 @_pid_file
 @pass_app_or_remains
 def live(app: BrokerApp, node: str | None, pid_file: Path | None) -> None:
-    """Exit with 0 if the worker's loop turns and it has heard from the broker."""
+    """Exit with 0 if the worker's event loop runs and it has heard from the broker."""
     _answer(app, Probe.LIVE, node, pid_file)
 
 
@@ -53,7 +53,7 @@ def live(app: BrokerApp, node: str | None, pid_file: Path | None) -> None:
 @_pid_file
 @pass_app_or_remains
 def ready(app: BrokerApp, node: str | None, pid_file: Path | None) -> None:
-    """Exit with 0 if it lives and consumes its queues, or they are paused."""
+    """Exit with 0 if the worker is live and consumes its queues, or they are paused."""
     _answer(app, Probe.READY, node, pid_file)
 
 

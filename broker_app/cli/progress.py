@@ -1,4 +1,4 @@
-"""How far a command is, for a person who waits; and Ctrl-C, which ends it in order."""
+"""Progress bars, and Ctrl-C that stops a command cleanly."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A bar on stderr, if that is a terminal."""
+    """A progress bar on stderr, shown only on a terminal."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._bar: Any = None
 
     def show(self, done: int, total: int) -> None:
-        """Show that so many of so many are done."""
+        """Update the bar."""
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -33,14 +33,14 @@ class ProgressBar:
         self._bar.update(done - self._bar.pos)
 
     def close(self) -> None:
-        """Leave the line."""
+        """Finish the bar's line."""
         if self._bar is not None:
             self._bar.render_finish()
 
 
 @contextmanager
 def bar(label: str) -> Iterator[ProgressBar]:
-    """Hand out a bar for the length of a block."""
+    """Provide a progress bar during a block."""
     made = ProgressBar(label)
     try:
         yield made
@@ -50,25 +50,25 @@ def bar(label: str) -> Iterator[ProgressBar]:
 
 @contextmanager
 def stages(*, is_quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yield what tells the stages on stderr: as a bar on a terminal, else a line as each begins."""
-    from rich.console import Console  # noqa: PLC0415 - for those who wait alone
+    """Yield a function that shows stages on stderr: as a bar on a terminal, else one line per stage."""
+    from rich.console import Console  # noqa: PLC0415 - imported only when needed
     from rich.progress import Progress  # noqa: PLC0415
 
     seen = [""]
     with Progress(console=Console(stderr=True), disable=is_quiet or not sys.stderr.isatty()) as progress:
         bar = progress.add_task("", total=None)
 
-        def told(stage: str, moved: int, total: int | None) -> None:
+        def show(stage: str, moved: int, total: int | None) -> None:
             if stage != seen[0] and progress.disable:
                 echo(stage, err=True)
             seen[0] = stage
             progress.update(bar, description=stage, completed=moved, total=total)
 
-        yield told
+        yield show
 
 
 class InterruptWatch:
-    """Whether Ctrl-C was pressed in a block; a second one ends the block at once."""
+    """Records Ctrl-C during a block; a second Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.is_asked = False

@@ -1,4 +1,4 @@
-"""`broker-app queues`: what stands in the queues, what is scheduled, what was parked."""
+"""`broker-app queues`: queue contents, scheduled tasks and unrouted tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PEEK = 20
     "  broker-app queues discard default.dead --older-than 30d",
 )
 def queues() -> None:
-    """Look into the queues, and move what stands in them."""
+    """Inspect the queues, and replay, move or remove their messages."""
 
 
 for _verb in (list_, peek, replay, move, discard, purge, retire):
@@ -44,14 +44,14 @@ for _verb in (list_, peek, replay, move, discard, purge, retire):
 
 
 @queues.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def scheduled(app: BrokerApp, *, as_json: bool) -> None:
     """Show how many tasks are due within a minute, ten minutes, an hour, a day, and later.
 
-    The counts are exact; each task is counted where it is due at the latest, and may be due sooner: a lane
-    tells the largest unit of what is left, not the rest. What is due and held up, since its queue is full, is
-    counted by the broker every few seconds.
+    The counts are exact, but a task may be due sooner than shown: its delay lane only reveals the largest unit of
+    the remaining delay. Tasks that are due but held up because their queue is full are counted by the broker every
+    few seconds.
     """
     backlog = read_backlog(app)
     virtual_host = app.connection_for_write().virtual_host or "/"
@@ -64,31 +64,31 @@ def scheduled(app: BrokerApp, *, as_json: bool) -> None:
     table.add_row("total", f"{backlog.total:,}", style="bold")
     Console().print(table)
     if backlog.held_up:
-        echo(f"due and held up, since their queue does not take them: {backlog.held_up:,}")
+        echo(f"due but held up because their queue does not accept them: {backlog.held_up:,}")
     if not backlog.is_complete:
-        text = f"lanes of more than {delay_lanes.PROBED_DAYS} days, and what is due and held up, are not known"
+        text = f"lanes over {delay_lanes.PROBED_DAYS} days and held-up tasks are unknown"
         echo(f"{text}: the management API does not answer", err=True)
 
 
 @queues.command()
-@click.option("--replay", "is_replay", is_flag=True, help="Send each task to the queue that it was due for.")
-@click.option("--to", metavar="QUEUE", help="With --replay: to this queue instead.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--replay", "is_replay", is_flag=True, help="Send each task to its original queue.")
+@click.option("--to", metavar="QUEUE", help="With --replay: send to this queue instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def unrouted(app: BrokerApp, to: str | None, *, is_replay: bool, as_json: bool) -> None:
-    """Show the tasks whose queue was gone when they were due, or replay them."""
+    """Show, or replay, the tasks whose queue no longer existed when they were due."""
     if is_replay:
         _replay(app, to, as_json=as_json)
         return
     if to:
-        raise click.UsageError("--to goes with --replay")
-    parked = messages.peek_unrouted(app, _PEEK)
+        raise click.UsageError("--to requires --replay")
+    unrouted_tasks = messages.peek_unrouted(app, _PEEK)
     if as_json:
-        echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in parked]))
+        echo(json.dumps([{"id": one.task_id, "task": one.task, "queue": one.queue} for one in unrouted_tasks]))
         return
-    title = f"the first {len(parked)} parked tasks"
-    table = Table("task", Column("id", no_wrap=True), "was due for", title=title, title_justify="left")
-    for one in parked:
+    title = f"the first {len(unrouted_tasks)} unrouted tasks"
+    table = Table("task", Column("id", no_wrap=True), "original queue", title=title, title_justify="left")
+    for one in unrouted_tasks:
         table.add_row(one.task, one.task_id, one.queue)
     Console().print(table)
 

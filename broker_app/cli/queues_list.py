@@ -1,4 +1,4 @@
-"""`broker-app queues list`: all queues at a glance, once or again and again."""
+"""`broker-app queues list`: an overview of all queues, once or refreshed."""
 
 from __future__ import annotations
 
@@ -32,25 +32,29 @@ _COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait", "pa
 
 
 @click.command("list")
-@click.option("--watch", "is_watch", is_flag=True, help="Show it again and again in place, until Ctrl-C.")
+@click.option("--watch", "is_watch", is_flag=True, help="Refresh in place until Ctrl-C.")
 @click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
-@click.option("--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: so many times.")
-@click.option("--no-look", is_flag=True, help="Leave out the oldest wait: no message is taken in hand for it.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts; with --watch one line each time.")
+@click.option(
+    "--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N refreshes."
+)
+@click.option("--no-look", is_flag=True, help="Omit the oldest wait, so that no message is fetched.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for scripts; with --watch one line per refresh."
+)
 @pass_app
 def list_(
     app: BrokerApp, seconds: float, rounds: int | None, *, is_watch: bool, no_look: bool, as_json: bool
 ) -> None:
-    """Show each queue's messages, consumers and dead letters, the scheduled and the parked tasks.
+    """Show each queue's messages, consumers and dead letters, and the scheduled and unrouted tasks.
 
-    Queues that were removed from the settings and are still on the broker are marked: `broker-app queues retire`.
+    Queues that are no longer in the settings but still on the broker are marked; see `broker-app queues retire`.
 
-    Running are the tasks that workers hold, as the broker last counted them (up to 5 s ago). The oldest wait is
-    that of the next task; to read it, that is taken in hand for a moment. Scheduled tasks wait in lanes that
-    all queues share.
+    "running" counts unacknowledged tasks, as last sampled by the broker (up to 5 s ago). "oldest wait" is that of
+    the next task, which is fetched for a moment and returned. Scheduled tasks wait in delay lanes shared by all
+    queues.
     """
     if rounds is not None and not is_watch:
-        raise click.UsageError("--count goes with --watch")
+        raise click.UsageError("--count requires --watch")
     overview = read_overview(app, may_look=not no_look)
     if not is_watch:
         _print_once(app, overview, as_json=as_json)
@@ -70,7 +74,7 @@ def list_(
 def _rounds(
     app: BrokerApp, first: Overview, rounds: int | None, seconds: float, *, may_look: bool
 ) -> Iterator[Overview | BrokerError]:
-    """Yield what is seen each time; a broker that is away for a while is told, and looked for again."""
+    """Yield the overview of each refresh, or the error while the broker is unreachable."""
     yield first
     for done in count(1):
         if done == rounds:
@@ -128,7 +132,7 @@ def _as_dict(overview: Overview) -> dict[str, Any]:
 
 
 def shown_age(seconds: float) -> str:
-    """Return a time in its largest unit, such as ``12 m``."""
+    """Format a duration in its largest unit, such as ``12 m``."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"

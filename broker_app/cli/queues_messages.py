@@ -32,25 +32,27 @@ _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _CHOICES = (
     click.option(
-        "--task", "tasks", multiple=True, metavar="PATTERN", help="Only tasks of this name, as 'shop.*'."
+        "--task", "tasks", multiple=True, metavar="PATTERN", help="Only tasks with this name, e.g. 'shop.*'."
     ),
     click.option("--id", "ids", multiple=True, metavar="ID", help="Only the task with this id."),
-    click.option("--reason", "reasons", multiple=True, metavar="PATTERN", help="Only those dead for this reason."),
     click.option(
-        "--older-than", metavar="TIME", help="Only those at least so long dead, or waiting: 10m, 2h, 3d."
+        "--reason", "reasons", multiple=True, metavar="PATTERN", help="Only dead letters with this reason."
     ),
-    click.option("--newer-than", metavar="TIME", help="Only those not so long dead, or waiting."),
+    click.option("--older-than", metavar="TIME", help="Only messages at least this old, e.g. 10m, 2h, 3d."),
+    click.option("--newer-than", metavar="TIME", help="Only messages newer than this."),
 )
 _FILTERS = (
     *_CHOICES,
-    click.option("--limit", metavar="N", help="Only the first N of them."),
-    click.option("--dry-run", "is_dry_run", is_flag=True, help="Tell how many it would be, and change nothing."),
-    click.option("--json", "as_json", is_flag=True, help="For scripts."),
+    click.option("--limit", metavar="N", help="Only the first N messages."),
+    click.option(
+        "--dry-run", "is_dry_run", is_flag=True, help="Print the number of messages, and change nothing."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts."),
 )
 
 
 def _filtered(function: _Function, options: Sequence[Callable[..., Any]] = _FILTERS) -> _Function:
-    """Give a verb the filters, as one `MessageFilter`."""
+    """Add the filter options to a command, passed to it as one `MessageFilter`."""
 
     def wrapper(*args: Any, **given: Any) -> Any:
         return function(*args, selection=_selection(given), **given)
@@ -65,41 +67,44 @@ def _filtered(function: _Function, options: Sequence[Callable[..., Any]] = _FILT
 @click.command()
 @click.argument("queue")
 @partial(_filtered, options=_CHOICES)
-@click.option("--limit", default=str(_PEEK), show_default=True, metavar="N", help="Only the first N of them.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts; with the tracebacks.")
+@click.option("--limit", default=str(_PEEK), show_default=True, metavar="N", help="Only the first N messages.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with tracebacks, for scripts.")
 @pass_app
 def peek(app: BrokerApp, queue: str, *, selection: MessageFilter, as_json: bool) -> None:
-    """Show the first messages of a queue, and leave them where they are.
+    """Show the first messages of a queue without removing them.
 
-    Each is in our hand for a moment: workers do not get it meanwhile, and it says "redelivered" from then on. With
-    a filter every message is looked at, until enough have passed it.
+    Each message is fetched and returned: workers do not get it in the meantime, and it is marked "redelivered"
+    from then on. With a filter, messages are read until enough match.
     """
     limit, selection = selection.limit or _PEEK, dataclasses.replace(selection, limit=None)
     peeked = messages.peek(app, queue, limit, selection)
     if peeked.is_counted:
-        echo("broker-app: this RabbitMQ counts each look at a work queue as a delivery of its messages", err=True)
+        echo(
+            "broker-app: this RabbitMQ version counts each peek at a work queue as a delivery of its messages",
+            err=True,
+        )
     if as_json:
-        echo(json.dumps([dataclasses.asdict(letter) for letter in peeked.letters]))
+        echo(json.dumps([dataclasses.asdict(message) for message in peeked.letters]))
         return
     table = Table("age", *(Column(name, overflow="fold") for name in ("task", "id", "arguments", "why")))
     table.columns[2].no_wrap = True
-    for letter in peeked.letters:
-        age = "?" if letter.age_seconds is None else shown_age(letter.age_seconds)
-        why = f"{letter.reason}: {letter.exception}" if letter.exception else letter.reason
-        table.add_row(age, letter.task, letter.id, _call(letter), why)
+    for message in peeked.letters:
+        age = "?" if message.age_seconds is None else shown_age(message.age_seconds)
+        why = f"{message.reason}: {message.exception}" if message.exception else message.reason
+        table.add_row(age, message.task, message.id, _call(message), why)
     console().print(table)
 
 
 @click.command()
 @click.argument("queue")
-@click.option("--to", metavar="QUEUE", help="Another queue for all of them.")
-@click.option("--skip-succeeded", is_flag=True, help="Leave those whose result is SUCCESS.")
+@click.option("--to", metavar="QUEUE", help="Send them to this queue instead.")
+@click.option("--skip-succeeded", is_flag=True, help="Skip messages whose result is SUCCESS.")
 @_filtered
 @pass_app
 def replay(app: BrokerApp, queue: str, to: str | None, *, skip_succeeded: bool, **given: Any) -> None:
-    """Send dead letters to their queue again, as tasks that start anew.
+    """Send dead letters back to their queue as new tasks.
 
-    Killed at any point nothing is lost: at worst a task is in both queues, with the same id.
+    Nothing is lost if the command is killed: at worst a task is in both queues, with the same id.
     """
     _run(
         "replayed",
@@ -115,7 +120,7 @@ def replay(app: BrokerApp, queue: str, to: str | None, *, skip_succeeded: bool, 
 @_filtered
 @pass_app
 def move(app: BrokerApp, source: str, target: str, **given: Any) -> None:
-    """Move messages to another queue as they are."""
+    """Move messages to another queue unchanged."""
     _run("moved", source, given, lambda order: messages.move(app, source, target, order))
 
 
@@ -124,7 +129,7 @@ def move(app: BrokerApp, source: str, target: str, **given: Any) -> None:
 @_filtered
 @pass_app
 def discard(app: BrokerApp, queue: str, **given: Any) -> None:
-    """Remove the messages that the filters name, for good."""
+    """Permanently remove the messages that match the filters."""
     if given["selection"].is_everything:
         raise SelectionError("discard: expected a filter, got none; `broker-app queues purge` removes all")
     _run("discarded", queue, given, lambda order: messages.discard(app, queue, order))
@@ -132,16 +137,16 @@ def discard(app: BrokerApp, queue: str, **given: Any) -> None:
 
 @click.command()
 @click.argument("queue")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
-    """Remove all messages of a queue, for good; not those that a worker holds."""
+    """Permanently remove all messages of a queue, except unacknowledged ones."""
     if not yes and not sys.stdin.isatty():
-        raise SelectionError("purge: expected --yes where nobody can be asked; nothing was removed")
+        raise SelectionError("purge: expected --yes without a terminal; nothing was removed")
 
-    def confirm(place: MessageSource, count: int) -> bool:
-        return yes or click.confirm(f"Remove all {count:,} messages of {place.queue} for good?", err=True)
+    def confirm(source: MessageSource, count: int) -> bool:
+        return yes or click.confirm(f"Permanently remove all {count:,} messages of {source.queue}?", err=True)
 
     removed = messages.purge(app, queue, confirm)
     if removed is None:
@@ -151,7 +156,7 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
 
 
 def _run(done: str, queue: str, given: dict[str, Any], verb: Callable[[CommandOptions], TransferOutcome]) -> None:
-    """Do it with a bar, tell the outcome, and exit with its code."""
+    """Run a command with a progress bar, print the outcome, and exit with its code."""
     selection, is_dry_run = given["selection"], given["is_dry_run"]
     with InterruptWatch() as stop, bar(queue) as shown:
         order = CommandOptions(selection, is_dry_run=is_dry_run, told=shown.show, is_stopped=lambda: stop.is_asked)
@@ -188,16 +193,16 @@ def _sentence(done: str, outcome: TransferOutcome, not_found: list[str], *, is_d
     )
     parts = [f"{words} ({tasks})" if tasks else words]
     if outcome.succeeded:
-        parts.append(f"{outcome.succeeded:,} skipped, since their result is SUCCESS")
+        parts.append(f"{outcome.succeeded:,} skipped because their result is SUCCESS")
     if outcome.failed:
         parts.append(f"{outcome.failed:,} left: {outcome.reason}")
     if not_found:
-        parts.append(f"not there: {', '.join(not_found)}")
+        parts.append(f"not found: {', '.join(not_found)}")
     return ", ".join(parts)
 
 
 def _selection(given: dict[str, Any]) -> MessageFilter:
-    """Take the filters out of the options."""
+    """Remove the filter options from ``given`` and return them as a filter."""
     older, newer, limit = given.pop("older_than"), given.pop("newer_than"), given.pop("limit")
     return MessageFilter(
         tasks=given.pop("tasks"),
@@ -222,5 +227,5 @@ def _positive(option: str, text: str) -> int:
     return int(text)
 
 
-def _call(letter: MessageSummary) -> str:
-    return " ".join(part for part in (letter.args, letter.kwargs) if part and part != "{}")
+def _call(message: MessageSummary) -> str:
+    return " ".join(part for part in (message.args, message.kwargs) if part and part != "{}")

@@ -1,4 +1,4 @@
-"""`broker-app queues retire`: take a queue off the broker that the settings no longer declare."""
+"""`broker-app queues retire`: remove a queue from the broker that is no longer in the settings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  broker-app queues retire old --dry-run\n  broker-app queues retire old --into default"
 )
 @click.argument("queue", metavar="OLD")
-@click.option("--into", metavar="NEW", help="The queue that gets its messages and its dead letters.")
+@click.option("--into", metavar="NEW", help="The queue that receives its messages and dead letters.")
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Show what would be done, and change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def retire(app: BrokerApp, queue: str, into: str | None, *, is_dry_run: bool, as_json: bool) -> None:
-    """Remove OLD from the broker, with its dead letters' queue, its bindings and its pause.
+    """Remove OLD from the broker, with its dead letter queue, bindings and pause.
 
-    The settings must no longer declare it, and no worker may consume it. With messages in it, or dead letters,
-    nothing is done without --into. Ended at any point nothing is lost: run it again. It needs the management API.
+    OLD must no longer be in the settings, and no worker may consume it. If it holds messages or dead letters,
+    --into is required. Nothing is lost if the command is killed: run it again. Requires the management API.
     """
-    with stages(is_quiet=is_dry_run) as told:
-        done = retire_queue(app, queue, told, into=into, is_dry_run=is_dry_run)
+    with stages(is_quiet=is_dry_run) as show_stage:
+        done = retire_queue(app, queue, show_stage, into=into, is_dry_run=is_dry_run)
     if as_json:
         echo(json.dumps({"is_dry_run": is_dry_run, **dataclasses.asdict(done)}))
         return
@@ -55,9 +55,9 @@ def _about_scheduled(done: Retired) -> str:
     if done.into:
         return (
             f"{count}: those for {done.queue} will go to {done.into}. "
-            f"Run it again when none is left, to remove the binding that leads them there"
+            f"Run this again when none is left, to remove the binding that routes them"
         )
     return (
-        f"{count}: those for {done.queue} will be parked when they are due. "
-        f"Send them on with `broker-app queues unrouted --replay --to QUEUE`"
+        f"{count}: those for {done.queue} will go to the unrouted queue when they are due. "
+        f"Send them to another queue with `broker-app queues unrouted --replay --to QUEUE`"
     )

@@ -1,4 +1,4 @@
-"""`broker-app send`: call a task, or all that a file of JSON lines names."""
+"""`broker-app send`: call a task, or all calls in a file of JSON lines."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _RECORD_OPTIONS = ("queue", "countdown", "eta", "priority", "expires", "id")
 _ONE_CALL_OPTIONS = ("kwargs", "keywords", *_RECORD_OPTIONS, "timeout")
 _POLL_SECONDS = 0.1
-"""How often a result store that cannot call back is asked."""
+"""Polling interval for result stores without notifications."""
 
 _NEGATIVE_NUMBER = re.compile(r"-[0-9.]")
 
 
 class _SendCommand(Command):
-    """Says what to do about a negative number, which looks like an option."""
+    """Explains how to pass a negative number, which looks like an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line."""
@@ -70,28 +70,32 @@ class _SendCommand(Command):
 @click.argument("args", nargs=-1)
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments, as a JSON object.")
 @click.option("-k", "keywords", metavar="NAME=VALUE", multiple=True, help="One keyword argument; repeatable.")
-@click.option("--queue", help="A declared queue; otherwise the task's own or the settings' choice.")
-@click.option("--countdown", type=float, metavar="SECONDS", help="Run it that much later.")
-@click.option("--eta", metavar="MOMENT", help="Run it then: ISO 8601, e.g. 2030-01-31T09:00:00+00:00.")
+@click.option("--queue", help="A declared queue. Default: the task's own, or as in the settings.")
+@click.option("--countdown", type=float, metavar="SECONDS", help="Run the task after this delay.")
+@click.option(
+    "--eta", metavar="MOMENT", help="Run the task at this time, ISO 8601, e.g. 2030-01-31T09:00:00+00:00."
+)
 @click.option("--priority", type=int, help="0..9, larger is more urgent; for queues with priorities.")
-@click.option("--expires", type=float, metavar="SECONDS", help="Do not start it after that time.")
-@click.option("--id", help="The task's id; otherwise a new one.")
+@click.option("--expires", type=float, metavar="SECONDS", help="Do not start the task after this time.")
+@click.option("--id", help="The task id. Default: a new one.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option("--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="With --wait: no longer.")
+@click.option(
+    "--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="With --wait: wait at most this long."
+)
 @click.option("--unregistered", is_flag=True, help="Allow a task that only the workers know.")
-@click.option("--from", "source", metavar="FILE", help="Send the calls of a file of JSON lines; - is stdin.")
-@click.option("--keep-going", is_flag=True, help="With --from: go on after a bad line.")
+@click.option("--from", "source", metavar="FILE", help="Send the calls in a file of JSON lines; - for stdin.")
+@click.option("--keep-going", is_flag=True, help="With --from: continue after a bad line.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app
 def send(app: BrokerApp, task: str | None, args: Sequence[str], **options: Any) -> None:
     """Call TASK with ARGS and print its id, or its result with --wait.
 
-    ARGS are JSON values (2, '[1,2]', '{"a": 1}', true); a word that is no JSON, such as a URL, is a text.
+    ARGS are JSON values (2, '[1,2]', '{"a": 1}', true); words that are not JSON, such as URLs, are strings.
     """
     try:
         code = _send_file(app, task, options) if options["source"] else _send_one(app, task, args, options)
     except KeyboardInterrupt:
-        echo("broker-app: interrupted before the broker confirmed it; it may have been taken", err=True)
+        echo("broker-app: interrupted before the broker confirmed the task; it may have been published", err=True)
         code = exit_codes.INTERRUPTED
     if code:
         sys.exit(code)
@@ -134,13 +138,13 @@ def _send_one(app: BrokerApp, task: str | None, args: Sequence[str], options: di
 def _call(task: str, args: Sequence[str], options: dict[str, Any]) -> CallRequest:
     record = {"task": task, "args": [], "kwargs": {}} | {name: options[name] for name in _RECORD_OPTIONS}
     for number, word in enumerate(args, 1):
-        with _place(f"argument {number}"):
+        with _located(f"argument {number}"):
             record["args"].append(parse_argument(word))
     if options["kwargs"] is not None:
-        with _place("--kwargs"):
+        with _located("--kwargs"):
             record["kwargs"] = parse_keywords(options["kwargs"])
     for word in options["keywords"]:
-        with _place("-k"):
+        with _located("-k"):
             name, value = parse_keyword(word)
             if name in record["kwargs"]:
                 raise CallError(f"expected {name!r} once, got it again")
@@ -149,12 +153,12 @@ def _call(task: str, args: Sequence[str], options: dict[str, Any]) -> CallReques
 
 
 @contextmanager
-def _place(place: str) -> Iterator[None]:
-    """Say where on the command line a fault stood."""
+def _located(location: str) -> Iterator[None]:
+    """Add the location on the command line to errors."""
     try:
         yield
     except CallError as error:
-        raise CallError(f"{place}: {error}") from None
+        raise CallError(f"{location}: {error}") from None
 
 
 def _check_keeps_result(app: BrokerApp, call: CallRequest) -> None:
@@ -167,19 +171,22 @@ def _check_keeps_result(app: BrokerApp, call: CallRequest) -> None:
 
 
 def _wait(result: AsyncResult, call: CallRequest, timeout: float | None, *, as_json: bool) -> int:
-    """Print the result on stdout, or on stderr why there is none; return the exit code."""
+    """Wait for the result and print it, or print on stderr why it is missing; return the exit code."""
     where = f"task {call.task} [{result.id}]"
     try:
         value = result.get(timeout=timeout, interval=_POLL_SECONDS, propagate=False)
         state = result.state
     except ResultTimeoutError:
         state = result.state
-        echo(f"broker-app: {where}: no result after {timeout:g} s ({_progress(state)}); it goes on", err=True)
+        echo(
+            f"broker-app: {where}: no result after {timeout:g} s ({_progress(state)}); the task continues",
+            err=True,
+        )
         if as_json:
             echo(json.dumps({"id": result.id, "state": state}))
         return exit_codes.FAILED
     except KeyboardInterrupt:
-        echo(f"broker-app: {where}: interrupted while waiting; it goes on", err=True)
+        echo(f"broker-app: {where}: interrupted while waiting; the task continues", err=True)
         return exit_codes.INTERRUPTED
     except Exception as error:
         raise BrokerAppError(
@@ -188,10 +195,10 @@ def _wait(result: AsyncResult, call: CallRequest, timeout: float | None, *, as_j
     if state == states.SUCCESS:
         echo(json.dumps({"id": result.id, "state": state, "result": value}) if as_json else _readable(value))
         return exit_codes.OK
-    return _tell_failure(result.id, where, state, value, as_json=as_json)
+    return _print_failure(result.id, where, state, value, as_json=as_json)
 
 
-def _tell_failure(task_id: str, where: str, state: str, error: Any, *, as_json: bool) -> int:
+def _print_failure(task_id: str, where: str, state: str, error: Any, *, as_json: bool) -> int:
     echo(f"broker-app: {where}: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
     if as_json:
         facts = {"type": type(error).__name__, "message": str(error)}

@@ -1,4 +1,4 @@
-"""Sends the calls of a file of JSON lines while it is read, and counts what the broker confirmed."""
+"""Bulk sending: publishes the calls of a JSON lines file as it is read, and counts the confirmed ones."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ STDIN = "-"
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a file.
+    """The outcome of sending a file.
 
     Attributes:
         source: The file's name, for messages.
         accepted: Calls that the broker confirmed, by queue.
-        not_accepted: Calls that the broker did not take, or whose confirmation did not come.
-        maybe_twice: Calls that were sent again after a lost connection.
-        bad_lines: Lines that are no call: nothing of them was sent.
-        seconds: How long it took.
-        stopped_at: The line, from 1, at whose fault it stopped, or whose call was under way at Ctrl-C.
-        read_to: The last line that was read.
+        not_accepted: Calls that the broker refused or did not confirm.
+        maybe_twice: Calls that were resent after a lost connection.
+        bad_lines: Lines without a valid call; not sent.
+        seconds: Duration.
+        stopped_at: The line, from 1, whose error stopped it, or the first unconfirmed one at Ctrl-C.
+        read_to: The last line read.
         is_interrupted: Whether Ctrl-C stopped it.
     """
 
@@ -61,7 +61,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 5 if the broker did not take a call, 2 if only lines were bad, else 0."""
+        """130 after Ctrl-C, 5 if the broker did not accept a call, 2 if there were only bad lines, else 0."""
         if self.is_interrupted:
             return exit_codes.INTERRUPTED
         if self.not_accepted:
@@ -69,7 +69,7 @@ class Summary:
         return exit_codes.USAGE if self.bad_lines else exit_codes.OK
 
     def as_record(self) -> dict[str, Any]:
-        """Return it for a script."""
+        """Return the summary as a JSON object."""
         return {
             "accepted": self.accepted.total(),
             "queues": dict(self.accepted),
@@ -83,11 +83,11 @@ class Summary:
         }
 
     def as_text(self) -> str:
-        """Return it for a person, one or two lines."""
+        """Return the summary as one or two lines of text."""
         queues = ", ".join(f"{queue} {count}" for queue, count in self.accepted.items())
         lines = [f"accepted {self.accepted.total()} in {self.seconds:.2f} s{': ' if queues else ''}{queues}"]
         faults = [f"not accepted by the broker {self.not_accepted}"] if self.not_accepted else []
-        faults += [f"there twice, perhaps {self.maybe_twice}"] if self.maybe_twice else []
+        faults += [f"possibly duplicated {self.maybe_twice}"] if self.maybe_twice else []
         faults += [f"bad lines {self.bad_lines}"] if self.bad_lines else []
         faults += [self._end()] if self.is_interrupted or self.stopped_at else []
         return "\n".join([*lines, *([", ".join(faults)] if faults else [])])
@@ -99,21 +99,21 @@ class Summary:
             rest = f"what follows line {self.read_to}"
         if not self.is_interrupted:
             return f"stopped{where}, {rest} was not sent"
-        unknown = ", from where on calls may have been taken" if where else ""
+        unknown = ", calls from there on may have been published" if where else ""
         return f"interrupted{where}{unknown}, {rest} was not sent"
 
 
 def send_file(app: BrokerApp, source: str, *, keep_going: bool, allow_unregistered: bool) -> Summary:
-    """Send the calls of a file while it is read; faults are told on stderr, each with its line.
+    """Send the calls of a file as it is read; errors are printed on stderr with their line.
 
     Args:
         app: The app.
         source: The file's name, or `STDIN`.
-        keep_going: Whether to go on after a bad line or a refused call. Without a broker it always stops.
-        allow_unregistered: Whether tasks may be called that only the workers know.
+        keep_going: Whether to continue after a bad line or a refused call. A lost broker always stops it.
+        allow_unregistered: Whether to accept tasks that only the workers know.
 
     Raises:
-        CallError: The file cannot be read.
+        CallError: The file is unreadable.
     """
     summary, started = Summary("stdin" if source == STDIN else source), time.monotonic()
     sender = _Sender(app, summary, keep_going=keep_going, allow_unregistered=allow_unregistered)
@@ -127,10 +127,10 @@ def send_file(app: BrokerApp, source: str, *, keep_going: bool, allow_unregister
 
 
 def load_tasks(app: BrokerApp) -> Mapping[str, Task]:
-    """Import the modules that the app includes, and return its tasks by name.
+    """Import the app's task modules, and return its tasks by name.
 
     Raises:
-        CallError: A module is not there.
+        CallError: A module fails to import.
     """
     try:
         app.loader.import_default_modules()
@@ -141,11 +141,11 @@ def load_tasks(app: BrokerApp) -> Mapping[str, Task]:
 
 
 def publish(app: BrokerApp, call: CallRequest, producer: Producer | None = None) -> AsyncResult:
-    """Publish one call, confirmed; a registered task keeps its own defaults (queue, priority, …).
+    """Publish one call with confirmation; a registered task keeps its own defaults (queue, priority, …).
 
     Raises:
-        RoutingError: Its queue, priority or delay cannot be; nothing was sent.
-        PublishError: The broker did not take it.
+        RoutingError: Invalid queue, priority or delay; nothing was sent.
+        PublishError: The broker did not accept it.
     """
     task = app.tasks.get(call.task)
     if task is None:
@@ -154,10 +154,10 @@ def publish(app: BrokerApp, call: CallRequest, producer: Producer | None = None)
 
 
 class _Sender:
-    """Publishes the calls of a stream, and counts and tells what became of each, in the order of the lines.
+    """Publishes the calls of a stream, and counts and reports their outcomes in line order.
 
     Attributes:
-        under_way: What was read and not told: the line, and its fault if it is no call.
+        under_way: Lines read but not yet reported, each with its error if it is not a valid call.
     """
 
     def __init__(self, app: BrokerApp, summary: Summary, *, keep_going: bool, allow_unregistered: bool) -> None:
@@ -169,19 +169,19 @@ class _Sender:
         self._allow_unregistered = allow_unregistered
 
     def send(self, stream: BinaryIO, show: Callable[[], None]) -> None:
-        """Publish all, as far as it goes."""
+        """Publish all calls, or as many as possible."""
         try:
             for outcome in self._app.publish_many(self._signatures(stream), keep_going=self._keep_going):
-                self._tell_bad_lines()
+                self._report_bad_lines()
                 line, _ = self.under_way.popleft()
                 self._note(line, outcome)
                 show()
         except PublishError:
-            pass  # told already, with the outcome of the first call that it left
-        self._tell_bad_lines()
+            pass  # already reported with the first call that failed
+        self._report_bad_lines()
 
     def _signatures(self, stream: BinaryIO) -> Iterator[Signature | None]:
-        """Yield what the lines ask for, and None where the next line is not there yet."""
+        """Yield the calls as signatures, and None while the next line is not available yet."""
         try:
             for line, call in _read(stream):
                 self._summary.read_to = line
@@ -195,7 +195,7 @@ class _Sender:
                         return
                 if not _has_more(stream):
                     yield None
-        except KeyboardInterrupt:  # what was sent is still answered
+        except KeyboardInterrupt:  # calls already sent are still confirmed
             self._summary.is_interrupted = True
 
     def _signature(self, call: CallRequest | CallError) -> Signature:
@@ -211,7 +211,7 @@ class _Sender:
     def _note(self, line: int, outcome: ItemOutcome) -> None:
         if outcome.maybe_twice:
             self._summary.maybe_twice += 1
-            self._tell(line, f"task {outcome.task} [{outcome.task_id}]: sent again, it may be there twice")
+            self._report(line, f"task {outcome.task} [{outcome.task_id}]: resent, it may be duplicated")
         error = outcome.error
         if error is None:
             self._summary.accepted[outcome.queue] += 1
@@ -221,8 +221,8 @@ class _Sender:
         else:
             self._refuse(line, error)
 
-    def _tell_bad_lines(self) -> None:
-        """Tell the faults that stand before the first call that is not answered."""
+    def _report_bad_lines(self) -> None:
+        """Report the bad lines before the first unconfirmed call."""
         while self.under_way and (fault := self.under_way[0][1]) is not None:
             self._refuse(self.under_way.popleft()[0], fault)
 
@@ -231,31 +231,31 @@ class _Sender:
         self._stop(line, error, is_final=False)
 
     def _stop(self, line: int, error: Exception, *, is_final: bool) -> None:
-        self._tell(line, str(error))
+        self._report(line, str(error))
         if is_final or not self._keep_going:
             self._summary.stopped_at = min(self._summary.stopped_at or line, line)
 
-    def _tell(self, line: int, text: str) -> None:
+    def _report(self, line: int, text: str) -> None:
         echo(f"broker-app: {self._summary.source}:{line}: {text}", err=True)
 
 
 def _has_more(stream: BinaryIO) -> bool:
-    """Return whether a read would not wait: always for a file, for a pipe if somebody has written to it."""
+    """Return whether a read would not block: always for a file, for a pipe if data is available."""
     try:
         return bool(select.select([stream], [], [], 0)[0])
-    except (OSError, ValueError):  # no file descriptor
+    except (OSError, ValueError):  # it has no file descriptor
         return True
 
 
 @contextmanager
 def _open(source: str) -> Iterator[BinaryIO]:
     if source == STDIN:
-        if sys.stdin is None:  # closed by who started this process
+        if sys.stdin is None:  # closed by the parent process
             raise CallError(f"--from {source}: expected an open stdin, got a closed one")
         yield sys.stdin.buffer
         return
     try:
-        stream = Path(source).open("rb")  # noqa: SIM115 - closed below; errors of its use are not errors of opening
+        stream = Path(source).open("rb")  # noqa: SIM115 - closed below; only errors of opening are caught here
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise CallError(
             f"--from {source}: expected a readable file of JSON lines, got: {_reason(error)}"
@@ -265,13 +265,13 @@ def _open(source: str) -> Iterator[BinaryIO]:
 
 
 def _read(stream: BinaryIO) -> Iterator[tuple[int, CallRequest | CallError]]:
-    """Yield the calls; a file that cannot be read further ends with that as its last fault."""
+    """Yield the calls; a read error is yielded as the last line."""
     line = 0
     try:
         for line, call in read_calls(stream):
             yield line, call
     except OSError as error:
-        yield line + 1, CallError(f"expected to read on, got: {_reason(error)}")
+        yield line + 1, CallError(f"expected a readable file, got: {_reason(error)}")
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -280,7 +280,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 @contextmanager
 def _progress(source: str, stream: BinaryIO, summary: Summary) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, by the bytes that were read; elsewhere nothing."""
+    """Show a progress bar by bytes read on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

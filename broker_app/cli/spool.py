@@ -1,4 +1,4 @@
-"""`broker-app spool`: what waits on this machine for a broker that could not be reached."""
+"""`broker-app spool`: tasks saved on this machine while the broker was unreachable."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group, epilog="\b\nExamples:\n  broker-app spool status\n  broker-app spool flush --refused")
 def spool() -> None:
-    """Look into the spool, and send what is in it."""
+    """Inspect the spool, and send its tasks."""
 
 
 @spool.command(epilog="\b\nExamples:\n  broker-app spool status\n  broker-app spool status --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app
 def status(app: BrokerApp, *, as_json: bool) -> None:
-    """Say how many tasks wait, since when, and which were refused."""
+    """Show how many tasks wait, since when, and which were refused."""
     found = _store(app).status()
     echo(json.dumps(_record(found)) if as_json else _text(found))
 
 
 @spool.command(epilog="\b\nExamples:\n  broker-app spool flush\n  broker-app spool flush --refused --json")
-@click.option("--refused", is_flag=True, help="Send again what was refused before, too.")
+@click.option("--refused", is_flag=True, help="Retry refused tasks too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app
 def flush(app: BrokerApp, *, refused: bool, as_json: bool) -> None:
-    """Send what waits, in order. Exit code 5 if something is left."""
+    """Send the waiting tasks in order. Exit code 5 if some are left."""
     store = _store(app)
     if refused and store.file.exists():
         store.retry_refused()

@@ -1,4 +1,4 @@
-"""Tables for people: what stands in their cells may come from anybody who can publish."""
+"""Tables for terminals, with escaped cells, as their content may come from any publisher."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 PIPE_SIZE = (160, 100)
-"""Columns and lines where there is no terminal; with the columns alone rich would take 80 if ``TERM`` is dumb."""
+"""Width and height without a terminal; given only a width, rich uses 80 columns if ``TERM`` is dumb."""
 
 
 def console() -> Console:
-    """Return a console that is wide in a pipe; a terminal, and ``COLUMNS``, say how wide they are."""
+    """Return a console; without a terminal or ``COLUMNS`` it has the size `PIPE_SIZE`."""
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return Console()
     return Console(width=PIPE_SIZE[0], height=PIPE_SIZE[1])
 
 
 class Table(RichTable):
-    """A table of plain texts: control characters are escapes, and square brackets are no markup."""
+    """A table of plain text: control characters are escaped, and square brackets are not markup."""
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row."""
+        """Add a row, escaping its strings."""
         super().add_row(*(Text(visible(cell)) if isinstance(cell, str) else cell for cell in cells), **options)

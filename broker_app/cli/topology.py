@@ -1,4 +1,4 @@
-"""`broker-app topology`: what stands on the broker, what differs from the settings, and how that is changed."""
+"""`broker-app topology`: compare the broker with the settings, and create, migrate and prune queues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from broker_app.topology.plan import TopologyPlan
 
 ALL_LANES_DAYS = 31
-"""With the lanes of the shorter units some 180 queues: 3.5 s and 10 MB of a node (4.3.6, measured)."""
+"""With the lanes of the shorter units about 180 queues: 3.5 s and 10 MB of a node (4.3.6, measured)."""
 
 
 @click.group(
@@ -45,13 +45,13 @@ ALL_LANES_DAYS = 31
     "  broker-app topology permissions",
 )
 def topology() -> None:
-    """Compare the broker with the settings, create and move queues, remove unused delay lanes, name the rights."""
+    """Compare the broker with the settings; create and migrate queues, prune delay lanes, print permissions."""
 
 
 @topology.command()
 @pass_app
 def declare(app: BrokerApp) -> None:
-    """Create the exchanges and queues of the settings; what exists alike is left as it is."""
+    """Declare the exchanges and queues of the settings; existing ones are left as they are."""
     settings = app.settings
     wanted = work_topology(settings.specs(), settings.prefix)
     common = {parse_lane(word) for word in settings.common_lanes}
@@ -63,40 +63,40 @@ def declare(app: BrokerApp) -> None:
 
 
 @topology.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def plan(app: BrokerApp, *, as_json: bool) -> None:
-    """Show what differs between the settings and the broker; nothing is changed.
+    """Show the differences between the settings and the broker, without changing anything.
 
-    Exits with 0 if nothing differs, and with 6 if something does. Delay lanes that are not there yet are no
-    difference: the first task that needs one declares it.
+    Exit code 0 if nothing differs, 6 if something does. Missing delay lanes do not count: the first task that
+    needs one declares it.
     """
     with connect(app) as connection:
         found = compare_topology(app, connection)
     if as_json:
         echo(json.dumps(_as_dict(found.changes, found)))
     else:
-        _tell(found.differences)
+        _print_differences(found.differences)
         echo(_summary(found) if found.differences else "nothing differs")
-        _tell_later(found)
-    _tell_blind(found)
+        _print_later(found)
+    _print_unknown(found)
     if found.differences:
         sys.exit(exit_codes.DIFFERS)
 
 
 @topology.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @click.option(
     "--all-lanes",
     "has_all_lanes",
     is_flag=True,
-    help=f"Also every delay lane up to {ALL_LANES_DAYS} days, for producers and workers who may not declare them.",
+    help=f"Also every delay lane up to {ALL_LANES_DAYS} days, for users without permission to declare them.",
 )
 @pass_app
 def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
-    """Create what is missing; nothing is deleted or altered.
+    """Create missing exchanges, queues and bindings; nothing is deleted or altered.
 
-    What stands with other arguments is told, with what to do, and the exit code is 6.
+    Queues with other arguments are reported with a remedy, and the exit code is 6.
     """
     with connect(app) as connection:
         found = compare_topology(app, connection)
@@ -112,34 +112,36 @@ def apply(app: BrokerApp, *, as_json: bool, has_all_lanes: bool) -> None:
     else:
         for change in created:
             echo(f"created  {change.what} {change.name!r}")
-        _tell(left)
+        _print_differences(left)
         echo(f"{len(created)} created")
-    _tell_blind(found)
+    _print_unknown(found)
     if found.names(DifferenceKind.DIFFERS, DifferenceKind.MOVING, DifferenceKind.UNKNOWN):
         sys.exit(exit_codes.DIFFERS)
 
 
 @topology.command()
 @click.argument("queue")
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only tell what would be moved.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only show what would be moved.")
 @click.option(
     "--patience",
     type=Number(min=0),
     default=PATIENCE_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for what workers hold of the queue; after it the queue is put back as it was.",
+    help="Time for unacknowledged messages; then the queue is restored as it was.",
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def migrate(app: BrokerApp, queue: str, *, is_dry_run: bool, patience: float, as_json: bool) -> None:
-    """Move QUEUE, and its dead letters, to the arguments of the settings, with all messages.
+    """Recreate QUEUE and its dead letter queue with the arguments in the settings, keeping all messages.
 
-    Producers may go on; the queue's tasks wait meanwhile, some 15 seconds and as long as the messages take.
-    Ended at any point nothing is lost: run it again. It needs the management API.
+    Producers may continue. The queue's tasks are delayed by about 15 seconds plus the time to move the messages.
+    Nothing is lost if the command is killed: run it again. Requires the management API.
     """
-    with stages(is_quiet=is_dry_run) as told:
-        done = move_queue(app, queue, told, is_dry_run=is_dry_run, waits=MigrationTimeouts(patience=patience))
+    with stages(is_quiet=is_dry_run) as show_stage:
+        done = move_queue(
+            app, queue, show_stage, is_dry_run=is_dry_run, waits=MigrationTimeouts(patience=patience)
+        )
     if as_json:
         moved = [dataclasses.asdict(one) for one in done]
         echo(json.dumps({"is_dry_run": is_dry_run, "queues": moved}))
@@ -147,17 +149,17 @@ def migrate(app: BrokerApp, queue: str, *, is_dry_run: bool, patience: float, as
     for one in done:
         echo(_moved(one, is_dry_run=is_dry_run))
     if not done:
-        echo(f"queue {queue!r} stands as the settings ask")
+        echo(f"queue {queue!r} already matches the settings")
 
 
 @topology.command()
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only tell what would go.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only show what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def prune(app: BrokerApp, *, is_dry_run: bool, as_json: bool) -> None:
-    """Remove empty delay lanes that no message can be on its way to; takes most of a minute.
+    """Remove empty delay lanes that no message can still reach; takes up to a minute.
 
-    Lanes below half a minute and the settings' common_lanes stay. It needs the management API.
+    Lanes below half a minute and the settings' common_lanes are kept. Requires the management API.
     """
     outcome = remove_unused_lanes(app, is_dry_run=is_dry_run)
     removed = [f"{app.settings.prefix}{lane.name}" for lane in outcome.removed]
@@ -175,14 +177,16 @@ def prune(app: BrokerApp, *, is_dry_run: bool, as_json: bool) -> None:
     "  broker-app topology permissions producer --user-prefix shop- | sh"
 )
 @click.argument("role", required=False, type=click.Choice(["deploy", "producer", "worker", "monitor"]))
-@click.option("--user-prefix", default="", metavar="TEXT", help="Put before the users' names: shop-producer.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option(
+    "--user-prefix", default="", metavar="TEXT", help="Prefix of the user names, e.g. shop- for shop-producer."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @pass_app
 def permissions(app: BrokerApp, role: str | None, user_prefix: str, *, as_json: bool) -> None:
-    """Print the least rights of four users, as lines for a shell on the broker's host.
+    """Print the minimal permissions of four users, as shell commands for the broker's host.
 
-    The users are made before, by `rabbitmqctl add_user NAME`, which asks for the password. The names are those of
-    the settings: print and run it again after a new queue. No broker is asked.
+    Create the users first with `rabbitmqctl add_user NAME`, which asks for the password. Queue names come from the
+    settings: run the commands again after adding a queue. No connection to the broker is needed.
     """
     shown = [each for each in least_rights.roles(app) if role in {None, each.name}]
     vhost = least_rights.vhost_of(app)
@@ -196,7 +200,7 @@ def permissions(app: BrokerApp, role: str | None, user_prefix: str, *, as_json: 
             echo(line)
 
 
-def _tell(found: Iterable[Difference]) -> None:
+def _print_differences(found: Iterable[Difference]) -> None:
     for change in found:
         echo(str(change))
 
@@ -206,15 +210,15 @@ def _summary(found: TopologyPlan) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
-def _tell_later(found: TopologyPlan) -> None:
+def _print_later(found: TopologyPlan) -> None:
     if lanes_to_come := found.counts()[DifferenceKind.LATER]:
-        told = "are not there yet: the first task that needs one declares it, or `broker-app topology apply` does"
-        echo(f"{lanes_to_come} delay lanes {told}")
+        note = "do not exist yet: the first task that needs one declares it, or `broker-app topology apply` does"
+        echo(f"{lanes_to_come} delay lanes {note}")
 
 
-def _tell_blind(found: TopologyPlan) -> None:
+def _print_unknown(found: TopologyPlan) -> None:
     if found.blind:
-        echo(f"broker-app: bindings, and what stands besides, are not known: {found.blind}", err=True)
+        echo(f"broker-app: bindings and other objects are unknown: {found.blind}", err=True)
 
 
 def _as_dict(shown: Iterable[Difference], found: TopologyPlan) -> dict[str, object]:

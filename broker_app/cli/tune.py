@@ -1,4 +1,4 @@
-"""`broker-app tune`: pool and slots by measurement."""
+"""`broker-app tune`: find the best pool and number of slots by measurement."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from broker_app.tuning.recommendation import PoolResult
 
 POOLS = ("threads", "gevent", "prefork")
-"""Measured if none is named, as far as they are installed; solo has one slot and nothing to tune."""
+"""Default pools, if installed; solo has one slot and nothing to tune."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -53,7 +53,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     "  broker-app tune lopri --profile wait=50ms --max-latency 200ms --svg lopri.svg --apply",
 )
 @click.argument("queue")
-@click.option("--task", metavar="NAME", help="A task of the app, run for real with the arguments below.")
+@click.option("--task", metavar="NAME", help="A task of the app, really run with the arguments below.")
 @click.option("--args", "args_json", metavar="JSON", help="Its positional arguments, as a JSON list.")
 @click.option("-k", "keywords", metavar="NAME=VALUE", multiple=True, help="One keyword argument; repeatable.")
 @click.option(
@@ -61,20 +61,20 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     "profiles",
     multiple=True,
     metavar="PROFILE",
-    help="A simulated task instead: wait=50ms,cpu=2ms,jitter=20%. Repeated: the tasks take turns.",
+    help="A simulated task: wait=50ms,cpu=2ms,jitter=20%. Repeatable: the tasks alternate.",
 )
 @click.option(
     "--from-metrics",
     "is_observed",
     is_flag=True,
-    help="Simulated tasks like those that the queue's workers on this host run now.",
+    help="Simulate the tasks that the queue's workers on this host run now.",
 )
 @click.option(
     "--pool",
     "pools",
     multiple=True,
     type=click.Choice(["threads", "gevent", "prefork", "solo"]),
-    help="Repeatable; otherwise threads, gevent and prefork as far as they are installed.",
+    help="Repeatable. Default: threads, gevent and prefork, if installed.",
 )
 @click.option(
     "--max-concurrency",
@@ -82,40 +82,44 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     type=click.IntRange(1, 10_000),
     default=64,
     show_default=True,
-    help="The most slots.",
+    help="Maximum number of slots.",
 )
-@click.option("--max-memory", metavar="SIZE", help="Of one node with all its processes, e.g. 512MiB.")
+@click.option("--max-memory", metavar="SIZE", help="Memory limit of a node with all its processes, e.g. 512MiB.")
 @click.option(
     "--max-connections",
     type=click.IntRange(min=1),
-    help="What the tasks call allows: one connection for each slot.",
+    help="Connection limit of the service that the tasks call; each slot uses one.",
 )
-@click.option("--max-latency", metavar="TIME", help="p95 from publishing to the end at 80 % load, e.g. 200ms.")
-@click.option("--seconds", type=Number(0.5, 600), default=3.0, show_default=True, help="Length of a round.")
-@click.option("--minutes", type=Number(0.5, 1_440), help="Bound on the whole run; default: none.")
+@click.option(
+    "--max-latency",
+    metavar="TIME",
+    help="Limit of the p95 from publishing to completion at 80 % load, e.g. 200ms.",
+)
+@click.option("--seconds", type=Number(0.5, 600), default=3.0, show_default=True, help="Duration of a round.")
+@click.option("--minutes", type=Number(0.5, 1_440), help="Limit of the total duration. Default: none.")
 @click.option(
     "--precision",
     type=Number(0.005, 0.5),
     default=0.05,
     show_default=True,
-    help="How far the deciding figures may be uncertain, to each side.",
+    help="Maximum relative uncertainty of the deciding figures.",
 )
-@click.option("--results/--no-results", default=None, help="Store results; default: only in the embedded store.")
-@click.option("--svg", "svg", type=click.Path(dir_okay=False, path_type=Path), help="Where the curves are drawn.")
-@click.option("--apply", "is_applied", is_flag=True, help="Write the recommendation into the settings file.")
-@click.option("--json", "is_json", is_flag=True, help="All figures as one JSON object.")
+@click.option("--results/--no-results", default=None, help="Store results. Default: only in the embedded store.")
+@click.option("--svg", "svg", type=click.Path(dir_okay=False, path_type=Path), help="File for the chart.")
+@click.option("--apply", "is_applied", is_flag=True, help="Write the recommendation to the settings file.")
+@click.option("--json", "is_json", is_flag=True, help="Print all figures as one JSON object.")
 @pass_app
 def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
-    """Find the pool and the number of slots (-c) for the tasks of QUEUE, by measuring.
+    """Find the best pool and number of slots (-c) for the tasks of QUEUE by measurement.
 
-    Real workers run the tasks on a private, temporary queue with the settings of QUEUE, which itself is not
-    touched. Exit code 1 if the figures are too noisy to recommend anything.
+    Real workers run the tasks on a private, temporary queue with the settings of QUEUE; QUEUE itself is not
+    touched. Exit code 1 if the figures are too noisy for a recommendation.
     """
     _check_load(options)
     config = _config_file(app) if options["is_applied"] else None
     svg = options["svg"] or app.settings.state_dir / "tuning" / f"{queue}.svg"
     if options["svg"] and not svg.parent.is_dir():
-        raise CallError(f"--svg: expected a file in a folder that is there, got {svg}")
+        raise CallError(f"--svg: expected a file in an existing folder, got {svg}")
     name = app_name(click.get_current_context())
     plan = _plan(app, queue, name, options)
     with Interruption() as interruption:
@@ -132,7 +136,7 @@ def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
 
 
 def _finish(tuning: TuningResult, config: Path | None) -> None:
-    """Apply the recommendation, or say why there is none and exit."""
+    """Apply the recommendation, or print why nothing is recommended and exit."""
     for refusal in tuning.recommendation.refusals:
         echo(f"broker-app: nothing is recommended: {refusal}", err=True)
     point = tuning.recommendation.point
@@ -144,11 +148,11 @@ def _finish(tuning: TuningResult, config: Path | None) -> None:
 
 
 def _check_load(options: dict[str, Any]) -> None:
-    """Raise if it is not said what to run, or in several ways."""
+    """Raise unless exactly one kind of load is given."""
     task, profiles, is_observed = options["task"], options["profiles"], options["is_observed"]
     if [bool(task), bool(profiles), is_observed].count(True) != 1:
         raise CallError(
-            "expected --task NAME, --profile wait=50ms or --from-metrics, one of them; see broker-app tune --help"
+            "expected one of --task NAME, --profile wait=50ms and --from-metrics; see broker-app tune --help"
         )
     if not task and (options["args_json"] or options["keywords"]):
         raise CallError("expected no arguments without a --task, got some; leave them out")
@@ -192,19 +196,19 @@ def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[SampleCall, ...]:
 
 
 def _observed_calls(app: BrokerApp, queue: str, name: str, *, keeps_results: bool) -> tuple[SampleCall, ...]:
-    """Return calls like the tasks that the live workers run."""
+    """Return simulated calls that resemble the tasks of the live workers."""
     load_tasks(app)
     _say(f"watching the workers of {queue} for {WATCH_SECONDS:g} s")
     with Interruption() as interruption:
         observed = observe(app, queue)
         _say(str(observed))
-        _say("measuring what a worker uses at this pace for tasks that only wait")
+        _say("measuring a worker's CPU usage at this rate for tasks that only wait")
         computing = cpu_seconds(
             app, observed, keeps_results=keeps_results, app_name=name, on_leaving=interruption.hold
         )
         if interruption.has_come:
             raise KeyboardInterrupt
-    _say(f"of this a task computes {shown_duration(computing)} itself")
+    _say(f"of this, a task itself uses {shown_duration(computing)} of CPU")
     return observed.calls(computing)
 
 
@@ -279,7 +283,7 @@ def _judgement(result: PoolResult) -> str:
         fitted += f", coherency {_span(sure.coherency.low, sure.coherency.high)}"
         fitted += f", knee of the law {sure.knee.low:.0f} to {sure.knee.high:.0f}"
     if len(result.points) == 1:
-        return f"{result.pool}: one number of slots alone tells neither a limit nor a law"
+        return f"{result.pool}: a single number of slots shows neither a limit nor a law"
     return f"{result.pool}: {WORDS[result.ceiling]}\n  law: {fitted}; off by up to {100 * result.misfit:.0f} %"
 
 
@@ -289,13 +293,13 @@ def _span(low: float, high: float) -> str:
 
 def _multi_line(tuning: TuningResult, name: str) -> str:
     point, queue = tuning.recommendation.point, tuning.plan.queue
-    assert point is not None  # noqa: S101 - it is only printed if there is one
+    assert point is not None  # noqa: S101 - only called with a recommendation
     words = ["celery", "multi", "start", queue, "-A", name, "-Q", queue, "-P", point.pool, "-c", str(point.slots)]
     return shlex.join(words)
 
 
 def _record(tuning: TuningResult, name: str) -> dict[str, Any]:
-    """Return all figures as what JSON knows."""
+    """Return all figures as a JSON object."""
     point = tuning.recommendation.point
     return {
         "queue": tuning.plan.queue,

@@ -220,7 +220,7 @@ def scale_fleet(
         if nodes != 0:
             check_ready(app, fleets, ())
         overrides.write(state.run)
-        started = roll.run(fleets, lambda fleet, node: False)  # noqa: ARG005 - what runs stays
+        started = roll.run(fleets, lambda fleet, node: False)  # noqa: ARG005 - running nodes stay
         stopped = roll.end(lambda node: node.queue == name, fleets)
     unscaled = (name,) if name in before.scaled and kept is None else ()
     return NodeChanges(check_up(started), stopped, unscaled)

@@ -149,7 +149,7 @@ def test_what_has_succeeded_is_skipped(shop: Ledger, app: BrokerApp) -> None:
     ids = bury(app, 2)
     app.backend.store_result(ids[0], 3, states.SUCCESS)
     shown = succeed(shop, "replay", DEAD, "--skip-succeeded")
-    assert shown == "1 replayed (shop.add 1), 1 skipped, since their result is SUCCESS\n"
+    assert shown == "1 replayed (shop.add 1), 1 skipped because their result is SUCCESS\n"
     assert succeed_json(shop, "replay", DEAD, "--skip-succeeded")["skipped_succeeded"] == 1
 
 
@@ -207,7 +207,7 @@ def test_purge_asks_on_a_terminal(shop: Ledger, app: BrokerApp, answer: str, cod
         os.write(ours, f"{answer}\n".encode())
         _, err = process.communicate(timeout=60)
     os.close(ours)
-    assert "Remove all 2 messages of default.dead for good? [y/N]:" in err
+    assert "Permanently remove all 2 messages of default.dead? [y/N]:" in err
     assert process.returncode == code
     assert depth(app, DEAD) == left
 

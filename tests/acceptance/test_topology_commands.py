@@ -72,7 +72,7 @@ def test_lanes_to_come_are_no_difference(shop: Ledger, app: BrokerApp) -> None:
     shop.variables["BROKER_APP_COMMON_LANES"] = '["20s", "40s"]'
     planned = run(shop, "plan")
     assert planned.returncode == exit_codes.OK, planned.stdout
-    assert planned.stdout.startswith("nothing differs\n2 delay lanes are not there yet")
+    assert planned.stdout.startswith("nothing differs\n2 delay lanes do not exist yet")
     assert "created  queue 'delay.40s'\n" in run(shop, "apply").stdout
     assert depth(app, "delay.40s") == 0
 
@@ -96,7 +96,7 @@ def test_without_the_management_api(shop: Ledger) -> None:
     assert run(shop, "apply").returncode == exit_codes.OK
     done = run(shop, "plan")
     assert (done.returncode, done.stdout) == (exit_codes.OK, "nothing differs\n")
-    assert "bindings, and what stands besides, are not known" in done.stderr
+    assert "bindings and other objects are unknown" in done.stderr
     assert json.loads(run(shop, "plan", "--json").stdout)["is_complete"] is False
     refused = run(shop, "migrate", "lopri")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (exit_codes.BROKER, 1)
@@ -115,7 +115,7 @@ def test_migrate(shop: Ledger, app: BrokerApp) -> None:
     assert done.returncode == exit_codes.OK, done.stderr
     assert done.stdout == "moved lopri with 3 messages: x-max-priority is not set, wanted 9\n"
     assert "declaring lopri with its new arguments" in done.stderr.splitlines()
-    assert run(shop, "migrate", "lopri").stdout == "queue 'lopri' stands as the settings ask\n"
+    assert run(shop, "migrate", "lopri").stdout == "queue 'lopri' already matches the settings\n"
 
     del shop.variables["BROKER_APP_CONFIG"]
     last = app.send_task("shop.note", queue="lopri")

@@ -322,7 +322,7 @@ def test_a_file_that_cannot_be_read_on(app: BrokerApp) -> None:
     """An error while reading is told with its line, and the summary with it."""
     result = run(app, "--from", "/proc/self/mem")
     assert result.exit_code == exit_codes.USAGE
-    assert result.stderr == "broker-app: /proc/self/mem:1: expected to read on, got: Input/output error\n"
+    assert result.stderr == "broker-app: /proc/self/mem:1: expected a readable file, got: Input/output error\n"
     assert result.stdout.startswith("accepted 0 in ")
 
 

@@ -46,7 +46,7 @@ def test_what_was_meant_as_a_value_is_not_sent_as_a_text(word: str) -> None:
     """Broken JSON, Python's constants and near-numbers are refused, and the line shows how to send that text."""
     with pytest.raises(CallError) as caught:
         parse_argument(word)
-    [_, written] = shlex.split(str(caught.value).partition("for a text ")[2])
+    [_, written] = shlex.split(str(caught.value).partition("for a string ")[2])
     assert parse_argument(written) == word
 
 

@@ -115,11 +115,11 @@ def test_eta_has_its_zone() -> None:
     ("record", "words"),
     [
         ([1], "expected an object such as"),
-        ("add", "got a text"),
+        ("add", "got a string"),
         (3.5, "got a number"),
         (None, "got null"),
         ({}, "task: expected a task's name, got none"),
-        ({"taks": "a"}, "'taks' is no key of a call (did you mean 'task'?); known: task, args,"),
+        ({"taks": "a"}, "unknown key 'taks' (did you mean 'task'?); known: task, args,"),
         ({"task": ""}, 'task: expected a task\'s name, got ""'),
         ({"task": "\ud800"}, "task: expected a task's name"),
         ({"task": "a", "args": {"x": 1}}, 'args: expected a list, got {"x": 1}'),
@@ -137,7 +137,7 @@ def test_eta_has_its_zone() -> None:
         ({"task": "a", "priority": 5.0}, "priority: expected an integer 0..9"),
         ({"task": "a", "priority": True}, "priority: expected an integer 0..9"),
         ({"task": "a", "expires": 0}, "expires: expected a number of seconds above 0"),
-        ({"task": "a", "id": "x" * (MAX_ID_BYTES + 1)}, f"id: expected a text of 1..{MAX_ID_BYTES} bytes"),
+        ({"task": "a", "id": "x" * (MAX_ID_BYTES + 1)}, f"id: expected a string of 1..{MAX_ID_BYTES} bytes"),
         ({"task": "a", "id": "ü" * MAX_ID_BYTES}, "id: expected"),
     ],
 )

@@ -29,7 +29,7 @@ def test_every_verb_is_a_sub_command_of_celery() -> None:
             ("queues", "list", "--every", "nan"),
             "broker-app: Invalid value for '--every': 'nan' is not a finite number",
         ),
-        (("queues", "list", "--count", "2"), "broker-app: --count goes with --watch; see `broker-app queues list"),
+        (("queues", "list", "--count", "2"), "broker-app: --count requires --watch; see `broker-app queues list"),
         (("topology", "migrate", "lopri", "--patience", "inf"), "broker-app: Invalid value for '--patience'"),
         (
             ("-A", "no_such_module", "queues", "list"),
