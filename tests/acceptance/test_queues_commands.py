@@ -165,7 +165,7 @@ def test_queues_scheduled_without_the_management_api(shop: Ledger, app: BrokerAp
     shop.variables["BROKER_APP_MANAGEMENT_URL"] = "http://127.0.0.1:1"
     done = run(shop, "queues", "scheduled")
     assert done.returncode == exit_codes.OK
-    assert "lanes of more than 60 days" in done.stderr
+    assert "lanes over 60 days" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert succeed_json(shop, "queues", "scheduled")["is_complete"] is False
 
