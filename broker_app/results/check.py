@@ -109,14 +109,16 @@ def judge_workers(app: Celery) -> Iterator[Finding]:
     try:
         answers = app.control.inspect(timeout=ASK_SECONDS).conf(with_defaults=True) or {}
     except Exception as error:  # noqa: BLE001 - missing permissions are reported elsewhere
-        text = f"which result store the workers use is not known: {' '.join(str(error).split())}"
+        text = f"cannot find out which result store the workers use: {' '.join(str(error).split())}"
         yield Finding(Level.WARNING, "results", text)
         return
     ours, here = _shown(app), socket.gethostname()
     for node, conf in sorted(answers.items()):
         theirs = _masked(str(conf.get("result_backend")))
         if theirs != ours:
-            text = f"expected the result store of this process, {ours}, got {theirs}: its results are not here"
+            text = (
+                f"expected the result store of this process, {ours}, got {theirs}: its results cannot be read here"
+            )
             yield Finding(Level.ERROR, f"worker {node}", text)
         elif sqlite_file(app) is not None and node.rpartition("@")[2] != here:
             text = f"expected a worker of this host ({here}), since results are in SQLite; set another result_url"

@@ -100,7 +100,7 @@ def recommend(results: Sequence[PoolResult], limits: NodeLimits, precision: floa
     """
     candidates = [(result, result.knee) for result in results if result.knee is not None]
     if not candidates:
-        return Recommendation(None, ("no number of slots keeps the limits, not even the least that was tried",))
+        return Recommendation(None, ("no number of slots keeps the limits, not even the smallest one tried",))
     fastest = max(knee.throughput for _, knee in candidates)
     chosen, _ = min(
         ((result, knee) for result, knee in candidates if knee.throughput >= (1 - ALIKE) * fastest),

@@ -154,7 +154,7 @@ def _remove_names(twin: BrokerApp, connection: amqp.Connection) -> None:
         queues |= {name for name in api.queues(prefix) if name.startswith(prefix)}
         exchanges |= {name for name in api.exchanges(prefix) if name.startswith(prefix)}
     with pipelined_channel(
-        connection, f"what is named {prefix}*"
+        connection, f"the queues and exchanges {prefix}*"
     ) as channel:  # deleting a missing name is no error
         for queue in queues:
             channel.queue_delete(queue)

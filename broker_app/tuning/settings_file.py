@@ -55,7 +55,7 @@ def with_fleet(text: str, queue: str, pool: str, slots: int) -> str:
     before = tomllib.loads(text)
     if queue not in before.get("queues", {}):
         raise _NotEdited(
-            f"it does not declare queue {queue!r}, which is built in; a file that declares one must declare all"
+            f"it does not declare the built-in queue {queue!r}; a file that declares one must declare all"
         )
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
@@ -108,14 +108,14 @@ def _check(before: dict[str, Any], edited: str, queue: str, wanted: dict[str, An
     try:
         after = tomllib.loads(edited)
     except tomllib.TOMLDecodeError as error:
-        raise _NotEdited("the fleet is written there in a way that is not edited by a program") from error
+        raise _NotEdited("its fleet table uses syntax that this command cannot edit") from error
     expected = before | {
         "queues": before.get("queues", {}) | {queue: dict(before.get("queues", {}).get(queue, {}))}
     }
     fleet = expected["queues"][queue].get("fleet", {})
     expected["queues"][queue]["fleet"] = fleet | wanted
     if after != expected:
-        raise _NotEdited("the fleet is written there in a way that is not edited by a program")
+        raise _NotEdited("its fleet table uses syntax that this command cannot edit")
 
 
 def _key(queue: str) -> str:

@@ -198,7 +198,7 @@ class _Sweep:
             return None
         return (
             f"with prefetch = {_AHEAD} in [queues.{queue}] it does {shown_number(ahead.throughput)} a second, "
-            f"{100 * gain:.0f} % more: a slot need not wait for its next message"
+            f"{100 * gain:.0f} % more: slots do not wait for their next message"
         )
 
 

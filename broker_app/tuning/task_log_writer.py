@@ -67,7 +67,7 @@ def _on_failure(sender: Any, exception: BaseException, **_: Any) -> None:
 
 
 def _on_retry(sender: Any, reason: Any, **_: Any) -> None:
-    _write(f"{FAILED} {sender.name} asked to be tried again: {_one_line(reason)}")
+    _write(f"{FAILED} {sender.name} requested a retry: {_one_line(reason)}")
 
 
 def _one_line(text: object) -> str:

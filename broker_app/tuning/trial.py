@@ -78,7 +78,7 @@ def measure(worker: TunedWorker, pool: str, effort: TrialEffort, known: Measurem
             continue
         starved, rate = starved + 1, 2 * max(rate, done)
         if starved > _STARVED_TRIES:
-            raise TuningError("messages cannot be published as fast as the worker takes them; try fewer slots")
+            raise TuningError("the worker consumes messages faster than they can be published; try fewer slots")
     wait, latency = _below_full_load(worker, rate, effort)
     run = Durations.of(rounds.seconds)
     usage = mean_usage(rounds.usages)

@@ -238,7 +238,7 @@ class _Source(Iterator[Any]):
 
 
 def _app_of(first: Any) -> Celery:
-    app = first.app if isinstance(first, Signature) else current_app._get_current_object()  # noqa: SLF001 - Celery's way
+    app = first.app if isinstance(first, Signature) else current_app._get_current_object()  # noqa: SLF001 - as Celery does
     if not hasattr(app, "publish_many"):
         raise CallError(f"publish_many: expected tasks of a BrokerApp, got those of {type(app).__name__}")
     return app

@@ -196,7 +196,7 @@ def _signature(given: Any, app: Celery) -> Signature:
     if not isinstance(given, dict):
         raise CallError(f"expected a signature such as add.s(2, 2), got {shortened(repr(given))}")
     if missing := [key for key in _SERIALISED if key not in given]:
-        raise CallError(f"expected a whole serialised signature, got one without {', '.join(missing)}")
+        raise CallError(f"expected a complete serialised signature, got one without {', '.join(missing)}")
     return Signature.from_dict(given, app=app)
 
 
