@@ -21,26 +21,26 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 _INTRODUCTION = """\
 # Settings
 
-Made from the settings' model by `tests/support/settings_page.py`; a test keeps the two equal.
+Generated from the settings model by `tests/support/settings_page.py`; a test keeps the page up to date.
 
-A setting is taken from, in this order: the command line's option, the environment, the settings file, the default
-below. The file is the one that `BROKER_APP_CONFIG` names, else `config/broker.toml` below the current folder if it
-is there; [the shipped one](../config/broker.toml) shows every setting with its default. `broker-app check` judges
-file and environment, and names every fault at once; an unknown key or variable is a fault.
+Each setting takes the first value found in: the command line, the environment, the settings file, the default
+below. The settings file is the one named by `BROKER_APP_CONFIG`, otherwise `config/broker.toml` below the current folder,
+if it exists; [the shipped file](../config/broker.toml) shows every setting with its default. `broker-app check` validates
+the file and the environment, and reports all errors in one run; unknown keys and variables are errors.
 
-In the environment `__` stands between a table and its key, and lists and tables are JSON. A queue is declared in
-the file only; its settings can be changed from the environment: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
+In environment variables, `__` separates a table from its key, and lists and tables are JSON. Queues can only be declared in
+the file, but the environment can change their settings: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
 
-Celery puts `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND`
-above everything else. A URL that differs from the setting is refused in one line, so that a leftover variable
-sends no task to another broker; an equal one is fine. The options `-b` and `--result-backend` of the `celery`
-command win.
+In Celery, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND` take precedence
+over everything else. If one of them differs from the setting, it is refused in one line, so that a leftover variable
+cannot send tasks to another broker; an equal URL is accepted. The options `-b` and `--result-backend` of the `celery`
+command take precedence.
 """
 
 _QUEUES = """
 ## Queues
 
-A file that declares queues declares all of them. Without any there are `default`, with
+A file that declares queues must declare all of them. If it declares none, the queues are `default`, with
 `wait_objective_seconds = 5.0`, and `lopri`, with `wait_objective_seconds = 600.0` and `concurrency = 32`.
 """
 
