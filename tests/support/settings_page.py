@@ -24,17 +24,19 @@ _INTRODUCTION = """\
 Generated from the settings model by `tests/support/settings_page.py`; a test keeps the page up to date.
 
 Each setting takes the first value found in: the command line, the environment, the settings file, the default
-below. The settings file is the one named by `BROKER_APP_CONFIG`, otherwise `config/broker.toml` below the current folder,
-if it exists; [the shipped file](../config/broker.toml) shows every setting with its default. `broker-app check` validates
-the file and the environment, and reports all errors in one run; unknown keys and variables are errors.
+below. The settings file is the one named by `BROKER_APP_CONFIG`, otherwise `config/broker.toml` below the current
+folder, if it exists; [the shipped file](../config/broker.toml) shows every setting with its default. `broker-app
+check` validates the file and the environment, and reports all errors in one run; unknown keys and variables are
+errors.
 
-In environment variables, `__` separates a table from its key, and lists and tables are JSON. Queues can only be declared in
-the file, but the environment can change their settings: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
+In environment variables, `__` separates a table from its key, and lists and tables are JSON. Queues can only be
+declared in the file, but the environment can change their settings:
+`BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
 
-In Celery, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND` take precedence
-over everything else. If one of them differs from the setting, it is refused in one line, so that a leftover variable
-cannot send tasks to another broker; an equal URL is accepted. The options `-b` and `--result-backend` of the `celery`
-command take precedence.
+In Celery, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND`
+take precedence over everything else. If one of them differs from the setting, it is refused in one line, so that
+a leftover variable cannot send tasks to another broker; an equal URL is accepted. The options `-b` and
+`--result-backend` of the `celery` command take precedence.
 """
 
 _QUEUES = """
