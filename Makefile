@@ -40,12 +40,13 @@ coverage: .venv/ready ## pass the tests and measure what they run, in worker pro
 chaos: .venv/ready ## kill and cut for long, and show what was lost (nothing) and doubled
 	@TEST_CHAOS_SECONDS=$(TEST_CHAOS_SECONDS) $(BIN)/pytest -m "cluster or not cluster" tests/chaos $(PYTEST_ARGS)
 
-check: .venv/ready ## the whole static gate: style, types, imports, docstrings
+check: .venv/ready ## the whole static gate: style, types, imports, docstrings, English
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/interrogate --quiet broker_app queues tests benchmarks
+	@$(BIN)/python tests/support/plain_english.py
 
 format: .venv/ready ## put the code into its form
 	@$(BIN)/ruff check --fix
