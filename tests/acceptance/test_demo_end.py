@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)
     [
         ("] topology:", signal.SIGTERM),
         ("] site:", signal.SIGINT),
-        ("] ending", signal.SIGINT),
+        ("] stopping", signal.SIGINT),
     ],
     ids=["before the site is up", "while the fleets start", "during the clean-up"],
 )
