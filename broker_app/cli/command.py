@@ -156,15 +156,22 @@ def find_app(name: str) -> BrokerApp:
     """Return the BrokerApp that ``-A`` names.
 
     Raises:
-        click.UsageError: The module does not exist, or its app is not a BrokerApp.
+        click.UsageError: The module cannot be imported, or its app is not a BrokerApp.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")  # like `celery -A`: find projects in the current folder
     try:
         app = celery_find_app(name)
-    except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"-A {name}: expected a module with an app, got: {error}") from error
+    except BrokerAppError:
+        raise
+    except Exception as error:
+        raise click.UsageError(f"-A {name}: expected a module with an app, got: {described(error)}") from error
     return _check_app(app, name)
+
+
+def described(error: Exception) -> str:
+    """Return a user's error for one line: with its type, unless it comes from an import, whose text suffices."""
+    return str(error) if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: {error}"
 
 
 def _check_app(app: Any, name: str) -> BrokerApp:

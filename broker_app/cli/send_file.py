@@ -17,8 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker_app.cli import exit_codes
 from broker_app.cli.calls import CallRequest, check_call, read_calls
+from broker_app.cli.command import described
 from broker_app.cli.output import echo
-from broker_app.errors import BrokerUnreachable, CallError, PublishError, PublishTimeout
+from broker_app.errors import BrokerAppError, BrokerUnreachable, CallError, PublishError, PublishTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -134,8 +135,12 @@ def load_tasks(app: BrokerApp) -> Mapping[str, Task]:
     """
     try:
         app.loader.import_default_modules()
-    except ImportError as error:
-        raise CallError(f"the app's tasks: expected modules that can be imported, got: {error}") from error
+    except BrokerAppError:
+        raise
+    except Exception as error:
+        raise CallError(
+            f"the app's tasks: expected modules that can be imported, got: {described(error)}"
+        ) from error
     tasks: Mapping[str, Task] = app.tasks
     return tasks
 

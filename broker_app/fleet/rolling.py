@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from broker_app.errors import BrokerAppError
 from broker_app.fleet.launch_record import LaunchRecord
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, wanted_fleets
@@ -102,10 +103,14 @@ def start_fleets(
     queues, state = tuple(queues), FleetState.of(app)
     wanted_fleets(app.settings, queues)  # reject an unknown queue before creating folders
     with state.lock():
-        overrides = resume(app, state, queues)
+        before, overrides = Overrides.read(state.run), resume(app, state, queues)
         patience = RollingTimeouts(patience_seconds(app, queues), wait_seconds)
         roll = _RollingChange.of(app, state, app_name, patience, environment)
-        outcomes = roll.run(wanted_fleets(app.settings, queues, overrides.scaled), roll.is_ending)
+        try:
+            outcomes = roll.run(wanted_fleets(app.settings, queues, overrides.scaled), roll.is_ending)
+        except BrokerAppError:  # nothing was started: queues that an operator stopped stay stopped
+            before.write(state.run)
+            raise
     return check_up(outcomes)
 
 

@@ -159,6 +159,17 @@ def test_restart_does_not_stop_what_it_could_not_start_again(
     assert "secret" not in shown.stderr
 
 
+def test_a_refused_start_leaves_a_queue_stopped(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `start` that is refused changes nothing: a queue that an operator stopped stays stopped."""
+    machine.start("lopri")
+    assert machine.fleet("stopwait", "lopri").returncode == 0
+    nowhere = machine.environment | {"BROKER_APP_BROKER_URL": "amqp://127.0.0.1:1//"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Host, "environment", nowhere)
+        assert machine.fleet("start", "lopri").returncode == 4
+    assert "lopri: stopped by an operator" in machine.fleet("status", "lopri").stdout
+
+
 def test_nodes_that_the_settings_no_longer_want_are_named_and_stopped(machine: Host) -> None:
     """Names stay when the number changes; a surplus node, and one of a queue that is gone, is seen and stopped."""
     machine.write(SETTINGS + "nodes = 2\n[queues.old]\n[queues.idle.fleet]\nnodes = 0\n")

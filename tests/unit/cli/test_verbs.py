@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -10,6 +11,9 @@ from click.testing import CliRunner
 from documents import ROOT
 
 from broker_app.cli import _VERBS, exit_codes, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_every_verb_is_a_sub_command_of_celery() -> None:
@@ -43,6 +47,24 @@ def test_words_that_a_command_does_not_take_are_one_line(words: tuple[str, ...],
     assert (done.exit_code, done.stdout) == (exit_codes.USAGE, "")
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise RuntimeError('no database')\n", "RuntimeError: no database"),
+        ("def (\n", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_an_app_module_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
+) -> None:
+    """Whatever a user's module raises while it is imported is named in one line, not shown as a traceback."""
+    (tmp_path / "failing_shop.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = CliRunner().invoke(main, ("-A", "failing_shop", "queues", "list"), prog_name="broker-app")
+    assert (done.exit_code, done.stderr.count("\n")) == (exit_codes.USAGE, 1)
+    assert f"-A failing_shop: expected a module with an app, got: {reason}" in done.stderr
 
 
 def test_a_group_without_a_verb_shows_its_help() -> None:
