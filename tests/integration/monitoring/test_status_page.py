@@ -176,7 +176,7 @@ def test_what_is_missing_is_told(browser: Browser, tmp_path: Path) -> None:
     with page_server(tmp_path, Partial(full())) as server:
         look(browser, server)
         told = "\n".join(one.text for one in browser.all("#notices .notice"))
-        for words in (f"401 {NASTY}", "/x: Permission denied", "cannot be read: 2", "that is gone: 3"):
+        for words in (f"401 {NASTY}", "/x: Permission denied", "metrics files: 2", "no longer exists: 3"):
             assert words in told, words
         assert browser.text("#scheduled").startswith("Scheduled unknown")
         assert browser.complaints() == []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import states
+from waiting import wait_until
 from workers import environment, running_worker
 
 from broker_app import BrokerApp
@@ -246,11 +247,13 @@ def test_a_task_that_ignores_its_result_stores_none(fresh_vhost_url: str, tmp_pa
     app.close()
 
 
-def test_a_store_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
-    """A state folder where a file stands: the caller hears of it, and is not left to wait."""
+def test_a_result_waits_until_its_store_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a file in place of the state folder the log says why, and the result is stored once it is gone."""
     (tmp_path / "state").write_text("in the way", encoding="utf-8")
     settings = tmp_path / "client.toml"
     settings.write_text(f"state_dir = '{tmp_path / 'state'}'\n", encoding="utf-8")
     app = BrokerApp("tests", config=settings, set_as_current=False)
-    with pytest.raises(OSError, match="state"):
-        _store(app, 1)
+    _store(app, 1)
+    assert "task [id-1]: cannot store its result, retrying in the background: NotADirectoryError" in caplog.text
+    (tmp_path / "state").unlink()
+    wait_until(lambda: app.AsyncResult("id-1").state == states.SUCCESS, SECONDS, "the result to be stored")

@@ -190,7 +190,7 @@ class KilledError(Exception):
     """The command was ended here."""
 
 
-STEPS = ["move", "bind", "unbind", "resume_queue", "topology.delete_queue", "backlog.read_backlog"]
+STEPS = ["move", "bind", "unbind", "resume_queue", "delete_queue", "read_backlog"]
 
 
 @pytest.mark.version
