@@ -110,7 +110,7 @@ def publish(app: BrokerApp, messages: Iterable[tuple[dict[str, Any], bytes]]) ->
     with connect(app) as connection:
         channel, place = connection.channel(), ("", "default")
         for message in messages:
-            sent = frames.publication(channel.channel_id, connection.frame_max, place, *message)
+            sent = frames.encode(channel.channel_id, connection.frame_max, place, *message)
             connection.transport.write(sent)
         channel.queue_declare("default", passive=True)  # the broker has read what came before
 
