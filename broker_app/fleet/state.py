@@ -146,14 +146,6 @@ class FleetState:
             _sign(file, str(os.getpid()))
             yield
 
-    def is_supervised(self, stem: str) -> bool:
-        """Return whether a supervisor is running for a queue."""
-        try:
-            with (self.run / f"{stem}.supervised").open() as file:
-                return _taken(file) is not None
-        except OSError:
-            return False
-
     def check_files(self, stem: str) -> None:
         """Check that none of the files that a node's worker opens itself is a symbolic link.
 
