@@ -40,9 +40,7 @@ def app(tmp_path: Path, fresh_vhost_url: str) -> Iterator[BrokerApp]:
                     {"at": Encoded(MILLISECONDS, "")} if number == 1 else {}
                 )
                 facts = {"application_headers": headers, "content_type": "application/json", "delivery_mode": 2}
-                sent = frames.encode(
-                    channel.channel_id, connection.frame_max, ("", "lopri"), facts, b"[[],{},{}]"
-                )
+                sent = frames.encode(channel.channel_id, connection.frame_max, ("", "lopri"), facts, b"[[],{},{}]")
                 connection.transport.write(sent)
             channel.queue_declare("lopri", passive=True)
         yield app
