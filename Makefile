@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit coverage chaos check format bench wheel clean
+.PHONY: help demo test unit coverage chaos check docs format bench wheel clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -47,6 +47,11 @@ check: .venv/ready ## the whole static gate: style, types, imports, docstrings, 
 	@$(BIN)/lint-imports
 	@$(BIN)/interrogate --quiet broker_app queues tests benchmarks
 	@$(BIN)/python tests/support/plain_english.py
+
+docs: .venv/ready ## build the documentation into .state/docs; a warning or a broken link is an error
+	@$(UV) sync --quiet --locked --group docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d .state/doctrees docs .state/docs
+	@echo "open .state/docs/index.html"
 
 format: .venv/ready ## put the code into its form
 	@$(BIN)/ruff check --fix
