@@ -57,7 +57,7 @@ format: .venv/ready ## put the code into its form
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: .venv/ready ## measure, side by side with the alternatives (see docs/benchmarks.md)
+bench: .venv/ready ## measure, side by side with the alternatives (see docs/reference/benchmarks.md)
 	@$(UV) sync --quiet --locked --group bench
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 

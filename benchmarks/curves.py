@@ -1,4 +1,4 @@
-"""The curves of docs/tuning.md: throughput over slots, for three pools and four loads, as found by tuning."""
+"""The curves of docs/how-to/tuning.md: slots and throughput, for three pools and four loads."""
 
 from __future__ import annotations
 

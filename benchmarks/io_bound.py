@@ -19,7 +19,7 @@ NODES, SLOTS = 2, 64
 """The tuned fleet: one node for each processor, and the slots that `broker-app tune` recommends for one here."""
 
 PREFETCH = ("--prefetch-multiplier", "2")
-"""As docs/tuning.md has it for tasks that are over soon; as many as dramatiq takes for each thread."""
+"""As docs/how-to/tuning.md has it for tasks that are over soon; as many as dramatiq takes for each thread."""
 
 EVEN_SLOTS = 16
 TUNED, EVEN = f"broker-app, tuned: 2 nodes, threads -c {SLOTS}", f"broker-app, 1 node, threads -c {EVEN_SLOTS}"

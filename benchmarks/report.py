@@ -67,7 +67,7 @@ class Report:
 
 
 def markdown(name: str, report: Report) -> str:
-    """Return a section for docs/benchmarks.md: heading, table, goals, notes."""
+    """Return a section for docs/reference/benchmarks.md: heading, table, goals, notes."""
     paragraphs = [
         f"### `{name}`: {report.title}",
         markdown_table(report.columns, report.rows),

@@ -145,7 +145,7 @@ def settings(url: str, folder: Path) -> Iterator[None]:
     ours = {
         "BROKER_APP_BROKER_URL": url,
         "BROKER_APP_STATE_DIR": str(folder / "state"),
-        "BROKER_APP_QUEUES__LOPRI__PREFETCH": "2",  # as docs/tuning.md has it for tasks that are over soon
+        "BROKER_APP_QUEUES__LOPRI__PREFETCH": "2",  # as docs/how-to/tuning.md has it for tasks that are over soon
     }
     before = {name: value for name, value in os.environ.items() if name.startswith("BROKER_APP_")}
     for name in before:

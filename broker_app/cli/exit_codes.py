@@ -1,4 +1,4 @@
-"""Exit codes of the commands; docs/commands.md shows this table."""
+"""Exit codes of the commands; docs/reference/commands.md shows this table."""
 
 from __future__ import annotations
 

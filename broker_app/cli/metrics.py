@@ -115,7 +115,9 @@ def targets(app: BrokerApp, hosts: tuple[str, ...], output: Path | None) -> None
 )
 @_OUTPUT
 @click.option("--job", help="Prometheus job name, instead of broker-app.")
-@click.option("--runbooks", help="URL of the runbooks, instead of docs/alerts.md; #<alert> is appended.")
+@click.option(
+    "--runbooks", help="URL of the runbooks, instead of docs/operations/alerts.md; #<alert> is appended."
+)
 @pass_app
 def rules(app: BrokerApp, output: Path | None, job: str | None, runbooks: str | None) -> None:
     """Print Prometheus recording and alerting rules for the queues and objectives in the settings."""

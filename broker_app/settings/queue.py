@@ -48,7 +48,7 @@ class QueueSettings(BaseModel):
     wait_objective_seconds: float | None = Field(
         None,
         description="Longest time a task should wait for its start once it is due; must be a bucket bound of the "
-        "metrics (docs/metrics.md). None means no objective.",
+        "metrics (docs/reference/metrics.md). None means no objective.",
     )
     wait_objective_percent: float = Field(
         99.0,

@@ -197,7 +197,7 @@ def refuse_other_transports(hostname: str | Sequence[str] | None, transport: obj
     schemes = [url.partition("://")[0].partition("+")[0].strip() for url in urls if "://" in url]
     other = next((each for each in [*schemes, transport] if each and each not in _AMQP), None)
     if other is not None:
-        cure = "set it to a RabbitMQ; tests without one set task_always_eager (docs/testing.md)"
+        cure = "set it to a RabbitMQ; tests without one set task_always_eager (docs/how-to/testing.md)"
         with shown_in_one_line():
             raise SettingsError([f"broker_url: expected amqp:// or amqps://, got {other}://; {cure}"])
 

@@ -1,4 +1,4 @@
-"""docs/getting-started.md, followed to the letter: the kept demo, and a project of one's own."""
+"""docs/quickstart.md, followed to the letter: the kept demo, and a project of one's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(300)
 
-DOCUMENT = ROOT / "docs" / "getting-started.md"
+DOCUMENT = ROOT / "docs" / "quickstart.md"
 SESSION_SECONDS = 200.0
 FOREGROUND = re.compile(r"celery .* worker ")
 """A command of the document that runs until Ctrl-C."""

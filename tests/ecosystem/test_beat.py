@@ -1,4 +1,4 @@
-"""Celery beat publishes to the queues that its schedule names: docs/beat.md."""
+"""Celery beat publishes to the queues that its schedule names: docs/how-to/beat.md."""
 
 from __future__ import annotations
 

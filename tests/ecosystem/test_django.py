@@ -1,4 +1,4 @@
-"""A Django project with broker-app: docs/django.md, followed to the letter."""
+"""A Django project with broker-app: docs/how-to/django.md, followed to the letter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""django-celery-beat with django-celery-results: a periodic task reaches its queue (docs/django.md)."""
+"""django-celery-beat with django-celery-results: a periodic task reaches its queue (docs/how-to/django.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flower shows and controls workers through its HTTP API: docs/flower.md."""
+"""Flower shows and controls workers through its HTTP API: docs/how-to/flower.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gunicorn's workers publish although their master did before it forked them: docs/web-frameworks.md."""
+"""gunicorn's workers publish although their master did before it forked them: docs/how-to/web-frameworks.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry's Celery instrumentation joins a call, its run and its spans: docs/opentelemetry.md."""
+"""OpenTelemetry's Celery instrumentation joins a call, its run and its spans: docs/how-to/opentelemetry.md."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Spans:
 
 def recorded(project: Project, pool: str, instrument: str) -> Spans:
     """Let a process call tasks, as a web request would, and a worker run them."""
-    (block,) = blocks(ROOT / "docs" / "opentelemetry.md", "python")
+    (block,) = blocks(ROOT / "docs" / "how-to" / "opentelemetry.md", "python")
     lines = [line for line in block.text.splitlines() if "exporter.otlp" not in line]
     text = "\n".join(lines).replace("OTLPSpanExporter()", "ToFile(), schedule_delay_millis=100")
     project.put("shop/__init__.py", EXPORTER + text.replace("instrument()", instrument))

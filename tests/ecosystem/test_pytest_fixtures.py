@@ -1,4 +1,4 @@
-"""Celery's own pytest fixtures with a BrokerApp: docs/testing.md."""
+"""Celery's own pytest fixtures with a BrokerApp: docs/how-to/testing.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentry's SDK reports failed tasks, and the worker settles them as without it: docs/sentry.md."""
+"""Sentry's SDK reports failed tasks, and the worker settles them as without it: docs/how-to/sentry.md."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Watched:
 def watched(project: Project, client: BrokerApp, request: pytest.FixtureRequest) -> Iterator[Watched]:
     """Run beat and a worker of the document's app."""
     pool, is_monitoring, is_tracing = request.param
-    (block,) = blocks(ROOT / "docs" / "sentry.md", "python")
+    (block,) = blocks(ROOT / "docs" / "how-to" / "sentry.md", "python")
     flags = f"monitor_beat_tasks={is_monitoring}, propagate_traces={is_tracing}"
     init = block.text.replace("monitor_beat_tasks=True", flags).replace("rate=0.1", "rate=1.0, transport=ToFile")
     project.put("shop/__init__.py", TRANSPORT + init + BEAT)

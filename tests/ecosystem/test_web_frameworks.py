@@ -1,4 +1,4 @@
-"""FastAPI and Flask publish from their requests: docs/web-frameworks.md."""
+"""FastAPI and Flask publish from their requests: docs/how-to/web-frameworks.md."""
 
 from __future__ import annotations
 

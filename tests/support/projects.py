@@ -32,7 +32,7 @@ class Project(Host):
 
     def put_document(self, name: str) -> None:
         """Write the Python files that a document shows."""
-        for block in blocks(ROOT / "docs" / name, "python"):
+        for block in blocks(next((ROOT / "docs").rglob(name)), "python"):
             if block.file:
                 self.put(block.file, block.text)
 

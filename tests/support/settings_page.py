@@ -1,4 +1,4 @@
-"""docs/settings.md, generated from the settings model: ``python tests/support/settings_page.py`` writes it."""
+"""docs/reference/settings.md, made by ``python tests/support/settings_page.py`` from the settings model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker_app.settings import ENV_PREFIX, Settings
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
 _INTRODUCTION = """\
 # Settings
@@ -25,9 +25,9 @@ Generated from the settings model by `tests/support/settings_page.py`; a test ke
 
 Each setting takes the first value found in: the command line, the environment, the settings file, the default
 below. The settings file is the one named by `BROKER_APP_CONFIG`, otherwise `config/broker.toml` below the current
-folder, if it exists; [the shipped file](../config/broker.toml) shows every setting with its default. `broker-app
-check` validates the file and the environment, and reports all errors in one run; unknown keys and variables are
-errors.
+folder, if it exists; [the shipped file](../../config/broker.toml) shows every setting with its default.
+`broker-app check` validates the file and the environment, and reports all errors in one run; unknown keys and
+variables are errors.
 
 In environment variables, `__` separates a table from its key, and lists and tables are JSON. Queues can only be
 declared in the file, but the environment can change their settings:

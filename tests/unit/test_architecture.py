@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md describes: rooms, and imports between them that never form a circle."""
+"""The structure that docs/concepts/architecture.md describes: rooms, whose imports never form a circle."""
 
 from __future__ import annotations
 

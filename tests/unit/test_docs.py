@@ -121,8 +121,8 @@ def test_links_between_the_documents_lead_somewhere(document: Path) -> None:
 
 
 def test_table_of_exceptions_is_the_tree() -> None:
-    """docs/producers.md names every exception of a call, and says after which the task may have been taken."""
-    rows = dict(_ROW.findall((ROOT / "docs" / "producers.md").read_text(encoding="utf-8")))
+    """producers.md names every exception of a call, and says after which the task may have been taken."""
+    rows = dict(_ROW.findall((ROOT / "docs" / "how-to" / "producers.md").read_text(encoding="utf-8")))
     table = {name: taken for names, taken in rows.items() for name in _CLASS.findall(names)}
 
     of_settings = {"InvalidQueueName"}  # no call can raise it
@@ -132,7 +132,7 @@ def test_table_of_exceptions_is_the_tree() -> None:
 
 
 def test_page_of_the_settings_is_made_from_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/settings.md has every setting, with type, limits, default and variable, as the program reads it."""
+    """settings.md has every setting, with type, limits, default and variable, as the program reads it."""
     monkeypatch.delenv("XDG_STATE_HOME")
 
     assert PAGE.read_text(encoding="utf-8") == page(), "run `.venv/bin/python tests/support/settings_page.py`"

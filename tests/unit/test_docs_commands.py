@@ -1,4 +1,4 @@
-"""docs/commands.md says what the commands are."""
+"""docs/reference/commands.md says what the commands are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from broker_app.cli import exit_codes, main
 from broker_app.cli.calls import parse_call
 
-TEXT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
 COMMANDS = [line.partition("broker-app ")[2] for line in TEXT.splitlines() if re.match(r"\$ .*broker-app ", line)]
 LINES = [line for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 

@@ -1,4 +1,4 @@
-"""Alerting rules. Each has a section in docs/alerts.md that says what to do."""
+"""Alerting rules. Each has a section in docs/operations/alerts.md that says what to do."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 JOB = "broker-app"
 """Default ``job_name`` of the scrape configuration."""
 
-RUNBOOKS = "docs/alerts.md"
+RUNBOOKS = "docs/operations/alerts.md"
 """Default address of the runbook."""
 
 _HEAD = "# Made by `broker-app metrics rules` from the settings: regenerate it when they change.\n"
@@ -44,7 +44,7 @@ def rules_text(settings: Settings, job: str = JOB, runbooks: str = RUNBOOKS) -> 
     Args:
         settings: Settings with the queues and their objectives.
         job: ``job_name`` of the scrape configuration.
-        runbooks: Address of docs/alerts.md for the ``runbook_url`` annotation.
+        runbooks: Address of docs/operations/alerts.md for the ``runbook_url`` annotation.
     """
     lines = ["groups:"]
     for group in groups(settings, job):

@@ -1,7 +1,7 @@
 """Admission control: the last check before a task is handed to the pool.
 
 A message that is delivered for the first time is admitted at once. A redelivered one is a suspect: it may have
-killed its worker. `broker_app.worker.poison.guard` decides when it runs; docs/failures.md has the overview.
+killed its worker. `broker_app.worker.poison.guard` decides when it runs (docs/concepts/failures.md).
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ def test_what_an_alert_says_to_a_person(tmp_path: Path) -> None:
         "summary": "queue default grows: 24m 30s of work is waiting",
         "description": "At the rate of the last 5 minutes it takes 24m 30s to empty the queue, even without "
         "new tasks. Check whether tasks became slower or more frequent, or give the fleet more slots.",
-        "runbook_url": "docs/alerts.md#brokerappqueuegrowing",
+        "runbook_url": "docs/operations/alerts.md#brokerappqueuegrowing",
     }
     labels = {"job": "broker-app", "queue": "default", "severity": "warning"}
     content["alert_rule_test"] = [

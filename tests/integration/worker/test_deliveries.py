@@ -188,7 +188,7 @@ def test_a_consumer_asks_for_the_time_that_its_tasks_may_take(
 ) -> None:
     """A task that runs longer than the broker's consumer time-out is not taken away, from RabbitMQ 4.3 on."""
     if broker_version < (4, 3):
-        pytest.skip("older brokers have one time-out for all consumers: see docs/recovery.md")
+        pytest.skip("older brokers have one time-out for all consumers: see docs/concepts/recovery.md")
     policy = {"pattern": "^default$", "definition": {"consumer-timeout": 3000}, "apply-to": "quorum_queues"}
     management.put(f"policies/{vhost_of(shop.url)}/short", policy)
     app = shop.app()

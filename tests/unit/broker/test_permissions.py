@@ -42,10 +42,10 @@ def of(app: BrokerApp) -> dict[str, Role]:
 
 
 def test_page_shows_what_is_printed() -> None:
-    """docs/security.md shows the lines that the command prints for the default settings."""
+    """docs/operations/security.md shows the lines that the command prints for the default settings."""
     done = CliRunner().invoke(main, ["topology", "permissions"])
     assert done.exit_code == 0, done.output
-    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "operations" / "security.md").read_text(encoding="utf-8")
     assert f"```sh\n{done.stdout}```" in page
 
 

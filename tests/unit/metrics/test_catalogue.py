@@ -1,4 +1,4 @@
-"""The names of the metrics, on which others' rules and dashboards stand: frozen, and told in docs/metrics.md.
+"""The frozen names of the metrics, on which others' rules and dashboards rely: docs/reference/metrics.md.
 
 ``python tests/unit/metrics/test_catalogue.py`` writes the page's table anew.
 """
@@ -15,7 +15,7 @@ from broker_app.metrics.catalogue import METRICS, Metric, MetricSource, MetricTy
 from broker_app.queues.dead_letters import DeadReason
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
-PAGE = ROOT / "docs" / "metrics.md"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 _TABLE = re.compile(r"(<!-- made from .*? -->\n).*(<!-- end -->)", re.DOTALL)
 _BOUNDS = re.compile(r"(Buckets of the histograms, in seconds: ).*\.")
 
@@ -107,7 +107,7 @@ def test_the_values_of_labels_are_frozen() -> None:
 
 
 def test_the_page_lists_every_metric() -> None:
-    """docs/metrics.md shows each metric with type, labels and words as the program has them, and each outcome."""
+    """The page shows each metric with type, labels and words as the program has them, and each outcome."""
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(), "run `.venv/bin/python tests/unit/metrics/test_catalogue.py`"
     assert all(f"| `{outcome}` |" in text for outcome in TaskOutcome)

@@ -138,7 +138,7 @@ def test_of_pools_that_are_alike_the_smaller_one_is_taken() -> None:
     ],
 )
 def test_what_limits_is_told_from_the_figures(expected: Ceiling, pool: str, used: object, run: float) -> None:
-    """Each cause is told from processor, slots and run times at the most slots; see docs/tuning.md."""
+    """Each cause is told from processor, slots and run times at the most slots; see docs/how-to/tuning.md."""
     curve = points(lambda n: 20.0 * min(n, 8), (1, 8), pool=pool)
     curve[16] = point(16, 160.0, pool=pool, run=run, used=used)  # type: ignore[arg-type]
 

@@ -46,11 +46,11 @@ def test_the_shipped_rules_are_those_of_the_shipped_settings() -> None:
 
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
-    """docs/alerts.md has one section for each alert, in their order, and the alert links to it."""
+    """docs/operations/alerts.md has one section for each alert, in their order, and the alert links to it."""
     page = (ROOT / RUNBOOKS).read_text(encoding="utf-8")
     sections = re.findall(r"^## (BrokerApp\w+)$", page, re.MULTILINE)
     assert sections == list(dict.fromkeys(alert.name for alert in alerts()))
-    links = re.findall(r'runbook_url: "docs/alerts\.md#(\w+)"', SHIPPED.read_text(encoding="utf-8"))
+    links = re.findall(r'runbook_url: "docs/operations/alerts\.md#(\w+)"', SHIPPED.read_text(encoding="utf-8"))
     assert set(links) == {section.lower() for section in sections}
 
 
