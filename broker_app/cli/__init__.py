@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
 from typing import Any
 
 import click
 
 from broker_app.cli.command import CliContext, Group, find_app
-
-_VERBS = {
-    "advise": "broker_app.cli.advise:advise_command",
-    "cancel": "broker_app.cli.cancel:cancel",
-    "check": "broker_app.cli.check:check",
-    "demo": "broker_app.cli.demo:demo",
-    "fleet": "broker_app.cli.fleet:fleet",
-    "metrics": "broker_app.cli.metrics:metrics",
-    "pause": "broker_app.cli.pause:pause",
-    "probe": "broker_app.cli.probe:probe_group",
-    "queues": "broker_app.cli.queues:queues",
-    "resume": "broker_app.cli.pause:resume",
-    "send": "broker_app.cli.send:send",
-    "spool": "broker_app.cli.spool:spool",
-    "topology": "broker_app.cli.topology:topology",
-    "tune": "broker_app.cli.tune:tune_command",
-}
-
-
-class _LazyGroup(Group):
-    """Imports a command only when it is used, so that ``--help`` and ``--version`` are fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the sorted command names."""
-        del ctx
-        return sorted(_VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by name, or None."""
-        del ctx
-        if cmd_name not in _VERBS:
-            return None
-        module, _, name = _VERBS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
+from broker_app.cli.verbs import VERBS
 
 
 @click.group(
-    cls=_LazyGroup,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExamples:\n  broker-app check --broker\n  broker-app fleet start\n"
     "  broker-app send broker_app.tasks.add 2 2 --queue lopri --wait",
@@ -62,8 +27,14 @@ def main(ctx: click.Context, app_name: str, *, verbose: bool) -> None:
     ctx.obj = CliContext(app=lambda: find_app(app_name), app_name=app_name, is_verbose=verbose)
 
 
+for _verb in VERBS:
+    main.add_command(_verb)
+
+
 def version() -> str:
     """Return the installed version of broker-app."""
+    from importlib import metadata  # noqa: PLC0415 - parses mail, which takes a while to import
+
     return metadata.version("broker-app")
 
 

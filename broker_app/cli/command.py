@@ -1,4 +1,7 @@
-"""Base of all commands: finding the app, and printing errors as one line with an exit code."""
+"""Base of all commands: finding the app, and printing errors as one line with an exit code.
+
+Importing this module loads no Celery, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,12 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
-from celery.app.utils import find_app as celery_find_app
-from kombu.exceptions import OperationalError
 
 from broker_app.cli import exit_codes
 from broker_app.cli.output import echo
-from broker_app.errors import (
-    BrokerAppError,
-    BrokerError,
-    BrokerNotFound,
-    BrokerUnreachable,
-    CallError,
-    PublishError,
-    RoutingError,
-    SelectionError,
-    SettingsError,
-)
-from broker_app.queues.errors import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,20 +24,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from broker_app.app import BrokerApp
-
-_CODES: tuple[tuple[type[BaseException], int], ...] = (
-    (SettingsError, exit_codes.SETTINGS),
-    (BrokerUnreachable, exit_codes.BROKER),
-    (PublishError, exit_codes.NOT_PUBLISHED),
-    (BrokerError, exit_codes.BROKER),
-    (BrokerNotFound, exit_codes.BROKER),
-    (OperationalError, exit_codes.BROKER),
-    (RoutingError, exit_codes.USAGE),
-    (CallError, exit_codes.USAGE),
-    (SelectionError, exit_codes.USAGE),
-    (BrokerAppError, exit_codes.FAILED),
-)
-"""Exit codes by error class; the first match applies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +78,14 @@ class _OneLineErrors(click.Command):
         try:
             with _usage_in_one_line():
                 return super().invoke(ctx)
-        except (BrokerAppError, OperationalError) as error:
-            if getattr(ctx.obj, "is_verbose", False):
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            from broker_app.cli import failures  # noqa: PLC0415 - loads Celery, which `--help` does not need
+
+            if getattr(ctx.obj, "is_verbose", False) or not failures.is_expected(error):
                 raise
-            fail(error)
+            failures.fail(error)
         except KeyboardInterrupt:
             echo("broker-app: interrupted", err=True)
             sys.exit(exit_codes.INTERRUPTED)
@@ -140,16 +119,10 @@ class Group(_OneLineErrors, click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            from broker_app.queues.errors import nearest  # noqa: PLC0415 - as in `invoke`
+
             hint = nearest(args[0], self.list_commands(ctx))
             raise click.UsageError(f"{error.message.rstrip('.')}{hint}", ctx) from error
-
-
-def fail(error: Exception) -> NoReturn:
-    """Print an error, one line per problem, and exit with its code."""
-    problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
-    for problem in problems:
-        echo(f"broker-app: {problem}", err=True)
-    sys.exit(next(code for cls, code in _CODES if isinstance(error, cls)))
 
 
 def find_app(name: str) -> BrokerApp:
@@ -158,6 +131,10 @@ def find_app(name: str) -> BrokerApp:
     Raises:
         click.UsageError: The module cannot be imported, or its app is not a BrokerApp.
     """
+    from celery.app.utils import find_app as celery_find_app  # noqa: PLC0415 - not imported before it is needed
+
+    from broker_app.errors import BrokerAppError  # noqa: PLC0415
+
     if "" not in sys.path:
         sys.path.insert(0, "")  # like `celery -A`: find projects in the current folder
     try:
@@ -175,7 +152,7 @@ def described(error: Exception) -> str:
 
 
 def _check_app(app: Any, name: str) -> BrokerApp:
-    from broker_app.app import BrokerApp  # noqa: PLC0415 - not imported before it is needed, to start fast
+    from broker_app.app import BrokerApp  # noqa: PLC0415 - as in `find_app`
 
     if not isinstance(app, BrokerApp):
         raise click.UsageError(
@@ -213,7 +190,8 @@ def pass_app_or_remains(function: _Function) -> _Function:
 
 
 def _app_or_remains(ctx: click.Context) -> BrokerApp:
-    from broker_app.fleet.broken_app import remains_by_processes, remains_of  # noqa: PLC0415 - as in `_check_app`
+    from broker_app.cli.failures import problems_of  # noqa: PLC0415 - as in `find_app`
+    from broker_app.fleet.broken_app import remains_by_processes, remains_of  # noqa: PLC0415
 
     app: BrokerApp | None = None
     try:
@@ -223,8 +201,7 @@ def _app_or_remains(ctx: click.Context) -> BrokerApp:
         remains = remains_of(app) if app else remains_by_processes(app_name(ctx))
         if remains is None:
             raise
-        problems = error.problems if isinstance(error, SettingsError) else (" ".join(str(error).split()),)
-        for problem in problems:
+        for problem in problems_of(error):
             echo(f"broker-app: {problem}", err=True)
         folder = remains.settings.state_dir
         echo(f"broker-app: continuing with the readable settings: the state folder is {folder}", err=True)

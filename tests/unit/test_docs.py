@@ -14,6 +14,7 @@ import click
 import pytest
 from documents import DOCUMENTS, ROOT, blocks, steps
 from settings_page import PAGE, page
+from verbs import loaded
 
 from broker_app import errors
 from broker_app.cli import main
@@ -101,7 +102,7 @@ def test_commands_in_the_documents_exist(command: tuple[str, str]) -> None:
         _, words, _ = verb.make_parser(context).parse_args(args=words)
         if not words or not isinstance(verb, click.Group):
             break
-        found = verb.get_command(context, words[0])
+        found = loaded(verb.get_command(context, words[0]))
         assert found is not None, f"{command[1]}: {words[0]!r} is no verb in `{command[0]}`"
         verb, words = found, words[1:]
 

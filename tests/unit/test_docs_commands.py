@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from verbs import loaded
 
 from broker_app.cli import exit_codes, main
 from broker_app.cli.calls import parse_call
@@ -54,7 +55,7 @@ def test_examples(line: str) -> None:
         _, words, _ = command.make_parser(context).parse_args(args=words)
         if not isinstance(command, click.Group):
             break
-        verb = command.get_command(context, words.pop(0)) if words else command
+        verb = loaded(command.get_command(context, words.pop(0))) if words else command
         assert verb is not None
         command = verb
 

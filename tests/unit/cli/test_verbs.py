@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import tomllib
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 from click.testing import CliRunner
 from documents import ROOT
+from verbs import loaded
 
-from broker_app.cli import _VERBS, exit_codes, main
+from broker_app.cli import exit_codes, main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_every_verb_is_a_sub_command_of_celery() -> None:
-    """The entry points of the package are the verbs, each with the same function."""
+    """The entry points of the package are the verbs, each with the same command."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-    assert project["entry-points"]["celery.commands"] == _VERBS
+    points = project["entry-points"]["celery.commands"]
+    assert {name: resolve_name(value) for name, value in points.items()} == main.commands
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_every_verb_loads_and_ends_its_help_with_an_example() -> None:
     """Each verb, and each verb below it, says what it does and shows a command line that works."""
     context = click.Context(main)
     for name in main.list_commands(context):
-        verb = main.get_command(context, name)
+        verb = loaded(main.get_command(context, name))
         assert verb is not None
         below = list(verb.commands.values()) if isinstance(verb, click.Group) else []
         for command in (verb, *below):
