@@ -40,9 +40,10 @@ def test_exit_codes() -> None:
 
 
 def test_every_verb() -> None:
-    """Each verb has its section."""
+    """Each verb has its section, and in it the options that `make docs` generates."""
     verbs = main.list_commands(click.Context(main))
     assert sorted(re.findall(r"^## `(\w+)`$", TEXT, re.MULTILINE)) == verbs
+    assert sorted(re.findall(r"^```{click} .*\n:prog: broker-app (\w+)$", TEXT, re.MULTILINE)) == verbs
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -62,7 +63,7 @@ def test_examples(line: str) -> None:
 
 def test_there_are_examples() -> None:
     """The test above has something to test."""
-    assert len(COMMANDS) > 15
+    assert len(COMMANDS) > 10
     assert len(LINES) == 3
 
 
