@@ -73,5 +73,5 @@ def shown(value: float) -> str:
 
 
 def shown_spread(spread: Spread, unit: str = "") -> str:
-    """Return ``median (low to high)`` with a unit behind the median."""
-    return f"{shown(spread.median)}{unit} ({shown(spread.low)} to {shown(spread.high)})"
+    """Return the median and, in brackets, both ends, with a unit behind the median."""
+    return f"{shown(spread.median)}{unit} ({shown(spread.low)}\u2013{shown(spread.high)})"
