@@ -76,11 +76,11 @@ def show(app: BrokerApp) -> None:
     """Print the content of /metrics once, without a server."""
     from broker_app.cli import version  # noqa: PLC0415
     from broker_app.monitoring.collector import Collector  # noqa: PLC0415
-    from broker_app.monitoring.exposition import render  # noqa: PLC0415
+    from broker_app.monitoring.exposition import encode  # noqa: PLC0415
 
     collector = Collector(app, version())
     try:
-        click.echo(render(collector.collect().numbers), nl=False)
+        click.echo(encode(collector.registry())[0], nl=False)
     finally:
         collector.close()
 

@@ -148,11 +148,11 @@ class MetricsReader:
     def _add_entry(self, known: _CachedFile, entry: storage.Entry) -> None:
         name, labels, *bounds = json.loads(entry.key)
         if name == NODE_KEY:
-            known.node = str(labels[0])
+            known.node = _valid(labels[0])
         metric = METRICS.get(name)
         if metric is None:
             return  # written by another version
-        values = tuple(map(str, labels)) + ((known.node,) if "node" in metric.labels else ())
+        values = tuple(map(_valid, labels)) + ((known.node,) if "node" in metric.labels else ())
         limits = tuple(float(bound) for bound in bounds[0]) if bounds else ()
         size = len(limits) + 2 if metric.kind is MetricType.HISTOGRAM else 1
         if len(values) == len(metric.labels) and size == entry.count:
@@ -176,6 +176,11 @@ def _sum(
         else:
             for index, number in enumerate(numbers):
                 found[index] += number
+
+
+def _valid(label: object) -> str:
+    """Return a label as valid UTF-8: JSON may hold lone surrogates, as may the name of a node."""
+    return str(label).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _keep(path: Path, modified: float, *, is_alive: bool) -> bool:

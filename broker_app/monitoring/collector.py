@@ -19,10 +19,13 @@ from broker_app.metrics.reader import MetricsReader, MetricTotals, Series
 from broker_app.metrics.registry import folder_of
 from broker_app.monitoring.broker_cache import BrokerCache
 from broker_app.monitoring.broker_reader import BrokerNumbers, BrokerReader
+from broker_app.monitoring.exposition import registry_of
 from broker_app.publishing.spool.store import SpoolFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from prometheus_client import CollectorRegistry
 
     from broker_app.app import BrokerApp
     from broker_app.metrics.catalogue import Metric
@@ -89,6 +92,10 @@ class Collector:
         numbers.update(_one(catalogue.FILES, reading.unreadable, "unreadable"))
         numbers.update(_one(catalogue.SCRAPE_SECONDS, time.perf_counter() - started))
         return Snapshot(now, reading, broker, age, numbers)
+
+    def registry(self) -> CollectorRegistry:
+        """Return a registry with a snapshot of all metrics."""
+        return registry_of(self.collect().numbers)
 
     def close(self) -> None:
         """Stop the broker cache and close the spool."""

@@ -79,13 +79,13 @@ class HttpResponse:
     """An HTTP response.
 
     Attributes:
-        body: Text, sent as UTF-8.
+        body: Text, sent as UTF-8, or bytes.
         content_type: Value of the Content-Type header.
         status: HTTP status.
         headers: Additional headers.
     """
 
-    body: str
+    body: str | bytes
     content_type: str = TEXT
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -300,7 +300,9 @@ class _Handler(BaseHTTPRequestHandler):
         return token is not None and hmac.compare_digest(given, token)
 
     def _send(self, response: HttpResponse) -> None:
-        body = response.body.encode("utf-8", "backslashreplace")
+        body = response.body
+        if isinstance(body, str):
+            body = body.encode("utf-8", "backslashreplace")
         self.connection.settimeout(REQUEST_SECONDS)
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
-from broker_app.monitoring.exposition import CONTENT_TYPE, render
+from broker_app.monitoring.exposition import encode
 from broker_app.monitoring.http_server import HttpRequest, HttpResponse, HttpRoute, as_json
 from broker_app.monitoring.probes import Probe, probe
 from broker_app.monitoring.targets import found_targets
@@ -23,8 +23,10 @@ def routes(
 ) -> dict[str, HttpRoute]:
     """Return the routes by path."""
 
-    def metrics(_: HttpRequest) -> HttpResponse:
-        return HttpResponse(render(collector.collect().numbers), CONTENT_TYPE)
+    def metrics(request: HttpRequest) -> HttpResponse:
+        accepts = request.headers.get
+        body, headers = encode(collector.registry(), accepts("accept", ""), accepts("accept-encoding", ""))
+        return HttpResponse(body, headers.pop("Content-Type"), headers=headers)
 
     def live(request: HttpRequest) -> HttpResponse:
         node = request.query.get("node")

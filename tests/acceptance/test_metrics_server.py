@@ -43,6 +43,7 @@ def metrics(machine: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def check_page(served: Served) -> None:
     """Look at what the page is given of the host in the test below."""
+    wait_until(lambda: served.value("queue_ready_messages", queue="lopri") == 0, SECONDS, "the broker's count")
     told = {queue["name"]: queue for queue in json.loads(served.get("/status.json"))["queues"]}
     assert [told["lopri"][key] for key in ("dead", "word", "ready")] == [2, "no objective", 0]
     assert told["lopri"]["fleet"] == {"wanted": 1, "up": 1, "slots": 3, "busy": 0}
@@ -146,8 +147,8 @@ def test_damaged_files_and_strangers_in_the_folder(machine: Host) -> None:
     (folder / "node-y.0.metrics").mkdir()
     said = metrics(machine, "show")
     assert said.returncode == 0, said.stderr
-    assert 'broker_app_metrics_files{state="unreadable"} 2\n' in said.stdout
-    assert 'broker_app_tasks_published_total{queue="lopri",task="shop.pack"} 22\n' in said.stdout
+    assert 'broker_app_metrics_files{state="unreadable"} 2.0\n' in said.stdout
+    assert 'broker_app_tasks_published_total{queue="lopri",task="shop.pack"} 22.0\n' in said.stdout
     assert "node-x.0.metrics: expected a metrics file" in said.stderr
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker_app.metrics.catalogue import (
@@ -20,10 +22,15 @@ from broker_app.metrics.catalogue import (
     TaskOutcome,
 )
 from broker_app.metrics.reader import Numbers, Series
-from broker_app.monitoring.exposition import render
+from broker_app.monitoring.exposition import encode, registry_of
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
 BUCKETS = len(BOUNDS_SECONDS)
+
+
+def render(numbers: Numbers) -> str:
+    """Return the text format."""
+    return encode(registry_of(numbers))[0].decode()
 
 
 def samples(numbers: Numbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -36,18 +43,18 @@ def samples(numbers: Numbers) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 
 def test_counters_and_gauges() -> None:
-    """A counter and a gauge are read back with their labels and values, whole numbers without a fraction."""
+    """A counter and a gauge are read back with their labels and values."""
     numbers = {
         Series(PUBLISHED, ("lopri", "shop.pack")): [12345678.0],
         Series(SLOTS, ("lopri", "lopri@host")): [32.0],
         Series(SCRAPE_SECONDS, ()): [0.0125],
     }
     text = render(numbers)
-    assert 'broker_app_tasks_published_total{queue="lopri",task="shop.pack"} 12345678\n' in text
+    assert 'broker_app_tasks_published_total{queue="lopri",task="shop.pack"} 1.2345678e+07\n' in text
     assert "\nbroker_app_metrics_scrape_seconds 0.0125\n" in text
     assert samples(numbers) == {
         ("broker_app_tasks_published_total", (("queue", "lopri"), ("task", "shop.pack"))): 12345678.0,
-        ("broker_app_worker_slots", (("queue", "lopri"), ("node", "lopri@host"))): 32.0,
+        ("broker_app_worker_slots", (("node", "lopri@host"), ("queue", "lopri"))): 32.0,
         ("broker_app_metrics_scrape_seconds", ()): 0.0125,
     }
 
@@ -56,7 +63,7 @@ def test_histograms_are_cumulative() -> None:
     """Each bucket has what is not longer than its bound, +Inf has all, and count and sum agree with them."""
     values = [1.0, 2.0, *[0.0] * (BUCKETS - 3), 4.0, 3.0, 99.5]
     found = samples({Series(WAITED_SECONDS, ("q", "n@h"), BOUNDS_SECONDS): values})
-    labels = (("queue", "q"), ("node", "n@h"))
+    labels = (("node", "n@h"), ("queue", "q"))
     buckets = {
         dict(key)["le"]: value for (name, key), value in found.items() if name.endswith("waited_seconds_bucket")
     }
@@ -88,6 +95,41 @@ def test_every_metric_says_what_it_is() -> None:
 def test_what_is_no_number_is_still_read(value: float) -> None:
     """A value that a damaged file may hold does not spoil the whole answer."""
     assert len(samples({Series(PARKED, ()): [value]})) == 1
+
+
+NUMBERS: Numbers = {
+    Series(PUBLISHED, ("lopri", 'a "b"\n\\')): [3.0],
+    Series(SLOTS, ("lopri", "lopri@host")): [32.0],
+    Series(WAITED_SECONDS, ("lopri", "lopri@host"), BOUNDS_SECONDS): [1.0] * (BUCKETS + 2),
+}
+
+
+def test_openmetrics_is_spoken_to_those_who_ask() -> None:
+    """Prometheus' own Accept header gets OpenMetrics, with the same families and samples as in the text format."""
+    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    body, headers = encode(registry_of(NUMBERS), accept)
+    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert body.endswith(b"# EOF\n")
+    told = list(openmetrics_families(body.decode()))
+    assert told == list(text_string_to_metric_families(render(NUMBERS)))
+    assert [family.type for family in told] == ["counter", "histogram", "gauge"]
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain;version=0.0.4", "text/plain;version=x"])
+def test_everybody_else_gets_the_text_format(accept: str) -> None:
+    """Without OpenMetrics in the Accept header the answer is the text format 0.0.4, without `_created` series."""
+    body, headers = encode(registry_of(NUMBERS), accept)
+    assert headers == {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+    assert body.decode() == render(NUMBERS)
+    assert b"# TYPE broker_app_tasks_published_total counter\n" in body
+    assert b"_created" not in body
+
+
+def test_gzip() -> None:
+    """A client that accepts gzip gets the same text, compressed."""
+    body, headers = encode(registry_of(NUMBERS), accept_encoding="gzip")
+    assert headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body).decode() == render(NUMBERS)
 
 
 def test_a_large_host_is_small_and_quick_to_tell() -> None:
