@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster import NODES, Cluster, running_cluster
+from containers import container_at
 from ledger import Ledger, kill, ledger
-from tls_node import image_of
+from rabbitmqctl import port_of
 from waiting import wait_until
+
+from broker_app.local_broker import DEFAULT_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +50,7 @@ GO_ON_SECONDS = 90
 @pytest.fixture(scope="module")
 def cluster(broker: FoundBroker) -> Iterator[Cluster]:
     """Return a cluster of the version of the run's broker; each test leaves all of its nodes running."""
-    with running_cluster(image_of(broker.url)) as made:
+    with running_cluster(container_at(port_of(broker.url), "{{.Image}}") or DEFAULT_IMAGE) as made:
         yield made
 
 

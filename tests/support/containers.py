@@ -17,3 +17,14 @@ def docker(*words: str) -> str:
         timeout=_COMMAND_SECONDS,
     )
     return done.stdout.strip()
+
+
+def container_at(port: int, column: str = "{{.ID}}") -> str:
+    """Return the id, or another column, of the container that publishes a port.
+
+    The result is empty if there is none, also on a machine without Docker or with an engine that does not respond.
+    """
+    try:
+        return docker("ps", "--filter", f"publish={port}", "--format", column)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
-from containers import docker
+from containers import container_at, docker
+from rabbitmqctl import port_of
 
 from broker_app.local_broker.private_node import PrivateNode
 from broker_app.local_broker.readiness import wait_for_version
@@ -40,8 +39,8 @@ class MortalBroker(Protocol):
 @contextmanager
 def mortal_broker(broker: FoundBroker, folder: Path) -> Iterator[MortalBroker]:
     """Start a container of the image of the run's broker, or a private node if that is no container."""
-    image = _image_of(urlsplit(broker.url).port or 5672)
-    if image is None:
+    image = container_at(port_of(broker.url), "{{.Image}}")
+    if not image:
         with PrivateNode(folder) as node:
             yield node
         return
@@ -84,9 +83,3 @@ class _Container:
     def start(self) -> None:
         docker("start", self.name)
         wait_for_version(self.amqp_url, _START_SECONDS, lambda: None)
-
-
-def _image_of(port: int) -> str | None:
-    if not shutil.which("docker"):
-        return None
-    return docker("ps", "--filter", f"publish={port}", "--format", "{{.Image}}") or None

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
-import alarms
 from apps import take
 from ledger import Ledger, Worker, kill
 from proxy import TcpProxy
+from rabbitmqctl import port_of, rabbitmqctl
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -142,10 +140,7 @@ class Storm:
 
     def control(self, *words: str) -> None:
         """Run `rabbitmqctl` on the broker's host."""
-        command, environment = alarms._control(urlsplit(self.broker.amqp_url).port or 5672)
-        subprocess.run(
-            [*command, "rabbitmqctl", *words], env=environment, check=True, capture_output=True, timeout=60
-        )
+        rabbitmqctl(port_of(self.broker.amqp_url), *words)
 
     def wait_for_tasks(self, count: int = 10) -> None:
         """Wait until tasks that are published from now on run."""

@@ -1,43 +1,49 @@
-"""A RabbitMQ node of a test's own that speaks TLS, in a container, with certificates made for it."""
+"""A RabbitMQ node of a test's own that speaks TLS, with certificates made for it."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import secrets
-import shutil
 import socket
-import subprocess
+import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import trustme
-from containers import docker
+from brokers import Management
+from containers import container_at, docker
+from rabbitmqctl import port_of, rabbitmqctl
 from waiting import wait_until
+
+from broker_app.local_broker.private_node import PrivateNode
+from broker_app.settings.private_files import make_private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from broker_app.local_broker import FoundBroker
+
 USER, PASSWORD = "tls-user", "s3cr3t/word"
-QUOTED = "s3cr3t%2Fword"
+QUOTED = quote(PASSWORD, safe="")
 HOST = "127.0.0.1"
 """The only name in the node's certificate."""
 
 _START_SECONDS = 90.0
-_COMMAND_SECONDS = 60
+_ANSWER_SECONDS = 5
+_TLS_PORT = 5671
 
 _CONF = """\
-listeners.tcp = none
-listeners.ssl.default = 5671
-ssl_options.cacertfile = /certificates/authority.pem
-ssl_options.certfile = /certificates/node.pem
-ssl_options.keyfile = /certificates/node.key
+listeners.ssl.default = {listener}
+ssl_options.cacertfile = {folder}/authority.pem
+ssl_options.certfile = {folder}/node.pem
+ssl_options.keyfile = {folder}/node.key
 ssl_options.verify = verify_peer
 ssl_options.fail_if_no_peer_cert = true
-loopback_users = none
 """
+_CONTAINER_CONF = _CONF + "listeners.tcp = none\nloopback_users = none\n"
 
 
 @dataclass
@@ -47,13 +53,13 @@ class TlsNode:
     Attributes:
         folder: Where the files are: ``authority.pem``, ``client.pem`` and ``client.key``, ``other.pem`` (another
             authority).
-        port: Where it listens on this machine.
-        container: Its name.
+        port: Where it listens for TLS on this machine.
+        control_port: The port by which `rabbitmqctl` finds it; 0 until it has started.
     """
 
     folder: Path
     port: int
-    container: str
+    control_port: int = 0
     authority: trustme.CA = field(default_factory=trustme.CA)
 
     def url(self, host: str = HOST) -> str:
@@ -66,52 +72,59 @@ class TlsNode:
         issued = self.authority.issue_cert(HOST, not_after=past if is_expired else None)
         _write(self.folder / "node.pem", b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         _write(self.folder / "node.key", issued.private_key_pem.bytes())
-        if self._is_running():
-            docker("exec", self.container, "rabbitmqctl", "eval", "ssl:clear_pem_cache().")
+        if self.control_port:
+            rabbitmqctl(self.control_port, "eval", "ssl:clear_pem_cache().")
 
     def close_connections(self) -> None:
         """Close all connections, as an operator would."""
-        docker("exec", self.container, "rabbitmqctl", "close_all_connections", "test")
-
-    def _is_running(self) -> bool:
-        return bool(docker("ps", "--quiet", "--filter", f"name={self.container}"))
+        rabbitmqctl(self.control_port, "close_all_connections", "test")
 
 
 @contextmanager
-def tls_node(folder: Path, image: str) -> Iterator[TlsNode]:
-    """Start it, and remove it with the block."""
+def tls_node(folder: Path, broker: FoundBroker) -> Iterator[TlsNode]:
+    """Start a node of the kind and the version of the run's broker, and remove it with the block."""
     with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-    node = TlsNode(folder, port, f"broker-app-tls-{secrets.token_hex(6)}")
+        node = TlsNode(folder, listener.getsockname()[1])
     _prepare(node)
-    mounts = (
-        "-v",
-        f"{folder}:/certificates:ro",
-        "-v",
-        f"{folder / 'tls.conf'}:/etc/rabbitmq/conf.d/50-tls.conf:ro",
-    )
-    user = ("-e", f"RABBITMQ_DEFAULT_USER={USER}", "-e", f"RABBITMQ_DEFAULT_PASS={PASSWORD}")
-    place = ("--name", node.container, "--publish", f"{HOST}:{port}:5671", "--ulimit", "nofile=16384:16384")
-    try:
-        docker("run", "--detach", *place, *mounts, *user, image)
+    image = container_at(port_of(broker.url), "{{.Image}}")
+    with _container(node, image) if image else _private_node(node):
         wait_until(lambda: _is_listening(node), _START_SECONDS, "the node to listen")
         yield node
+
+
+@contextmanager
+def _container(node: TlsNode, image: str) -> Iterator[None]:
+    name = f"broker-app-tls-{secrets.token_hex(6)}"
+    conf = node.folder / "tls.conf"
+    _write(conf, _CONTAINER_CONF.format(listener=_TLS_PORT, folder="/certificates").encode())
+    mounts = ("-v", f"{node.folder}:/certificates:ro", "-v", f"{conf}:/etc/rabbitmq/conf.d/50-tls.conf:ro")
+    user = ("-e", f"RABBITMQ_DEFAULT_USER={USER}", "-e", f"RABBITMQ_DEFAULT_PASS={PASSWORD}")
+    place = ("--name", name, "--publish", f"{HOST}:{node.port}:{_TLS_PORT}", "--ulimit", "nofile=16384:16384")
+    try:
+        docker("run", "--detach", *place, *mounts, *user, image)
+        node.control_port = node.port
+        yield
     finally:
-        docker("rm", "--force", "--volumes", node.container)
+        docker("rm", "--force", "--volumes", name)
 
 
-def image_of(amqp_url: str) -> str:
-    """Return the image of the container that serves a URL, else the product's own."""
-    port = amqp_url.rpartition("@")[2].partition("/")[0].rpartition(":")[2]
-    found = docker("ps", "--filter", f"publish={port}", "--format", "{{.Image}}") if shutil.which("docker") else ""
-    return found or "rabbitmq:4-management"
+@contextmanager
+def _private_node(node: TlsNode) -> Iterator[None]:
+    conf = node.folder / "node" / "conf.d" / "50-tls.conf"
+    make_private_folder(conf.parent)
+    _write(conf, _CONF.format(listener=f"{HOST}:{node.port}", folder=node.folder).encode())
+    with PrivateNode(node.folder / "node") as private:
+        node.control_port = private.ports.amqp
+        management = Management.of(private.amqp_url, private.management_url)
+        management.put(f"users/{USER}", {"password": PASSWORD, "tags": ""})
+        management.put(f"permissions/%2F/{USER}", dict.fromkeys(("configure", "write", "read"), ".*"))
+        yield
 
 
 def _prepare(node: TlsNode) -> None:
     """Write what the node and its clients read."""
-    node.folder.chmod(0o755)  # the node runs as another user
+    node.folder.chmod(0o755)  # the node of a container runs as another user
     node.show()
-    _write(node.folder / "tls.conf", _CONF.encode())
     _write(node.folder / "authority.pem", node.authority.cert_pem.bytes())
     _write(node.folder / "other.pem", trustme.CA().cert_pem.bytes())
     client = node.authority.issue_cert("worker.example")
@@ -120,13 +133,15 @@ def _prepare(node: TlsNode) -> None:
 
 
 def _is_listening(node: TlsNode) -> bool:
-    done = subprocess.run(
-        ["docker", "exec", node.container, "rabbitmq-diagnostics", "-q", "check_port_listener", "5671"],  # noqa: S607
-        capture_output=True,
-        check=False,
-        timeout=_COMMAND_SECONDS,
-    )
-    return done.returncode == os.EX_OK
+    """Whether it shows its certificate: a container's published port is open long before."""
+    context = ssl.create_default_context(cafile=str(node.folder / "authority.pem"))
+    context.load_cert_chain(node.folder / "client.pem", node.folder / "client.key")
+    try:
+        with socket.create_connection((HOST, node.port), _ANSWER_SECONDS) as link:
+            context.wrap_socket(link, server_hostname=HOST).close()
+    except OSError:
+        return False
+    return True
 
 
 def _write(file: Path, content: bytes) -> None:

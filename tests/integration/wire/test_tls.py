@@ -15,7 +15,7 @@ import trustme
 from apps import app_maker
 from kombu import pools
 from ledger import ledger
-from tls_node import PASSWORD, QUOTED, TlsNode, image_of, tls_node
+from tls_node import PASSWORD, QUOTED, TlsNode, tls_node
 
 from broker_app import BrokerApp
 from broker_app.broker.access import connect
@@ -85,7 +85,7 @@ def test_a_certificate_for_another_host_is_refused(monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="module")
 def node(broker: FoundBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsNode]:
     """Return a node of the version of the run's broker."""
-    with tls_node(tmp_path_factory.mktemp("certificates"), image_of(broker.url)) as started:
+    with tls_node(tmp_path_factory.mktemp("certificates"), broker) as started:
         yield started
 
 
@@ -173,7 +173,7 @@ def test_a_fleet_whose_password_stands_in_a_file(node: TlsNode, tmp_path: Path) 
     settings = tls(node) + "[queues.default]\n[queues.default.fleet]\nconcurrency = 1\n"
     with ledger(tmp_path / "shop", "amqp://nobody:none@127.0.0.1:1//", settings) as shop:
         shop.variables["BROKER_APP_BROKER_URL_FILE"] = str(secret)
-        start = shop.run("broker-app", "-A", "shop", "fleet", "start")
+        start = shop.run("broker-app", "-A", "shop", "fleet", "start", "--wait", "60")
         try:
             assert start.returncode == 0, start
             done = shop.run("broker-app", "-A", "shop", "send", "shop.note", "--wait", "--timeout", "60")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-import alarms
 import pytest
 from apps import depth
 from ledger import Ledger, ledger
+from rabbitmqctl import port_of, rabbitmqctl
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -38,18 +36,11 @@ consumers.holding_seconds = lambda *_: {TIME_OUT_SECONDS}
 @contextmanager
 def brokers_time_out(broker: FoundBroker, milliseconds: int, look_milliseconds: int) -> Iterator[None]:
     """Set the time-out of the whole broker for the length of a block, and how often a channel looks."""
-    command, environment = alarms._control(urlsplit(broker.url).port or 5672)
 
     def set_to(time_out: int, look: int) -> None:
         values = {"consumer_timeout": time_out, "channel_tick_interval": look}
         code = ", ".join(f"application:set_env(rabbit, {name}, {value})" for name, value in values.items())
-        subprocess.run(
-            [*command, "rabbitmqctl", "eval", f"{code}."],
-            env=environment,
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
+        rabbitmqctl(port_of(broker.url), "eval", f"{code}.")
 
     try:
         set_to(milliseconds, look_milliseconds)
