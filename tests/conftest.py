@@ -22,6 +22,7 @@ from celery import _state
 from celery.app import builtins
 from hypothesis import settings as hypothesis_settings
 from leftovers import RunMark
+from quarantine import RERUNS, headlines, reason_for
 
 from broker_app.local_broker import DEFAULT_IMAGE, BrokerSource, FoundBroker, find_broker
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 hypothesis_settings.register_profile("tests", deadline=None)  # a shared machine may be slow at any moment
 hypothesis_settings.load_profile("tests")
 
-_UNIT_SECONDS = 30
+_LIMIT_SECONDS = {"unit": 60, "integration": 300, "acceptance": 480, "chaos": 480, "ecosystem": 300}
+"""When a test of this kind hangs for certain, on a busy machine too; a marker may give it more time."""
 _SLOWEST_FIRST = ("chaos", "acceptance", "ecosystem", "integration", "unit")
 _OURS = "BROKER_APP_"
 _CHOICES = ("TEST_RABBITMQ_IMAGE", "TEST_BROKER")
@@ -67,22 +69,31 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     node.config.stash[_KEY_HOW] = told.get("how") or node.config.stash.get(_KEY_HOW, None)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
     """Say what a run of everything takes and starts, where a person sees nothing but dots for minutes."""
     if hasattr(config, "workerinput") or config.args != config.getini("testpaths"):
         return None
-    return (
-        "the whole suite: about 15 minutes on two cores; it starts a RabbitMQ (a container or a private node), "
+    takes = (
+        "the whole suite: about 20 minutes on two cores; it starts a RabbitMQ (a container or a private node), "
         "workers and proxies, and ends them; `make unit` needs no broker"
     )
+    return [takes, *headlines()]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow files, so that no process is left alone with one at the end; limit the unit tests."""
+    """Begin with the slow files, so that no process is left alone with one at the end; limit each test's time."""
     items.sort(key=lambda item: next((at for at, kind in enumerate(_SLOWEST_FIRST) if kind in item.path.parts), 0))
     for item in items:
-        if "unit" in item.path.parts and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(_UNIT_SECONDS))
+        _limit(item)
+        if reason_for(item.nodeid):
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS))
+
+
+def _limit(item: pytest.Item) -> None:
+    limit = next((seconds for kind, seconds in _LIMIT_SECONDS.items() if kind in item.path.parts), 0)
+    marker = item.get_closest_marker("timeout")
+    if marker is None or marker.args[0] < limit:
+        item.add_marker(pytest.mark.timeout(limit), append=False)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,6 +14,7 @@ from ledger import Ledger, kill
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 SHIFTED = """
@@ -65,10 +66,13 @@ diary = pathlib.Path("published").open("a", buffering=1)
 while not pathlib.Path("enough").exists():
     countdown = random.choice((0.0, 0.05, 0.55, 1.25))
     due = time.clock_gettime(time.CLOCK_REALTIME) + countdown
-    result = app.send_task("shop.mark", (due,), countdown=countdown)
+    result = app.send_task("shop.mark", (due,), countdown=countdown, confirm_timeout=60)
     diary.write(json.dumps(result.id) + "\\n")
     time.sleep(0.05)
 """
+
+SETTINGS = 'prefix = "{prefix}."\nheartbeat_seconds = 8\n[queues.default]\n'
+"""A heartbeat that a step of an hour misses at once, and a busy machine does not."""
 
 HOUR_SECONDS = 3_600
 EARLY_SECONDS = 0.25
@@ -90,16 +94,22 @@ def confirmed(shop: Ledger) -> set[str]:
     return {json.loads(line) for line in file.read_text().split("\n")[:-1]} if file.exists() else set()
 
 
-def go_on(shop: Ledger) -> None:
+def go_on(shop: Ledger, publisher: subprocess.Popen[str]) -> None:
     """Wait until tasks that are published from now on have run."""
     before = confirmed(shop)
-    wait_until(lambda: len((confirmed(shop) - before) & shop.runs("mark").keys()) > 20, 60, "tasks to run")
+
+    def have_run() -> bool:
+        assert publisher.poll() is None, publisher.communicate()
+        return len((confirmed(shop) - before) & shop.runs("mark").keys()) > 20
+
+    wait_until(have_run, 60, "tasks to run")
 
 
 @pytest.mark.timeout(240)
 def test_clocks_that_are_set(stormy_shop: Ledger) -> None:
     """By an hour, forth and back: each task runs once, none early, and the worker's connection stands."""
     shop, clocks = stormy_shop, {}
+    (shop.folder / "broker.toml").write_text(SETTINGS.format(prefix=shop.folder.name))
     (shop.folder / "sitecustomize.py").write_text(SHIFTED)
     (shop.folder / "publisher.py").write_text(PUBLISHER)
     with (shop.folder / "shop.py").open("a") as project:
@@ -114,7 +124,7 @@ def test_clocks_that_are_set(stormy_shop: Ledger) -> None:
             try:
                 for name, seconds in STEPS:
                     set_clock(clocks[name], seconds)
-                    go_on(shop)
+                    go_on(shop, publisher)
                 (shop.folder / "enough").touch()
                 assert publisher.wait(60) == 0
             finally:

@@ -31,15 +31,17 @@ diary = pathlib.Path(f"published-{name}").open("a", buffering=1)
 def note(what, **facts):
     diary.write(json.dumps({"what": what} | facts) + "\\n")
 
+patience = 60  # for the first call, which loads the result store and connects
 while True:
     identity, countdown = str(uuid4()), random.uniform(shortest, longest)
     note("sending", id=identity, due=time.time() + countdown)
     try:
-        app.send_task("shop.note", task_id=identity, countdown=countdown, confirm_timeout=3)
+        app.send_task("shop.note", task_id=identity, countdown=countdown, confirm_timeout=patience)
     except Exception as error:
         note("maybe" if getattr(error, "maybe_taken", True) else "refused", id=identity, error=str(error))
     else:
         note("confirmed", id=identity)
+    patience = 3
     time.sleep(0.01)
 """
 """Publishes until it is killed, and notes before and after each call."""
