@@ -116,6 +116,7 @@ class Supervisor:
         self._signal_flags = _SignalFlags()
         self._backoffs: dict[Node, RestartBackoff] = {}
         self._pids: dict[Node, int] = {}
+        self._late: set[Node] = set()  # started, but not up in time
         self._rescue = Rescue(app, self._state)
         self._recorder = self._make_recorder()
 
@@ -206,7 +207,10 @@ class Supervisor:
         for node, fleet in self._wanted().items():
             if node.stem in running:
                 self._backoffs.setdefault(node, RestartBackoff()).ran(now)
-                self._pids[node] = running[node.stem][0].pid
+                pid = running[node.stem][0].pid
+                if node in self._late:
+                    self._count_start(node, pid, "later than expected")
+                self._pids[node] = pid
             else:
                 missing[node] = fleet
         return missing
@@ -245,16 +249,22 @@ class Supervisor:
         node, backoff = outcome.node, self._backoffs[outcome.node]
         if outcome.outcome is StartOutcome.FAILED:
             seconds = backoff.died(time.monotonic())
+            if outcome.pid is not None:
+                self._late.add(node)
             shown = "".join(f"\n  {line}" for line in outcome.log_lines)
             logger.error(
                 "%s is not up: %s; next check in %g s (log: %s)%s",
                 *(node.name, outcome.reason, seconds, outcome.log, shown),
             )
             return
+        self._count_start(node, outcome.pid, f"consumes {node.queue}")
+
+    def _count_start(self, node: Node, pid: int | None, how: str) -> None:
+        self._late.discard(node)
         again = " again" if node in self._pids else ""
         if again and self._recorder is not None:
             self._recorder.add(RESTARTS, (node.queue,))
-        logger.info("%s: started%s, pid %d, consumes %s", node.name, again, outcome.pid, node.queue)
+        logger.info("%s: started%s, pid %d, %s", node.name, again, pid, how)
 
     def _reload(self) -> None:
         """Run `fleet reload`, then re-execute this program with the current settings and code, keeping the pid."""
