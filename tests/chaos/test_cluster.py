@@ -115,7 +115,7 @@ def test_the_leader_of_the_queue_is_killed(shop: Ledger, cluster: Cluster) -> No
     """The queue lives on all three nodes; its leader dies, later another node: work goes on with the other two."""
     queue = "test_the_leader_of_the_queue_is_killed.default"
     with busy(shop):
-        assert len(cluster.queue(queue)["members"]) == len(NODES)
+        wait_until(lambda: len(cluster.queue(queue).get("members", ())) == len(NODES), 30, "a member on each node")
         leader = cluster.leader(queue)
         cluster.kill(leader)
         go_on(shop)
