@@ -1,1 +1,1 @@
-"""Result store: fault tolerance, deferred writes, the SQL backend and its checks."""
+"""Result store: the SQL backend, shared waiting, fault tolerance, deferred writes and checks."""

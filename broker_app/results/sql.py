@@ -1,98 +1,176 @@
-"""SQL result backend: Celery's, with persistent connections and SQLite configured for concurrent writers."""
+"""SQL result backend: Celery's, shared by all threads of a process, which await their results together."""
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
-import threading
-from pathlib import Path
+import math
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery import states
 from celery.backends.database import DatabaseBackend as CeleryDatabaseBackend
-from celery.backends.database.session import SessionManager as CelerySessionManager
-from celery.exceptions import ImproperlyConfigured
-from sqlalchemy import create_engine, event
+from celery.backends.database import session_cleanup
+from celery.exceptions import BackendGetMetaError, ImproperlyConfigured
+from celery.exceptions import TimeoutError as ResultTimeoutError
+from celery.result import ResultSet
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NoSuchModuleError
-from sqlalchemy.orm import sessionmaker
 
-from broker_app.settings.private_files import make_private_folder, open_private
+from broker_app.results.sessions import SessionManager
+from broker_app.results.waiting import ResultWaiter
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
-logger = logging.getLogger(__name__)
+_ENCODED = ("args", "kwargs", "children")
 
-SQLITE_BUSY_TIMEOUT_MS = 10_000
-"""Time a writer waits for its turn: SQLite has one writer at a time (sqlite.org/wal.html)."""
-
-
-class SessionManager(CelerySessionManager):
-    """Keeps one engine per process; Celery creates an engine for each operation unless it was forked.
-
-    After a SQLite file was deleted or replaced, the next operation opens the new file. Connections to the old one
-    would keep using a file that no other process can open.
-    """
-
-    prepared: bool
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._made: tuple[int, Engine, Any] | None = None
-        self._file: Path | None = None
-        self._identity: tuple[int, int] | None = None
-        self._lock = threading.Lock()
-
-    def create_session(self, dburi: str, short_lived_sessions: bool = False, **options: Any) -> tuple[Engine, Any]:  # noqa: FBT001, FBT002 - Celery's signature
-        """Return the engine of this process and its session factory; after a fork, new ones."""
-        del short_lived_sessions
-        with self._lock:
-            if self._made is not None and _identity_of(self._file) != self._identity:
-                logger.warning("%s was deleted or replaced; results stored in it are lost", self._file)
-                self._forget()
-                self.prepared = False  # the new file has no tables
-            if self._made is None or self._made[0] != os.getpid():
-                engine = self._make_engine(dburi, options)
-                self._made = (os.getpid(), engine, sessionmaker(bind=engine))
-            return self._made[1:]
-
-    def invalidate(self, dburi: str) -> None:
-        """Discard the engine, so that the next operation reconnects."""
-        del dburi
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            made[1].dispose(close=made[0] == os.getpid())
-
-    def _make_engine(self, url: str, options: dict[str, Any]) -> Engine:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, **options)
-        self._file = _file_of(parsed.database)
-        if self._file is not None:
-            _create_file(self._file)
-        self._identity = _identity_of(self._file)
-        engine = create_engine(parsed)
-        event.listen(engine, "connect", _set_pragmas)
-        return engine
+_MOST_IDS = 500
+"""Ids in one query; every database takes as many parameters."""
 
 
 class DatabaseBackend(CeleryDatabaseBackend):
-    """Celery's database backend with our `SessionManager`.
+    """Celery's database backend with our `SessionManager`; waiting for results costs few queries and little time.
 
     Raises:
         ImportError: The database driver is not installed.
         ImproperlyConfigured: SQLAlchemy does not support the database.
     """
 
+    supports_native_join = True
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         _check_driver(self.url)
         self.session_manager = SessionManager()
+        self.thread_safe = True
+        self._waiter = ResultWaiter(self._find_ready)
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        on_interval: Callable[[], object] | None = None,
+    ) -> Any:
+        """Wait for a result, as Celery does, with pauses of milliseconds at first and `interval` seconds at most.
+
+        Raises:
+            ResultTimeoutError: The result is not ready after `timeout` seconds.
+        """
+        del no_ack
+        metas = self.get_many((task_id,), timeout=timeout, interval=interval, on_interval=on_interval)
+        return next(metas)[1]
+
+    def iter_native(self, result: ResultSet, timeout: float | None = None, *args: Any, **options: Any) -> Any:
+        """Yield each member's id with its result as soon as it is ready; an inner group once all of it is ready.
+
+        Raises:
+            ResultTimeoutError: They are not all ready after `timeout` seconds.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        plain = [one for one in result.results if not isinstance(one, ResultSet)]
+        yield from ((one.id, {"status": states.SUCCESS, "result": None}) for one in plain if one.ignored)
+        yield from self.get_many([one.id for one in plain if not one.ignored], timeout, *args, **options)
+        for group in result.results:
+            if isinstance(group, ResultSet):
+                left = None if timeout is None else max(0.0, deadline - time.monotonic())
+                for _ready in self.iter_native(group, left, *args, **options):
+                    pass
+                yield group.id, group.results
+
+    def get_many(  # noqa: PLR0913, PLR0917 - Celery's signature
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        on_message: Callable[[Any], object] | None = None,
+        on_interval: Callable[[], object] | None = None,
+        max_iterations: int | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield each task's id with its result as soon as it is ready.
+
+        Args:
+            task_ids: The tasks.
+            timeout: Seconds; None waits for ever.
+            interval: Longest pause between two queries, in seconds.
+            no_ack: Not used.
+            on_message: Called with each result.
+            on_interval: Called before each pause.
+            max_iterations: If given, ask once and yield what is ready now.
+
+        Raises:
+            ResultTimeoutError: They are not all ready after `timeout` seconds.
+        """
+        del no_ack
+        self._ensure_not_eager()
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        left = set(task_ids)
+        for task_id in [one for one in left if self.is_cached(one)]:
+            left.discard(task_id)
+            yield task_id, self.get_task_meta(task_id)
+        while left:
+            ready: AbstractSet[str] = set()
+            if max_iterations is None:
+                longest = 0.5 if interval is None else interval
+                ready = self._waiter.wait(left, deadline=deadline, longest_pause=longest, on_pause=on_interval)
+            metas = self._ready_metas(ready or left)  # at the deadline, look once more
+            left.difference_update(task_id for task_id, _ in metas)
+            for task_id, meta in metas:
+                if on_message is not None:
+                    on_message(meta)
+                yield task_id, meta
+            if max_iterations is not None:
+                return
+            if left and not ready and not metas:
+                raise ResultTimeoutError("The operation timed out.")
+
+    def _find_ready(self, task_ids: AbstractSet[str]) -> set[str]:
+        """Return those of the tasks whose results are ready."""
+        return {row.task_id for row in self._query_ready(task_ids, (self.task_cls.task_id,))}
+
+    def _ready_metas(self, task_ids: AbstractSet[str]) -> list[tuple[str, Any]]:
+        """Return the ids and results of those tasks that are ready."""
+        rows = self._query_ready(task_ids, (self.task_cls,))
+        metas = [(row[0].task_id, self._meta_of(row[0])) for row in rows]
+        for task_id, meta in metas:
+            if meta["status"] == states.SUCCESS:  # as Celery does: any other state may change when it is replayed
+                self._cache[task_id] = meta
+        return metas
+
+    def _query_ready(self, task_ids: AbstractSet[str], columns: tuple[Any, ...]) -> list[Any]:
+        ids = tuple(task_ids)
+        return self._ensure_retryable(  # type: ignore[no-any-return] # Celery has no annotations
+            self._query_ready_once,
+            ids,
+            columns,
+            fallback_exc=partial(BackendGetMetaError, task_id=ids[0]),
+            fallback_msg="failed to get meta",
+        )
+
+    def _query_ready_once(self, ids: tuple[str, ...], columns: tuple[Any, ...]) -> list[Any]:
+        task, rows = self.task_cls, []
+        session = self.ResultSession()
+        with session_cleanup(session):
+            for first in range(0, len(ids), _MOST_IDS):
+                some = task.task_id.in_(ids[first : first + _MOST_IDS])
+                rows += session.execute(select(*columns).where(some, task.status.in_(states.READY_STATES))).all()
+        return rows
+
+    def _meta_of(self, row: Any) -> Any:
+        """Decode a row, as Celery's `_get_task_meta_for` does."""
+        data = row.to_dict()
+        stamps = data.pop("stamps", None)
+        data["result"] = self._decode_stored_result(data["result"])
+        data |= {name: self.decode(data[name]) for name in _ENCODED if data.get(name) is not None}
+        known = self.decode(stamps) if stamps is not None else None
+        if isinstance(known, dict):
+            data |= known.get("stamps") or {}
+            data["stamped_headers"] = known.get("stamped_headers")
+        return self.meta_from_decoded(data)
 
 
 def _check_driver(url: str) -> None:
@@ -101,48 +179,3 @@ def _check_driver(url: str) -> None:
         make_url(url).get_dialect().import_dbapi()
     except NoSuchModuleError as error:
         raise ImproperlyConfigured(str(error)) from error
-
-
-def _file_of(database: str | None) -> Path | None:
-    """Return the file of a SQLite URL, None if it is not a plain file."""
-    return None if not database or database.startswith((":memory:", "file:")) else Path(database)
-
-
-def _identity_of(file: Path | None) -> tuple[int, int] | None:
-    """Return device and inode of a file, None if it does not exist."""
-    try:
-        found = None if file is None else file.stat()
-    except FileNotFoundError:
-        return None
-    return None if found is None else (found.st_dev, found.st_ino)
-
-
-def _create_file(file: Path) -> None:
-    """Create a database file if it does not exist, and delete log files left by a deleted one.
-
-    A process that still uses the deleted file finds its write-ahead log by name and would write into the new
-    database (sqlite.org/howtocorrupt.html#unlink). The lock keeps two processes from deleting each other's log.
-    """
-    make_private_folder(file.parent, is_ours=False)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if not file.exists():
-            for suffix in ("-wal", "-shm"):
-                file.with_name(file.name + suffix).unlink(missing_ok=True)
-            os.close(open_private(file, os.O_RDWR | os.O_CREAT))
-    finally:
-        fcntl.flock(
-            folder, fcntl.LOCK_UN
-        )  # gevent's `os.close` closes the file later and would hold the lock until then
-        os.close(folder)
-
-
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    """Use WAL, so that readers are not blocked by a writer; with synchronous=NORMAL the file survives a crash.
-
-    A power failure may lose the most recent results, but never corrupts the file.
-    """
-    connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
