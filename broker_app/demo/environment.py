@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 APP_NAME = "broker_app"
 QUEUES = ("default", "lopri")
 DECLARE_SECONDS = 10.0
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 
 

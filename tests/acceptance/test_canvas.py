@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Sign = Callable[..., Signature]
 
-SECONDS = 30
+SECONDS = 120
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-SECONDS = 40
+SECONDS = 120
 
 
 def lines(file: Path) -> list[str]:

@@ -101,7 +101,7 @@ def test_a_fleet_of_two_is_restarted_without_a_moment_without_a_consumer(project
     before = machine.workers("shop")
 
     with watched_consumers(app, "lopri") as seen, steady_load(app, "lopri") as sent:
-        done = machine.fleet("restart", "lopri", "--wait", "60", app="shop")
+        done = machine.fleet("restart", "lopri", "--wait", "180", app="shop")
 
     assert done.returncode == 0, done.stderr
     after = machine.workers("shop")
@@ -140,12 +140,12 @@ def test_reload_touches_only_what_the_settings_change(project: tuple[Host, Ledge
     machine.write(TWO_NODES + "[queues.old]\n")
     machine.start(app="shop")
     before = machine.workers("shop")
-    untouched = machine.fleet("reload", "--wait", "60", app="shop")
+    untouched = machine.fleet("reload", "--wait", "180", app="shop")
     assert untouched.returncode == 0, untouched.stderr
     assert machine.workers("shop") == before
     machine.write(TWO_NODES.replace("concurrency = 3", "concurrency = 4") + "[queues.new]\n")
 
-    done = machine.fleet("reload", "--wait", "60", app="shop")
+    done = machine.fleet("reload", "--wait", "180", app="shop")
 
     assert done.returncode == 0, done.stderr
     after = machine.workers("shop")
@@ -160,7 +160,7 @@ def test_reload_touches_only_what_the_settings_change(project: tuple[Host, Ledge
 def test_a_scaled_queue_stays_scaled_until_it_is_reset(project: tuple[Host, Ledger]) -> None:
     """`scale` lasts over stop and start, is shown by `status`, and ends with --reset or `reload`."""
     machine, _ = project
-    assert machine.fleet("scale", "default", "2", "--wait", "60", app="shop").returncode == 0
+    assert machine.fleet("scale", "default", "2", "--wait", "180", app="shop").returncode == 0
     assert set(machine.workers("shop")) == {"default", "default+2"}
     assert machine.fleet("stopwait", app="shop").returncode == 0
     machine.start("default", app="shop")
@@ -175,5 +175,5 @@ def test_a_scaled_queue_stays_scaled_until_it_is_reset(project: tuple[Host, Ledg
     assert machine.workers("shop") == {"default": first["default"]}
     assert machine.fleet("scale", "default", "0", app="shop").returncode == 0
     assert not machine.workers("shop")
-    assert machine.fleet("scale", "default", "--reset", "--wait", "60", app="shop").returncode == 0
+    assert machine.fleet("scale", "default", "--reset", "--wait", "180", app="shop").returncode == 0
     assert set(machine.workers("shop")) == {"default"}

@@ -101,7 +101,7 @@ def test_a_node_that_dies_is_named_with_its_last_words_and_the_others_stay_up(ma
     """`start` fails when a node ends while it starts and shows its log; the next start brings up that one only."""
     (machine.folder / "shop.py").write_text(DYING)
 
-    done = machine.fleet("start", "--wait", "60", app="shop")
+    done = machine.fleet("start", "--wait", "180", app="shop")
 
     assert done.returncode == 1
     assert "lopri@" in done.stderr
@@ -193,7 +193,7 @@ def test_a_pid_file_of_a_killed_worker_is_no_obstacle(machine: Host) -> None:
 def test_a_second_fleet_command_beside_the_first_is_refused(machine: Host) -> None:
     """While a `start` is at work another command says so, with its pid, and does nothing."""
     lock = machine.state / "run" / "broker_app" / "fleet.lock"
-    with machine.popen(str(SCRIPTS / "broker-app"), "fleet", "start", "--wait", "60") as first:
+    with machine.popen(str(SCRIPTS / "broker-app"), "fleet", "start", "--wait", "180") as first:
         wait_until(lambda: lock.exists() and lock.read_text(), 30, "the first command's lock")
 
         second = machine.fleet("start")
@@ -213,7 +213,7 @@ def test_paths_with_blanks_and_quotes_are_no_obstacle(tmp_path: Path, fresh_vhos
         python = str(folder / "venv" / "bin" / "python")
         call = "import sys; from broker_app.cli import main; sys.exit(main())"
 
-        done = machine.run(python, "-c", call, "fleet", "start", "lopri", "--wait", "60")
+        done = machine.run(python, "-c", call, "fleet", "start", "lopri", "--wait", "180")
 
         assert done.returncode == 0, done.stderr
         assert python in command_line(machine.workers()["lopri"])

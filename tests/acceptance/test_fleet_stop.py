@@ -58,7 +58,7 @@ def test_stop_returns_at_once_and_the_running_task_finishes(machine: Host) -> No
     assert "lopri" in said.stdout
     assert "stopping" in said.stdout
     assert machine.status("lopri", app="shop")["lopri"]["state"] == "stopping"
-    start = (str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "start", "lopri", "--wait", "60")
+    start = (str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "start", "lopri", "--wait", "180")
     with (machine.folder / "start.log").open("w") as log, machine.popen(*start, output=log) as again:
         words = f"(pid {before}) is stopping and finishing its tasks: waiting up to"
         wait_until(lambda: words in (machine.folder / "start.log").read_text(), 60, "the start to wait")
@@ -130,11 +130,11 @@ def test_restart_replaces_the_nodes_after_their_tasks(machine: Host) -> None:
     machine.write(SETTINGS + "nodes = 2\n")
 
     with machine.popen(
-        str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "restart", "lopri", "--wait", "60"
+        str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "restart", "lopri", "--wait", "180"
     ) as running:
         wait_until((machine.state / "run" / "shop" / "lopri.stopping").exists, 90, "the old node to be told")
         (machine.folder / "four.go").touch()
-        _, errors = running.communicate(timeout=100)
+        _, errors = running.communicate(timeout=300)
 
     assert running.returncode == 0, errors
     assert (machine.folder / "four.done").exists()

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 40
+SECONDS = 120
 POOLS = ("prefork", "threads", "gevent")
-END_SECONDS = 10
+END_SECONDS = 25
 """More than the drain that an end may take: a turn of the loop, the farewells, the interpreter's own end."""
 
 SUDDEN = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCRIPTS = Path(sys.executable).parent
-COMMAND_SECONDS = 200.0
+COMMAND_SECONDS = 400.0
 
 SETTINGS = """
 [queues.default.fleet]
@@ -80,7 +80,7 @@ class Host:
 
     def start(self, *arguments: str, app: str = "broker_app") -> str:
         """Run ``broker-app fleet start``, which must succeed, and return what it printed."""
-        done = self.fleet("start", *arguments, "--wait", "60", app=app)
+        done = self.fleet("start", *arguments, "--wait", "180", app=app)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from apps import MakeUser
     from brokers import Management
 
-RESULT_SECONDS = 30
+RESULT_SECONDS = 120
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "prefork"])

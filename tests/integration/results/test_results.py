@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SECONDS = 40.0
+SECONDS = 120.0
 
 STORE_MANY = """
 from concurrent.futures import ThreadPoolExecutor

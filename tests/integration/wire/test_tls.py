@@ -173,7 +173,7 @@ def test_a_fleet_whose_password_stands_in_a_file(node: TlsNode, tmp_path: Path) 
     settings = tls(node) + "[queues.default]\n[queues.default.fleet]\nconcurrency = 1\n"
     with ledger(tmp_path / "shop", "amqp://nobody:none@127.0.0.1:1//", settings) as shop:
         shop.variables["BROKER_APP_BROKER_URL_FILE"] = str(secret)
-        start = shop.run("broker-app", "-A", "shop", "fleet", "start", "--wait", "60")
+        start = shop.run("broker-app", "-A", "shop", "fleet", "start", "--wait", "180")
         try:
             assert start.returncode == 0, start
             done = shop.run("broker-app", "-A", "shop", "send", "shop.note", "--wait", "--timeout", "60")

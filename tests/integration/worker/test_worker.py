@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from brokers import Management
 
-SECONDS = 40.0
+SECONDS = 120.0
 
 PREFIXED = """
 prefix = "shop."
