@@ -40,7 +40,7 @@ coverage: .venv/ready ## pass the tests and measure what they run, in worker pro
 chaos: .venv/ready ## kill and cut for long, and show what was lost (nothing) and doubled
 	@TEST_CHAOS_SECONDS=$(TEST_CHAOS_SECONDS) $(BIN)/pytest -m "cluster or not cluster" tests/chaos $(PYTEST_ARGS)
 
-check: .venv/ready ## the whole static gate: style, types, imports, docstrings, English
+check: .venv/ready ## run the static checks: style, types (tests and benchmarks too), imports, docstrings, English
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.figures import shown
@@ -43,7 +44,7 @@ def run(bench: Bench) -> Report:
             load = TaskLoad(tuple(map(parse_profile, profiles)), keeps_results=False)
             ours = BrokerApp("benchmarks", set_as_current=False)
             plan = SweepPlan(QUEUE, load, POOLS, bound, effort=effort)
-            tuning = tune(ours, plan, app_name=APP, say=lambda text, name=name: bench.say(f"{name}: {text}"))
+            tuning = tune(ours, plan, app_name=APP, say=partial(_say, bench, name))
             ours.close()
             (folder / f"{name}.svg").write_text(draw(tuning), encoding="utf-8")
             rows += [_row(str(load), result) for result in tuning.results]
@@ -65,6 +66,10 @@ def run(bench: Bench) -> Report:
             "The curves: docs/curves."
         ),
     )
+
+
+def _say(bench: Bench, name: str, text: str) -> None:
+    bench.say(f"{name}: {text}")
 
 
 def _row(load: str, result: PoolResult) -> tuple[str, ...]:

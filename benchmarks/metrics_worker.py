@@ -74,7 +74,7 @@ def measured_worker(
         bench.record() as record,
         tempfile.TemporaryDirectory(dir=bench.folder) as state,
     ):
-        environment = worker_environment(url, record.path) | {"BROKER_APP_STATE_DIR": state} | (settings or {})
+        environment = worker_environment(url, record.path) | {"BROKER_APP_STATE_DIR": state, **(settings or {})}
         command = ["-m", "celery", "-A", f"benchmarks.apps:{app}", "worker", "-l", "WARNING", "-P", "threads"]
         command += ["-c", str(SLOTS), "-Q", QUEUE, "-n", "cost@localhost", *options]
         with running(command, environment, record.path.with_name("worker.log")) as process:

@@ -33,7 +33,7 @@ class QuorumBroker(RabbitmqBroker):
     """dramatiq's broker on the kind of queue that the others use: its own is classic, and cheaper to confirm."""
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
-        return super()._build_queue_arguments(queue_name) | {"x-queue-type": "quorum"}
+        return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}
 
 
 def run(bench: Bench) -> Report:

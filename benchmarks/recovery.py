@@ -103,7 +103,7 @@ def _faults(outage_seconds: float, silence_seconds: float) -> tuple[Fault, ...]:
 def run(bench: Bench) -> Report:
     """Let a worker work off a backlog, do each fault to its broker, and see when tasks are done again."""
     outage_seconds, silence_seconds, rounds = bench.pick((60.0, 40.0, 3), (5.0, 5.0, 1))
-    rows, samples = [], {}
+    rows, samples = [], dict[str, list[float]]()
     with mortal_broker(bench) as broker:
         for fault in _faults(outage_seconds, silence_seconds):
             values: dict[str, list[float]] = {one.name: [] for one in CONTENDERS}

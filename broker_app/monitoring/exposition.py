@@ -113,4 +113,4 @@ def _bound_labels(bounds: tuple[float, ...]) -> tuple[str, ...]:
 
 def bound_label(bound: float) -> str:
     """Return a bucket's upper bound as its ``le`` label."""
-    return str(floatToGoString(bound))  # type: ignore[no-untyped-call] # the library does not annotate it
+    return str(floatToGoString(bound))

@@ -65,5 +65,4 @@ def test_nothing_is_lost(
         book(account)
         assert account.lost == 0, account
         assert account.duplicates <= 2 * SLOTS * storm.faults, account
-        assert storm.worker is not None
         assert storm.worker.process.poll() is None, storm.worker.text()

@@ -71,7 +71,7 @@ class Flower:
             found: dict[str, Any] = answer.json() if answer.is_success else {}
             return found if found.get("state") == state else None
 
-        return wait_until(info, SECONDS, f"Flower to know that {task_id} is {state}")  # type: ignore[return-value]
+        return wait_until(info, SECONDS, f"Flower to know that {task_id} is {state}")
 
     def metrics(self) -> str:
         """Return what Flower tells Prometheus."""

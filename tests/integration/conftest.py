@@ -60,7 +60,7 @@ def memory_alarm(management: Management, broker: FoundBroker) -> Callable[[], Ab
 @pytest.fixture
 def make_user(management: Management, fresh_vhost_url: str) -> Iterator[MakeUser]:
     """Return what makes a user with the given rights on the test's virtual host, and returns the user's URL."""
-    place, made = urlsplit(fresh_vhost_url), []
+    place, made = urlsplit(fresh_vhost_url), list[str]()
 
     def make(configure: str = "", write: str = "", read: str = "") -> str:
         name = f"user-{len(made)}-{vhost_of(fresh_vhost_url)}"

@@ -78,8 +78,9 @@ class Management:
         found: list[dict[str, Any]] = self.get(f"vhosts/{quote(vhost, safe='')}/connections")
         return found
 
-    def close_connections_of(self, username: str) -> None:
-        """Close all connections of a user; unlike the list of connections it is never behind."""
+    def close_connections_of(self, url: str) -> None:
+        """Close all connections of a URL's user; unlike the list of connections this is never stale."""
+        username = urlsplit(url).username or "guest"
         self.delete(f"connections/username/{quote(username, safe='')}")
 
     def close_connection(self, name: str) -> None:

@@ -17,10 +17,10 @@ from selenium.common.exceptions import (
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from waiting import wait_until
+from waiting import Value, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from selenium.webdriver.remote.webelement import WebElement
@@ -90,7 +90,7 @@ class Browser:
     def wait_for(self, selector: str, text: str = "") -> WebElement:
         """Return the first element of a selector that is shown and has this text in it, once it is there."""
 
-        def found() -> Any:
+        def found() -> WebElement | None:
             shown = (one for one in self.all(selector) if one.is_displayed() and text in one.text)
             return next(shown, None)
 
@@ -135,7 +135,7 @@ class Browser:
         found = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": is_whole})
         file.write_bytes(base64.b64decode(found["data"]))
 
-    def _steady(self, look: Any) -> Any:
+    def _steady(self, look: Callable[[], Value | None]) -> Value | None:
         """Return what a look finds; None if the page changed under it."""
         try:
             return look()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from apps import app_maker
 from page_states import SETTINGS, Told
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker_app import BrokerApp
+    from broker_app.monitoring.collector import Collector
 
 NOWHERE = "amqp://guest:guest@127.0.0.1:1//"
 
@@ -52,7 +53,7 @@ def page_server(folder: Path, told: Told, *, url: str = NOWHERE, **settings: Any
     chosen = MetricsSettings(**{"port": 0} | settings)
     with app_maker(folder, url) as make_app:
         app = make_app(SETTINGS)
-        page = StatusPage(app, told, chosen, "1.2.3")
+        page = StatusPage(app, cast("Collector", told), chosen, "1.2.3")
         told.fill(page)
         server = MetricsServer(chosen)
         thread = threading.Thread(target=server.serve, args=(page.routes(),))

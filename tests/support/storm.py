@@ -104,6 +104,7 @@ class Storm:
         pool: Celery's ``-P`` of the worker.
         network: Between the worker and the broker.
         publishers: Between the publisher and the broker.
+        worker: The last one that was started.
     """
 
     shop: Ledger
@@ -113,7 +114,7 @@ class Storm:
     publishers: TcpProxy
     faults: int = 0
     _stack: ExitStack = field(default_factory=ExitStack)
-    worker: Worker | None = None
+    worker: Worker = field(init=False)
 
     @classmethod
     @contextmanager
@@ -156,7 +157,7 @@ class Storm:
         """Publish no more, wait until all that was confirmed, but for so many, has an end; return the account."""
         (self.shop.folder / "enough").touch()
         confirmed = self._confirmed()
-        app, dead = self.shop.app(), set()
+        app, dead = self.shop.app(), set[str]()
 
         def missing() -> set[str]:
             nonlocal confirmed

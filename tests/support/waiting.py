@@ -1,4 +1,4 @@
-"""The only polling in the tests: a condition, a deadline, and words for what was waited for."""
+"""The only polling in the tests: a condition, a deadline and a description for the error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ _PATIENCE = 3
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[[], Value], deadline_seconds: float, what: str) -> Value:
-    """Call ``condition`` until what it returns is true, and return that; an exception in it ends the wait.
+def wait_until(condition: Callable[..., Value | None], deadline_seconds: float, what: str) -> Value:
+    """Call ``condition`` until it returns a true value, and return that value; its exceptions propagate.
+
+    Args:
+        condition: Called without arguments. ``...`` because mypy takes no lambda with bound defaults
+            (``lambda number=number: …``) for a ``Callable[[], …]``.
+        deadline_seconds: How long to wait.
+        what: The subject of the wait, for the error.
 
     Args:
         condition: What is waited for.
@@ -24,7 +30,7 @@ def wait_until(condition: Callable[[], Value], deadline_seconds: float, what: st
         what: Words for it.
 
     Raises:
-        AssertionError: It was not true in time; the text says ``what`` was waited for, and the last value.
+        AssertionError: It was not true in time; the text names ``what`` and the last value.
     """
     patience_seconds = deadline_seconds * _PATIENCE
     give_up = time.monotonic() + patience_seconds

@@ -56,7 +56,8 @@ def slug(heading: str) -> str:
 
 def descendants(cls: type) -> set[str]:
     """Return the names of all classes below a class."""
-    return {cls.__name__ for cls in cls.__subclasses__()}.union(*map(descendants, cls.__subclasses__()))
+    below: list[type] = cls.__subclasses__()
+    return {one.__name__ for one in below}.union(*map(descendants, below))
 
 
 def test_first_screen_of_the_readme_has_all_its_parts() -> None:

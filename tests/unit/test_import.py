@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ found["seen_when_used"] = list(seen)
 class Imported:
     """What an import did: things touched, modules loaded, and the folder that it ran in."""
 
-    found: dict[str, list[str]]
+    found: dict[str, list[Any]]
     files: list[str]
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from broker_app.app import app
 from broker_app.errors import FetchError
-from broker_app.tasks import add, app, fetch, mul, sleep, xsum
+from broker_app.tasks import add, fetch, mul, sleep, xsum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -38,7 +38,7 @@ def names_of(found: scheduled.Backlog) -> dict[str, int]:
     return {lane.word: count for lane, count in found.depths.items()}
 
 
-def declare(app: BrokerApp, name: str, messages: int = 0, **arguments: object) -> None:
+def declare(app: BrokerApp, name: str, messages: int = 0, arguments: dict[str, object] | None = None) -> None:
     """Declare a queue of somebody's, with some messages in it."""
     with app.connection_for_write() as connection:
         channel = connection.default_channel
@@ -140,7 +140,8 @@ def test_queues_that_only_look_like_lanes(make_app: AppMaker, url: str) -> None:
 def test_what_is_due_and_held_up_is_told_apart(make_app: AppMaker, url: str) -> None:
     """A lane whose tasks' queue is full holds them where no depth shows them: the broker's count does."""
     app = make_app(url + TWO_QUEUES)
-    declare(app, "lopri", **{"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length": 1})
+    full = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length": 1}
+    declare(app, "lopri", arguments=full)
     with app.connection_for_write() as connection:
         connection.default_channel.exchange_declare(
             "tasks.due",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import pytest
 from waiting import wait_until
@@ -34,7 +33,7 @@ def test_a_queue_is_added_or_refused_and_a_lost_connection_changes_nothing(
         (added,) = app.control.add_consumer("default", reply=True, timeout=10, limit=1)
         assert "ok" in str(added)
         assert run("default") == 4
-        management.close_connections_of(urlsplit(url).username)
+        management.close_connections_of(url)
         wait_until(lambda: worker.log.read_text().count("Connected to") >= 2, RESULT_SECONDS, "a new connection")
         assert (run("default"), run("lopri")) == (4, 4)
         assert worker.process.poll() is None

@@ -373,7 +373,7 @@ def test_a_broker_that_falls_silent(
 def worker(fresh_vhost_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
     """Run a worker of the default app, and return the environment that it shares with commands."""
     ours = {"BROKER_APP_BROKER_URL": fresh_vhost_url, "BROKER_APP_STATE_DIR": str(tmp_path / "state")}
-    command = [SCRIPTS / "celery", "-A", "broker_app", "worker", "-P", "solo", "-l", "ERROR"]
+    command = [str(SCRIPTS / "celery"), "-A", "broker_app", "worker", "-P", "solo", "-l", "ERROR"]
     with subprocess.Popen(command, env=os.environ | ours, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
         try:
             yield os.environ | ours
@@ -385,7 +385,7 @@ def test_a_task_is_run_and_its_end_is_printed(worker: dict[str, str], tmp_path: 
     """With a worker, --wait prints what the task returned, or why it failed."""
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [SCRIPTS / "broker-app", "send", *words, "--wait", "--timeout", "60"]
+        command = [str(SCRIPTS / "broker-app"), "send", *words, "--wait", "--timeout", "60"]
         return subprocess.run(command, env=worker, cwd=tmp_path, text=True, capture_output=True, check=False)
 
     done = call("broker_app.tasks.add", "2", "2")

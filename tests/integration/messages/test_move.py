@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apps import AppMaker
 
     from broker_app import BrokerApp
+    from broker_app.messages.source import MessageSource
 
 
 @pytest.fixture
@@ -50,7 +51,12 @@ def test_purge_asks_first(app: BrokerApp) -> None:
     """It asks with the number, and removes all or nothing."""
     bury(app, 3)
     asked = []
-    assert messages.purge(app, DEAD, lambda place, count: bool(asked.append((place.name, count)))) is None
+
+    def refuse(place: MessageSource, count: int) -> bool:
+        asked.append((place.name, count))
+        return False
+
+    assert messages.purge(app, DEAD, refuse) is None
     assert asked == [(DEAD, 3)]
     assert depth(app, DEAD) == 3
     assert messages.purge(app, DEAD, lambda *_: True) == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps import TWO_QUEUES, depth
@@ -41,7 +41,7 @@ def look(app: BrokerApp, *, may_look: bool = True) -> Overview:
 def consumer(app: BrokerApp, queue: str, prefetch: int) -> Iterator[None]:
     """Hold messages of a queue as a worker does."""
     with app.connection_for_write() as connection:
-        channel, held = connection.default_channel, []
+        channel, held = connection.default_channel, list[Any]()
         channel.basic_qos(0, prefetch, a_global=False)
         channel.basic_consume(queue, callback=held.append)
         while len(held) < prefetch:
@@ -80,7 +80,10 @@ def test_the_oldest_wait(app: BrokerApp) -> None:
     """It is that of the next task, less the delay that was asked for; an empty queue has none."""
     declare(app)
     now = time.time()
-    waits = [{PUBLISHED_AT_HEADER: now - 100, DELAY_HEADER: 70.0}, {PUBLISHED_AT_HEADER: now - 5}]
+    waits: list[dict[str, Any]] = [
+        {PUBLISHED_AT_HEADER: now - 100, DELAY_HEADER: 70.0},
+        {PUBLISHED_AT_HEADER: now - 5},
+    ]
     publish(app, "default", [task_headers(**wait) for wait in waits])
     publish(app, "lopri", [{}])
     rows = look(app).rows

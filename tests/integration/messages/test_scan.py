@@ -43,7 +43,7 @@ def queue(app: BrokerApp, request: pytest.FixtureRequest) -> str:
 
 
 def read(
-    app: BrokerApp, queue: str, limit: int | None = None, *, remove: Callable[[int], bool] = lambda _: False
+    app: BrokerApp, queue: str, limit: int | None = None, *, remove: Callable[..., bool] = lambda _: False
 ) -> list[int]:
     """Read a queue, take out what ``remove`` says, and return what was read."""
     found = []

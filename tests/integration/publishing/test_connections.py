@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,7 +54,7 @@ def test_a_pooled_connection_that_the_broker_closed_loses_nothing(
     app = make_app(url=url)
     for number in range(4):
         app.send_task(f"round-{number}")
-        management.close_connections_of(urlsplit(url).username)
+        management.close_connections_of(url)
     assert sorted(message.headers["task"] for message in take(app, "default")) == [f"round-{n}" for n in range(4)]
 
 
@@ -119,7 +119,7 @@ def test_no_task_is_lost_while_the_network_breaks(make_app: AppMaker) -> None:
 @pytest.mark.parametrize("new_too", [False, True], ids=["old connection", "every connection"])
 def test_a_dead_network_is_an_error_in_bounded_time(
     make_app: AppMaker,
-    options: dict[str, float],
+    options: dict[str, Any],
     new_too: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     """A peer that is cut off says nothing: no answer, no declaration and no handshake is waited for long."""
@@ -195,7 +195,7 @@ def bad_url(request: pytest.FixtureRequest, fresh_vhost_url: str) -> str:
 )
 @pytest.mark.parametrize("options", [{}, {"countdown": 5}], ids=["now", "later"])
 def test_no_broker_is_an_error_of_one_line_in_bounded_time(
-    make_app: AppMaker, bad_url: str, options: dict[str, float]
+    make_app: AppMaker, bad_url: str, options: dict[str, Any]
 ) -> None:
     """Typed, also kombu's OperationalError, one line with the task and the queue, and no password in it."""
     app = make_app(QUICK, url=bad_url)

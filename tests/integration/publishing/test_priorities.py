@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps import depth, take
@@ -36,7 +36,8 @@ def test_a_priority_for_a_queue_without_any_publishes_nothing(app: BrokerApp) ->
 def _publish_priorities(app: BrokerApp) -> list[tuple[int, int]]:
     """Send a mixture and return it as it is taken: priority, and the order of sending within it."""
     for number, priority in enumerate([0, 9, 4, None, 5, 1, 9, 8, None, 0, 7]):
-        app.send_task("shop.add", (number,), **({} if priority is None else {"priority": priority}))
+        options: dict[str, Any] = {} if priority is None else {"priority": priority}
+        app.send_task("shop.add", (number,), **options)
     return [(message.properties["priority"], message.payload[0][0]) for message in take(app, "default")]
 
 

@@ -64,7 +64,7 @@ def store_of(app: BrokerApp) -> SpoolFile:
 def flush(app: BrokerApp) -> FlushResult:
     """Send what is in the spool, as soon as no thread of another app of the test is at it."""
     flusher = Flusher(app, store_of(app))
-    return wait_until(lambda: not (done := flusher.flush(5)).is_busy and done, 30, "the spool to be free")
+    return wait_until(lambda: None if (done := flusher.flush(5)).is_busy else done, 30, "the spool to be free")
 
 
 def run(app: BrokerApp, *words: str) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps import delete, depth
@@ -14,8 +14,8 @@ from broker_app.errors import BrokerRefused
 from broker_app.queues import work_topology
 from broker_app.queues.delay import due_pattern
 from broker_app.queues.holding import HoldingQueue
-from broker_app.topology.diff import DifferenceKind
-from broker_app.topology.plan import apply_plan, compare_blind, compare_topology
+from broker_app.topology.diff import DifferenceKind, compare_blind
+from broker_app.topology.plan import apply_plan, compare_topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def told(found: TopologyPlan) -> list[tuple[str, str, str]]:
     return [(str(change.kind), change.what, change.name) for change in found.changes]
 
 
-def channel(app: BrokerApp, *calls: tuple[str, object]) -> None:
+def channel(app: BrokerApp, *calls: tuple[str, dict[str, Any]]) -> None:
     """Do something on the broker, as somebody else would."""
     with app.connection_for_write() as connection:
         for method, arguments in calls:

@@ -37,7 +37,7 @@ def change_password(management: Management, file: Path) -> str:
     url = file.read_text(encoding="utf-8").strip()
     place = urlsplit(url)
     management.put(f"users/{place.username}", {"password": NEW_PASSWORD, "tags": ""})
-    management.close_connections_of(str(place.username))
+    management.close_connections_of(url)
     return url.replace(f":{place.password}@", f":{NEW_PASSWORD}@")
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps import depth
-from kombu import Connection, Consumer, Queue
+from kombu.entity import Queue
+from kombu.message import Message
+from kombu.messaging import Consumer
 from waiting import wait_until
 
 from broker_app.worker.acknowledger import Acknowledger
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apps import AppMaker
+    from kombu.connection import Connection
 
     from broker_app import BrokerApp
 
@@ -77,7 +80,7 @@ def test_what_went_back_does_not_stand_in_the_way(app: BrokerApp, connection: Co
 
 def test_messages_of_two_channels_are_kept_apart(app: BrokerApp, connection: Connection) -> None:
     """A worker that also helps another queue acknowledges on each channel what came by it, and no more."""
-    settlements, messages = Acknowledger(connection.connection_errors, is_alone=True), []
+    settlements, messages = Acknowledger(connection.connection_errors, is_alone=True), list[Message]()
     for channel in (connection.channel(), connection.channel()):
         channel.basic_qos(0, COUNT // 2, a_global=False)
         consumer = Consumer(channel, [Queue("default", no_declare=True)], on_message=messages.append)

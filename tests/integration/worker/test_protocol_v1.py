@@ -9,7 +9,7 @@ import pytest
 from apps import depth, take
 from celery.result import AsyncResult
 from configured import configured_client, failure
-from kombu import Producer
+from kombu.messaging import Producer
 from waiting import wait_until
 from workers import client, running_worker
 

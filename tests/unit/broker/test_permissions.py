@@ -55,7 +55,8 @@ def test_deploy_may_configure_all_that_is_declared(make: Callable[[str], BrokerA
     specs = list(app.settings.specs())
     lanes = lane_topology([parse_lane("300ms"), parse_lane("2h")], app.settings.prefix)
     work = work_topology(specs, app.settings.prefix)
-    names = [it.name for it in (*work.exchanges, *work.queues, *lanes.queues)]
+    queues = (*work.queues, *lanes.queues)
+    names = [exchange.name for exchange in work.exchanges] + [queue.name for queue in queues]
     rights = of(app)["deploy"]
     for pattern in (rights.configure, rights.write, rights.read):
         assert [name for name in names if not re.search(pattern, name)] == []
@@ -87,7 +88,8 @@ def test_worker_declares_its_mailboxes(make: Callable[[str], BrokerApp]) -> None
     for pattern in (rights.configure, rights.write, rights.read):
         assert [name for name in names if not re.search(pattern, name)] == []
     declared = work_topology(app.settings.specs(), app.settings.prefix)
-    assert not any(re.search(rights.configure, it.name) for it in (*declared.exchanges, *declared.queues))
+    assert not any(re.search(rights.configure, exchange.name) for exchange in declared.exchanges)
+    assert not any(re.search(rights.configure, queue.name) for queue in declared.queues)
 
 
 def test_commands_are_safe_for_a_shell(make: Callable[[str], BrokerApp]) -> None:

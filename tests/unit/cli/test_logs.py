@@ -29,7 +29,8 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logging:
     """Return the set-up of an app whose state folder is new."""
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path / "state"))
     (tmp_path / "state").mkdir(mode=0o700)
-    return BrokerApp("shop", set_as_current=False).log
+    found: Logging = BrokerApp("shop", set_as_current=False).log
+    return found
 
 
 def logger_of(logs: Logging, file: Path | io.StringIO, formatter: type[logging.Formatter]) -> logging.Logger:

@@ -69,12 +69,12 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 )
 def test_a_message_must_pass_all_filters(selection: MessageFilter, *, passes: bool) -> None:
     """Each filter is judged by what the message says; a hundred seconds are old enough for a hundred."""
-    headers = {"id": "one", "task": "shop.add", REASON_HEADER: "failed", AT_HEADER: NOW - 100}
+    headers: dict[str, Any] = {"id": "one", "task": "shop.add", REASON_HEADER: "failed", AT_HEADER: NOW - 100}
     assert selection.matches(letter(**headers)) is passes
 
 
 @pytest.mark.parametrize("ages", [{"older_than_seconds": 0.0}, {"newer_than_seconds": 1e9}])
-def test_an_unknown_age_passes_no_filter_of_ages(ages: dict[str, float]) -> None:
+def test_an_unknown_age_passes_no_filter_of_ages(ages: dict[str, Any]) -> None:
     """What nobody noted is not guessed."""
     assert not MessageFilter(**ages).matches(letter())
 
@@ -86,8 +86,8 @@ def test_what_the_worker_noted_wins_over_the_broker() -> None:
         death("eu.default", "delivery_limit", 50),
         death("x", "y", 90),
     ]
-    ours = {REASON_HEADER: "failed", AT_HEADER: NOW - 5}
-    published = {PUBLISHED_AT_HEADER: NOW - 1_000}
+    ours: dict[str, Any] = {REASON_HEADER: "failed", AT_HEADER: NOW - 5}
+    published: dict[str, Any] = {PUBLISHED_AT_HEADER: NOW - 1_000}
 
     both = letter(x__death=x_death, **ours, **published)
     assert (both.reason, both.age_seconds) == ("failed", 5)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +27,7 @@ from broker_app.metrics.recorder import MAX_LABEL_CHARACTERS, OTHER, Recorder, c
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def end(recorder: Recorder) -> None:
@@ -257,7 +258,8 @@ def test_a_file_that_is_cut_short_is_restored_and_told_once(
     monkeypatch.setattr("broker_app.metrics.recorder._CHECK_SECONDS", 0.0)
     recorder = Recorder(tmp_path, "producer")
     recorder.add(PUBLISHED, ("default", "task"))
-    for number, damage in enumerate((lambda path: os.truncate(path, 0), lambda path: path.unlink()), start=1):
+    damages: list[Callable[[Path], None]] = [lambda path: os.truncate(path, 0), Path.unlink]
+    for number, damage in enumerate(damages, start=1):
         damage(tmp_path / "producer.0.metrics")
         recorder.add(PUBLISHED, ("default", "task"))
         recorder.add(PUBLISHED, ("default", "task"))

@@ -210,9 +210,9 @@ def dripping(port: int, count: int) -> Iterator[None]:
                     senders[index] = sender
                 except OSError:
                     senders[index] = None
-        for sender in senders:
-            if sender is not None:
-                sender.close()
+        for known in senders:
+            if known is not None:
+                known.close()
 
     thread = threading.Thread(target=drip)
     thread.start()

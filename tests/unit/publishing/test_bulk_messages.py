@@ -30,7 +30,7 @@ SPEC = QueueSpec("default")
 
 def outgoing(**properties: Any) -> OutgoingMessage:
     """Return a message as Celery makes them."""
-    headers = {
+    headers: dict[str, Any] = {
         "lang": "py",
         "task": "shop.add",
         "id": "1",

@@ -115,6 +115,7 @@ def test_damage_that_shows_later_is_moved_aside(store: SpoolFile) -> None:
     content = bytearray(store.file.read_bytes())
     content[4_096:] = os.urandom(len(content) - 4_096)
     store.file.write_bytes(content)
+    assert store._open is not None
     store._open[1].execute("PRAGMA shrink_memory")
     with pytest.raises(SpoolError, match=FILE_NAME):
         store.first(100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from entities import arguments_of
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from topics import matches
@@ -68,7 +69,7 @@ def _walk(delay: Delay, key: str, known: set[Lane]) -> list[str]:
     to_queues: dict[str, list[tuple[str, str]]] = {}
     for binding in topology.queue_bindings:
         to_queues.setdefault(binding.source, []).append((binding.key, binding.destination))
-    onward = {queue.name: queue.queue_arguments["x-dead-letter-exchange"] for queue in topology.queues}
+    onward = {queue.name: arguments_of(queue)["x-dead-letter-exchange"] for queue in topology.queues}
     exchange, visited = Names().delay, []
     while exchange != Names().due:
         queues = [queue for pattern, queue in to_queues.get(exchange, []) if matches(pattern, key)]
@@ -116,7 +117,7 @@ def test_a_delay_has_at_most_four_lanes_each_of_its_unit(wanted: float) -> None:
 def test_no_lane_asks_for_a_time_to_live_that_the_broker_refuses(wanted: float) -> None:
     """Every lane of every delay can be declared: its TTL in milliseconds is within RabbitMQ's bound."""
     queues = lane_topology(split_delay(wanted).lanes, "").queues
-    assert all(0 < queue.queue_arguments["x-message-ttl"] <= MILLISECONDS_OF_THE_LONGEST_TTL for queue in queues)
+    assert all(0 < arguments_of(queue)["x-message-ttl"] <= MILLISECONDS_OF_THE_LONGEST_TTL for queue in queues)
 
 
 @given(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from entities import arguments_of
 
 from broker_app.queues import InvalidQueueName, QueueType
 from broker_app.queues.holding import HoldingQueue, held_target, lock_name
@@ -36,7 +37,7 @@ def test_no_queue_of_the_settings_has_such_a_name(name: str) -> None:
 @pytest.mark.parametrize("kind", QueueType)
 def test_it_refuses_rather_than_drops(kind: QueueType) -> None:
     """A full one refuses, it sorts nothing, and a quorum one has no limit of looks that could drop a message."""
-    arguments = HoldingQueue("lopri").queue(kind).queue_arguments
+    arguments = arguments_of(HoldingQueue("lopri").queue(kind))
     assert arguments["x-overflow"] == "reject-publish"
     assert "x-max-priority" not in arguments
     assert ("x-delivery-limit" in arguments) == (kind is QueueType.QUORUM)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from entities import arguments_of
 from hypothesis import given
 from hypothesis import strategies as st
 from topics import matches
@@ -30,24 +33,25 @@ SPECS = (QUORUM, CLASSIC, DISCARDING)
 
 
 def _queues(topology: Topology) -> dict[str, dict[str, object]]:
-    return {queue.name: queue.queue_arguments for queue in topology.queues}
+    return {queue.name: arguments_of(queue) for queue in topology.queues}
 
 
 def test_a_queue_is_bound_by_its_own_name_and_no_inherited_key() -> None:
     """The routing key is explicit: with an inherited one every task would land in every queue."""
-    queue = work_queue(QueueSpec("lopri", prefix="shop."))
+    queue: Any = work_queue(QueueSpec("lopri", prefix="shop."))
     assert (queue.name, queue.routing_key, queue.alias) == ("shop.lopri", "shop.lopri", "lopri")
     assert (queue.exchange.name, queue.exchange.type) == ("shop.tasks", "topic")
 
 
 def test_nobody_declares_a_queue_by_the_way() -> None:
     """A queue is declared with all that belongs to it or not at all: kombu passes it over."""
-    assert all(work_queue(spec).no_declare for spec in SPECS)
+    queues: list[Any] = [work_queue(spec) for spec in SPECS]
+    assert all(queue.no_declare for queue in queues)
 
 
 def test_a_quorum_queue_hands_its_dead_letters_on_at_least_once() -> None:
     """At-least-once needs reject-publish as overflow; without it RabbitMQ falls back to at-most-once."""
-    assert work_queue(QUORUM).queue_arguments == {
+    assert arguments_of(work_queue(QUORUM)) == {
         "x-queue-type": "quorum",
         "x-overflow": "reject-publish",
         "x-dead-letter-exchange": "tasks.dead",
@@ -59,7 +63,7 @@ def test_a_quorum_queue_hands_its_dead_letters_on_at_least_once() -> None:
 
 def test_a_classic_queue_with_priorities_says_so() -> None:
     """It has x-max-priority 9 and no dead-letter strategy, which classic queues do not know."""
-    arguments = work_queue(CLASSIC).queue_arguments
+    arguments = arguments_of(work_queue(CLASSIC))
     assert arguments["x-max-priority"] == 9
     assert "x-dead-letter-strategy" not in arguments
 
@@ -68,18 +72,18 @@ def test_a_classic_queue_with_priorities_says_so() -> None:
 def test_a_quorum_queue_never_asks_for_max_priority(has_priorities: bool) -> None:  # noqa: FBT001 - a parameter
     """Every RabbitMQ refuses it there (406); from 4.3 on strict priorities need no argument."""
     spec = QueueSpec("default", has_priorities=has_priorities)
-    assert "x-max-priority" not in work_queue(spec).queue_arguments
+    assert "x-max-priority" not in arguments_of(work_queue(spec))
 
 
 def test_arguments_do_not_change_with_what_an_operator_tunes() -> None:
     """Delivery limit and priorities on quorum are no arguments: changing them never meets 406."""
     tuned = QueueSpec("default", has_priorities=True, delivery_limit=99)
-    assert work_queue(tuned).queue_arguments == work_queue(QUORUM).queue_arguments
+    assert arguments_of(work_queue(tuned)) == arguments_of(work_queue(QUORUM))
 
 
 def test_a_queue_that_discards_has_no_dead_letters() -> None:
     """No exchange, no key, no queue `….dead`: what it gives up is gone, as asked."""
-    assert not [name for name in work_queue(DISCARDING).queue_arguments if "dead" in name]
+    assert not [name for name in arguments_of(work_queue(DISCARDING)) if "dead" in name]
     assert "lopri.dead" not in _queues(work_topology([DISCARDING], ""))
 
 
@@ -102,7 +106,8 @@ def test_what_is_kept_may_be_looked_at_without_end() -> None:
 
 def test_what_was_due_for_a_queue_that_is_gone_is_parked() -> None:
     """Every exchange behind a lane has the parking as its alternate; `tasks` has none, so the producer is told."""
-    exchanges = {exchange.name: exchange.arguments or {} for exchange in work_topology([], "").exchanges}
+    declared: tuple[Any, ...] = work_topology([], "").exchanges
+    exchanges = {exchange.name: exchange.arguments or {} for exchange in declared}
     behind_lanes = {"delay.h", "delay.m", "delay.s", "delay.ms", "tasks.due"}
     assert behind_lanes == {name for name, arguments in exchanges.items() if arguments}
     assert all(exchanges[name] == {"alternate-exchange": "tasks.unrouted"} for name in behind_lanes)
@@ -113,7 +118,7 @@ def test_a_lane_keeps_its_messages_until_they_can_go_on() -> None:
     """A lane is a quorum queue with a TTL for the queue, at-least-once, and no expiry of its own."""
     (queue,) = lane_topology([Lane(2, 5)], "").queues
     assert queue.name == "delay.5m"
-    assert queue.queue_arguments == {
+    assert arguments_of(queue) == {
         "x-queue-type": "quorum",
         "x-message-ttl": 300_000,
         "x-dead-letter-exchange": "delay.s",
@@ -129,7 +134,7 @@ ONWARD = [(0, "delay.h"), (1, "delay.m"), (2, "delay.s"), (3, "delay.ms"), (4, "
 def test_each_lane_hands_on_to_the_next_unit(level: int, onward: str) -> None:
     """Days to hours to minutes to seconds, to tenths of a second, and from these into the due exchange."""
     (queue,) = lane_topology([Lane(level, UNITS[level].step)], "").queues
-    assert queue.queue_arguments["x-dead-letter-exchange"] == onward
+    assert arguments_of(queue)["x-dead-letter-exchange"] == onward
 
 
 def test_a_topology_declares_before_it_binds() -> None:

@@ -79,9 +79,12 @@ def test_one_query_asks_for_all() -> None:
 def test_pauses_grow_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     """They begin with milliseconds; the caller's interval bounds them."""
     pauses: list[float] = []
-    monkeypatch.setattr(
-        threading.Event, "wait", lambda _self, seconds: pauses.append(seconds) or time.sleep(seconds)
-    )
+
+    def wait(_: threading.Event, seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
     waiter = ResultWaiter(lambda _ids: set())
     assert not waiter.wait({"id"}, deadline=time.monotonic() + 0.5, longest_pause=0.02)
     assert pauses[0] < 0.01

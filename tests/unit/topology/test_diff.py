@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from entities import arguments_of
 
 from broker_app.queues import QueueSpec, QueueType, work_queue
 from broker_app.topology.diff import Difference, DifferenceKind, differences
@@ -14,7 +15,7 @@ CLASSIC = work_queue(QueueSpec("lopri", type=QueueType.CLASSIC))
 
 def found(**arguments: Any) -> dict[str, Any]:
     """Return a queue as the management API tells it, by default as wanted."""
-    base = dict(CLASSIC.queue_arguments)
+    base = dict(arguments_of(CLASSIC))
     return {"type": "classic", "durable": True, "auto_delete": False, "arguments": base | arguments}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKEN = "correct horse battery"
-LOGIN = {"username": "ops", "password": SecretStr("s3cr3t")}
+LOGIN: dict[str, Any] = {"username": "ops", "password": SecretStr("s3cr3t")}
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_a_thread_outlives_what_a_task_raises() -> None:
 
 def test_what_was_not_begun_is_dropped_at_the_end() -> None:
     """A shutdown that cancels runs nothing more, and the threads end."""
-    threads, begun, end, ran = ThreadExecutor(1), threading.Event(), threading.Event(), []
+    threads, begun, end, ran = ThreadExecutor(1), threading.Event(), threading.Event(), list[int]()
 
     def hold() -> None:
         begun.set()
@@ -58,7 +58,7 @@ def test_what_was_not_begun_is_dropped_at_the_end() -> None:
 
 def test_celerys_pool_answers_as_before() -> None:
     """A thread pool accepts, runs and answers; a pool of another kind is left alone."""
-    pool, answers, has_answered = TaskPool(limit=2), [], threading.Event()
+    pool, answers, has_answered = TaskPool(limit=2), list[object](), threading.Event()
     lighten(pool)
     pool.start()
 
