@@ -29,9 +29,9 @@ folder, if it exists; [the shipped file](../../config/broker.toml) shows every s
 `broker-app check` validates the file and the environment, and reports all errors in one run; unknown keys and
 variables are errors.
 
-In environment variables, `__` separates a table from its key, and lists and tables are JSON. Queues can only be
-declared in the file, but the environment can change their settings:
-`BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
+An environment variable is `BROKER_APP_` and the setting's name in capitals, with `__` between a table and its key:
+`BROKER_APP_BROKER_URL`, `BROKER_APP_METRICS__PORT`. Lists and tables are JSON. Queues can only be declared in the
+file, but the environment can change their settings: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
 
 In Celery, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND`
 take precedence over everything else. If one of them differs from the setting, it is refused in one line, so that
@@ -67,21 +67,22 @@ def _table(model: type[BaseModel], path: tuple[str, ...], title: str) -> list[st
     """Return the lines of a model's table, and of the tables below it."""
     heading = title or f"`[{'.'.join(path)}]`"
     lines = [f"## {heading}" if len(path) < 2 else f"### {heading}", ""]
-    lines += ["| setting | type | default | in the environment | what it does |", "|---|---|---|---|---|"]
+    variable = ENV_PREFIX + "".join(f"{part.upper()}__" for part in path)
+    lines += [f"In the environment: `{variable}…`", ""] if path else []
+    lines += ["| setting | type | default | what it does |", "|---|---|---|---|"]
     deeper: list[str] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             deeper += ["", *_table(kind, (*path, name), "")]
         elif name != "queues":
-            lines.append(_row(name, field, path))
+            lines.append(_row(name, field))
     return [*lines, *deeper]
 
 
-def _row(name: str, field: FieldInfo, path: tuple[str, ...]) -> str:
-    variable = ENV_PREFIX + "__".join(part.upper() for part in (*path, name))
+def _row(name: str, field: FieldInfo) -> str:
     description = str(field.description).replace("<", "&lt;")
-    cells = [f"`{name}`", _type(field), _default(field), f"`{variable}`", description]
+    cells = [f"`{name}`", _type(field), _default(field), description]
     return f"| {' | '.join(cells)} |"
 
 
