@@ -22,7 +22,7 @@ from broker_app.errors import CallError, InvalidDelay, SettingsError, Unsupporte
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.bulk import publish_many
 from broker_app.publishing.sent import note_sent
-from broker_app.queues import Delay, split_delay
+from broker_app.queues import NO_DELAY, Delay, split_delay
 from broker_app.results.deferred import DeferredWrites
 from broker_app.results.fault_tolerance import forgiving
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
@@ -250,7 +250,7 @@ class BrokerApp(Celery):
         if countdown is not None and eta is not None:
             raise InvalidDelay("expected a countdown or an eta, got both; leave one of them out")
         if countdown is None and eta is None:
-            return _NOW, None
+            return NO_DELAY, None
         now = self.now() - timedelta(seconds=time.monotonic() - began)
         if eta is not None:
             seconds = max(0.0, (maybe_make_aware(_check_eta(eta), self.timezone) - now).total_seconds())
@@ -258,7 +258,7 @@ class BrokerApp(Celery):
             seconds = _check_countdown(countdown)
         delay = split_delay(seconds)
         if not delay.seconds:
-            return _NOW, None
+            return NO_DELAY, None
         return delay, now + timedelta(seconds=delay.seconds)
 
     def _get_backend(self) -> Any:
@@ -319,7 +319,5 @@ def _check_expires(expires: object) -> None:
         pass
     raise InvalidDelay(f"expires must be a number of seconds, a datetime or an ISO 8601 string, got {expires!r}")
 
-
-_NOW = Delay((), 0.0)
 
 app = BrokerApp("broker_app", include=["broker_app.tasks"])

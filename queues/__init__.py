@@ -1,6 +1,7 @@
 """Broker entities as plain values: queues, delay lanes, routing and retries. Nothing here opens a connection."""
 
-from broker_app.queues.delay import Delay, Lane, rest_of, split_delay, split_rest
+from broker_app.queues.delay import NO_DELAY, Delay, Lane, rest_of, split_delay, split_rest
+from broker_app.queues.duration import parse_duration
 from broker_app.queues.errors import (
     BrokerAppError,
     InvalidDelay,
@@ -17,6 +18,7 @@ from broker_app.queues.spec import DeadLetters, QueueSpec, QueueType
 from broker_app.queues.topology import Topology, lane_topology, work_queue, work_topology
 
 __all__ = [
+    "NO_DELAY",
     "Backoff",
     "BrokerAppError",
     "DeadLetters",
@@ -35,6 +37,7 @@ __all__ = [
     "UnknownQueue",
     "lane_topology",
     "missing_features",
+    "parse_duration",
     "rest_of",
     "split_delay",
     "split_rest",

@@ -129,6 +129,10 @@ class Delay:
         return ".".join([*words, queue])
 
 
+NO_DELAY = Delay((), 0.0)
+"""Straight into the queue."""
+
+
 def split_delay(seconds: float) -> Delay:
     """Split a delay into lanes and a fraction of a second.
 
@@ -144,7 +148,7 @@ def split_delay(seconds: float) -> Delay:
             f"got {seconds!r}"
         )
     if seconds <= 0:
-        return Delay((), 0.0)
+        return NO_DELAY
     held = _held_milliseconds(seconds)
     return Delay(_lanes(held), seconds - held / 1_000)
 

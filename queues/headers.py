@@ -11,8 +11,11 @@ DELAY_HEADER = "broker_app_delay_seconds"
 MAYBE_TWICE_HEADER = "broker_app_maybe_twice"
 """True on a message that was published again because the connection was lost before the confirm arrived."""
 
-BROKER_HEADERS = frozenset(
-    {"x-death", "x-delivery-count", "x-acquired-count"}
+COUNT_HEADERS = frozenset({"x-delivery-count", "x-acquired-count"})
+"""Number of returned deliveries, set by a quorum queue on a redelivered message; the second since RabbitMQ 4.3."""
+
+BROKER_HEADERS = COUNT_HEADERS | frozenset(
+    {"x-death"}
     | {f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")}
 )
 """Headers that RabbitMQ adds in transit. Strip them before publishing a message again: otherwise 3.10 mistakes a

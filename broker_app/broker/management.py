@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
@@ -16,8 +15,10 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Requ
 from kombu.utils.url import parse_url
 
 from broker_app.errors import BrokerError, NotOnBroker
+from broker_app.wire.tls import verifying_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from email.message import Message
     from typing import IO
@@ -207,9 +208,8 @@ def management_of(app: Broker, connection: amqp.Connection | None = None) -> Man
     reached = [url for url in urls if host.startswith(f"{parse_url(url)['hostname']}:")]
     place = app.settings.management_url
     tls = app.settings.tls
-    context = ssl.create_default_context(cafile=str(tls.ca_certificates)) if tls.ca_certificates else None
-    if context and tls.certificate:
-        context.load_cert_chain(tls.certificate, tls.certificate_key)
+    files = (tls.ca_certificates, tls.certificate, tls.certificate_key)
+    context = verifying_context(*files) if any(files) else None
     return Management((reached or urls)[0], place.get_secret_value() if place else None, context)
 
 

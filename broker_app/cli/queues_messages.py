@@ -19,7 +19,8 @@ from broker_app.cli.progress import InterruptWatch, bar
 from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
-from broker_app.messages import CommandOptions, MessageFilter, parse_duration
+from broker_app.messages import CommandOptions, MessageFilter
+from broker_app.queues import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,7 +218,7 @@ def _selection(given: dict[str, Any]) -> MessageFilter:
 def _time(option: str, text: str) -> float:
     try:
         return parse_duration(text)
-    except SelectionError as error:
+    except ValueError as error:
         raise SelectionError(f"{option}: {error}") from None
 
 

@@ -25,7 +25,7 @@ from broker_app.tuning import NodeLimits, SampleCall, SweepPlan, TaskLoad, Trial
 from broker_app.tuning.chart import draw
 from broker_app.tuning.limits import WORDS
 from broker_app.tuning.live_load import WATCH_SECONDS, cpu_seconds, observe
-from broker_app.tuning.load import parse_duration, parse_profile
+from broker_app.tuning.load import parse_profile, parse_time
 from broker_app.tuning.readable import shown_duration, shown_number
 from broker_app.tuning.settings_file import apply_fleet, fleet_lines
 from broker_app.tuning.worker import is_installed
@@ -176,7 +176,7 @@ def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Swe
         limits=NodeLimits(
             memory_bytes=None if memory is None else _parse_size(memory),
             connections=options["max_connections"],
-            latency_seconds=None if latency is None else parse_duration(latency, "--max-latency"),
+            latency_seconds=None if latency is None else parse_time(latency, "--max-latency"),
         ),
         effort=TrialEffort(round_seconds=options["seconds"], precision=options["precision"]),
         seconds=None if options["minutes"] is None else 60 * options["minutes"],

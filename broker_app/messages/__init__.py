@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker_app.messages.commands import CommandOptions, PeekResult, discard, move, peek, purge, replay
-from broker_app.messages.filter import MessageFilter, parse_duration
+from broker_app.messages.filter import MessageFilter
 from broker_app.messages.overview import Overview, QueueRow, read_overview
 from broker_app.messages.source import MessageSource, known_places
 from broker_app.messages.summary import MessageSummary
@@ -24,7 +24,6 @@ __all__ = [
     "discard",
     "known_places",
     "move",
-    "parse_duration",
     "peek",
     "peek_unrouted",
     "purge",

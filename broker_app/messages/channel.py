@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,11 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ChannelWrongStateE
 
 from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
 from broker_app.messages.pika_floats import keep_floats
+from broker_app.wire.errors import server_version
+from broker_app.wire.tls import verifying_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
     from pika.channel import Channel
@@ -50,8 +52,7 @@ class CallbackChannel:
         self._is_woken = False
         self._failure: BaseException | None = None
         self.user = str(connection.params.credentials.username)
-        words = str(connection.server_properties.get("version", "0")).split("-")[0].split(".")
-        self.version = tuple(int(word) for word in words if word.isdigit())
+        self.version = server_version(connection)
         connection.add_on_close_callback(self.waking(self._on_close))
 
     def waking(self, callback: Callable[..., Any]) -> Callable[..., None]:
@@ -228,9 +229,5 @@ def _parameters(app: Broker) -> list[pika.ConnectionParameters]:
 
 
 def _tls(options: Any) -> ssl.SSLContext:
-    """Return a context that verifies chain and host name, using the files in Celery's ``broker_use_ssl``."""
-    files = options if isinstance(options, dict) else {}
-    context = ssl.create_default_context(cafile=files.get("ca_certs"))
-    if files.get("certfile"):
-        context.load_cert_chain(files["certfile"], files.get("keyfile"))
-    return context
+    files = options if isinstance(options, dict) else {}  # Celery's broker_use_ssl
+    return verifying_context(files.get("ca_certs"), files.get("certfile"), files.get("keyfile"))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from broker_app.errors import SelectionError
 from broker_app.messages.summary import BY_BROKER
 
 if TYPE_CHECKING:
     from broker_app.messages.summary import MessageSummary
-
-_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_DURATION = re.compile(r"(?=\d)(?:(\d{1,5})d)?(?:(\d{1,7})h)?(?:(\d{1,8})m)?(?:(\d{1,9})s)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +52,6 @@ class MessageFilter:
         return self.newer_than_seconds is None or (
             age_seconds is not None and age_seconds < self.newer_than_seconds
         )
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of ``90s``, ``10m``, ``2h``, ``3d`` or several of them, larger ones first: ``1h30m``.
-
-    Raises:
-        SelectionError: Anything else.
-
-    Example:
-        >>> parse_duration("1h30m")
-        5400.0
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise SelectionError(f"expected a time such as 90s, 10m, 2h, 3d or 1h30m, got {text!r}")
-    return float(
-        sum(int(number or 0) * unit for number, unit in zip(match.groups(), _UNITS.values(), strict=True))
-    )
 
 
 def _is_reason(reason: str, pattern: str) -> bool:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from broker_app.errors import BrokerError
+from broker_app.queues.headers import COUNT_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +44,6 @@ GROUP = 32
 
 _GROUPS_AT_ONCE = 8
 """Commands between checks of the queue: RabbitMQ's quorum client merges many pending ones and reorders them."""
-
-_QUORUM_HEADERS = frozenset({"x-delivery-count", "x-acquired-count"})
-"""Headers that a quorum queue sets on a redelivered message."""
 
 _IDLE_SECONDS = 0.2
 _LAST_SECONDS = 2.0
@@ -83,7 +81,7 @@ class ScannedMessage:
     @property
     def is_requeued(self) -> bool:
         """True if a quorum queue delivered it from its requeued messages."""
-        return self.is_redelivered and not _QUORUM_HEADERS.isdisjoint(self.headers)
+        return self.is_redelivered and not COUNT_HEADERS.isdisjoint(self.headers)
 
 
 class QueueScan:

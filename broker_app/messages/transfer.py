@@ -14,9 +14,10 @@ from broker_app.errors import BrokerError
 from broker_app.messages.channel import ANSWER_SECONDS
 from broker_app.messages.scan import QueueScan
 from broker_app.messages.summary import summarize
+from broker_app.wire.pending_confirms import PendingConfirms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import pika
 
@@ -121,9 +122,8 @@ class ConfirmedSender:
         self._scan = scan
         self._action = action
         self._outcome = outcome
-        self._last_tag = 0
         self._first_kept: int | None = None
-        self._pending: dict[int, _Sent] = {}  # by publishing sequence number
+        self._pending: PendingConfirms[_Sent] = PendingConfirms()
         link.channel.add_on_return_callback(link.waking(self._on_return))
         link.ask(link.channel.confirm_delivery, link.waking(self._on_answer))
 
@@ -138,8 +138,7 @@ class ConfirmedSender:
         channel = self._link.channel
         with self._link.refusals():
             channel.basic_publish(route.exchange, route.key, delivery.body, properties, mandatory=True)
-        self._last_tag += 1
-        self._pending[self._last_tag] = _Sent(delivery, route, summary.id)
+        self._pending.add(_Sent(delivery, route, summary.id))
 
     def finish(self) -> None:
         """Wait until each message is settled.
@@ -158,7 +157,7 @@ class ConfirmedSender:
 
     def _on_answer(self, frame: Any) -> None:
         method = frame.method
-        for sent in self._take(method.delivery_tag, is_multiple=method.multiple):
+        for _, sent in self._pending.take(method.delivery_tag, multiple=method.multiple):
             if isinstance(method, Basic.Nack):
                 self._outcome.refused += 1
                 self._keep(sent, f"{sent.route.shown}: its queue refused it")
@@ -169,11 +168,6 @@ class ConfirmedSender:
                 self._scan.remove(sent.delivery)
                 self._outcome.done += 1
                 self._action.settle(sent.id, is_done=True)
-
-    def _take(self, tag: int, *, is_multiple: bool) -> Iterator[_Sent]:
-        tags = [pending for pending in self._pending if pending <= tag] if is_multiple else [tag]
-        for answered in tags:
-            yield self._pending.pop(answered)
 
     def _keep(self, sent: _Sent, reason: str) -> None:
         self._scan.keep(sent.delivery)
@@ -187,7 +181,7 @@ class ConfirmedSender:
         Messages that are equal in all of these fields are copies, so it does not matter which of them stays.
         """
         returned = _identity(method.exchange, method.routing_key, properties.headers, body)
-        for sent in self._pending.values():
+        for _, sent in self._pending.oldest_first():
             if not sent.is_returned and sent.identity == returned:
                 sent.is_returned = True
                 return

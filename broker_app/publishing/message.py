@@ -15,7 +15,7 @@ from kombu import serialization
 from broker_app.errors import InvalidDelay, PublishError, RoutingError
 from broker_app.publishing import trace_context
 from broker_app.queues import Names, QueueSpec, RoutingTable
-from broker_app.queues.delay import UNITS, Delay, parse_routing_key, rest_of
+from broker_app.queues.delay import NO_DELAY, UNITS, Delay, parse_routing_key, rest_of
 from broker_app.queues.headers import (
     BROKER_HEADERS,
     DELAY_HEADER,
@@ -124,7 +124,7 @@ class MessageBuilder:
         Raises:
             RoutingError: The destination, priority or delay is invalid.
         """
-        delay: Delay = options.pop("broker_app_delay", None) or Delay((), 0.0)
+        delay: Delay = options.pop("broker_app_delay", None) or NO_DELAY
         began: float = options.pop("broker_app_began", None) or time.monotonic()
         spec, exchange, routing_key = self._destination(options, delay)
         headers = dict(message.headers, **options.pop("headers", None) or {})

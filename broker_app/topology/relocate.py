@@ -10,8 +10,8 @@ import amqp
 
 from broker_app.broker.declare import queue_depth
 from broker_app.errors import BrokerError, NotOnBroker
-from broker_app.queues.headers import MAYBE_TWICE_HEADER
-from broker_app.wire import frames
+from broker_app.queues.headers import COUNT_HEADERS, MAYBE_TWICE_HEADER
+from broker_app.wire.confirm_channel import ConfirmChannel, ConfirmOutcome
 from broker_app.wire.errors import error_text
 from broker_app.wire.field_tables import accept_undecodable
 
@@ -24,9 +24,6 @@ WINDOW = 500
 
 LOW_CONSUMER_PRIORITY = {"x-priority": -10}
 """Workers with a free slot are served first (rabbitmq.com/docs/consumer-priority)."""
-
-_COUNTERS = ("x-delivery-count", "x-acquired-count")
-"""Headers in which a quorum queue counts its deliveries; the next queue starts again from 0."""
 
 _CONSUMER = "broker-app-mover"
 
@@ -90,17 +87,11 @@ class _Mover:
         self.moved = 0
         accept_undecodable()  # undecodable messages are moved unchanged
         self._connection, self._source, self._destination = connection, source, destination
-        self._taking, self._giving = connection.channel(), connection.channel()
+        self._taking, self._giving = connection.channel(), ConfirmChannel(connection)
         self._taking.auto_decode = False  # bodies are moved unchanged
-        self._giving.confirm_select()
-        self._giving.events["basic_ack"].add(self._on_ack)
-        self._giving.events["basic_nack"].add(self._on_nack)
-        self._giving.events["basic_return"].add(self._on_return)
-        self._published = 0
         self._confirmed: set[int] = set()
         self._received: deque[amqp.Message] = deque()
         self._waiting: deque[tuple[int, int]] = deque()  # publishing tag, delivery tag
-        self._fault = ""
         self._is_cancelled = False
 
     def run(self, limit: int | None, told: Callable[[int], None]) -> None:
@@ -125,11 +116,10 @@ class _Mover:
     def close(self) -> None:
         """Close the channels, unless confirms are outstanding; the connection must then be dropped."""
         if self._waiting:
-            self._fault = "the move was interrupted"
             return
-        for channel in (self._taking, self._giving):
-            if channel.connection is not None and channel.is_open:
-                channel.close()
+        if self._taking.connection is not None and self._taking.is_open:
+            self._taking.close()
+        self._giving.close()
 
     def _is_done(self) -> bool:
         if self._drain() or self._waiting:
@@ -137,7 +127,7 @@ class _Mover:
         return not queue_depth(self._connection, self._source)
 
     def _drain(self) -> bool:
-        """Process pending events and return whether there were any; raise faults recorded by callbacks."""
+        """Process pending events and return whether there were any."""
         try:
             self._connection.drain_events(timeout=_IDLE_SECONDS)
         except TimeoutError:
@@ -146,44 +136,34 @@ class _Mover:
             raise NotOnBroker(
                 f"queue {self._source!r}: it was deleted while its messages were being moved; run it again"
             )
-        if self._fault:
-            raise BrokerError(f"queue {self._source!r}: {self._fault}; messages that were not moved stay there")
         self._publish()
         return True
 
     def _publish(self) -> None:
-        """Publish the received messages; not in their callback, since py-amqp keeps reading while it publishes."""
+        """Publish the received messages, and acknowledge those that are confirmed.
+
+        Not in their callback, since py-amqp keeps reading while it publishes.
+        """
         while self._received:
             message = self._received.popleft()
             info, destination = message.delivery_info, self._destination
-            self._published += 1
-            self._waiting.append((self._published, info["delivery_tag"]))
             key = info["routing_key"] if destination.routing_key is None else destination.routing_key
-            self._connection.transport.write(
-                frames.encode(
-                    self._giving.channel_id,
-                    self._connection.frame_max,
-                    (destination.exchange, key),
-                    self._properties(message),
-                    message.body,
-                )
-            )
+            tag = self._giving.publish(message.body, self._properties(message), destination.exchange, key)
+            self._waiting.append((tag, info["delivery_tag"]))
+        self._settle()
 
-    def _properties(self, message: amqp.Message) -> dict[str, Any]:
-        """Return the properties to send: all except ``user_id``, which would have to be ours."""
-        info = message.delivery_info
-        headers = dict(message.properties.get("application_headers") or {})
-        for counter in _COUNTERS:
-            headers.pop(counter, None)
-        if info["redelivered"] or self._destination.is_direct(info["exchange"]):
-            headers[MAYBE_TWICE_HEADER] = True
-        properties = {name: value for name, value in message.properties.items() if name != "user_id"}
-        return properties | {"application_headers": headers}
+    def _settle(self) -> None:
+        """Acknowledge the messages up to the first one that is not confirmed.
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
-        if self._fault:
-            return
-        self._confirmed.update(range(self._waiting[0][0], tag + 1) if multiple and self._waiting else (tag,))
+        A return may be matched to an older message with the same address, never to a younger one, so a message
+        that is not in its destination is never acknowledged.
+        """
+        failed = ""
+        for tag, answer in self._giving.take_answers().items():
+            if answer.outcome is ConfirmOutcome.CONFIRMED:
+                self._confirmed.add(tag)
+            else:
+                failed = failed or answer.reason
         last = None
         while self._waiting and self._waiting[0][0] in self._confirmed:
             published, last = self._waiting.popleft()
@@ -191,14 +171,19 @@ class _Mover:
             self.moved += 1
         if last is not None:
             self._taking.basic_ack(last, multiple=True)
+        if failed:
+            raise BrokerError(f"queue {self._source!r}: {failed}; messages that were not moved stay there")
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it so
-        del tag, multiple
-        self._fault = "the destination queue refused a message (its length limit is reached, or it has no leader)"
-
-    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
-        del error, exchange, routing_key, message
-        self._fault = "a message could not be routed to its destination queue"
+    def _properties(self, message: amqp.Message) -> dict[str, Any]:
+        """Return the properties to send: all except ``user_id``, which would have to be ours."""
+        info = message.delivery_info
+        headers = dict(message.properties.get("application_headers") or {})
+        for counter in COUNT_HEADERS:
+            headers.pop(counter, None)
+        if info["redelivered"] or self._destination.is_direct(info["exchange"]):
+            headers[MAYBE_TWICE_HEADER] = True
+        properties = {name: value for name, value in message.properties.items() if name != "user_id"}
+        return properties | {"application_headers": headers}
 
     def _on_cancel(self, tag: str) -> None:
         del tag

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker_app.errors import CallError
+from broker_app.queues import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,6 @@ SIMULATED_TASK = "broker_app.tuning.simulate"
 
 MAX_PROFILE_SECONDS = 60.0
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 
@@ -91,7 +90,7 @@ def parse_profile(text: str) -> SampleCall:
     words = dict(word.partition("=")[::2] for word in text.split(","))
     if unknown := words.keys() - {"wait", "cpu", "jitter"}:
         raise CallError(f"--profile: expected wait, cpu and jitter, got {min(unknown)!r} in {text!r}")
-    wait, cpu = (parse_duration(words.get(name, "0s"), f"--profile: {name}") for name in ("wait", "cpu"))
+    wait, cpu = (parse_time(words.get(name, "0s"), f"--profile: {name}") for name in ("wait", "cpu"))
     if not 0 < wait + cpu <= MAX_PROFILE_SECONDS:
         raise CallError(
             f"--profile: expected wait and cpu of up to {MAX_PROFILE_SECONDS:g} s in all, got {text!r}"
@@ -99,16 +98,16 @@ def parse_profile(text: str) -> SampleCall:
     return SampleCall(SIMULATED_TASK, (wait, cpu, _share(words.get("jitter", "0"))))
 
 
-def parse_duration(text: str, where: str) -> float:
+def parse_time(text: str, where: str) -> float:
     """Return the seconds of ``50ms``, ``2s`` or ``300us``.
 
     Raises:
-        CallError: The text is not a duration.
+        CallError: The text is not a duration; the message begins with ``where``.
     """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise CallError(f"{where}: expected a time such as 50ms or 2s, got {text!r}")
-    return float(match.group(1)) * _UNITS[match.group(2)]
+    try:
+        return parse_duration(text.strip())
+    except ValueError as error:
+        raise CallError(f"{where}: {error}") from None
 
 
 def simulate(wait_seconds: float, cpu_seconds: float, jitter: float) -> None:

@@ -14,13 +14,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import amqp
 from amqp.transport import TCPTransport
 
 from broker_app.wire import frames
+from broker_app.wire.pending_confirms import PendingConfirms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,11 +57,7 @@ class ConfirmTimeoutError(TimeoutError):
 
 
 class ConfirmChannel:
-    """A dedicated channel for publishing. Nothing else publishes on it, so it can count delivery tags.
-
-    Publisher confirms, rabbitmq.com/docs/confirms: tags count from 1 in publishing order; an ack may cover
-    all tags up to its own (``multiple``); an unroutable mandatory message is returned before it is acked.
-    """
+    """A dedicated channel for publishing. Nothing else publishes on it, so it can count delivery tags."""
 
     def __init__(self, connection: amqp.Connection) -> None:
         self.is_blocked = False
@@ -82,8 +78,7 @@ class ConfirmChannel:
             _read_ahead(connection.transport)
         self._can_gather = bool(_MSG_MORE) and not isinstance(connection.sock, ssl.SSLSocket)
         self._is_gathering = False
-        self._last_tag = 0
-        self._pending: dict[int, Address] = {}  # by tag, in the order of publishing
+        self._pending: PendingConfirms[Address] = PendingConfirms()
         self._answers: dict[int, Confirmation] = {}
         self._returns: dict[int, Confirmation] = {}
 
@@ -121,8 +116,8 @@ class ConfirmChannel:
 
         Args:
             body: The serialised body.
-            properties: AMQP basic properties by py-amqp's names. ``correlation_id`` is required: it matches a
-                returned message to its tag.
+            properties: AMQP basic properties by py-amqp's names. The ``correlation_id`` matches a returned message
+                to its tag. Among messages with the same one (or none), exchange and key, it is the oldest.
             exchange: The exchange's name.
             routing_key: At most 255 bytes.
 
@@ -137,9 +132,8 @@ class ConfirmChannel:
             self.connection.transport.write(sent)
         except TimeoutError as error:  # a partial frame may be written, so the connection is unusable
             raise amqp.RecoverableConnectionError("the broker did not read in time") from error
-        self._last_tag += 1  # only now: the broker does not count a message that could not be encoded
-        self._pending[self._last_tag] = (properties["correlation_id"], exchange, routing_key)
-        return self._last_tag
+        # Only now: the broker does not count a message that could not be encoded.
+        return self._pending.add((properties.get("correlation_id"), exchange, routing_key))
 
     def write(self, frames: bytes, address: Address) -> int:
         """Send one encoded mandatory message and return its tag.
@@ -159,9 +153,7 @@ class ConfirmChannel:
             self._is_gathering = True
         else:
             self.connection.transport.write(frames)
-        self._last_tag += 1
-        self._pending[self._last_tag] = address
-        return self._last_tag
+        return self._pending.add(address)
 
     def read(self, deadline: float | None = None) -> None:
         """Read answers, for `take_answers`.
@@ -246,27 +238,21 @@ class ConfirmChannel:
             raise
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
-        for answered in self._take(tag, multiple=multiple):
+        for answered, _ in self._pending.take(tag, multiple=multiple):
             self._answers[answered] = self._returns.pop(answered, _CONFIRMED)
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
-        for answered in self._take(tag, multiple=multiple):
+        for answered, _ in self._pending.take(tag, multiple=multiple):
             self._answers[answered] = _REFUSED
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
         del error
         returned = (message.properties.get("correlation_id"), exchange, routing_key)
         reason = f"no queue is bound to exchange {exchange!r} with the routing key {routing_key!r}"
-        for tag, address in self._pending.items():
+        for tag, address in self._pending.oldest_first():
             if address == returned and tag not in self._returns:
                 self._returns[tag] = Confirmation(ConfirmOutcome.RETURNED, reason)
                 return
-
-    def _take(self, tag: int, *, multiple: bool) -> list[int]:
-        tags = list(takewhile(lambda pending: pending <= tag, self._pending)) if multiple else [tag]
-        for answered in tags:
-            self._pending.pop(answered, None)
-        return tags
 
     def _on_blocked(self, reason: str) -> None:
         del reason
@@ -291,7 +277,7 @@ def _read_ahead(transport: TCPTransport) -> None:
     transport._quick_recv = lambda wanted: receive(max(wanted, READ_BYTES))  # noqa: SLF001 - py-amqp keeps the surplus
 
 
-Address = tuple[str, str, str]
+Address = tuple[str | None, str, str]
 """Identifies a returned message: correlation id, exchange and routing key."""
 
 READ_BYTES = 4_096

@@ -14,6 +14,10 @@ def error_text(error: BaseException) -> str:
 
 
 def server_version(connection: amqp.Connection) -> tuple[int, ...]:
-    """Return the broker's version as numbers, e.g. (4, 3, 6), without a pre-release suffix."""
+    """Return the broker's version as numbers, e.g. (4, 3, 6), without a pre-release suffix.
+
+    Args:
+        connection: An open connection; pika's has the same ``server_properties``.
+    """
     words = str(connection.server_properties.get("version", "0")).split("-")[0].split(".")
     return tuple(int(word) for word in words if word.isdigit())

@@ -14,7 +14,7 @@ from uuid import uuid4
 from kombu.compression import compress
 
 from broker_app.publishing.message import OutgoingMessage
-from broker_app.queues import Delay, Names
+from broker_app.queues import NO_DELAY, Names
 from broker_app.queues.dead_letters import (
     AT_HEADER,
     DEAD_PREFIX,
@@ -69,7 +69,7 @@ def dead_letter(message: Message, spec: QueueSpec, death: DeadLetterCause, node:
         task=task,
         task_id=identity,
         spec=spec,
-        delay=Delay((), 0.0),
+        delay=NO_DELAY,
         exchange=Names(spec.prefix).dead,
         routing_key=spec.broker_name,
         body=body_of(message),

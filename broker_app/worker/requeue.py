@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from broker_app.publishing.message import OutgoingMessage
-from broker_app.queues import Delay, Names
+from broker_app.queues import NO_DELAY, Names
 from broker_app.queues.headers import DELAY_HEADER, MAYBE_TWICE_HEADER, PERSISTENT, PUBLISHED_AT_HEADER
 from broker_app.worker.dead_letters import body_of, carried
 
@@ -37,7 +37,7 @@ def requeued(message: Message, spec: QueueSpec) -> OutgoingMessage:
         task=str(headers.get("task", "unknown")),
         task_id=identity,
         spec=spec,
-        delay=Delay((), 0.0),
+        delay=NO_DELAY,
         exchange=Names(spec.prefix).tasks,
         routing_key=spec.broker_name,
         body=body_of(message),

@@ -23,7 +23,7 @@ from broker_app.publishing.bulk.signature import BulkCall, CallClassifier
 from broker_app.publishing.bulk.template import Template, float_value, text_value
 from broker_app.publishing.message import MessageBuilder
 from broker_app.publishing.publisher import refusal
-from broker_app.queues import Delay
+from broker_app.queues import NO_DELAY, Delay
 from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 from broker_app.wire import frames
 
@@ -43,7 +43,6 @@ MAX_TEMPLATES = 1_000
 _JSON = JSONEncoder().encode
 """kombu's ``json`` encoder without its wrapper; a template uses it only where both give the same bytes."""
 
-_NOW = Delay((), 0.0)
 
 _SERIALISED = ("task", "args", "kwargs", "options")
 """Keys of every serialised signature (docs.celeryq.dev, canvas)."""
@@ -145,7 +144,7 @@ class MessageEncoder:
         if call.check is not None:
             call.check(*call.args, **call.kwargs)
         task_id = call.task_id or uuid()
-        delay, due = _NOW, None
+        delay, due = NO_DELAY, None
         if call.countdown is not None or call.eta is not None:
             delay, due = self._app._delay(call.countdown, call.eta, began)  # noqa: SLF001 - the app's own
         exchange, key = self._way(template.spec, delay)

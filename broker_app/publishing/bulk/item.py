@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker_app.publishing.message import OutgoingMessage
-from broker_app.queues import Delay, rest_of
+from broker_app.queues import NO_DELAY, rest_of
 from broker_app.wire import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-    from broker_app.queues import QueueSpec
+    from broker_app.queues import Delay, QueueSpec
     from broker_app.wire.confirm_channel import Address
 
 
@@ -50,9 +50,6 @@ class ItemOutcome:
     def maybe_taken(self) -> bool:
         """True if it was not confirmed but the broker may have it."""
         return bool(getattr(self.error, "maybe_taken", False))
-
-
-_NOW = Delay((), 0.0)
 
 
 NOT_MADE = (0, 0)
@@ -91,7 +88,7 @@ class BulkItem:
     task_id: str
     place: str = ""
     spec: QueueSpec | None = None
-    delay: Delay = _NOW
+    delay: Delay = NO_DELAY
     address: Address = ("", "", "")
     sent: bytes = b""
     channel: tuple[int, int] = NOT_MADE

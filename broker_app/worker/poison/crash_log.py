@@ -22,8 +22,8 @@ from uuid import uuid4
 from broker_app.broker.control_streams import Stream
 from broker_app.errors import BrokerError, PublishError
 from broker_app.publishing.message import OutgoingMessage
-from broker_app.queues import Delay, Names
-from broker_app.queues.headers import PERSISTENT, PUBLISHED_AT_HEADER
+from broker_app.queues import NO_DELAY, Names
+from broker_app.queues.headers import COUNT_HEADERS, PERSISTENT, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,9 +35,6 @@ MAX_REMEMBERED = 60_000
 
 WARN_SECONDS = 60.0
 """Shortest interval between two warnings that the stream cannot be written."""
-
-COUNT_HEADERS = ("x-delivery-count", "x-acquired-count")
-"""RabbitMQ's headers with the number of returned deliveries of a quorum queue's message; the second since 4.3."""
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +160,7 @@ class CrashLog:
                 task="tasks.suspects",
                 task_id=identity,
                 spec=None,
-                delay=Delay((), 0.0),
+                delay=NO_DELAY,
                 exchange=self._name,
                 routing_key="",
                 body=json.dumps(entry).encode(),

@@ -9,8 +9,7 @@ import pika
 import pytest
 from pika import data
 
-from broker_app.errors import SelectionError
-from broker_app.messages import MessageFilter, MessageSummary, parse_duration
+from broker_app.messages import MessageFilter, MessageSummary
 from broker_app.messages.pika_floats import keep_floats
 from broker_app.messages.scan import ScannedMessage
 from broker_app.messages.summary import MAX_SHOWN_CHARACTERS, summarize
@@ -30,23 +29,6 @@ def letter(body: bytes = b"", **headers: Any) -> MessageSummary:
 def death(queue: str, reason: str, seconds_ago: int) -> dict[str, Any]:
     """Return an entry of ``x-death``."""
     return {"queue": queue, "reason": reason, "time": datetime.fromtimestamp(NOW - seconds_ago, UTC)}
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("2h", 7_200), ("3d", 259_200), ("1h30m", 5_400), ("1d2h3m4s", 93_784), ("0s", 0)],
-)
-def test_a_time_is_read(text: str, seconds: float) -> None:
-    """Days, hours, minutes, seconds, one or several, larger ones first."""
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "10", "m", "10x", "-5m", "30m1h", "1.5h", "10 m", "٣m", "9" * 30 + "d"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    """With what was expected and what came."""
-    with pytest.raises(SelectionError, match="expected a time such as 90s") as caught:
-        parse_duration(text)
-    assert repr(text) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_app.errors import CallError, TuningError
-from broker_app.tuning.load import TaskLoad, parse_duration, parse_profile, simulate
+from broker_app.tuning.load import TaskLoad, parse_profile, parse_time, simulate
 from broker_app.tuning.task_log import LoggedRun, TaskLog, completed
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def test_a_load_says_how_often_each_call_comes() -> None:
 
 def test_a_duration_needs_a_unit() -> None:
     """The option is named in the refusal."""
-    assert parse_duration("200ms", "--max-latency") == 0.2
+    assert parse_time("200ms", "--max-latency") == 0.2
     with pytest.raises(CallError, match="--max-latency: expected a time such as 50ms"):
-        parse_duration("200", "--max-latency")
+        parse_time("200", "--max-latency")
 
 
 def test_a_simulated_task_waits_and_computes() -> None:
