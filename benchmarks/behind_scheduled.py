@@ -1,4 +1,4 @@
-"""How long an immediate task waits behind scheduled ones of the same queue."""
+"""Waits of immediate tasks behind scheduled ones of the same queue."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Waits:
 
     @property
     def extra(self) -> list[float]:
-        """What those behind waited longer than the median on the empty queue."""
+        """Additional wait compared with the median on the empty queue."""
         usual = Spread.of(self.empty).median
         return [wait - usual for wait in self.behind]
 

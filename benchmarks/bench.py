@@ -1,4 +1,4 @@
-"""What each benchmark is given."""
+"""The context of a benchmark."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Bench:
 
     Attributes:
         broker: The broker.
-        is_short: Whether a quick look is wanted, with smaller numbers, instead of figures for the documents.
+        is_short: Whether to run with smaller numbers, as a quick check, and not for the documents.
         folder: For records and logs; deleted at the end of the run.
-        say: Tells a person who waits how far it is.
+        say: Reports progress to the user.
     """
 
     broker: Broker

@@ -26,7 +26,7 @@ DATA_FOLDER = "/var/lib/rabbitmq"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which broker is wanted; nothing at all is the one that the product would find.
+    """The wanted broker; without a variable it is the one that the product would find.
 
     Attributes:
         url: AMQP URL of one that runs; its user must be an administrator, to make virtual hosts.

@@ -1,4 +1,4 @@
-"""What a scheduled message costs the broker: memory and disk."""
+"""The cost of a scheduled message for the broker: memory and disk."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PAYLOAD_BYTES = 300
 
 
 def run(bench: Bench) -> Report:
-    """Lay messages into a waiting room, in turn lanes and native levels, and see by how much the broker grew."""
+    """Publish messages to delay lanes and native levels in turn, and measure the broker's growth."""
     count, rounds = bench.pick((100_000, 3), (5_000, 1))
     lane, level = split_delay(DELAY_SECONDS).lanes[0].name, native_level(DELAY_SECONDS)
     # Entered at its own level a message is stored as if it had come from the top, only sooner: what is
-    # measured here is the store, and what the way to it costs is measured by delay_publishing.
+    # this measures the store; delay_publishing measures the cost of the way to it.
     native = Route(level, native_route(DELAY_SECONDS).key)
     measures = {
         OURS: partial(_cost, bench, partial(declare_ours, delays_seconds=[DELAY_SECONDS]), lane, count),

@@ -1,4 +1,4 @@
-"""Many tasks due in the same second, against the same tasks that nobody delayed."""
+"""Many tasks due in the same second, against the same tasks without a delay."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def run(bench: Bench) -> Report:
         ),
         goals=(Goal("broker-app against native", ratio(rates[OURS], rates[NATIVE]), GOAL),),
         notes=(
-            "All tasks were seen in the first waiting room of their way, and nowhere else. CPU: of the producer's "
+            "All tasks were seen in the first queue of their path, and nowhere else. CPU: of the producer's "
             "process."
         ),
         samples=rates | {f"{name}: CPU µs": work[name] for name in work},

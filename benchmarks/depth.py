@@ -1,4 +1,4 @@
-"""How many messages a queue holds, and emptying it."""
+"""The number of messages in a queue, and emptying it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many no-op tasks a fleet of two nodes takes off a full queue: ours, plain Celery, dramatiq."""
+"""No-op tasks a second that a fleet of two nodes takes off a full queue: ours, plain Celery, dramatiq."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about a row of measured values."""
+"""Statistics of a row of measured values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Spread:
 def ratio(first: Sequence[float], second: Sequence[float]) -> Spread:
     """Return how many times ``second`` fits into ``first``: the spread of first[i] / second[i].
 
-    The values of one round stand beside each other, so what disturbs the machine for a while disturbs both.
+    The values of one round are measured side by side, so a temporary disturbance affects both.
 
     Raises:
         ValueError: Not the same number of values.

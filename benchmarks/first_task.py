@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
 
 FILES = {"uv": ".cache/uv/bin/uv", "dependencies": ".venv/ready"}
-"""What a step of the Makefile leaves when it is done."""
+"""The file that a step of the Makefile makes when it is done."""
 
 LINES = {"broker": "] broker:", "topology": "] topology:", "web site": "] site:", "fleets": "] fleet:"}
-"""What the demo says on stderr when a step is done; the last such line counts."""
+"""The demo's lines on stderr at the end of a step; the last such line counts."""
 
 FIRST_TASK = "first lopri task"
 _LOPRI_LOGS = "**/*lopri*.log"

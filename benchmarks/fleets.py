@@ -44,10 +44,10 @@ class Fleet:
     """One contender.
 
     Attributes:
-        commands: Its processes, as behind ``python -m``.
-        ready: How often they say that they are ready.
-        fill: Puts so many tasks of so many seconds into its queue, at a broker's URL.
-        variables: Of its processes' environment.
+        commands: Its processes, as arguments of ``python -m``.
+        ready: Number of their ready messages.
+        fill: Publishes a number of tasks of a duration to its queue, at a broker's URL.
+        variables: Environment variables of its processes.
     """
 
     commands: Sequence[Sequence[str]]
@@ -58,7 +58,7 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How a fleet drained its queue.
+    """The result of draining a queue.
 
     Attributes:
         per_second: Tasks begun, from when all nodes consumed until almost all had begun.
@@ -89,7 +89,7 @@ def dramatiq_fleet(*options: str) -> Fleet:
 
 
 def taskiq_fleet(qos: int | None = None) -> Fleet:
-    """Return taskiq's two processes, each of which takes so many messages at once; None for what it chooses."""
+    """Return taskiq's two processes, each with this many messages at once; None for its default."""
     command = ("taskiq", "worker", "benchmarks.taskiq_side:broker", "--workers", "2", "--log-level", "WARNING")
     return Fleet((command,), 2, _fill_taskiq, {} if qos is None else {QOS_VARIABLE: str(qos)})
 

@@ -18,7 +18,7 @@ _QUIET_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What came, in bytes; ``disk`` is None where we cannot look."""
+    """Growth in bytes; ``disk`` is None if it is not accessible."""
 
     memory: float
     disk: float | None

@@ -1,4 +1,4 @@
-"""How long interactive tasks wait while a flood is queued: one shared worker, or a fleet for each queue."""
+"""Waits of interactive tasks while a flood is queued: one shared worker, or a fleet for each queue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DRAIN_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """What is queued on `lopri`: how many jobs, and how long each waits for its I/O."""
+    """The load on `lopri`: the number of jobs, and the I/O wait of each."""
 
     jobs: int
     seconds: float
@@ -47,7 +47,7 @@ class Flood:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """One contender's app, virtual host, and workers: slots by what they consume."""
+    """One contender's app, virtual host and workers: slots by consumed queues."""
 
     app: Celery
     app_name: str
@@ -114,7 +114,7 @@ class _Waits(list[float]):
 def _round(bench: Bench, contender: Set, flood: Flood) -> _Waits:
     """Start the workers, queue the flood, send at a steady pace until it has started, and return the waits.
 
-    What ended with the worker of the round before, and was given back by it, is put away first.
+    Tasks requeued by the last round's worker as it ended are removed first.
     """
     for queue in (QUEUE, OTHER_QUEUE):
         purge(contender.url, queue)

@@ -1,4 +1,4 @@
-"""What the waiting rooms themselves cost the broker, empty."""
+"""The cost of empty delay lanes for the broker."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(bench: Bench) -> Report:
     costs = alternate(measures, rounds, bench.say)
     memory = {name: [one.memory / _KILOBYTE for one in values] for name, values in costs.items()}
     return Report(
-        title=f"growth of the broker for each waiting room that nobody uses, {rounds} rounds",
+        title=f"growth of the broker for each unused delay lane, {rounds} rounds",
         columns=("topology", "queues", "memory of each, kB"),
         rows=tuple((name, str(counts[name]), shown_spread(Spread.of(values))) for name, values in memory.items()),
         notes="Quorum queues with their bindings, on one node.",

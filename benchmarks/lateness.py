@@ -1,4 +1,4 @@
-"""How late delayed tasks start."""
+"""Lateness of delayed tasks."""
 
 from __future__ import annotations
 

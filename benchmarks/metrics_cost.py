@@ -1,4 +1,4 @@
-"""What counting costs a worker: processor time for each task, with metrics, without, and with Celery's events."""
+"""The cost of counting for a worker: processor time for each task, with metrics, without, and with events."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(bench: Bench) -> Report:
         goals=(Goal("no metrics against metrics", ratio(costs[WITHOUT], costs[WITH]), GOAL_RATIO),),
         notes=(
             f"One worker each with {SLOTS} threads, user and system time of its process (proc(5)); the task "
-            "writes one line, its result is not kept. What somebody who reads the events pays is not in it."
+            "writes one line, its result is not kept. The cost of a reader of the events is not included."
         ),
         samples={f"{name}: µs a task": values for name, values in costs.items()},
     )

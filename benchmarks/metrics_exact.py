@@ -1,4 +1,4 @@
-"""Whether the counters are exact: tasks of known waits and outcomes on each pool, over a restart of the node."""
+"""Exactness of the counters: tasks of known waits and outcomes on each pool, over a restart of the node."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Exactness:
-    """What a pool counted.
+    """The counts of a pool.
 
     Attributes:
         wrong: Tasks too many and too few, over all counters.

@@ -1,7 +1,7 @@
 """An exporter that lives on Celery's events, as the known ones do: ``python -m benchmarks.metrics_exporter PORT``.
 
-It keeps Celery's own state of tasks and workers, which tells it the names that later events leave out, and counts
-each event and each run time for Prometheus. Its broker comes with CELERY_BROKER_URL.
+It keeps Celery's own state of tasks and workers, which supplies the names that later events leave out, and
+counts each event and each run time for Prometheus. Its broker comes with CELERY_BROKER_URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the memory of the server of the metrics does while a million tasks are counted, and scraped."""
+"""Memory of the metrics server while a million tasks are counted and scraped."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(bench: Bench) -> Report:
 
 
 def _count(nodes: list[NodeMetrics], count: int) -> None:
-    """Count so many tasks from being received to their end."""
+    """Count this many tasks from being received to their end."""
     queues = [f"queue-{number}" for number in range(QUEUES)]
     for number in range(count):
         now = time.time()

@@ -1,4 +1,4 @@
-"""What a scrape of a large host takes, and how time and size grow with its series."""
+"""The time of a scrape of a large host, and its growth with the number of series."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks import probe  # a worker that has it tells when it is ready
+from benchmarks import probe  # a worker with it reports when it is ready
 from broker_app import BrokerApp
 
 KNOWN = "benchmarks.known"

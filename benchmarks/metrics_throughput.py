@@ -1,4 +1,4 @@
-"""How many no-op tasks a worker takes a second: with metrics, without, and as plain Celery with an exporter."""
+"""No-op tasks a second of a worker: with metrics, without, and as plain Celery with an exporter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WAIT_SECONDS = 300.0
 
 
 def run(bench: Bench) -> Report:
-    """Fill the queue while a worker stands still, and let it drain it; in turn for each."""
+    """Fill the queue while a worker is stopped, and let it drain it; in turn for each."""
     count, rounds = bench.pick((6_000, 15), (3_000, 7))
     with ExitStack() as stack:
         workers = {
@@ -61,7 +61,7 @@ def run(bench: Bench) -> Report:
         ),
         notes=(
             f"One worker each with {SLOTS} threads, late acks and a prefetch of one; each task writes one line. "
-            f"The server of the metrics and the exporter run beside it, scraped every {SCRAPE_SECONDS:g} s."
+            f"The metrics server and the exporter run at the same time, scraped every {SCRAPE_SECONDS:g} s."
         ),
         samples=rates,
     )

@@ -49,7 +49,7 @@ class MeasuredWorker:
     environment: Mapping[str, str]
 
     def stop(self) -> None:
-        """Let it stand still."""
+        """Stop it with SIGSTOP."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -132,7 +132,7 @@ def scrape(url: str) -> bytes:
 
 @contextmanager
 def scraped(port: int, every_seconds: float) -> Iterator[str]:
-    """Wait for a server of metrics, and let somebody ask it again and again for the length of a block."""
+    """Wait for a metrics server, and scrape it again and again for the length of a block."""
     url, end = f"http://127.0.0.1:{port}/metrics", threading.Event()
 
     def answers() -> bool:

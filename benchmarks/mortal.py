@@ -25,7 +25,7 @@ _USER = "benchmarks"
 
 
 class MortalBroker(Protocol):
-    """What can be done to it."""
+    """The operations on it."""
 
     def management(self) -> Management:
         """Return its management API, when that answers."""
@@ -40,7 +40,7 @@ class MortalBroker(Protocol):
         """End it by SIGKILL."""
 
     def hold(self) -> None:
-        """Let it stand still: connections stay, and nobody answers."""
+        """Stop it with SIGSTOP: connections stay, without answers."""
 
     def let_go(self) -> None:
         """Let it go on."""
@@ -51,7 +51,7 @@ def mortal_broker(bench: Bench) -> Iterator[MortalBroker]:
     """Start a broker of the kind that the run has: another container of its image, or another private node.
 
     Raises:
-        RuntimeError: The run's broker was given by its URL, so nobody knows how to start another.
+        RuntimeError: The run's broker was given by its URL, so another one cannot be started.
     """
     if not bench.broker.is_started:
         raise RuntimeError("expected a broker that may be killed, got one that ran already; leave --broker out")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How quick calls were.
+    """The speed of calls.
 
     Attributes:
         per_second: By the clock; most of it is waiting for the broker.

@@ -1,4 +1,4 @@
-"""Publishing with many messages on their way at once, each confirmed; by py-amqp alone, whoever is measured."""
+"""Publishing with many unconfirmed messages at once; by py-amqp alone, for every contender."""
 
 from __future__ import annotations
 

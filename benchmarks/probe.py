@@ -39,7 +39,7 @@ def probe(self: Any, label: str, due: float | None = None, sleep_seconds: float 
 
 
 def install(app: _App) -> _App:
-    """Return the app, with the probe as a task whose result nobody keeps."""
+    """Return the app, with the probe as a task that ignores its result."""
     app.task(name=TASK, bind=True, ignore_result=True)(probe)
     return app
 

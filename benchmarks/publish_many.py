@@ -144,7 +144,7 @@ def _dramatiq(stack: ExitStack, url: str) -> Callable[[int], Pace]:
 
 
 def _taskiq(stack: ExitStack, url: str) -> Callable[[int], Pace]:
-    """Return what awaits each confirmation; taskiq is installed only where somebody wants it measured."""
+    """Return the awaitable of each confirmation; taskiq is installed only for its benchmark."""
     from taskiq_aio_pika import AioPikaBroker, Queue, QueueType  # noqa: PLC0415 - optional
 
     loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""What the workers wrote down, as read by the benchmark."""
+"""The workers' records, as read by the benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon tasks are done again after a fault: broker-app, and plain Celery that is tuned as it is."""
+"""Time until tasks run again after a fault: broker-app, and plain Celery that is tuned as it is."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CONTENDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to the broker.
+    """The fault of the broker.
 
     Attributes:
         name: For people.
@@ -146,9 +146,7 @@ def _recover(bench: Bench, broker: MortalBroker, contender: Contender, fault: Fa
         except TimeoutError:
             return GIVE_UP_SECONDS
         starts = sorted(one.started for one in record.starts(LABEL))
-    if (
-        over - began < _SETTLE_SECONDS
-    ):  # it was over at once: what the worker had in hand may have started after it
+    if over - began < _SETTLE_SECONDS:  # it was over at once: a reserved task may have started after it
         return max(later - earlier for earlier, later in pairwise(starts) if later > began)
     return min(one for one in starts if one > over) - over + TASK_SECONDS
 

@@ -1,4 +1,4 @@
-"""What a benchmark hands back, as Markdown for the documents and as values for a script."""
+"""The result of a benchmark, as Markdown for the documents and as values for a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure should be, and what it is.
+    """A wanted and a measured figure.
 
     Attributes:
         what: The figure, in words.
@@ -31,7 +31,7 @@ class Goal:
 
     @property
     def is_met(self) -> bool:
-        """Whether the median keeps the bound."""
+        """Return whether the median keeps the bound."""
         if self.is_ceiling:
             return self.measured.median <= self.limit
         return self.measured.median >= self.limit

@@ -43,7 +43,7 @@ _CLI = "import sys; from broker_app.cli import main; sys.exit(main())"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one restart did.
+    """The effect of one restart.
 
     Attributes:
         lost: Tasks that never started.

@@ -17,8 +17,8 @@ def alternate(
 
     Args:
         contenders: By name; each measures itself once when it is called. They are warm already.
-        rounds: How many times each of them.
-        say: Told of each measurement, for a person who waits.
+        rounds: Number of rounds.
+        say: Called with each measurement, to show progress.
 
     Returns:
         The values by contender; those with the same index are of the same round.

@@ -1,4 +1,4 @@
-"""What the contenders need on the broker, and by which way a message of theirs reaches its queue."""
+"""The entities of the contenders on the broker, and the path of a message to its queue."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ QUEUE = "default"
 OTHER_QUEUE = "lopri"
 EXCHANGE = Exchange(Names().tasks, type="topic")
 NATIVE_ENTRY = level_name(27)
-"""Where Celery publishes every delayed message: the topmost of its 28 levels."""
+"""The exchange of every delayed message in Celery: the topmost of its 28 levels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a message is published: exchange and routing key."""
+    """The destination of a message: exchange and routing key."""
 
     exchange: str
     key: str

@@ -1,4 +1,4 @@
-"""Whether the recommended number of slots is right: against a sweep of all, and against a known optimum."""
+"""Quality of the recommended number of slots: against a sweep of all, and against a known optimum."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 APP = "benchmarks.tuning:app"
 QUEUE = "lopri"
 CONNECTIONS = 20
-"""What the simulated downstream serves at once: the known optimum is `CONNECTIONS / _DOWNSTREAM_SECONDS`."""
+"""Concurrency of the simulated downstream: the known optimum is `CONNECTIONS / _DOWNSTREAM_SECONDS`."""
 
 DUELS = 3
 GOAL, GOAL_KNOWN = 0.95, 0.9
@@ -113,7 +113,7 @@ def _loads() -> dict[str, TaskLoad]:
 
 
 def _compare(bench: Bench, name: str, plan: SweepPlan) -> _Outcome | str:
-    """Return how good the recommendation is; why there is none, if there is none."""
+    """Return how good the recommendation is, or why it is missing."""
 
     def say(text: str) -> None:
         bench.say(f"{name}: {text}")

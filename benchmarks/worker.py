@@ -128,7 +128,7 @@ def session_cpu_seconds(sessions: Sequence[int]) -> float:
 
 
 def wait_for_ready(processes: Sequence[subprocess.Popen[bytes]], record: Record, log: Path, ready: int) -> None:
-    """Wait until a record says so often that somebody is ready.
+    """Wait until a record has this many entries of ready workers.
 
     Raises:
         RuntimeError: A process ended instead.

@@ -1,4 +1,4 @@
-"""What scheduled tasks cost the memory of a worker."""
+"""The cost of scheduled tasks in a worker's memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """What came with the scheduled tasks, to a hundredth."""
+        """Growth with the scheduled tasks, to a hundredth."""
         return round(self.after - self.before, 2)
 
 

@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = {name: os.environ.pop(name) for name in names}
     config.stash[_KEY_CHOICES] = chosen if worker is None else worker["choices"]
     config.stash[_KEY_MARK] = RunMark.set()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs behind "&"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does for a background job
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what we start must hear of Ctrl-C
 
 
@@ -170,7 +170,7 @@ def fresh_vhost_url(broker: FoundBroker, management: Management, request: pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the default state folder of what a wider fixture starts out of the user's home."""
+    """Keep the processes of wider fixtures from using the default state folder in the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield

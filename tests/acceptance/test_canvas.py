@@ -1,4 +1,4 @@
-"""What Celery's documents promise, with the default settings and a worker as a process."""
+"""The guarantees of Celery's documentation, with the default settings and a worker as a process."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_work_goes_through_and_prometheus_sees_it(stack: Stack) -> None:
-    """One command sends a task and shows its result; every target is up, and what was counted is in Prometheus."""
+    """One command sends a task and shows its result; every target is up, and Prometheus has the counts."""
     later = ("--queue", "lopri", "--countdown", "1.3")  # by two lanes that a producer may not declare
     assert stack.cli("send", ADD, "2", "2", *later, "--wait", "--timeout", "60") == "4"
 
@@ -49,7 +49,7 @@ def test_work_goes_through_and_prometheus_sees_it(stack: Stack) -> None:
 
 
 def test_an_alert_fires_and_clears(stack: Stack) -> None:
-    """A killed worker is told, and that its tasks wait; when it is back they run, and the alerts are gone."""
+    """Alerts fire for a killed worker and its waiting tasks; when it is back, they run and the alerts clear."""
     alerts = {("BrokerAppFleetShort", "default"), ("BrokerAppNoConsumer", "default")}
     stack.run("start", "worker-default")  # if an attempt before this one has ended in between
     wait_until(lambda: not alerts & stack.firing(), DEADLINE_SECONDS, "no alert before")

@@ -49,7 +49,7 @@ def test_a_killed_worker_gives_its_task_back(pool: str, fresh_vhost_url: str, tm
 
 
 def test_what_failed_stands_in_the_dead_letters(fresh_vhost_url: str, tmp_path: Path) -> None:
-    """A failed task, an unknown one and a message that cannot be decoded are kept, and the worker goes on."""
+    """Failed, unknown and undecodable tasks are kept as dead letters, and the worker goes on."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-P", "threads", "-c", "2"):
         app.send_task("workload.fail", ("for good",))

@@ -1,4 +1,4 @@
-"""`broker-app demo`: what it shows, that it leaves nothing behind, and what it refuses."""
+"""`broker-app demo`: its output, its refusals, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = re.compile(r"│ (default|lopri) +│ +(\d+) │ +(\d+) │ +(\d+) │ +(\
 
 @contextmanager
 def taken(port: int) -> Iterator[None]:
-    """Take a port, or leave it to whoever has it already."""
+    """Take a port, unless another process already has it."""
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError:
@@ -36,7 +36,7 @@ def taken(port: int) -> Iterator[None]:
 
 @dataclass
 class Shown:
-    """A demo that ran to its end while its usual port was taken, and two others that were started beside it."""
+    """A demo that ran to its end although its usual port was taken, and two others started at the same time."""
 
     first: Demo
     code: int
@@ -96,12 +96,12 @@ def test_demo_chooses_another_port_if_the_usual_one_is_taken(shown: Shown) -> No
 
 
 def test_second_demo_in_the_same_folder_is_refused(shown: Shown) -> None:
-    """It is told in one line that another is at work there, and the first goes on."""
+    """One line says that another demo is running there, and the first one goes on."""
     assert "another demo is running there" in shown.in_same_folder
 
 
 def test_second_demo_on_the_same_broker_is_refused(shown: Shown) -> None:
-    """From another folder it is told in one line that another is at work on the broker, whose queues stay."""
+    """From another folder, one line says that another demo uses the broker, whose queues stay."""
     assert "another demo is running on this broker" in shown.on_same_broker
 
 
@@ -116,7 +116,7 @@ def test_given_port_that_is_taken_is_refused(tmp_path: Path, vhost_url: str) -> 
 
 
 def test_state_folder_that_cannot_be_made_is_refused(tmp_path: Path, vhost_url: str) -> None:
-    """A state folder that cannot be written is one line that names it and the cure."""
+    """If the state folder is not writable, one line names it and the cure."""
     (tmp_path / "state").write_text("a file in the way")
 
     complaint = refused(tmp_path, vhost_url)
@@ -136,7 +136,7 @@ def test_state_folder_that_cannot_be_made_is_refused(tmp_path: Path, vhost_url: 
 def test_settings_without_the_queues_of_the_demo_are_refused(
     tmp_path: Path, vhost_url: str, settings: str, words: str
 ) -> None:
-    """A project whose settings lack what the demo plays with is told so before anything is started."""
+    """If the settings lack a queue that the demo needs, it says so before it starts anything."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "broker.toml").write_text(settings)
 

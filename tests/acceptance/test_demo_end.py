@@ -1,4 +1,4 @@
-"""`broker-app demo`: however it ends, nothing of it is left, and what was kept can be ended."""
+"""`broker-app demo`: however it ends, nothing of it is left, and a kept demo can be ended."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, vhost_url: str) -> Iterator
 
 
 def test_new_demo_runs_after_a_kept_one_went_down(killed: Demo, vhost_url: str) -> None:
-    """What a kept demo wrote down before its machine went down is cleared away by the next demo."""
+    """After a crash of the machine, the next demo clears away the records of a kept one."""
     record = killed.state / "demo" / "running.json"
     before = record.read_text()
     with demo(killed.folder, vhost_url) as made:

@@ -64,5 +64,5 @@ def test_a_planned_line_works_when_it_is_pasted_into_a_shell(machine: Host, tmp_
 
 
 def _mark() -> dict[str, str]:
-    """Return what tells the processes of a test run from others."""
+    """Return the mark by which the processes of a test run are recognised."""
     return {name: value for name, value in os.environ.items() if name.startswith("TEST_")}

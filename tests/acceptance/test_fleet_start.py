@@ -1,4 +1,4 @@
-"""`broker-app fleet start`: what comes up, what is refused, and what is said when a node does not live."""
+"""`broker-app fleet start`: which nodes come up, what is refused, and the message when a node dies."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_node_name_that_a_worker_from_elsewhere_has_is_refused(machine: Host, 
 
 
 def test_a_pid_file_of_a_killed_worker_is_no_obstacle(machine: Host) -> None:
-    """After SIGKILL `status` says dead, and `start` starts anew though another program has the number now."""
+    """After SIGKILL `status` says dead, and `start` starts a node although another program has its pid now."""
     machine.start("lopri")
     os.kill(machine.workers()["lopri"], signal.SIGKILL)
     wait_until(lambda: not machine.workers(), 10, "the end of the worker")

@@ -33,7 +33,7 @@ def hold(name):
 
 @pytest.fixture
 def machine(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Host]:
-    """Return a host with its own broker and a project whose task runs until it is told to end."""
+    """Return a host with its own broker and a project whose task runs until a file ends it."""
     with host(tmp_path / "project", fresh_vhost_url) as made:
         (made.folder / "shop.py").write_text(SHOP)
         yield made
@@ -70,7 +70,7 @@ def test_stop_returns_at_once_and_the_running_task_finishes(machine: Host) -> No
 
 @pytest.mark.timeout(480)  # many commands
 def test_broken_settings_keep_nobody_from_stopping(machine: Host) -> None:
-    """`status`, `logs` and `stopwait` tell what is wrong and work; so if the app cannot be loaded at all."""
+    """`status`, `logs` and `stopwait` work and name the problem, even if the app cannot be loaded at all."""
     machine.start(app="shop")
     machine.write("[queues.lopri\nconcurrency = 'many'\n")
 
@@ -145,7 +145,7 @@ def test_restart_replaces_the_nodes_after_their_tasks(machine: Host) -> None:
 def test_restart_does_not_stop_what_it_could_not_start_again(
     machine: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the broker away `restart` is refused and the old nodes run on; `status` says that nobody was asked."""
+    """Without a broker `restart` is refused and the old nodes run on; `status` says that no node was asked."""
     machine.start("lopri")
     before = machine.workers()
     url = {"BROKER_APP_BROKER_URL": "amqp://127.0.0.1:1//"}
@@ -209,7 +209,7 @@ def test_status_tells_what_each_node_does(machine: Host) -> None:
 
 
 def test_a_node_that_hangs_is_seen_and_restarted(machine: Host) -> None:
-    """`status` and `stopwait` name a worker whose loop stands still; `restart` does not wait for its tasks."""
+    """`status` and `stopwait` name a worker whose event loop hangs; `restart` does not wait for its tasks."""
     machine.write("heartbeat_seconds = 4\n" + SETTINGS)
     machine.start("lopri", app="shop")
     node = machine.status("lopri", app="shop")["lopri"]

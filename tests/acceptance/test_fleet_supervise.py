@@ -53,7 +53,7 @@ UP_SECONDS = 300.0
 
 @pytest.fixture
 def machine(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Host]:
-    """Return a host with its own broker and a project whose task runs until it is told to end."""
+    """Return a host with its own broker and a project whose task runs until a file ends it."""
     with host(tmp_path / "project", fresh_vhost_url) as made:
         (made.folder / "shop.py").write_text(SHOP)
         yield made
@@ -76,7 +76,7 @@ def said(machine: Host) -> str:
 
 
 def both_starts_are_told(machine: Host) -> bool:
-    """Whether the supervisor knows how the start of each node went; on a busy machine one may have been late."""
+    """Return whether the supervisor knows the outcome of each node's start; on a busy machine one may be late."""
     return all(re.search(rf"{stem}@\S+(: started| is not up)", said(machine)) for stem in ("lopri", "default"))
 
 
@@ -161,7 +161,7 @@ def test_a_supervisor_takes_up_settings_and_lets_tasks_finish(machine: Host) -> 
 
 
 def test_a_supervisor_waits_for_a_broker_that_is_away(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so, tries again later and later, shows no password, and ends with 0 when it is told."""
+    """It says so, retries at growing intervals, shows no password, and exits with 0 on SIGTERM."""
     url = {"BROKER_APP_BROKER_URL": "amqp://u:secret@127.0.0.1:1//"}
     monkeypatch.setattr(Host, "environment", machine.environment | url)
     with supervisor(machine, "lopri") as process:

@@ -74,7 +74,7 @@ def rules(prometheus: Prometheus) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(300)
 def test_rules_and_dashboard_in_prometheus(tmp_path: Path, fresh_vhost_url: str, management: Management) -> None:
-    """Every rule evaluates, every query of the dashboard answers with what was done, and the alerts fire."""
+    """Every rule evaluates, every query of the dashboard returns the work that was done, and the alerts fire."""
     with host(tmp_path / "project", fresh_vhost_url) as machine:
         machine.write(f'management_url = "{management.url}"\n[metrics]\nbroker_cache_seconds = 0.5\n{SETTINGS}')
         (machine.folder / "shop.py").write_text(SHOP)

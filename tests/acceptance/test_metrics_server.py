@@ -1,4 +1,4 @@
-"""`broker-app metrics` as an operator has it: beside real fleets, and when things are missing."""
+"""`broker-app metrics` as an operator runs it: next to real fleets, and when things are missing."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_broker_that_goes_and_comes(machine: Host) -> None:
 
 
 def test_what_cannot_be_served_is_said_in_one_line(machine: Host) -> None:
-    """A port that is taken, and a certificate that is none, end the command with one line and exit code 1."""
+    """A port in use or an invalid certificate ends the command with one line and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = metrics(machine, "serve", "--port", str(port))
@@ -126,7 +126,7 @@ def test_what_cannot_be_served_is_said_in_one_line(machine: Host) -> None:
 
 
 def test_a_state_folder_that_cannot_be_read(machine: Host) -> None:
-    """The server answers, is not ready, and its log says which folder it is; the broker's side is told as ever."""
+    """The server answers, is not ready, and its log names the folder; the broker's metrics are served as usual."""
     machine.state.mkdir(parents=True, exist_ok=True)
     (machine.state / "metrics").write_text("in the folder's place")
     with serving(machine) as served:

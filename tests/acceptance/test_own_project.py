@@ -105,7 +105,7 @@ class Shop(Host):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the commands find: they are on the path, and the settings file is where it is looked for."""
+        """The commands' environment: they are on the PATH, and the settings file is in its default place."""
         environment = super().environment
         del environment["BROKER_APP_CONFIG"]
         return environment | {"PATH": f"{SCRIPTS}:{environment['PATH']}"}
@@ -216,7 +216,7 @@ def test_workers_started_by_a_sub_command_of_celery_get_the_users_app(seen: Seen
 
 
 def test_importing_the_project_reads_no_settings(shop: Shop) -> None:
-    """With settings that cannot be read `import shop.tasks` succeeds, and the first use says what is wrong."""
+    """With unreadable settings `import shop.tasks` succeeds, and the first use says what is wrong."""
     (shop.folder / "config" / "broker.toml").write_text("prefix = 7")
 
     assert shop.run("python", "-c", "import shop.tasks").returncode == 0

@@ -52,7 +52,7 @@ def succeed(shop: Ledger, *words: str) -> str:
 
 
 def succeed_json(shop: Ledger, *words: str) -> Any:
-    """Run ``broker-app … --json`` likewise and return what it printed as one value."""
+    """Run ``broker-app … --json`` and return its output as one value."""
     return json.loads(succeed(shop, *words, "--json"))
 
 
@@ -141,7 +141,7 @@ def test_queues_list_again_and_again(shop: Ledger) -> None:
 
 
 def test_queues_scheduled(shop: Ledger, app: BrokerApp) -> None:
-    """By due time, per virtual host, with the lanes for who reads JSON."""
+    """By due time, per virtual host, with the lanes in the JSON output."""
     for countdown in (30, 90, 7_200):
         app.send_task("shop.note", countdown=countdown)
     found = succeed_json(shop, "queues", "scheduled")
@@ -171,7 +171,7 @@ def test_queues_scheduled_without_the_management_api(shop: Ledger, app: BrokerAp
 
 
 def test_queues_unrouted(shop: Ledger, app: BrokerApp) -> None:
-    """What is parked is shown; a replay leaves what nothing takes, with exit code 1, and moves the rest."""
+    """Unrouted tasks are shown; a replay moves all that have a queue, leaves the others, and exits with 1."""
     identity = park(app)
     assert succeed_json(shop, "queues", "unrouted") == [{"id": identity, "task": "shop.note", "queue": "lopri"}]
     assert identity in succeed(shop, "queues", "unrouted").replace("\n", "")
@@ -197,7 +197,7 @@ def test_queues_unrouted(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_queues_bad_words(shop: Ledger, app: BrokerApp) -> None:
-    """Each has its exit code: a queue that is none, an option without its other, a broker without our topology."""
+    """An unknown queue, an incomplete option and a broker without our topology have their own exit codes."""
     assert "topology declare" in fail(shop, exit_codes.BROKER, "queues", "unrouted")
     park(app)
     assert "did you mean 'lopri'" in fail(
@@ -277,7 +277,7 @@ def test_topology_declare(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_topology_declare_meets_other_arguments(shop: Ledger, app: BrokerApp) -> None:
-    """A queue that stands with other arguments is named, with what to do."""
+    """A queue declared with other arguments is named, with the cure."""
     with app.connection_for_write() as connection:
         connection.default_channel.queue_declare("lopri", durable=True, auto_delete=False)
     line = fail(shop, exit_codes.BROKER, "topology", "declare")
@@ -287,7 +287,7 @@ def test_topology_declare_meets_other_arguments(shop: Ledger, app: BrokerApp) ->
 
 @pytest.mark.timeout(240)
 def test_topology_prune(shop: Ledger, app: BrokerApp) -> None:
-    """A dry run tells what would go, the real one removes it; common, short and used lanes stay."""
+    """A dry run lists the lanes that a real run removes; common, short and used lanes stay."""
     app.send_task("shop.note", countdown=45 * 60)
     app.send_task("shop.note", countdown=13 * 3_600 + 50)
     take(app, "delay.13h")

@@ -66,7 +66,7 @@ def succeed(shop: Ledger, *words: str) -> str:
 
 
 def succeed_json(shop: Ledger, *words: str) -> Any:
-    """Run it with ``--json`` likewise, and return the value."""
+    """Run it with ``--json``, and return the value."""
     return json.loads(succeed(shop, *words, "--json"))
 
 
@@ -133,7 +133,7 @@ def test_replay(shop: Ledger, app: BrokerApp) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_replayed_task_runs_and_its_result_comes(shop: Ledger, app: BrokerApp) -> None:
-    """Who waits for the id of a task that had failed gets the result of the replay."""
+    """A caller waiting for the id of a failed task gets the result of the replay."""
     task = app.send_task("shop.note")
     wait_until(lambda: depth(app, "default"), 30, "the task")
     assert succeed(shop, "move", "default", DEAD) == "1 moved (shop.note 1)\n"
@@ -154,7 +154,7 @@ def test_what_has_succeeded_is_skipped(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_what_cannot_go_is_told(shop: Ledger, app: BrokerApp) -> None:
-    """What no queue takes, and an id that is not there: exit code 1 and the reason, and all stays."""
+    """A message without a queue, and an unknown id: exit code 1 with the reason, and all messages stay."""
     bury(app, 2)
     with app.connection_for_write() as connection:
         connection.default_channel.queue_unbind("default", "tasks", "default")
@@ -238,7 +238,7 @@ def test_bad_words(shop: Ledger, app: BrokerApp, words: tuple[str, ...], shown: 
 
 @pytest.mark.timeout(240)
 def test_an_interrupted_replay(shop: Ledger, app: BrokerApp) -> None:
-    """Ctrl-C ends it soon: it tells what it did, exits with 130, and each task is in one of both places."""
+    """Ctrl-C ends it soon: it says how far it got, exits with 130, and each task is in exactly one queue."""
     count = 20_000
     publish(app, DEAD, [task_headers(identity=str(number)) | death_headers() for number in range(count)])
     with shop.popen("broker-app", "-A", "shop", "queues", "replay", DEAD, "--json") as process:

@@ -1,4 +1,4 @@
-"""How a worker ends: what runs may finish, what has not finished in time goes back, and it ends with 0."""
+"""Shutdown of a worker: running tasks may finish, unfinished ones are requeued in time, and it exits with 0."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def seconds_to_end(process: subprocess.Popen[str], *signals: int) -> float:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_runs_finishes_and_is_acknowledged(shop: Ledger, pool: str) -> None:
-    """After SIGTERM a task may go on past several heartbeats; it is acknowledged, and what waits stays."""
+    """After SIGTERM a task may run on past several heartbeats; it is acknowledged, and waiting tasks stay."""
     app = shop.app()
     with shop.worker("-Q", "patient", "-P", pool, "-c", "1", "--prefetch-multiplier", "1") as worker:
         running = app.send_task("shop.nap", (12,), queue="patient")

@@ -126,7 +126,7 @@ def test_migrate(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_bad_words(shop: Ledger, app: BrokerApp) -> None:
-    """An unknown queue, one that cannot be moved and one that is not there have their exit codes."""
+    """An unknown queue, one of a type that has no migration, and one not declared have their own exit codes."""
     unknown = run(shop, "migrate", "lopry")
     assert (unknown.returncode, "did you mean 'lopri'" in unknown.stderr) == (exit_codes.USAGE, True)
     assert run(shop, "migrate", "tasks.cancelled").returncode == exit_codes.USAGE

@@ -79,7 +79,7 @@ def workers(token: str) -> bool:
 
 
 def test_tune_finds_draws_and_applies(machine: Host, management: Management) -> None:
-    """What is found for a task that only waits is printed, drawn and written into the settings."""
+    """The result for a task that only waits is printed, drawn and written into the settings."""
     command = [BROKER_APP, "tune", "lopri", "--profile", "wait=20ms", "--max-concurrency", "2", *QUICK]
 
     done = machine.run(*command, "--svg", "curves.svg", "--apply", "--json")
@@ -138,7 +138,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(machine: Host, management
 
 
 def test_a_bound_on_the_time_holds_and_says_what_was_left_out(machine: Host) -> None:
-    """With half a minute for 64 slots the run ends early, with what it has and a note of what it has not."""
+    """With half a minute for 64 slots the run ends early, with a partial result and a note of the rest."""
     options = ["--pool", "threads", "--seconds", "0.5", "--precision", "0.5", "--no-results", "--minutes", "0.5"]
 
     done = machine.run(BROKER_APP, "tune", "lopri", "--profile", "wait=20ms", *options)

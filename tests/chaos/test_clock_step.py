@@ -107,7 +107,7 @@ def go_on(shop: Ledger, publisher: subprocess.Popen[str]) -> None:
 
 @pytest.mark.timeout(240)
 def test_clocks_that_are_set(stormy_shop: Ledger) -> None:
-    """By an hour, forth and back: each task runs once, none early, and the worker's connection stands."""
+    """By an hour, back and forth: each task runs once, none early, and the worker stays connected."""
     shop, clocks = stormy_shop, {}
     (shop.folder / "broker.toml").write_text(SETTINGS.format(prefix=shop.folder.name))
     (shop.folder / "sitecustomize.py").write_text(SHIFTED)

@@ -32,7 +32,7 @@ def swallow_what_the_broker_says(storm: Storm) -> None:
 
 
 def restart_vhost(storm: Storm) -> None:
-    """Stop the virtual host with its queues, and start it, while the connections stand."""
+    """Stop the virtual host with its queues, and start it, while the connections stay open."""
     storm.control("restart_vhost", "--vhost", "/")
 
 

@@ -50,7 +50,7 @@ for outcome in app.publish_many(signatures()):
     told.write(json.dumps(facts) + "\\n")
 told.write(json.dumps({"id": "the end"}) + "\\n")
 """
-"""Publishes until it is told to stop, and notes what it asks for and what it is told."""
+"""Publishes until the stop file appears, and records each call and its outcome."""
 
 SPOOLER = """
 import pathlib, sys, time
@@ -70,7 +70,7 @@ older did. Likely the node notes only every half second which queue a log belong
 
 @dataclass
 class Diary:
-    """What a publisher noted.
+    """The record of a publisher.
 
     Attributes:
         asked: All ids, in order.
@@ -91,7 +91,7 @@ class Diary:
 
     @property
     def accepted(self) -> set[str]:
-        """What the broker has for certain."""
+        """The tasks that the broker certainly has."""
         return {identity for identity, one in self.told.items() if one["accepted"]}
 
 
@@ -159,7 +159,7 @@ def test_a_producer_that_is_killed(shop: Ledger, request: pytest.FixtureRequest)
 @pytest.mark.version
 @pytest.mark.timeout(240)
 def test_a_broker_that_is_killed(shop: Ledger, mortal: MortalBroker, request: pytest.FixtureRequest) -> None:
-    """It dies twice while many are on their way: all are accepted in the end, and what is there twice was told."""
+    """Killed twice under load: all tasks are accepted in the end, and every duplicate was announced."""
     declare(shop)
     with start(shop, "one", 0.0005) as process:
         for _ in range(2):

@@ -47,7 +47,7 @@ while True:
 """Publishes until it is killed, and notes before and after each call."""
 
 LATE_SECONDS = 60
-"""How long a task may take that is due: the machine may be busy, and the worker connects again."""
+"""Longest delay of a due task: the machine may be busy, and the worker connects again."""
 
 EARLY_SECONDS = 0.1
 """RabbitMQ's timers, and the clocks of one machine."""
@@ -56,12 +56,12 @@ STANDING_SECONDS = 35
 """Longer than the broker is away."""
 
 HOP_SECONDS = 3
-"""How long before or after it was due a task may have been handed on."""
+"""Tolerance between the due time of a task and the moment it is handed on."""
 
 
 @dataclass
 class Diary:
-    """What a publisher noted.
+    """The record of a publisher.
 
     Attributes:
         due: When each id was due, of all that were sent.
@@ -155,10 +155,10 @@ def test_publishers_that_are_killed(shop: Ledger) -> None:
 @pytest.mark.version
 @pytest.mark.timeout(240)
 def test_a_broker_that_is_killed(shop: Ledger, mortal: MortalBroker) -> None:
-    """Tasks stand in lanes and hop when it dies; a publisher and a worker die with it, others live through it.
+    """Tasks wait in lanes and hop while it is killed, with a publisher and a worker; other processes live on.
 
-    What was confirmed before, during and after runs, never early; twice only what says so, or was on its hop. What
-    stood in a lane is due when it was due, and not later by the time that the broker was away.
+    Tasks confirmed before, during and after run, never early; twice only if marked so, or while hopping. A
+    task in a lane is due on time; the broker's downtime does not delay it further.
     """
     app = shop.app()
     with shop.worker("-P", "threads", "-c", "4") as dies, shop.worker("-P", "threads", "-c", "4", name="two"):

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run the real packages which Celery's users put beside it."""
+"""Fixtures of the tests against real packages that are often used with Celery."""
 
 from __future__ import annotations
 

@@ -92,6 +92,6 @@ def take(app: BrokerApp, queue: str) -> list[Message]:
 
 
 def delete(app: BrokerApp, *queues: str) -> int:
-    """Delete queues with what is in them, and return how many messages that was."""
+    """Delete queues with their messages, and return how many messages that was."""
     with app.connection_for_write() as connection:
         return sum(connection.default_channel.queue_delete(queue) for queue in queues)

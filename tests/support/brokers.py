@@ -56,7 +56,7 @@ class Management:
         return self._call("PUT", path, {} if body is None else body)
 
     def post(self, path: str, body: object) -> Any:
-        """Add to what is at ``path``, or ask for something to be done."""
+        """POST to ``path``: add something, or start an action."""
         return self._call("POST", path, body)
 
     def delete(self, path: str) -> None:

@@ -45,7 +45,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class FoundBrowser:
-    """What is installed.
+    """The installed browser.
 
     Attributes:
         chromium: The browser.
@@ -97,7 +97,7 @@ class Browser:
         return wait_until(lambda: self._steady(found), SECONDS, f"{selector} with {text!r}")
 
     def press(self, selector: str, text: str = "") -> None:
-        """Press a button once it can be pressed; one that was made anew meanwhile is looked for again."""
+        """Press a button once it is enabled; one that was replaced meanwhile is looked up again."""
         wait_until(lambda: self._steady(lambda: self._pressed(selector, text)), SECONDS, f"{selector} to press")
 
     def press_twice(self, selector: str, text: str, question: str) -> None:

@@ -92,7 +92,7 @@ class Stack:
         return [(series["metric"], float(series["value"][1])) for series in found]
 
     def value(self, expression: str) -> float | None:
-        """Return the one value of an expression, None if there is none."""
+        """Return the value of an expression that has one series, or None without a series."""
         found = self.query(expression)
         assert len(found) <= 1, found
         return found[0][1] if found else None

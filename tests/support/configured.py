@@ -1,4 +1,4 @@
-"""A client of workers that run in a folder, all with the same settings file; and what a failed result raises."""
+"""A client of workers that run in a folder with the same settings file, and the error of a failed result."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def docker(*words: str) -> str:
 def container_at(port: int, column: str = "{{.ID}}") -> str:
     """Return the id, or another column, of the container that publishes a port.
 
-    The result is empty if there is none, also on a machine without Docker or with an engine that does not respond.
+    The result is empty without a container, also without Docker or with an engine that does not respond.
     """
     try:
         return docker("ps", "--filter", f"publish={port}", "--format", column)

@@ -36,7 +36,7 @@ _GONE_SECONDS = 10.0
 
 
 class Remains:
-    """What is left of a demo: processes, found by a mark in their environment, and containers.
+    """The remains of a demo: processes, found by a mark in their environment, and containers.
 
     Args:
         state: The state folder.
@@ -57,7 +57,7 @@ class Remains:
         return self._homes
 
     def processes(self) -> list[str]:
-        """Return the command lines of what the demo started, however deep, and runs."""
+        """Return the command lines of all running descendants of the demo."""
         found = []
         for process in marked(_VARIABLE, self._value):
             with suppress(OSError):
@@ -134,7 +134,7 @@ class Demo:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=theirs,
-            start_new_session=True,  # a group of its own, as a shell gives to what runs in the foreground
+            start_new_session=True,  # a group of its own, as a shell does for a foreground job
         )
         os.close(theirs)
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_err)]
@@ -159,7 +159,7 @@ class Demo:
 
     @property
     def is_running(self) -> bool:
-        """Whether the command runs."""
+        """Return whether the command runs."""
         return self._process.poll() is None
 
     def wait_for(self, text: str) -> str:

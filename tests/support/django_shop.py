@@ -1,4 +1,4 @@
-"""The Django project of docs/how-to/django.md, with what the document leaves out: a database, and a model."""
+"""The Django project of docs/how-to/django.md, with a database and a model added."""
 
 from __future__ import annotations
 

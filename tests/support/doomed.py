@@ -30,7 +30,7 @@ def note_and_last(file: str, text: str, seconds: float) -> str:
 
 @app.task
 def reject(words: str) -> None:
-    """Reject its message for good."""
+    """Reject its message without requeueing."""
     raise Reject(words, requeue=False)
 
 
@@ -60,7 +60,7 @@ def want_too_much() -> None:
 
 @app.task(ignore_result=True)
 def fail_unheard() -> None:
-    """Fail where nobody asks for the result."""
+    """Fail with a result that is never read."""
     raise ValueError("unheard")
 
 
@@ -72,7 +72,7 @@ def fail_early() -> None:
 
 @app.task
 def fail_until(file: str, times: int) -> int:
-    """Fail so many times, then return how often it ran."""
+    """Fail this many times, then return how often it ran."""
     note(file, "run")
     with open(file, encoding="utf-8") as lines:  # noqa: PTH123 - shorter
         runs = len(lines.readlines())

@@ -1,4 +1,4 @@
-"""Attributes of kombu's queues and exchanges that its type information lacks."""
+"""Attributes of kombu's queues that its type information lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can fail under workers and publishers: each function makes it fail, and lets it be well again."""
+"""Faults of workers, publishers and brokers: each function causes one, and ends it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from storm import Storm
 
 OUT_SECONDS = 3
-"""How long something is away."""
+"""Duration of an outage."""
 
 HOLE_SECONDS = 14
 """Longer than both ends need to give up a connection on which nothing passes."""

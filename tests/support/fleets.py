@@ -31,7 +31,7 @@ concurrency = 3
 
 @dataclass(frozen=True)
 class Host:
-    """Where the commands of a test run.
+    """The folder in which the commands of a test run.
 
     Attributes:
         folder: The project folder, current for all commands.
@@ -45,7 +45,7 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the commands find in their environment."""
+        """The environment of the commands."""
         ours = {"BROKER_APP_BROKER_URL": self.url, "BROKER_APP_STATE_DIR": str(self.state)}
         return os.environ | ours | {"BROKER_APP_CONFIG": "broker.toml"}
 

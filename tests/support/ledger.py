@@ -78,7 +78,7 @@ class Ledger:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its processes find in their environment."""
+        """The environment of its processes."""
         ours = {
             "BROKER_APP_BROKER_URL": self.url,
             "BROKER_APP_STATE_DIR": str(self.folder / "state"),

@@ -1,4 +1,4 @@
-"""Queues that are moved to other arguments: settings, apps and what stands in the queues."""
+"""Queues that are migrated to other arguments: settings, apps and the messages in the queues."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     MakeMigrated = Callable[..., BrokerApp]
 
 SHORT = MigrationTimeouts(count=0.2, patience=20)
-"""For tests in which nobody holds a message: the broker's counts may be behind, but are not read too early."""
+"""For tests without unacknowledged messages: the broker's counts may be stale, but are not read too early."""
 SAFE = MigrationTimeouts(count=6, patience=20)
-"""For tests in which somebody does: a broker with nothing else to do counts every 5 s."""
+"""For tests with unacknowledged messages: an idle broker counts every 5 s."""
 
 CLASSIC = '[queues.default]\n[queues.lopri]\ntype = "classic"\n'
 PRIORITIES = CLASSIC + "priorities = true\n"

@@ -23,7 +23,7 @@ _START_SECONDS = 60.0
 
 
 class MortalBroker(Protocol):
-    """What a test does with it; url, port and data stay the same over kill and start."""
+    """The operations of a test on it; url, port and data stay the same over kill and start."""
 
     @property
     def amqp_url(self) -> str:

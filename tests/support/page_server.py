@@ -1,4 +1,4 @@
-"""The status page served in this process, with readings that are told to it."""
+"""The status page served in this process, with readings that the test supplies."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ HOST = "worker1"
 
 @dataclass
 class Story:
-    """What a queue has been through; the functions take the step, 0 is the oldest.
+    """The history of a queue; the functions take the step, 0 is the oldest.
 
     Attributes:
         finished: Tasks in a step.

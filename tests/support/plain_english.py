@@ -1,7 +1,8 @@
 """Plain English: find sentences that read like a translation, in docstrings, comments, messages and Markdown.
 
 ``python tests/support/plain_english.py`` prints each one with its place and fails if more than one sentence in a
-hundred has a marker. A marker is a place to look: rewrite the sentence, do not dodge the word.
+hundred has a marker, in the product with its documents or in the tests with the benchmarks. A marker is a place to
+look: rewrite the sentence, do not dodge the word.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-READ = ("broker_app", "queues", "docs", "README.md", "CHANGELOG.md")
+READ = (("broker_app", "queues", "docs", "README.md", "CHANGELOG.md"), ("tests", "benchmarks"))
 MAX_SHARE = 0.01
 SHORTEST_WORDS = 3
 SHORTEST_MESSAGE_WORDS = 5
@@ -102,12 +103,16 @@ def _messages(call: ast.Call) -> Iterator[tuple[int, str]]:
 
 def main() -> int:
     """Print what was found; return 1 if it is too much."""
-    found, count = marked_sentences(tuple(ROOT / name for name in READ))
+    return max(_judge(names) for names in READ)
+
+
+def _judge(names: tuple[str, ...]) -> int:
+    found, count = marked_sentences(tuple(ROOT / name for name in names))
     is_too_much = len(found) > MAX_SHARE * count
     out = sys.stderr if is_too_much else sys.stdout
     if is_too_much:
         out.write("\n".join(found) + "\n")
-    out.write(f"plain English: {len(found)} of {count} sentences carry a marker\n")
+    out.write(f"plain English: {len(found)} of {count} sentences carry a marker in {', '.join(names)}\n")
     return int(is_too_much)
 
 

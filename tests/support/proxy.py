@@ -39,8 +39,8 @@ class TcpProxy:
 
     Attributes:
         port: Where it listens, on 127.0.0.1.
-        round_trips: How often a client has sent something after it was told something, since it was set to 0. What
-            is sent without waiting for an answer is one; connecting is not counted.
+        round_trips: Number of times a client has sent data after receiving some, since it was set to 0. Data sent
+            without waiting for an answer counts once; connecting does not count.
     """
 
     def __init__(self, host: str, port: int, latency_seconds: float = 0.0) -> None:
@@ -70,7 +70,7 @@ class TcpProxy:
 
     @property
     def open_links(self) -> int:
-        """How many connections it carries now, black holes included."""
+        """Number of open connections, black holes included."""
         with self._lock:
             return sum(link.is_open for link in self._links)
 
@@ -226,7 +226,7 @@ class _Link:
             yield data
 
     def _note_round_trip(self) -> None:
-        """Count one, unless no answer to what was sent last can have come yet."""
+        """Count a round trip, unless the answer to the last request is not possible yet."""
         now, self._is_told = time.monotonic(), False
         if now - self._counted_at >= 2 * self._latency_seconds:
             self._counted_at = now

@@ -9,7 +9,7 @@ QUARANTINED: dict[str, str] = {}
 """A test's id without its parameters, such as ``tests/chaos/test_cluster.py::test_x`` -> why it is unreliable."""
 
 RERUNS = 2
-"""How often such a test is run again."""
+"""Number of reruns of such a test."""
 
 
 def reason_for(node_id: str) -> str | None:

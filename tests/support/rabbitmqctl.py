@@ -25,7 +25,7 @@ def port_of(amqp_url: str) -> int:
 
 
 def is_reachable(port: int) -> bool:
-    """Whether the broker on a port is a container or a private node of this machine."""
+    """Return whether the broker on a port is a container or a private node of this machine."""
     return bool(container_at(port)) or next(_node_environments(port), None) is not None
 
 
@@ -33,7 +33,7 @@ def rabbitmqctl(port: int, *words: str) -> str:
     """Run ``rabbitmqctl`` for the broker that listens on a port, and return what it printed.
 
     Raises:
-        AssertionError: It failed; the text is what it wrote.
+        AssertionError: It failed; the text is its output.
     """
     command, environment = _command(port)
     done = subprocess.run(
@@ -71,6 +71,6 @@ def _node_environments(port: int) -> Iterator[dict[str, str]]:
 def _environment(process: Path) -> dict[str, str]:
     try:
         text = (process / "environ").read_bytes().decode(errors="replace")
-    except OSError:  # it has ended, or is somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return {}
     return dict(line.partition("=")[::2] for line in text.split("\0") if line)

@@ -1,4 +1,4 @@
-"""A project with tasks on a host, and ``broker-app metrics serve`` beside it."""
+"""A project with tasks on a host, and its ``broker-app metrics serve``."""
 
 from __future__ import annotations
 

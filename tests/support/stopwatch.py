@@ -1,4 +1,4 @@
-"""A stopwatch that stands still while the machine does not let this process run."""
+"""A stopwatch that pauses while the machine does not schedule this process."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SLOTS = 4
 SECONDS = 90
-"""How long it may take until all is well again; the machine may be busy."""
+"""Longest time until all is well again; the machine may be busy."""
 
 PUBLISHER = """
 import json, pathlib, time
@@ -46,7 +46,7 @@ while not pathlib.Path("enough").exists():
         note("confirmed", identity)
     time.sleep(0.1)
 """
-"""Publishes until it is told that it is enough, and notes before and after each call."""
+"""Publishes until the file ``enough`` appears, and records the begin and the end of each call."""
 
 SETTINGS = """
 prefix = "{prefix}."
@@ -66,7 +66,7 @@ def storm_seconds() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of the messages of a storm.
+    """The outcome of a storm for its messages.
 
     Attributes:
         messages: Confirmed ones.

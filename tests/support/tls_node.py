@@ -133,7 +133,7 @@ def _prepare(node: TlsNode) -> None:
 
 
 def _is_listening(node: TlsNode) -> bool:
-    """Whether it shows its certificate: a container's published port is open long before."""
+    """Return whether it shows its certificate: a container's published port is open long before."""
     context = ssl.create_default_context(cafile=str(node.folder / "authority.pem"))
     context.load_cert_chain(node.folder / "client.pem", node.folder / "client.key")
     try:

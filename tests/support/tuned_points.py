@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 QUIET = 0.01
-"""How far the rounds of a point lie apart, as a share."""
+"""Spread of the rounds of a point, as a share."""
 
 
 def usage(

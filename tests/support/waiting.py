@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.05
 _PATIENCE = 3
-"""How many times a deadline is granted: the machine may be busy, and longer waits cost only what fails anyway."""
+"""Factor on every deadline: the machine may be busy, and only a failing test waits longer."""
 
 Value = TypeVar("Value")
 

@@ -60,7 +60,7 @@ def fail(text: str) -> None:
 
 @app.task(bind=True, max_retries=3)
 def retry_twice(self: Any, countdown: float) -> dict[str, Any]:
-    """Retry two times with a countdown, then tell how it came here."""
+    """Retry two times with a countdown, then return its path through the broker."""
     if self.request.retries < 2:
         raise self.retry(countdown=countdown)
     return {"retries": self.request.retries, "key": self.request.delivery_info["routing_key"]}
@@ -115,7 +115,7 @@ def retry_along(
 
 @app.task
 def publish_wrongly() -> None:
-    """Publish to a queue that nobody declared."""
+    """Publish to an undeclared queue."""
     add.apply_async((1, 1), queue="lopri_typo")
 
 

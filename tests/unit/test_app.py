@@ -45,7 +45,7 @@ def test_what_the_user_configures_wins_over_what_follows_from_the_settings(confi
 
 
 def test_configuring_an_app_that_was_used_keeps_our_values(config: Path) -> None:
-    """Celery reads its configuration anew then, and has used up its defaults."""
+    """Celery rereads its configuration then, and has used up its defaults."""
     app = _app(config)
     assert app.conf.broker_url == FROM_SETTINGS
     app.config_from_object({"result_expires": 5})

@@ -28,7 +28,7 @@ def test_rooms_import_each_other_without_a_circle() -> None:
 
 
 def test_few_modules_are_loose() -> None:
-    """`broker_app/` itself holds only what users import, and what is below every room."""
+    """`broker_app/` itself holds only public modules, and those below every room."""
     loose = [path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
     assert len(loose) <= MAX_LOOSE_MODULES, loose
 

@@ -10,7 +10,7 @@ from benchmarks.rounds import alternate
 
 
 def test_spread_shows_the_middle_and_both_ends() -> None:
-    """Of several values the median, the smallest and the largest are told, whatever their order."""
+    """Of several values the median, the smallest and the largest are shown, whatever their order."""
     assert Spread.of([5.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=5.0)
 
 
@@ -39,7 +39,7 @@ def test_percentile_is_a_value_that_was_measured(percent: float, expected: float
 
 @pytest.mark.parametrize(("values", "percent"), [([], 50), ([1.0], 101), ([1.0], -1)])
 def test_percentile_of_nothing_or_beyond(values: list[float], percent: float) -> None:
-    """No values, or a share that is none, is an error."""
+    """An empty row, or a share out of range, is an error."""
     with pytest.raises(ValueError, match="percentile"):
         percentile(values, percent)
 

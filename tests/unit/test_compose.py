@@ -32,7 +32,7 @@ def test_every_queue_has_a_worker_service_as_its_fleet_says() -> None:
 
 
 def test_ports_are_published_on_this_machine_only() -> None:
-    """No service is reached from another machine by this file as it stands."""
+    """No service is reachable from another machine with this file as it is."""
     blocks = re.findall(r"^    ports:\n((?:      - .*\n)+)", COMPOSE + CLUSTER, re.MULTILINE)
     published = [line.strip(' -"') for block in blocks for line in block.splitlines()]
 
@@ -41,7 +41,7 @@ def test_ports_are_published_on_this_machine_only() -> None:
 
 
 def test_every_mounted_file_is_there() -> None:
-    """Docker makes an empty folder of what it cannot find: each mounted path is a file or folder of ours."""
+    """Docker makes an empty folder of a missing path: each mounted path is a file or folder of ours."""
     mounted = re.findall(r"^      - (?:\$\{\w+:-)?(\.{1,2}/[\w./-]+)\}?:/", COMPOSE, re.MULTILINE)
 
     assert len(mounted) == len(re.findall(r":ro$", COMPOSE, re.MULTILINE)) > 0
@@ -49,7 +49,7 @@ def test_every_mounted_file_is_there() -> None:
 
 
 def test_example_environment_names_every_variable_that_must_be_set() -> None:
-    """Who copies compose/example.env has all that the file refuses to run without."""
+    """compose/example.env has every variable that the file requires."""
     needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE + CLUSTER))
     example = (ROOT / "compose" / "example.env").read_text(encoding="utf-8")
 

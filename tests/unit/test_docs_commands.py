@@ -34,7 +34,7 @@ def meanings() -> dict[str, tuple[int, str]]:
 
 
 def test_exit_codes() -> None:
-    """The table shows each code with its name and the words that stand beside it in the program."""
+    """The table shows each code with its name and its description in the program."""
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.+?) \|$", TEXT, re.MULTILINE)
     assert {name: (int(code), words) for code, name, words in rows} == meanings()
 

@@ -1,4 +1,4 @@
-"""What an error says, and that it survives the way to another process."""
+"""Error messages, and that errors survive the way to another process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _facts(error: BrokerAppError) -> dict[str, object]:
 
 @pytest.mark.parametrize("cls", RAISED_IN_TASKS, ids=lambda cls: cls.__name__)
 def test_an_error_is_one_line(cls: type[BrokerAppError]) -> None:
-    """Whatever words the broker used, a log shows the whole message in one line, by str and by repr."""
+    """Whatever words the broker used, a log shows the complete message in one line, by str and by repr."""
     error = _example(cls)
     assert str(error)
     for text in (str(error), repr(error)):
@@ -71,7 +71,7 @@ def test_an_error_survives_pickling(cls: type[BrokerAppError]) -> None:
 
 @pytest.mark.parametrize("cls", RAISED_IN_TASKS, ids=lambda cls: cls.__name__)
 def test_an_error_survives_the_result_store(cls: type[BrokerAppError]) -> None:
-    """Who asks for the result of a task that failed with one gets the same error out of Celery's JSON."""
+    """The caller of a task that failed with one gets the same error out of Celery's JSON."""
     error = _example(cls)
     backend = BrokerApp("tests", backend="cache+memory://", set_as_current=False).backend
     stored = json.loads(json.dumps(backend.prepare_exception(error, "json")))
@@ -107,20 +107,20 @@ def test_what_was_not_taken_is_said_to_be_unpublished(cls: type[PublishError]) -
 
 
 def test_a_routing_error_is_a_value_error() -> None:
-    """A call that cannot be is refused as Python refuses bad values; it is no fault of the broker."""
+    """An impossible call is refused as Python refuses bad values; the broker is not blamed."""
     assert issubclass(RoutingError, ValueError)
     assert not issubclass(RoutingError, OperationalError)
 
 
 def test_each_reply_code_has_one_class() -> None:
-    """403, 404, 405 and 406 are told apart, and only 405 says that a retry can help."""
+    """403, 404, 405 and 406 are distinguished, and only 405 says that a retry can help."""
     classes = [cls for cls in _subclasses(BrokerError) if issubclass(cls, BrokerError) and cls.code]
     assert sorted(cls.code for cls in classes) == [403, 404, 405, 406]
     assert [cls.code for cls in classes if cls.is_retryable] == [405]
 
 
 def test_the_trees_in_the_docstrings_are_the_classes() -> None:
-    """Each class stands in the tree at the top of its file, at the depth of its inheritance."""
+    """Each class is in the tree at the top of its file, at the depth of its inheritance."""
     for module in (errors, queue_errors):
         drawn = inspect.getdoc(module) or ""
         for cls in ALL:

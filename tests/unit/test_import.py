@@ -56,7 +56,7 @@ found["seen_when_used"] = list(seen)
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did: things touched, modules loaded, and the folder that it ran in."""
+    """The effects of an import: files touched, modules loaded, and the folder that it ran in."""
 
     found: dict[str, list[Any]]
     files: list[str]
@@ -68,7 +68,7 @@ ALONE = (
 
 
 def _import(module: str, folder: Path, before: str = "os", after: str = "") -> Imported:
-    """Import a module in a new process, in a folder whose settings file is an error for who reads it."""
+    """Import a module in a new process, in a folder with a settings file that is invalid."""
     (folder / "config").mkdir()
     (folder / "config" / "broker.toml").write_text("not = toml = at all\n", encoding="utf-8")
     script = WATCHED.format(module=module, before=before, after=after)
@@ -99,7 +99,7 @@ def test_importing_the_definitions_touches_nothing(definitions: Imported) -> Non
 
 
 def test_importing_the_app_touches_nothing(app: Imported) -> None:
-    """Nor does the app with its tasks: a broken settings file hurts nobody who only imports."""
+    """Nor does the app with its tasks: an invalid settings file does not break an import."""
     assert app.found["seen"] == []
     assert app.files == ["broker.toml", "config"]
 

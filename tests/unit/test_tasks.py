@@ -29,7 +29,7 @@ _ABORT = struct.pack("ii", 1, 0)
 
 
 class Site:
-    """Answers each connection on 127.0.0.1 with what the test sends, and remembers what was asked for.
+    """Answers each connection on 127.0.0.1 with the test's bytes, and remembers the requests.
 
     Attributes:
         asked: The paths, in their order.
@@ -45,7 +45,7 @@ class Site:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its address."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def _serve(self) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STREAM = "tasks.cancelled"
 DUE_SECONDS = 60
-"""How long a task may take that is due: the machine may be busy."""
+"""Longest delay of a due task: the machine may be busy."""
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def wait_until_known(app: BrokerApp, ids: set[str], workers: int) -> None:
 
 
 def entries(app: BrokerApp) -> list[bytes]:
-    """Return what stands in the stream."""
+    """Return the entries of the stream."""
     found: list[bytes] = []
     with app.connection_for_write() as connection:
         channel = connection.connection.channel()
@@ -85,7 +85,7 @@ def entries(app: BrokerApp) -> list[bytes]:
 
 
 def publish_raw(app: BrokerApp, *bodies: bytes) -> None:
-    """Put messages of somebody else's into the stream."""
+    """Put foreign messages into the stream."""
     with app.connection_for_write() as connection:
         channel = connection.connection.channel()
         channel.confirm_select()
@@ -192,7 +192,7 @@ def test_terminate_on_a_pool_that_cannot_kill(shop: Ledger, app: BrokerApp) -> N
 
 @pytest.mark.version
 def test_a_connection_that_broke_reads_again(shop: Ledger, app: BrokerApp) -> None:
-    """What was cancelled while a worker was cut off from the broker does not run when it is back."""
+    """A task cancelled while a worker was disconnected does not run when the worker is back."""
     app.send_task("shop.note").revoke()
     with TcpProxy.to(shop.url) as proxy:
         direct, shop.url = shop.url, proxy.url(shop.url)
@@ -317,7 +317,7 @@ def test_entries_of_somebody_elses_are_passed_over(shop: Ledger, app: BrokerApp)
 
 
 def test_without_a_result_store(shop: Ledger) -> None:
-    """A cancellation holds where results are switched off, and for a task whose result nobody wants."""
+    """A cancellation also holds without a result backend, and for tasks with `ignore_result`."""
     app = shop.app(result_backend="disabled://")
     task, ignored = app.send_task("shop.note"), app.send_task("shop.note", ignore_result=True)
     app.control.revoke([task.id, ignored.id])
@@ -348,7 +348,7 @@ def test_a_broker_that_is_away(shop: Ledger) -> None:
 
 @pytest.mark.version
 def test_a_user_who_may_not_write_the_list(app: BrokerApp, shop: Ledger, make_user: MakeUser) -> None:
-    """The caller is told with the broker's words: the task is not cancelled."""
+    """The caller gets an error with the broker's words: the task is not cancelled."""
     app.send_task("shop.note").revoke()
     shop.url = make_user(read=".*", write="^(tasks|default)$")
     with pytest.raises(BrokerError, match=r"queue 'tasks.cancelled': 403"):

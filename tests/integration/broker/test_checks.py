@@ -105,7 +105,7 @@ def standing(management: Management, vhost: str) -> dict[str, Any]:
     }
 
 
-# What is judged
+# The verdicts
 
 
 def test_an_empty_broker_is_no_error(make_app: Callable[..., BrokerApp], management: Management) -> None:
@@ -120,7 +120,7 @@ def test_an_empty_broker_is_no_error(make_app: Callable[..., BrokerApp], managem
 
 
 def test_a_declared_broker_is_fine(make_app: Callable[..., BrokerApp], broker_version: tuple[int, ...]) -> None:
-    """What was declared from the same settings is as they ask, and the version is told."""
+    """A topology declared from the same settings passes, and the version is reported."""
     app = make_app(f"common_lanes = []\n{QUEUES}")
     declare(app)
     findings = judge(app)
@@ -215,7 +215,7 @@ def test_a_user_of_its_own_prefix(make_app: Callable[..., BrokerApp], management
 def test_a_producer_is_enough_where_no_fleet_runs(
     make_app: Callable[..., BrokerApp], management: Management
 ) -> None:
-    """A user who may only publish has no error once all is declared and the settings run no workers."""
+    """A user with only the right to publish has no error once all is declared and the settings run no workers."""
     settings = "common_lanes = []\n[queues.default]\n[queues.default.fleet]\nnodes = 0\n"
     app = make_app(settings)
     declare(app)
@@ -234,7 +234,7 @@ def test_each_question_is_about_its_right(
     granted: str,
     is_there: bool,  # noqa: FBT001 - cases
 ) -> None:
-    """Who has one right gets yes to the questions about it and no to others, for what is there and what is not."""
+    """With one right, only its questions are answered with yes, for existing and missing queues."""
     app = make_app()
     wanted = work_topology(app.settings.specs(), "")
     if is_there:
@@ -427,7 +427,7 @@ def policies(fresh_vhost_url: str, management: Management) -> Callable[[str, dic
 def test_policies_that_hit_queues_and_lanes(
     make_app: Callable[..., BrokerApp], policies: Callable[[str, dict[str, Any]], None]
 ) -> None:
-    """Each key that harms is told by queue: on work queues, delay lanes and dead letters; others are let be."""
+    """Harmful policy keys are reported by queue (work, lanes, dead letters); other keys are ignored."""
     app = make_app()
     declare(app)
     app.send_task("shop.add", countdown=45)
@@ -453,7 +453,7 @@ def test_policies_that_hit_queues_and_lanes(
 
 
 def test_workers_with_another_result_store(make_app: Callable[..., BrokerApp], tmp_path: Path) -> None:
-    """A worker whose state folder is another one is told: its results would stay PENDING for this process."""
+    """A worker with another state folder is reported: its results would stay PENDING for this process."""
     app = make_app()
     declare(app)
     for state, expected in ((app.settings.state_dir, []), (tmp_path / "other", [Level.ERROR])):

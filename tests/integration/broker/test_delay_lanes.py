@@ -70,7 +70,7 @@ def test_every_lane_of_a_way_is_there_before_the_message(app: BrokerApp) -> None
 
 
 def test_a_lane_that_was_just_seen_is_not_looked_for_again(app: BrokerApp) -> None:
-    """A call costs no round trip for what is known; after the time of trust it is looked for again."""
+    """A call costs no round trip for a known lane; once the knowledge is too old, the lane is checked again."""
     with connect(app) as connection:
         seen = {Names().lane(lane): time.monotonic() for lane in WAY}
         assert not delay_lanes.ensure(connection, WAY, [], seen, "", soon())
@@ -84,7 +84,7 @@ def test_a_lane_that_was_just_seen_is_not_looked_for_again(app: BrokerApp) -> No
 def test_nothing_is_declared_for_lanes_that_are_there(
     app: BrokerApp, make_app: AppMaker, make_user: MakeUser
 ) -> None:
-    """A user who may only look gets by where all is declared ahead; for a missing lane the right is asked for."""
+    """A user without the right to configure can use existing lanes; a missing lane needs the right."""
     with connect(app) as connection:
         delay_lanes.declare(connection, WAY, "", soon())
     with connect(make_app(url=make_user(read=".*"))) as connection:

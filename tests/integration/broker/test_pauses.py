@@ -1,4 +1,4 @@
-"""Paused queues: nobody consumes them, on no host and after no restart, until resumed; nothing is lost."""
+"""Paused queues: no worker on any host consumes them, even after a restart, until resumed; nothing is lost."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def has_run(shop: Ledger, task_id: str) -> bool:
 @pytest.mark.version
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_pause_takes_back_what_was_not_started(shop: Ledger, app: BrokerApp, pool: str) -> None:
-    """What runs is finished; what the worker had only reserved goes back at once, and runs once after all.
+    """Running tasks finish; reserved messages return to the queue at once, and run once in the end.
 
-    The worker's other queue goes on meanwhile, and what is published to the paused one waits.
+    The worker's other queue is consumed meanwhile, and messages published to the paused one wait.
     """
     with shop.worker("-Q", "default,lopri", "-P", pool, "-c", "2", "--prefetch-multiplier", "3"):
         running = [app.send_task("shop.nap", (4,), queue="lopri").id for _ in range(2)]

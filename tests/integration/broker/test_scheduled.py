@@ -1,4 +1,4 @@
-"""The scheduled tasks by due time, as the broker tells them: all of ours, and nobody else's."""
+"""Scheduled tasks by due time, as counted by the broker: all of ours, and no other messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DELAYS = [30, 30, 90, 600, 3_600, 82_800, 200_000]
 BY_DUE_TIME = {"1 minute": 2, "10 minutes": 1, "1 hour": 1, "1 day": 2, "later": 1}
 NOWHERE = 'management_url = "http://127.0.0.1:1"\n'
 COUNT_SECONDS = 30
-"""How long the broker may take to count, every 5 s, on a busy machine."""
+"""Longest time until the broker has counted (every 5 s) on a busy machine."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def names_of(found: scheduled.Backlog) -> dict[str, int]:
 
 
 def declare(app: BrokerApp, name: str, messages: int = 0, arguments: dict[str, object] | None = None) -> None:
-    """Declare a queue of somebody's, with some messages in it."""
+    """Declare a foreign queue with some messages in it."""
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
@@ -116,7 +116,7 @@ def test_another_app_on_the_same_virtual_host_is_not_counted(
 
 
 def test_queues_that_only_look_like_lanes(make_app: AppMaker, url: str) -> None:
-    """A name that is no lane's is somebody else's queue, and no reason to fail."""
+    """A name that is not a lane's is a foreign queue, and not an error."""
     app = make_app(url + TWO_QUEUES)
     for name in (
         "delay.07s",

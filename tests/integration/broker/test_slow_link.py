@@ -53,7 +53,7 @@ def test_a_task_for_a_queue_that_is_not_there_costs_few_round_trips(make_app: Ap
 
 
 def test_many_new_countdowns_cost_few_round_trips(make_app: AppMaker, link: TcpProxy) -> None:
-    """What a batch needs is declared together: 40 new lanes do not take 40 times as long as one."""
+    """The lanes of a batch are declared together: 40 new lanes do not take 40 times as long as one."""
     app = make_app(url=link.url(make_app.url))
     app.send_task("shop.add", queue="lopri")
     link.round_trips = 0

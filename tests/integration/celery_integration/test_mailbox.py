@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from apps import MakeUser
 
 LONG = 30.0
-"""Seconds that nobody waits for in this test."""
+"""A time-out that this test never reaches."""
 
 
 @pytest.mark.version
@@ -26,7 +26,7 @@ def test_a_greeting_that_nobody_hears_is_answered_at_once(tmp_path: Path, make_u
 
 
 def test_a_greeting_reaches_running_workers(tmp_path: Path, make_user: MakeUser) -> None:
-    """A worker that runs replies with what it knows, as in Celery."""
+    """A running worker replies with its state, as in Celery."""
     url = make_user(".*", ".*", ".*")
     app = client(tmp_path, url)
     with running_worker(tmp_path, url, "-Q", "lopri", "-c", "1"):

@@ -1,4 +1,4 @@
-"""`broker-app send` against a real broker: what is published, what is refused, and what the summary says."""
+"""`broker-app send` against a real broker: publishing, refusals and the summary."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def depths(app: BrokerApp) -> dict[str, int | None]:
 
 
 def test_a_call_is_on_the_broker_when_its_id_is_printed(app: BrokerApp) -> None:
-    """The command prints the id of a task that stands in its queue, with its arguments as they were meant."""
+    """The command prints the id of the task in its queue, and the arguments arrive unchanged."""
     result = run(app, "shop.add", "2", "http://127.0.0.1/?a=b", "--queue", "lopri")
     assert (result.exit_code, result.stderr) == (exit_codes.OK, "")
     assert take(app, "lopri") == [("shop.add", result.stdout.strip(), [2, "http://127.0.0.1/?a=b"], {}, None)]
@@ -123,7 +123,7 @@ def test_keywords_options_and_json(app: BrokerApp) -> None:
 
 
 def test_a_task_keeps_its_own_queue_and_priority(app: BrokerApp) -> None:
-    """What a task says of itself holds where the call says nothing."""
+    """The options of the task apply where the call gives none."""
     run(app, "shop.rush")
     [(task, _, _, _, priority)] = take(app, "urgent")
     assert (task, priority) == ("shop.rush", 7)
@@ -175,7 +175,7 @@ def test_negative_numbers(app: BrokerApp) -> None:
     ],
 )
 def test_bad_calls_are_one_line_and_nothing_is_sent(app: BrokerApp, words: list[str], fault: str) -> None:
-    """What cannot be called is one line on stderr and exit code 2, before anything reaches the broker."""
+    """A call that is not possible is one line on stderr and exit code 2, before anything reaches the broker."""
     result = run(app, *words)
     assert result.exit_code == exit_codes.USAGE
     assert result.stdout == ""
@@ -246,7 +246,7 @@ def test_a_time_out_is_told(app: BrokerApp) -> None:
 def test_a_result_store_that_does_not_answer(
     make_app: Callable[..., BrokerApp], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A result store that cannot be read is one line that says that the task was published."""
+    """An unreadable result store is one line, which says that the task was published."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path / "file" / "state"))
     result = run(make_app(), "shop.add", "1", "2", "--wait")
@@ -319,7 +319,7 @@ def test_it_goes_on_if_asked(app: BrokerApp) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file whose reading fails")
 def test_a_file_that_cannot_be_read_on(app: BrokerApp) -> None:
-    """An error while reading is told with its line, and the summary with it."""
+    """A read error is reported with its line, and the summary follows."""
     result = run(app, "--from", "/proc/self/mem")
     assert result.exit_code == exit_codes.USAGE
     assert result.stderr == "broker-app: /proc/self/mem:1: expected a readable file, got: Input/output error\n"
@@ -327,7 +327,7 @@ def test_a_file_that_cannot_be_read_on(app: BrokerApp) -> None:
 
 
 def test_a_queue_that_refuses(app: BrokerApp, management: Management) -> None:
-    """A call that the broker did not take is told and counted, and the exit code is 5 even beside bad lines."""
+    """A call that the broker refused is reported and counted, and the exit code is 5 even with invalid lines."""
     run(app, "--from", "-", stdin=ADD)
     vhost = vhost_of(app.settings.broker_url.get_secret_value())
     policy = {"pattern": "^default$", "definition": {"max-length": 1}, "apply-to": "queues"}

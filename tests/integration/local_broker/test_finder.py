@@ -1,4 +1,4 @@
-"""Where the broker of the demo and of the tests comes from."""
+"""The broker of the demo and of the tests: how it is found or started."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_given_brokers_fail_over(vhost_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("private_server")
 def test_closed_by_another_process(tmp_path: Path) -> None:
-    """A broker that somebody else has ended meanwhile is closed without an error."""
+    """A broker that another process has stopped is closed without an error."""
     with find_broker(tmp_path, ways=[BrokerSource.INSTALLED]) as found:
         found.keep()
         other = attach_broker(tmp_path)
@@ -129,7 +129,7 @@ def test_kept_broker_outlives_its_run(tmp_path: Path) -> None:
 
 
 def test_container_is_published_on_loopback_only(container_image: str, tmp_path: Path) -> None:
-    """A container's ports are on 127.0.0.1, nobody but us knows its password, and it is gone after the block."""
+    """A container's ports are on 127.0.0.1, its password is known only to us, and it is gone after the block."""
     with find_broker(tmp_path, image=container_image, ways=[BrokerSource.CONTAINER]) as found:
         (folder,) = tmp_path.glob("brokers/*")
         client = docker_client()

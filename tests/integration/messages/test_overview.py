@@ -1,4 +1,4 @@
-"""All queues at a glance: what is counted, what is looked at, and what is said to be unknown."""
+"""All queues in one table: counts, waits, and values reported as unknown."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nothing_is_declared(app: BrokerApp) -> None:
 @pytest.mark.version
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_everything_is_counted(make_app: AppMaker, management: Management, queue_type: str) -> None:
-    """Ready, running, dead, consumers of each queue, and what is scheduled."""
+    """Ready, running and dead messages and consumers of each queue, and the scheduled tasks."""
     app = make_app(
         f'management_url = "{management.url}"\n[queues.default]\ntype = "{queue_type}"\n[queues.lopri]\n'
     )
@@ -114,7 +114,7 @@ def test_looking_again_and_again_changes_nothing(
 
 @pytest.mark.version
 def test_no_look_where_it_counts(app: BrokerApp, broker_version: tuple[int, ...], management: Management) -> None:
-    """Where a look brings a message nearer to being dropped none is taken, and it is said."""
+    """If a peek counts towards the delivery limit, no message is taken, and the output says so."""
     declare(app)
     publish(app, "default", [task_headers()])
     vhost = app.connection_for_write().virtual_host
@@ -133,7 +133,7 @@ def test_no_look_where_it_counts(app: BrokerApp, broker_version: tuple[int, ...]
 
 
 def test_without_the_management_api(make_app: AppMaker) -> None:
-    """All else is told, and what is not known is named."""
+    """All else is reported, and unknown values are named."""
     app = make_app(NOWHERE + TWO_QUEUES)
     declare(app)
     app.send_task("shop.add")
@@ -145,7 +145,7 @@ def test_without_the_management_api(make_app: AppMaker) -> None:
 
 
 def test_a_user_who_may_not_read(make_app: AppMaker, make_user: MakeUser) -> None:
-    """The counts are told without the right to take a message."""
+    """The counts are reported without the right to take a message."""
     declare(make_app())
     make_app().send_task("shop.add")
     app = make_app(NOWHERE + TWO_QUEUES, url=make_user(configure=".*"))

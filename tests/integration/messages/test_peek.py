@@ -43,7 +43,7 @@ def test_a_dead_letter_is_shown_as_the_worker_noted_it(app: BrokerApp) -> None:
 @pytest.mark.version
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_a_dead_letter_of_the_broker_is_understood(make_app: AppMaker, queue_type: str) -> None:
-    """What only RabbitMQ gave up has the broker's reason, and its age since; that it left a lane is no death."""
+    """A message dropped by RabbitMQ has its reason and its age since then; leaving a lane does not count."""
     app = make_app(f'[queues.default]\ntype = "{queue_type}"\n')
     declare(app)
     task = app.send_task("shop.add", (1, 2), countdown=1)
@@ -78,7 +78,7 @@ def test_somebody_elses_message_is_shown_too(app: BrokerApp) -> None:
 
 @pytest.mark.version
 def test_a_look_at_a_work_queue_says_if_it_counts(app: BrokerApp, broker_version: tuple[int, ...]) -> None:
-    """Before 4.3 a quorum queue counts each look as a delivery, and the caller is told; dead letters are safe."""
+    """Before 4.3 a peek counts as a delivery on quorum queues, with a warning; dead letters are safe."""
     bury(app)
     app.send_task("shop.add")
     wait_until(lambda: depth(app, "default"), 30, "the task")

@@ -1,4 +1,4 @@
-"""Dead letters sent again: those that are chosen, as tasks that start anew, and none lost on the way."""
+"""Replay of dead letters: the selected ones are sent as fresh tasks, and none is lost on the way."""
 
 from __future__ import annotations
 
@@ -196,12 +196,12 @@ def test_what_is_parked_goes_where_it_was_due_for(app: BrokerApp) -> None:
     assert ids_of(app, "tasks.unrouted") == ["default"]
 
 
-# What cannot go
+# Refusals
 
 
 @pytest.mark.version
 def test_a_queue_that_is_not_bound(app: BrokerApp) -> None:
-    """What the broker returns stays, in its order, with the reason; its result stays as it was too."""
+    """A returned message stays, in order, with the reason, and so does its result."""
     ids = bury(app, 40)
     app.backend.store_result(ids[0], ValueError("bad"), states.FAILURE, traceback="Traceback …")
     with app.connection_for_write() as connection:
@@ -219,7 +219,7 @@ def test_a_queue_that_is_not_bound(app: BrokerApp) -> None:
 
 @pytest.mark.version
 def test_a_queue_that_takes_some(app: BrokerApp) -> None:
-    """What a full queue refuses stays; what it took is gone from the dead letters. Each is in one place."""
+    """A message refused by a full queue stays; an accepted one is gone. Each is in one place."""
     ids = bury(app, 30)
     delete(app, "default")
     with app.connection_for_write() as connection:

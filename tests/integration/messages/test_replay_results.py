@@ -29,7 +29,7 @@ def app(make_app: AppMaker) -> BrokerApp:
 
 
 def test_the_results_are_waited_for_again(app: BrokerApp) -> None:
-    """A failure is PENDING again; a success stays, and one that nobody kept is not made up."""
+    """A failure becomes PENDING again; a success stays, and a missing result is not invented."""
     ids = bury(app, 3)
     app.backend.store_result(ids[0], ValueError("bad"), states.FAILURE)
     app.backend.store_result(ids[1], 3, states.SUCCESS)
@@ -71,7 +71,7 @@ def test_no_results_are_kept(make_app: AppMaker) -> None:
 
 
 def test_a_result_store_that_is_away(make_app: AppMaker, caplog: pytest.LogCaptureFixture) -> None:
-    """Tasks are sent all the same, with one warning; unless what has succeeded is to be told apart."""
+    """Tasks are sent with one warning, unless succeeded tasks are to be excluded."""
     app = make_app('result_url = "db+sqlite:////proc/none/results.sqlite3"\n' + TWO_QUEUES)
     declare(app)
     ids = bury(app, 2)

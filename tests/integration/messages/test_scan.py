@@ -1,4 +1,4 @@
-"""Reading a queue: each message once, and what is not taken out stands where it stood."""
+"""Scanning a queue: each message is read once, and those that are not removed keep their place."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_all_are_read_in_their_order_again_and_again(app: BrokerApp, queue: str)
 
 
 def test_the_first_ones_are_read_in_their_order_again_and_again(app: BrokerApp, queue: str) -> None:
-    """A look at the beginning changes the order neither of what was looked at nor of the rest."""
+    """A peek at the first messages changes neither their order nor that of the others."""
     for count in (10, 300, 1, 40):
         assert read(app, queue, count) == list(range(count))
     assert read(app, queue) == list(range(MANY))
@@ -86,7 +86,7 @@ def test_all_are_taken_out(app: BrokerApp, queue: str) -> None:
 
 
 def test_an_error_in_the_block(app: BrokerApp, queue: str) -> None:
-    """What was not taken out is in the queue again, and what was taken out is not."""
+    """A kept message is in the queue again, and a removed one is not."""
 
     def fail(number: int) -> bool:
         if number == 700:

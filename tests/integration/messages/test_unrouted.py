@@ -118,7 +118,7 @@ def test_a_broker_that_is_away(make_app: AppMaker) -> None:
 
 @pytest.mark.version
 def test_looking_loses_nothing(app: BrokerApp) -> None:
-    """However often somebody looks, all are there, in their order."""
+    """However often the messages are read, all are there, in order."""
     ids = park(app, 3)
     for _ in range(LOOKS):
         assert [one.task_id for one in peek_unrouted(app, 20)] == ids
@@ -181,7 +181,7 @@ def test_to_a_queue_that_is_not_declared(app: BrokerApp) -> None:
 
 
 def test_what_has_no_queue_stays_and_holds_nobody_up(make_app: AppMaker) -> None:
-    """A queue that is still gone, or is in no settings any more: the reason of the first is told, others go."""
+    """For missing and removed queues the first reason is reported; other messages are moved."""
     app = make_app("[queues.default]\n[queues.lopri]\n[queues.old]\n")
     stay = park(app, 2) + park(app, 1, queue="old")
     go = park(app, 2, queue="default")
@@ -200,7 +200,7 @@ def test_what_has_no_queue_stays_and_holds_nobody_up(make_app: AppMaker) -> None
 
 @pytest.mark.version
 def test_a_queue_that_refuses(app: BrokerApp) -> None:
-    """What a full queue does not take stays parked, again and again, and goes when there is room."""
+    """A message refused by a full queue stays unrouted, again and again, and moves once there is room."""
     ids = park(app, 2)
     declare_full(app, "lopri")
     for _ in range(LOOKS):
@@ -213,7 +213,7 @@ def test_a_queue_that_refuses(app: BrokerApp) -> None:
 
 
 def test_a_thousand(app: BrokerApp) -> None:
-    """They are all moved, in their order, and the caller is told how far it is."""
+    """They are all moved, in order, and the caller gets the progress."""
     park(app)
     (message,) = take(app, UNROUTED)
     ids = [f"task-{number}" for number in range(1_000)]

@@ -1,7 +1,8 @@
 """The alerts in Prometheus' own hands: each fires when it must, and all others are silent meanwhile.
 
-Each scenario is a healthy hour with something changed. ``promtool test rules`` evaluates the real rules over it,
-and what fires at its end is told in full, so a scenario of one alert is a silent one of all others.
+Each scenario is a healthy hour with something changed. ``promtool test rules`` evaluates the real rules over
+it and compares all alerts that fire at its end, so a scenario of one alert is also a negative test of all
+others.
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ SCENARIOS = (
     Scenario("a growing queue that is drained in 5 minutes", (), {READY: "0+80x60"}),
     Scenario("nothing ends any more", GROWING, {READY: "3x30 10+1x30", FINISHED: "0+1000x30 30000x30"}),
     Scenario("nobody consumes", NO_CONSUMER, {CONSUMERS: "1x57 0x3"}),
-    Scenario("nobody has consumed for a minute", (), {CONSUMERS: "1x58 0x2"}, 59),
-    Scenario("nobody consumes, and there is nothing", (), {CONSUMERS: "0x60", READY: "0x60"}),
+    Scenario("no consumer for a minute", (), {CONSUMERS: "1x58 0x2"}, 59),
+    Scenario("no consumer, and no message", (), {CONSUMERS: "0x60", READY: "0x60"}),
     Scenario(
         "a paused queue",
         (),
@@ -244,7 +245,7 @@ def test_exactly_these_alerts_fire(tmp_path: Path, part: int) -> None:
 
 @pytest.mark.parametrize("firing", [(), NO_CONSUMER])
 def test_a_wrong_expectation_is_found(tmp_path: Path, firing: tuple[str, ...]) -> None:
-    """What the scenarios are judged by does see an alert too many, and one that is missing."""
+    """The scenarios' check does see a surplus alert, and a missing one."""
     wrong = Scenario("a task is parked", firing, {PARKED: "1x60"})
     assert "a task is parked" in judged(tmp_path, as_test(wrong))
 

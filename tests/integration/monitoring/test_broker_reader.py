@@ -1,4 +1,4 @@
-"""What the server of the metrics reads from the broker, and that it disturbs nobody."""
+"""The broker's part of the metrics server, which must not disturb queues or consumers."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_queues_lanes_and_what_is_dead(watched: Callable[..., BrokerApp]) -> Non
 
 
 def test_priorities(watched: Callable[..., BrokerApp], broker_version: tuple[int, ...]) -> None:
-    """Where the broker tells messages by priority, they are told: quorum from 4.3 on, classic on 3.10."""
+    """Messages by priority are reported where the broker counts them: quorum from 4.3 on, classic on 3.10."""
     kind = "quorum" if broker_version >= (4, 3) else "classic"
     app = watched(f'[queues.default]\ntype = "{kind}"\npriorities = true\n')
     for priority in (0, 9, 9):
@@ -146,7 +146,7 @@ def test_priorities(watched: Callable[..., BrokerApp], broker_version: tuple[int
 
 
 def test_the_oldest_wait_grows_while_nobody_consumes(watched: Callable[..., BrokerApp]) -> None:
-    """The head's wait grows with the clock, and is none when the queue is empty again."""
+    """The wait of the first message grows with the clock, and is absent when the queue is empty again."""
     app = watched()
     reader = BrokerReader(app)
     reader.read()
@@ -176,7 +176,7 @@ def test_many_answers_ask_the_broker_once(
 
 
 def test_without_the_management_api(watched: Callable[..., BrokerApp], make_app: AppMaker) -> None:
-    """AMQP tells what it can, what it cannot is missing, and the reason is said."""
+    """AMQP supplies the depths, other values are missing, and the reason is reported."""
     watched().send_task("a", queue="lopri")
     app = make_app(f'management_url = "{NOWHERE}"\n[queues.default]\n[queues.lopri]\n')
     found = BrokerReader(app).read()
@@ -191,7 +191,7 @@ def test_without_the_management_api(watched: Callable[..., BrokerApp], make_app:
 def test_a_management_api_that_refuses_the_user(
     watched: Callable[..., BrokerApp], make_app: AppMaker, make_user: MakeUser, management: Management
 ) -> None:
-    """A user without a tag sees by AMQP what there is to see, and the refusal is told, without the password."""
+    """A user without a tag sees the depths by AMQP, and the refusal is reported without the password."""
     watched().send_task("a", queue="lopri")
     app = make_app(f'management_url = "{management.url}"\n{TWO_QUEUES}', url=make_user(".*", ".*", ".*"))
     found = BrokerReader(app).read()
@@ -201,7 +201,7 @@ def test_a_management_api_that_refuses_the_user(
 
 
 def test_a_broker_that_is_down_is_a_metric(make_app: AppMaker) -> None:
-    """Without a broker `broker_up` is 0, the queues are missing, and what the host knows is told."""
+    """Without a broker `broker_up` is 0, the queues are missing, and the host's own values are served."""
     app = make_app(f'management_url = "{NOWHERE}"\n[queues.default]\n', url="amqp://guest:guest@127.0.0.1:1//")
     collector = Collector(app, "1")
     numbers = collector.collect().numbers
@@ -214,7 +214,7 @@ def test_a_broker_that_is_down_is_a_metric(make_app: AppMaker) -> None:
 
 
 def test_a_wrong_password_is_a_broker_that_does_not_answer(make_app: AppMaker) -> None:
-    """Refused credentials are told as such, and without the password."""
+    """Refused credentials are reported as such, without the password."""
     place = urlsplit(make_app.url)
     url = place._replace(netloc=f"nobody:s3cr3t@{place.hostname}:{place.port}").geturl()
     found = BrokerReader(make_app(url=url)).read()

@@ -104,7 +104,7 @@ def bury_raw(app: BrokerApp, body: bytes, **headers: str) -> None:
         connection.default_channel.queue_declare("default.dead", passive=True)
 
 
-# What is seen
+# Reading
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -123,7 +123,7 @@ def test_every_state_fits_every_screen(browser: Browser, tmp_path: Path, state: 
 
 
 def test_the_wait_against_its_objective_is_seen_first(browser: Browser, tmp_path: Path) -> None:
-    """What is late is the headline and the first row, with its wait, its objective, and why."""
+    """A late queue is the headline and the first row, with its wait, its objective, and the reason."""
     with page_server(tmp_path, STATES["full"]) as server:
         look(browser, server)
         assert browser.text("h1") == "lopri is late"
@@ -160,13 +160,13 @@ def test_it_updates_itself(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_told(browser: Browser, tmp_path: Path) -> None:
-    """Without the management API, and with files that cannot be read, the page says what is not known, and why."""
+    """Without the management API, and with unreadable files, the page names the unknown values and the reason."""
 
     class Partial(Told):
         """Tells less."""
 
         def collect(self) -> Snapshot:
-            """Return the state with what is missing."""
+            """Return the state without the given parts."""
             found = super().collect()
             broker = replace(found.broker, has_management=False, backlog=None, parked=3, problem=f"401 {NASTY}")
             return replace(
@@ -204,12 +204,12 @@ def test_a_server_that_goes_is_told_and_found_again(browser: Browser, tmp_path: 
         assert browser.all(".notice") == []
 
 
-# What messages hold
+# The content of messages
 
 
 @pytest.fixture
 def served(tmp_path: Path, fresh_vhost_url: str) -> Iterator[PageServer]:
-    """Return a page with a broker and a token; four dead letters of `default` are told."""
+    """Return a page with a broker and a token; it counts four dead letters of `default`."""
     with page_server(tmp_path, Told(full()), url=fresh_vhost_url, actions_token=SecretStr(TOKEN)) as server:
         declare(server.app)
         yield server
@@ -256,11 +256,11 @@ def test_looking_consumes_nothing(browser: Browser, served: PageServer) -> None:
     assert [message.headers["id"] for message in take(served.app, "default.dead")] == ids
 
 
-# What can be done
+# Actions
 
 
 def test_without_the_token_there_is_nothing_to_press(browser: Browser, served: PageServer) -> None:
-    """Until the token is given dead letters can only be read; a wrong one is told at once."""
+    """Without a token dead letters can only be read; a wrong token is refused at once."""
     bury(served.app, 1)
     look(browser, served)
     open_letters(browser, "default")
@@ -300,7 +300,7 @@ def test_replay_and_discard(browser: Browser, served: PageServer) -> None:
 
 @pytest.mark.parametrize("width", [320, PHONE, 600, 1000, DESK])
 def test_no_label_is_on_another(browser: Browser, tmp_path: Path, width: int) -> None:
-    """On every screen the words of a queue's row stand beside each other."""
+    """On every screen the words of a queue's row are side by side."""
     with page_server(tmp_path, STATES["full"]) as server:
         look(browser, server)
         browser.shape(width, 900)
@@ -325,7 +325,7 @@ def test_pause_and_resume(browser: Browser, tmp_path: Path, fresh_vhost_url: str
 
 
 def test_a_letter_that_is_gone_is_told(browser: Browser, served: PageServer) -> None:
-    """When somebody else took a letter, or the broker is gone, the page says that nothing was done, and why."""
+    """If the message was already taken, or the broker is gone, the page says that nothing was done, and why."""
     bury(served.app, 1)
     look(browser, served)
     unlock(browser, TOKEN)
@@ -336,7 +336,7 @@ def test_a_letter_that_is_gone_is_told(browser: Browser, served: PageServer) -> 
 
 
 def test_without_a_broker_letters_say_so(browser: Browser, tmp_path: Path) -> None:
-    """Dead letters that cannot be looked at are a sentence in their place."""
+    """Dead letters that are not readable are replaced by a sentence."""
     with page_server(tmp_path, Told(full()), url=NOWHERE) as server:
         look(browser, server)
         browser.press('[data-queue="default"] button.dead')

@@ -45,7 +45,7 @@ def in_its_time(seconds: float = TIMEOUT_SECONDS) -> Iterator[None]:
 
 @pytest.fixture
 def silent_url() -> Iterator[str]:
-    """A URL at which somebody takes connections and says nothing."""
+    """A URL whose server accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}//"
 
@@ -91,7 +91,7 @@ def test_a_call_that_gets_no_connection_is_spooled(make_app: AppMaker) -> None:
 
 
 def test_what_takes_a_connection_of_the_pool_otherwise_is_bounded_too(make_app: AppMaker) -> None:
-    """Celery's remote control, and who takes a producer, wait no longer than a call."""
+    """Celery's remote control, and a caller of `producer_or_acquire`, wait no longer than a call."""
     app = make_app(SMALL_POOL)
     held = [app.pool.acquire(block=True) for _ in range(2)]
     with in_its_time(), pytest.raises(Exception, match=r"2|[Tt]imed out"):

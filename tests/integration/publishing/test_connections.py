@@ -1,4 +1,4 @@
-"""Publishing over connections that break, that never come about, and that a broker in need has stopped."""
+"""Publishing over connections that break, that fail to open, and that the broker blocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from broker_app import BrokerApp
 
 SLACK_SECONDS = 15.0
-"""On top of a time-out of a second or two: a call that waits for ever is told from one that is late."""
+"""Added to a time-out of a second or two: separates a late call from one that waits for ever."""
 
 PASSWORD = "s3cr3t"
 QUICK = "[publish]\ntimeout_seconds = 2\nconnect_timeout_seconds = 1\n[queues.default]\n[queues.lopri]\n"
@@ -49,7 +49,7 @@ def _in_bounded_time() -> Iterator[None]:
 def test_a_pooled_connection_that_the_broker_closed_loses_nothing(
     make_app: AppMaker, make_user: MakeUser, management: Management
 ) -> None:
-    """Closed by an operator while nobody used it: the next task goes out on a new connection, once."""
+    """After an operator closed an idle connection, the next task goes out on a new one, once."""
     url = make_user(".*", ".*", ".*")
     app = make_app(url=url)
     for number in range(4):
@@ -153,7 +153,7 @@ def http_port(management: Management) -> int:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -221,7 +221,7 @@ def test_without_retry_the_first_failure_is_the_answer(make_app: AppMaker, free_
 
 
 def test_without_retry_a_lost_connection_is_an_error(make_app: AppMaker) -> None:
-    """Nothing is sent twice then, and the next call connects anew."""
+    """Nothing is sent twice then, and the next call reconnects."""
     with TcpProxy.to(make_app.url) as proxy:
         app = make_app(url=proxy.url(make_app.url))
         app.send_task("first")
@@ -244,7 +244,7 @@ def test_an_alarm_is_an_error_in_bounded_time_or_a_wait(
 ) -> None:
     """A blocked broker stops reading: small or 5 MB, on a new or a used connection, the caller gets an error.
 
-    Who has the time is confirmed when the alarm is over.
+    A call with enough time is confirmed when the alarm is over.
     """
     app, new = make_app(QUICK), make_app(QUICK)
     patient = make_app("[publish]\ntimeout_seconds = 100\n[queues.default]\n")

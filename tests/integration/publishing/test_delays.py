@@ -1,4 +1,4 @@
-"""Delayed tasks: they wait in the broker's lanes, and arrive once, in their own queue, with nobody watching."""
+"""Delayed tasks: they wait in the broker's lanes and arrive once, in their own queue, without any process."""
 
 from __future__ import annotations
 
@@ -125,12 +125,12 @@ def test_nothing_of_celerys_own_delayed_delivery_appears(
     assert {"delay.1m", "delay.40s"} <= set(names)
 
 
-# What people write
+# Forms of a time
 
 
 @pytest.mark.parametrize("kind", ["aware", "other zone", "naive UTC", "text", "text with Z"])
 def test_an_eta_is_a_delay(make_app: AppMaker, kind: str) -> None:
-    """Aware, in another zone, naive for UTC as Celery has it, or as ISO 8601: the task stands in the same lane."""
+    """Aware, in another zone, naive for UTC as in Celery, or as ISO 8601: the task goes to the same lane."""
     app = make_app(timezone="Asia/Tokyo")
     moment = datetime.now(UTC) + timedelta(seconds=100.5)
     eta: Any = {
@@ -195,7 +195,7 @@ def test_a_time_that_cannot_be_publishes_nothing(app: BrokerApp, options: dict[s
     assert depth(app, "default") is None
 
 
-# What is missing on the broker
+# Missing entities
 
 
 def test_the_first_task_ever_may_be_a_delayed_one(app: BrokerApp) -> None:
@@ -218,7 +218,7 @@ def test_a_lane_that_is_gone_is_declared_again(app: BrokerApp) -> None:
 
 
 def test_a_lane_in_the_middle_of_the_way_that_is_gone_loses_nothing(make_app: AppMaker) -> None:
-    """Who has just seen the lane relies on it, and the task is parked; who connects anew declares it again."""
+    """A producer that has just seen the lane relies on it: the task is unrouted; a new connection declares it."""
     app = make_app()
     app.send_task("warm", queue="lopri")
     app.send_task("first", queue="lopri", countdown=100)
@@ -237,7 +237,7 @@ def test_a_lane_in_the_middle_of_the_way_that_is_gone_loses_nothing(make_app: Ap
 def test_a_task_whose_queue_is_gone_when_it_is_due_is_parked_and_blocks_nobody(app: BrokerApp) -> None:
     """Fifty of them in one lane: all are kept, and the others in the lane arrive.
 
-    Quorum lanes hand on at least once: without a place for what nobody takes, some 40 block the lane for ever.
+    Quorum lanes dead-letter at least once: without an alternate exchange, some 40 messages block a lane.
     """
     for queue in ("default", "lopri"):
         app.send_task("warm", queue=queue)

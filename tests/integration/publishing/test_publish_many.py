@@ -1,4 +1,4 @@
-"""Publishing many tasks at once: what is sent, what each caller is told, and in which order."""
+"""Publishing many tasks at once: messages, outcomes and their order."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def facts(message: Message, task_id: str) -> dict[str, Any]:
     return {"headers": headers, "properties": properties, "body": bytes(body), "type": message.content_type}
 
 
-# What is sent
+# The messages
 
 SIGNATURES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -130,7 +130,7 @@ def test_a_message_is_the_one_that_apply_async_sends(make_app: AppMaker, kind: s
     held = "delay.1d" if "eta" in options else "delay.1h" if options.get("countdown", 0) > 1 else None
     messages = take(app, held or options.get("queue", "default"))
     found = [facts(message, task_id) for message, task_id in zip(messages, ids, strict=True)]
-    if "eta" in options:  # the delay is what was left
+    if "eta" in options:  # the delay is the rest of it
         for one in found:
             assert one["headers"].pop(DELAY_HEADER) == pytest.approx(36 * 3_600, abs=7_200)  # since the collection
     assert found[1:] == [found[0]] * 3
@@ -168,7 +168,7 @@ def test_a_tasks_own_options_hold(make_app: AppMaker) -> None:
 
 
 def test_callbacks_and_stamps_are_carried(app: BrokerApp, add: Any) -> None:
-    """`link`, `link_error` and stamps stand in each message as `apply_async` puts them there."""
+    """`link`, `link_error` and stamps are in each message as `apply_async` writes them."""
     signature = add.signature((1, 2))
     signature.link(add.s(3))
     signature.link_error(add.s(4))
@@ -273,7 +273,7 @@ def test_a_task_with_its_own_way_of_publishing_keeps_it(app: BrokerApp) -> None:
 
 
 def test_signals_see_and_change_each_message(app: BrokerApp, add: Any) -> None:
-    """`before_task_publish` may add a header to each, and `after_task_publish` is sent for what was taken."""
+    """`before_task_publish` may add a header to each; `after_task_publish` is sent for accepted tasks only."""
     after = []
 
     def before(headers: dict[str, Any], **_: Any) -> None:
@@ -301,7 +301,7 @@ def test_a_body_of_any_size_arrives_whole(app: BrokerApp, size: int) -> None:
     assert [message.decode()[0] for message in take(app, "default")] == [["x" * size]] * 2
 
 
-# What the caller is told
+# The outcomes
 
 
 def test_outcomes_come_in_order_with_their_ids(app: BrokerApp, add: Any) -> None:
@@ -367,7 +367,7 @@ def test_a_time_out_that_cannot_be_is_said_at_once(app: BrokerApp, add: Any, sec
 
 
 def test_a_full_queue_refuses_each_item(app: BrokerApp) -> None:
-    """What does not fit is refused item by item, and the outcomes say which."""
+    """Invalid items are refused one by one, and the outcomes say which."""
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         channel.exchange_declare("full", "fanout", durable=True, auto_delete=False)
@@ -381,7 +381,7 @@ def test_a_full_queue_refuses_each_item(app: BrokerApp) -> None:
 
 
 def test_a_deleted_queue_is_declared_again(app: BrokerApp, add: Any) -> None:
-    """What is returned because its queue was deleted meanwhile is sent once more, and is there once."""
+    """A message returned because its queue was deleted is sent once more, and arrives once."""
 
     def signatures() -> Iterator[Any]:
         for n in range(300):
@@ -416,7 +416,7 @@ def test_without_the_right_to_write_each_is_refused(make_app: AppMaker, make_use
 
 
 def test_an_exception_of_the_signatures_comes_after_the_outcomes(app: BrokerApp, add: Any) -> None:
-    """What was read before it is published and told, then it is raised."""
+    """Items read before the error are published and reported, then it is raised."""
 
     def signatures() -> Iterator[Any]:
         yield add.s(1)

@@ -168,7 +168,7 @@ def test_wrong_credentials_are_said_at_once(make_app: AppMaker, proxy: TcpProxy)
 def test_an_alarm_blocks_for_a_bounded_time(
     make_app: AppMaker, memory_alarm: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """What was not confirmed when the time was over is told as such, and nothing that was confirmed is missing."""
+    """Tasks unconfirmed at the time-out are reported as such, and no confirmed task is missing."""
     app = make_app(QUICK)
     with memory_alarm():
         begun = time.monotonic()

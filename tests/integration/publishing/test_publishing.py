@@ -34,7 +34,7 @@ def _queue_names(management: Management, url: str) -> set[str]:
     return {queue["name"] for queue in management.get(f"queues/{vhost_of(url)}?columns=name&disable_stats=true")}
 
 
-# Where a task goes
+# The destination of a task
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_an_exchange_of_the_users_own_is_published_to_as_it_is(app: BrokerApp) -
         app.send_task("shop.add", exchange="events", routing_key="user.new", countdown=10)
 
 
-# What is missing on the broker
+# Missing entities
 
 
 def test_the_first_task_ever_declares_what_it_needs(app: BrokerApp) -> None:
@@ -152,7 +152,7 @@ def test_the_first_task_ever_declares_what_it_needs(app: BrokerApp) -> None:
 
 @pytest.mark.parametrize("missing", ["queue", "binding", "exchange"])
 def test_the_task_that_finds_its_queue_gone_is_not_lost(app: BrokerApp, missing: str) -> None:
-    """Queue, binding or exchange is declared again, and the very task that found it missing stands in it."""
+    """A deleted queue, binding or exchange is declared again, and the task that found it missing arrives."""
     app.send_task("shop.add", queue="lopri")
     take(app, "lopri")
     with app.connection_for_write() as connection:
@@ -190,7 +190,7 @@ def test_a_queue_that_cannot_be_declared_is_named(app: BrokerApp) -> None:
     app.send_task("shop.add", queue="default", confirm_timeout=5)
 
 
-# What a message carries
+# The content of a message
 
 
 def test_a_message_carries_its_moment_and_its_delay(app: BrokerApp) -> None:
@@ -207,7 +207,7 @@ def test_a_message_carries_its_moment_and_its_delay(app: BrokerApp) -> None:
 
 
 def test_a_message_is_persistent_json_with_the_callers_headers(app: BrokerApp) -> None:
-    """It survives a restart of the broker, and what the caller adds is there."""
+    """It survives a restart of the broker, and the caller's own properties are there."""
     result = app.send_task("shop.add", (1,), {"y": 2}, headers={"tenant": "a"}, message_id="m-1", app_id="shop")
     (message,) = take(app, "default")
     properties = message.properties
@@ -327,7 +327,7 @@ def test_sent_events_are_published_after_a_lost_connection_too(
     ids = []
     for number in range(1, 4):
         ids.append(app.send_task("shop.add").id)
-        wait_until(lambda number=number: depth(app, "events") == number, 20, "the event, which nobody confirms")
+        wait_until(lambda number=number: depth(app, "events") == number, 20, "the event, which is not confirmed")
         management.close_connections_of(url)
     events = take(app, "events")
     assert [event.payload["uuid"] for event in events] == ids
@@ -335,7 +335,7 @@ def test_sent_events_are_published_after_a_lost_connection_too(
 
 
 def test_threads_publish_side_by_side(app: BrokerApp) -> None:
-    """Eight threads, one app that nobody has used before: each id that a call returned is there, once."""
+    """Eight threads, one new app: each id that a call returned is in the queue, once."""
 
     def send(thread: int) -> list[tuple[str, str]]:
         queues = ["default", "lopri"]

@@ -1,4 +1,4 @@
-"""What the broker refuses, and that each answer is matched to its own message."""
+"""Refusals by the broker, each matched to its own message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a producer may do with the least rights, and what he is told of the rest."""
+"""A producer with the fewest rights: the calls that work, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 PRODUCER = r"^(tasks|delay(\.\d+[dhms])?)$"
-"""Write on two exchanges; and on the lanes, for RabbitMQ 4.3 tells of a queue only to who has a right on it."""
+"""Write on two exchanges and on the lanes: RabbitMQ 4.3 reports a queue only to users with a right on it."""
 
 
 @pytest.mark.version
 def test_a_producer_needs_the_right_to_write_only(make_app: AppMaker, make_user: MakeUser) -> None:
-    """Where the topology is declared ahead it publishes, now and through lanes that exist."""
+    """With a declared topology it publishes, now and through existing lanes."""
     admin = make_app()
     admin.send_task("shop.add", queue="lopri", countdown=3_600)
     admin.send_task("shop.add", queue="lopri")
@@ -34,7 +34,7 @@ def test_a_producer_needs_the_right_to_write_only(make_app: AppMaker, make_user:
 
 @pytest.mark.version
 def test_a_producer_that_may_not_declare_is_told_what_is_missing(make_app: AppMaker, make_user: MakeUser) -> None:
-    """The lane, or the queue, is named, with the reply code and the command for who may."""
+    """The error names the lane or queue, the reply code and the command for the administrator."""
     admin = make_app()
     admin.send_task("shop.add", queue="lopri")
     producer = make_app(url=make_user(write=PRODUCER))

@@ -142,7 +142,7 @@ def test_a_countdown_counts_on_in_the_spool(make_app: AppMaker, nobody: str) -> 
 
 
 def test_a_refusal_is_not_spooled(make_app: AppMaker) -> None:
-    """What can never be is the caller's, as without a spool."""
+    """An invalid call fails for its caller, as without a spool."""
     app = make_app(SETTINGS)
     with pytest.raises(UnknownQueue):
         app.send_task("any", queue="loprii")
@@ -159,7 +159,7 @@ def test_a_full_spool_is_an_error(make_app: AppMaker, nobody: str) -> None:
 
 
 def test_a_queue_that_is_no_more_does_not_hold_up_the_rest(make_app: AppMaker, nobody: str) -> None:
-    """A spooled task that nobody can take is set aside with its reason, kept, and sent again when asked."""
+    """A spooled task that no queue accepts is set aside with its reason, kept, and sent again on request."""
     away = make_app(AWAY, url=nobody)
     away.send_task("kept", queue="lopri")
     away.send_task("sent", queue="default")
@@ -176,7 +176,7 @@ def test_a_queue_that_is_no_more_does_not_hold_up_the_rest(make_app: AppMaker, n
 
 
 def test_a_deleted_queue_is_declared(make_app: AppMaker, nobody: str) -> None:
-    """What was spooled for it finds it again."""
+    """The tasks spooled for it find it again."""
     app = make_app(SETTINGS)
     app.send_task("before")
     delete(app, "default")
@@ -211,7 +211,7 @@ def test_one_flusher_at_a_time(make_app: AppMaker, nobody: str) -> None:
 
 
 def test_a_flusher_that_was_killed_says_what_may_be_there_twice(make_app: AppMaker, nobody: str) -> None:
-    """What it had begun to send is marked in the file before it is sent."""
+    """A task is marked in the file before it is sent."""
     away = make_app(AWAY, url=nobody)
     away.send_task("any")
     app, store = make_app(SETTINGS), store_of(away)

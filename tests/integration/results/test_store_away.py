@@ -1,4 +1,4 @@
-"""What becomes of tasks while the result store cannot be written."""
+"""Tasks and their results while the result store is not writable."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_the_messages_move_in_their_order(make: MakeMigrated, before: str, after
 
 @pytest.mark.version
 def test_quorum_to_quorum_with_other_arguments(make: MakeMigrated) -> None:
-    """A queue of the same type with another argument, here a delivery limit that nobody set, moves too."""
+    """A queue of the same type with another argument, here a default delivery limit, is migrated too."""
     app = make(TWO_QUEUES)
     delete(app, "lopri")
     arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
@@ -132,7 +132,7 @@ def test_a_message_keeps_all_that_it_carries(make: MakeMigrated) -> None:
     assert dead.properties["application_headers"]["x-death"] == [{"count": 1}]
 
 
-# What else is on the broker
+# Other things on the broker
 
 
 def test_the_parking_queue_and_dead_letters_move_by_their_names(make: MakeMigrated) -> None:
@@ -189,11 +189,11 @@ def test_with_a_prefix(make: MakeMigrated) -> None:
     assert migrate(app, "lopri", ignore, waits=SHORT) == []
 
 
-# What cannot be done
+# Refusals
 
 
 def test_a_dry_run_changes_nothing(make: MakeMigrated) -> None:
-    """It tells what would be moved and why."""
+    """It lists the queues to migrate and the reasons."""
     publish(make(ORDERED), 3)
     app = make(RANKED)
     before = differing(app)
@@ -220,7 +220,7 @@ def test_what_cannot_be_moved(make: MakeMigrated, make_app: AppMaker) -> None:
 
 
 def test_one_at_a_time(make: MakeMigrated) -> None:
-    """A second one is told that another is at work."""
+    """A second migration gets an error: another one is running."""
     publish(make(ORDERED), 3)
     app = make(RANKED)
     with (

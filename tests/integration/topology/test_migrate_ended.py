@@ -72,7 +72,7 @@ def stage_deleted(channel: Any) -> None:
 
 
 def stage_declared(channel: Any) -> None:
-    """It is declared anew, and not bound yet."""
+    """It is declared again, and not bound yet."""
     stage_deleted(channel)
     found = work_queue_arguments(NEW)
     channel.queue_declare("lopri", durable=True, auto_delete=False, arguments=found)
@@ -118,7 +118,7 @@ STAGES = (
 @pytest.mark.version
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__.removeprefix("stage_"))
 def test_it_goes_on_wherever_it_was_ended(make: MakeMigrated, stage: Callable[[Any], None]) -> None:
-    """Whatever the last one left: a message finds its place at once, and after another run all stand in the queue.
+    """Wherever the last one stopped, messages are routed at once, and the next run brings all into the queue.
 
     A message that went to both is there twice, and one of the two says so.
     """

@@ -1,4 +1,4 @@
-"""Producers and workers while a queue is moved: no call fails, and no message is lost that somebody holds."""
+"""Producers and workers during a migration: no call fails, and no message held by a consumer is lost."""
 
 from __future__ import annotations
 

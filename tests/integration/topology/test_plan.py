@@ -1,4 +1,4 @@
-"""What differs between settings and broker is told, and what is missing is created; nothing else is changed."""
+"""Differences of broker and settings are reported, and missing things are created; nothing else changes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def told(found: TopologyPlan) -> list[tuple[str, str, str]]:
 
 
 def channel(app: BrokerApp, *calls: tuple[str, dict[str, Any]]) -> None:
-    """Do something on the broker, as somebody else would."""
+    """Change something on the broker, as another user would."""
     with app.connection_for_write() as connection:
         for method, arguments in calls:
             getattr(connection.default_channel, method)(**arguments)
@@ -83,7 +83,7 @@ def test_all_is_missing_then_nothing_differs(make: Callable[..., BrokerApp]) -> 
 def test_a_lane_that_is_not_there_yet_is_no_difference(
     make: Callable[..., BrokerApp], make_app: AppMaker, more: str
 ) -> None:
-    """What workers declare leaves the common lanes out: the plan tells them apart, and `apply` makes them."""
+    """Workers do not declare the common lanes: the plan lists them separately, and `apply` creates them."""
     with connect(app := make_app(more + THREE_QUEUES) if more else make()) as connection:
         declare_topology(connection, work_topology(app.settings.specs(), ""))
     found = compare(app)
@@ -94,7 +94,7 @@ def test_a_lane_that_is_not_there_yet_is_no_difference(
 
 @pytest.mark.version
 def test_each_difference_is_told_with_its_cure(make: Callable[..., BrokerApp]) -> None:
-    """Other arguments, a missing binding, a queue and a binding that nobody wants; `apply` binds, and no more."""
+    """Other arguments, a missing binding, a surplus queue and binding; `apply` only binds."""
     app = make()
     apply(make("[queues.default]\n[queues.lopri]\n[queues.reports]\n[queues.old]\n"))
     app.send_task("shop.add", queue="lopri", countdown=7)
@@ -128,7 +128,7 @@ def test_each_difference_is_told_with_its_cure(make: Callable[..., BrokerApp]) -
 
 @pytest.mark.version
 def test_without_the_management_api(make_app: AppMaker) -> None:
-    """AMQP tells what is missing and what has other arguments; that bindings are not known is said."""
+    """AMQP finds missing queues and other arguments; the plan says that bindings are unknown."""
     make_app("common_lanes = []\n[queues.default]\n[queues.lopri]\n[queues.reports]\n")
     app = make_app(BLIND + THREE_QUEUES)
     assert apply(app).blind.startswith("management API http://127.0.0.1:1: no answer")
@@ -144,7 +144,7 @@ def test_without_the_management_api(make_app: AppMaker) -> None:
 
 
 def test_a_queue_that_is_being_moved_is_left_alone(make: Callable[..., BrokerApp]) -> None:
-    """It is told as such, with and without the management API, and `apply` neither declares nor binds it."""
+    """It is reported as such, with and without the management API, and `apply` neither declares nor binds it."""
     app = make()
     apply(app)
     holding = HoldingQueue("lopri").name
@@ -161,7 +161,7 @@ def test_a_queue_that_is_being_moved_is_left_alone(make: Callable[..., BrokerApp
 
 @pytest.mark.version
 def test_who_may_not_declare_can_compare(make: Callable[..., BrokerApp], make_user: MakeUser) -> None:
-    """A user without the right to configure is told what could not be compared, and may create nothing."""
+    """Without the right to configure, the plan lists the unknown parts, and nothing is created."""
     apply(make())
     guest = make(THREE_QUEUES, url=make_user(read=".*", write=".*"))
     found = compare(guest)

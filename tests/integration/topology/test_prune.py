@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from broker_app import BrokerApp
 
 SHORT = PruneTimeouts(count=1, declare=1, settle=0.5, trust=0.1)
-"""For tests in which nobody publishes meanwhile: lanes from 4 s on may go."""
+"""For tests without a publisher: lanes from 4 s on may be removed."""
 COUNT_SECONDS = 40
-"""How long the broker may take to count, every 5 s, on a busy machine."""
+"""Longest time until the broker has counted (every 5 s) on a busy machine."""
 
 UNUSED = ("2d", "7h", "8h", "33m", "40s")
 NO_LANES = "common_lanes = []\n"
@@ -82,7 +82,7 @@ def words(found: tuple[Lane, ...]) -> set[str]:
     return {lane.word for lane in found}
 
 
-# What goes and what stays
+# Removed and kept lanes
 
 
 @pytest.mark.version
@@ -98,7 +98,7 @@ def test_unused_lanes_go(app: BrokerApp) -> None:
 
 @pytest.mark.version
 def test_lanes_in_use_stay_and_all_shorter_ones_with_them(app: BrokerApp) -> None:
-    """A task that stands in a lane of hours may need any lane of minutes and seconds; longer ones go."""
+    """A task in a lane of hours may need any lane of minutes and seconds; longer lanes are removed."""
     app.send_task("shop.add", queue="lopri", countdown=7 * 3_600)
     done = prune(app, waits=SHORT)
     assert words(done.removed) == {"2d", "8h"}
@@ -107,7 +107,7 @@ def test_lanes_in_use_stay_and_all_shorter_ones_with_them(app: BrokerApp) -> Non
 
 
 def test_common_and_short_lanes_stay(make: Callable[..., BrokerApp]) -> None:
-    """What the settings want declared ahead is not removed, nor is a lane that empties during a prune."""
+    """Lanes that the settings declare ahead stay, and so does a lane that empties during a prune."""
     app = make('common_lanes = ["8h", "33m"]\n')
     declare(app, *UNUSED, "3s")
     assert words(prune(app, waits=SHORT).removed) == {"2d", "7h", "40s"}
@@ -116,7 +116,7 @@ def test_common_and_short_lanes_stay(make: Callable[..., BrokerApp]) -> None:
 
 @pytest.mark.version
 def test_a_dry_run_changes_nothing(app: BrokerApp) -> None:
-    """It tells what would go, at once."""
+    """It lists the lanes at once."""
     app.send_task("shop.add", queue="lopri", countdown=7 * 3_600)
     would = prune(app, is_dry_run=True)
     assert (words(would.removed), words(would.kept)) == ({"2d", "8h"}, {"7h", "33m", "40s"})
@@ -142,7 +142,7 @@ def test_nothing_to_do(make: Callable[..., BrokerApp]) -> None:
     assert depth(app, "lopri") is None
 
 
-# What must not be lost
+# Messages that must survive
 
 
 @pytest.mark.version
@@ -172,7 +172,7 @@ STAGES = 6
 PUBLISHING_SECONDS = 2.0
 
 WAITS = PruneTimeouts(count=2, declare=3, settle=1)
-"""What a prune assumes of producers holds on a busy machine too."""
+"""The assumption of a prune about producers, made safe for a busy machine."""
 
 PATIENT = "[publish]\ntimeout_seconds = 60\n"
 
@@ -225,11 +225,11 @@ class Stage:
                 self.errors.append(error)
 
     def drain(self, queues: list[str]) -> list[Message]:
-        """Take all that stands in those queues that there are."""
+        """Take all messages of those queues that exist."""
         return [message for queue in queues if depth(self.app, queue) for message in take(self.app, queue)]
 
     def arrived(self) -> list[str]:
-        """Hand on what stands in the lanes of minutes, and return the ids that stand where they should."""
+        """Pass on the messages of the lanes of minutes, and return the ids in the expected queue."""
         minutes = [self.names.lane(Lane(2, count)) for count in (1, 2)]
         ends = [self.names.lane(Lane(3, seconds)) for seconds in SECONDS] + [self.names.prefix + "lopri"]
         with self.app.connection_for_write() as connection:
@@ -262,7 +262,7 @@ def test_producers_who_publish_while_lanes_are_removed(
         assert depth(stage.app, stage.names.unrouted) == 0
 
 
-# Who may not, and with whom
+# Refusals and concurrency
 
 
 def test_without_the_management_api_nothing_goes(app: BrokerApp, make_app: AppMaker) -> None:
@@ -290,7 +290,7 @@ def test_a_user_without_the_right_to_configure(
 
 @pytest.mark.version
 def test_two_prunes_at_once(app: BrokerApp) -> None:
-    """The second is told that another one is at work, and the first does its work."""
+    """The second run gets an error: another one is running; the first one does its work."""
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(prune, app, waits=replace(SHORT, declare=2)) for _ in range(2)]
         errors = [prune.exception() for prune in running]

@@ -102,7 +102,7 @@ def test_it_is_shown_until_it_is_retired(make: MakeMigrated) -> None:
 
 
 def test_a_pause_alone_is_shown_and_lifted(make: MakeMigrated) -> None:
-    """A queue that somebody has deleted by hand may still be paused: that is shown, and goes."""
+    """A queue deleted by hand may still be paused: that is shown, and removed."""
     old, app = make(OLD), make(NEW)
     pause_queue(old, "lopri")
     delete(app, "lopri", "lopri.dead")

@@ -28,13 +28,13 @@ def workload(folder: Path, url: str) -> BrokerApp:
 def test_what_tasks_wait_and_compute_is_told_apart(tmp_path: Path, fresh_vhost_url: str, pool: str) -> None:
     """Of a task that computes more than it waits both parts are found, whatever the worker itself uses.
 
-    Whether it ignores its result, which costs the worker less, is the app's word.
+    The app decides whether the task ignores its result, which costs the worker less.
     """
     app = workload(tmp_path, fresh_vhost_url)
 
     @app.task(name="workload.wait_and_compute", ignore_result=True)
     def wait_and_compute(wait_seconds: float, cpu_seconds: float) -> None:
-        """What the workers run."""
+        """The tasks of the workers."""
 
     with running_worker(tmp_path, fresh_vhost_url, "-P", pool, "-c", "1", "-Q", "lopri"):
         call = app.signature("workload.wait_and_compute", (WAIT_SECONDS, CPU_SECONDS), queue="lopri")

@@ -1,4 +1,4 @@
-"""The private place of a tuning run: nobody else's queues are touched, and nothing of it stays."""
+"""The private virtual host of a tuning run: other queues are untouched, and nothing of it is left."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def declare(place: Sandbox) -> None:
 
 
 def test_a_place_is_a_twin_that_goes_away(app: BrokerApp, management: Management, fresh_vhost_url: str) -> None:
-    """What is published there reaches the twin and not the user's queue; afterwards all is as before."""
+    """Tasks published there reach the twin queue and not the user's; afterwards all is as before."""
     app.send_task(TASK, (1, 1), queue="lopri")
     before = names(management, fresh_vhost_url)
 
     with private_place(app, "lopri", lambda: None) as place:
         declare(place)
         place.app.send_task(TASK, (2, 2), queue="lopri")
-        place.app.send_task(TASK, (2, 2), queue="default", countdown=77)  # a lane that nobody declared
+        place.app.send_task(TASK, (2, 2), queue="default", countdown=77)  # a lane that was not declared
         prefix = place.app.settings.prefix
         assert depth(app, f"{prefix}lopri") == 1
         assert {name for name in names(management, fresh_vhost_url) if not name.startswith(prefix)} == before
@@ -58,13 +58,13 @@ def test_a_place_is_a_twin_that_goes_away(app: BrokerApp, management: Management
 def test_what_a_killed_run_left_is_removed_and_a_running_one_is_left_alone(
     app: BrokerApp, management: Management, fresh_vhost_url: str
 ) -> None:
-    """A place whose lock nobody holds goes with the next run; one whose run lives stays whole."""
+    """A sandbox whose lock is free is removed by the next run; that of a running one stays."""
     with private_place(app, "lopri", lambda: None) as dead, private_place(app, "lopri", lambda: None) as living:
         declare(dead)
         declare(living)
         facts = dead.folder / "place.json"
         copy = facts.read_text()
-        facts.unlink()  # the lock is on the file that was; on one of this name there is none, as after a kill
+        facts.unlink()  # the lock is on the old file; the new one of this name has no lock, as after a kill
         facts.write_text(copy)
 
         with private_place(app, "lopri", lambda: None):
@@ -77,7 +77,7 @@ def test_what_a_killed_run_left_is_removed_and_a_running_one_is_left_alone(
 
 
 def test_a_clean_up_is_announced(app: BrokerApp) -> None:
-    """Who must not interrupt it is told before it begins, also when the run fails."""
+    """A user without the right to pause gets the error before the run begins."""
     told: list[bool] = []
 
     with pytest.raises(ZeroDivisionError), private_place(app, "lopri", lambda: told.append(True)):

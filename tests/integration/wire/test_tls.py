@@ -108,7 +108,7 @@ def make(tmp_path: Path, node: TlsNode) -> Iterator[Callable[..., BrokerApp]]:
 
 
 def refusals(app: BrokerApp) -> list[str]:
-    """Return what a producer, an operator's command and pika are told, each of which must be refused."""
+    """Return the errors of a producer, a command and pika, each of which must be refused."""
     pools.reset()  # kombu shares them between apps with the same first host
     with pytest.raises(BrokerUnreachable) as published:
         app.send_task("any", confirm_timeout=2, ignore_result=True)
@@ -134,7 +134,7 @@ def test_the_right_node_is_taken_by_all(make: Callable[..., BrokerApp]) -> None:
 
 @pytest.mark.version
 def test_what_is_refused(make: Callable[..., BrokerApp], node: TlsNode) -> None:
-    """Another authority, another host name, a certificate that has expired: nobody sends a password there."""
+    """Another authority, another host name, an expired certificate: no client sends a password there."""
     assert all("certificate verify failed" in text for text in refusals(make(tls(node, "other.pem"))))
     by_other_name = refusals(make(url=node.url("localhost")))
     assert all("mismatch, certificate is not valid for 'localhost'" in text for text in by_other_name)
@@ -147,7 +147,7 @@ def test_what_is_refused(make: Callable[..., BrokerApp], node: TlsNode) -> None:
 
 @pytest.mark.version
 def test_a_client_without_a_certificate_is_refused(make: Callable[..., BrokerApp], node: TlsNode) -> None:
-    """The node refuses it, and each is told so in one line."""
+    """The node refuses it, and each client says so in one line."""
     assert all("\n" not in text for text in refusals(make(tls(node, has_certificate=False))))
 
 

@@ -1,4 +1,4 @@
-"""What is given up stands in the dead letters, with why, when and where; its result says so too."""
+"""A failed task is a dead letter with reason, time and node; its result says so too."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def dead_letter(app: BrokerApp, queue: str = "shop.default") -> Message:
 
 
 def publish_raw(app: BrokerApp, body: bytes, **properties: Any) -> None:
-    """Publish a message of somebody else's."""
+    """Publish a foreign message."""
     with connect(app) as connection:
         channel = connection.channel()
         channel.confirm_select()
@@ -218,7 +218,7 @@ def test_a_body_that_cannot_be_read(app: BrokerApp, body: bytes, content_type: s
     "header", [{"expires": "soon"}, {"eta": "soon"}, {"timelimit": "long"}, {"timelimit": [1]}], ids=str
 )
 def test_a_header_that_is_none(app: BrokerApp, worker: RunningWorker, header: dict[str, Any]) -> None:
-    """One that makes a task invalid is told like a body that cannot be read; it ends no worker."""
+    """A header that makes a task invalid is reported like an unreadable body; it ends no worker."""
     result = app.send_task("workload.add", (1, 1), headers=header)
     assert isinstance(failure(result), Undecodable)
     assert dead_letter(app).headers["broker_app_dead_reason"] == "undecodable"
@@ -245,7 +245,7 @@ def test_a_chord_with_a_dead_member_fails(app: BrokerApp, member: str) -> None:
 
 @pytest.mark.parametrize("member", ["workload.nobody_knows", "doomed.reject"])
 def test_errbacks_of_a_dead_task_run(app: BrokerApp, folder: Path, member: str) -> None:
-    """What is linked to its failure is called with the typed error."""
+    """The errback of its failure is called with the typed error."""
     file = folder / uuid4().hex
     errback = app.signature("doomed.remember", (str(file),))
     result = app.send_task(member, ("x",), link_error=errback)
@@ -255,7 +255,7 @@ def test_errbacks_of_a_dead_task_run(app: BrokerApp, folder: Path, member: str) 
 
 
 def test_an_errback_that_cannot_be_sent(app: BrokerApp, worker: RunningWorker) -> None:
-    """The failure stands in the dead letters all the same, and its message is not left in the worker."""
+    """The failure is dead-lettered all the same, and its message does not stay in the worker."""
     errback = app.signature("doomed.remember", ("x",), queue="nowhere")
     app.send_task("workload.fail", ("for good",), link_error=errback)
     assert dead_letter(app).headers["broker_app_dead_reason"] == "failed"
@@ -273,7 +273,7 @@ def test_a_queue_that_discards_keeps_nothing(app: BrokerApp, worker: RunningWork
 
 @pytest.mark.parametrize("other", ["gevent", "solo"])
 def test_other_pools_keep_their_dead_too(other: str, fresh_vhost_url: str, tmp_path: Path) -> None:
-    """Many at once from greenlets, or from the loop itself: each stands there with its reason."""
+    """Many at once, from greenlets or from the loop itself: each is a dead letter with its reason."""
     app = configured_client(tmp_path, fresh_vhost_url, SETTINGS)
     with running_worker(tmp_path, fresh_vhost_url, "-I", "doomed", "-P", other, "-c", "10") as worker:
         for number in range(20):

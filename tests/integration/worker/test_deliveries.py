@@ -1,4 +1,4 @@
-"""A worker comes back by itself, and what still runs in it is not started beside itself."""
+"""A worker reconnects by itself, and a task that still runs in it is not started a second time."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_had_not_begun_runs_once_too(shop: Ledger, cuttable: TcpProxy, pool
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_half_open_connection_is_left(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
-    """The broker still holds the old connection and what is locked to it; the worker waits, it does not end."""
+    """The broker still holds the old connection and its locks; the worker waits and does not exit."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
         nap = start_nap(app, shop, 20)

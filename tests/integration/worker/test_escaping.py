@@ -56,7 +56,7 @@ def dead_letters(app: BrokerApp, count: int) -> list[Message]:
 
 
 def test_what_is_no_exception_fails_the_task(app: BrokerApp) -> None:
-    """SystemExit, CancelledError, one's own: FAILURE, with an error that does not end who asks for it."""
+    """SystemExit, CancelledError, an own class: FAILURE, with an error that does not end the caller."""
     names = ["exit", "own", "cancelled", "interrupt", "generator", "memory"]
     results = [app.send_task("escaping.escape", (name,)) for name in names]
     errors = [failure(result) for result in results]
@@ -66,7 +66,7 @@ def test_what_is_no_exception_fails_the_task(app: BrokerApp) -> None:
 
 
 def test_handlers_of_the_task_itself(app: BrokerApp) -> None:
-    """What its on_failure or its on_success raises leaves no message behind."""
+    """An exception of its on_failure or on_success leaves no message behind."""
     for fails in (True, False):
         app.send_task("escaping.harm", kwargs={"fails": fails})
         (letter,) = dead_letters(app, 1)

@@ -1,4 +1,4 @@
-"""What workers and producers count, against what was really done, on all pools."""
+"""The counts of workers and producers, compared with the work that was done, on all pools."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 SECONDS = 60.0
 NOTED = 10
 HELD_SECONDS = 1.2
-"""How long tasks wait at least that are sent while their node is away; between two buckets."""
+"""Shortest wait of tasks that are sent while their node is away; between two buckets."""
 
 
 class Counted:
-    """What stands in the files of an app's processes.
+    """The content of the files of an app's processes.
 
     Args:
         folder: Of the files.
@@ -158,7 +158,7 @@ def assert_counts_of_two_runs(counted: Counted) -> None:
 def test_a_wait_is_in_its_bucket_and_slots_are_told(
     tmp_path: Path, fresh_vhost_url: str, counted: Counted, pool: str
 ) -> None:
-    """What waited for the worker, and for a slot, waited so long; what runs and is held is told meanwhile."""
+    """Waits for the worker and for a slot are measured; running and reserved tasks are counted meanwhile."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-Q", "default", name="first"):
         pass  # declares the queues
@@ -202,7 +202,7 @@ def test_tasks_that_were_ended_by_their_time_limit(tmp_path: Path, fresh_vhost_u
 
 @pytest.mark.timeout(180)
 def test_a_killed_worker_loses_no_count(tmp_path: Path, fresh_vhost_url: str, counted: Counted) -> None:
-    """After SIGKILL the counts are there, the unfinished task has not ended, and its second delivery is told."""
+    """After SIGKILL the counts are there, the unfinished task has not ended, and its redelivery is counted."""
     app = client(tmp_path, fresh_vhost_url)
     options = ("-P", "threads", "-c", "4", "-Q", "default")
     with running_worker(tmp_path, fresh_vhost_url, *options, name="one") as worker:
@@ -273,14 +273,14 @@ def test_nothing_is_counted_when_the_settings_say_so(make_app: AppMaker) -> None
 
 
 def test_publishing_goes_on_where_nothing_can_be_written(make_app: AppMaker, tmp_path: Path) -> None:
-    """A state folder that is none is no reason for not publishing."""
+    """An unusable state folder does not stop publishing."""
     app = make_app()
     (tmp_path / "state").write_text("in the folder's place")
     assert app.send_task("a").id
 
 
 def test_a_spooled_task_counts_when_it_is_sent(make_app: AppMaker) -> None:
-    """What waits in the spool is neither published nor refused; it counts once the broker has it."""
+    """A spooled task is neither published nor refused; it counts once the broker has it."""
     spool = "spool = true\n[queues.default]\n"
     nowhere = make_app(f"[publish]\ntimeout_seconds = 0.5\n{spool}", url="amqp://guest:guest@127.0.0.1:1//")
     app = make_app(f"[publish]\n{spool}")

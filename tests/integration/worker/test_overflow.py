@@ -71,7 +71,7 @@ def most_at_once(shop: Ledger, ids: set[str]) -> int:
 
 
 def test_it_never_takes_more_slots_and_keeps_the_rest(shop: Ledger, app: BrokerApp) -> None:
-    """Of a flood on the helped queue two run at once; what comes for its own queue starts beside them."""
+    """Two of a flood on the helped queue run at once; tasks of its own queue start next to them."""
     flood = {app.send_task("shop.nap", (3,), queue="lopri").id for _ in range(5)}
     wait_until(lambda: len(shop.runs("begin").keys() & flood) == 2, SECONDS, "two to be helped")
     own = {app.send_task("shop.nap", (0.1,)).id for _ in range(2)}
@@ -95,7 +95,7 @@ def test_it_takes_nothing_while_its_own_queue_needs_its_slots(shop: Ledger, app:
 
 
 def test_the_queues_own_workers_come_first(shop: Ledger, app: BrokerApp) -> None:
-    """What they have room for the broker gives to them; a helper gets the overflow."""
+    """Workers with room get the messages from the broker; a helper gets the overflow."""
     with shop.worker("-Q", "lopri", "-P", "threads", "-c", "3", name="home") as home:
         wait_for_consumers(app, "lopri", 2)
         first = {app.send_task("shop.nap", (8,), queue="lopri").id for _ in range(3)}
@@ -107,7 +107,7 @@ def test_the_queues_own_workers_come_first(shop: Ledger, app: BrokerApp) -> None
 
 
 def test_a_helped_task_keeps_its_queue(app: BrokerApp) -> None:
-    """One that fails stands in the dead letters of its own queue, from the node that helped."""
+    """A failed one is in the dead letters of its own queue, with the node that helped."""
     app.send_task("shop.nap", ("no number",), queue="lopri")
     wait_until(lambda: depth(app, "lopri.dead") == 1, SECONDS, "the dead letter")
     (letter,) = take(app, "lopri.dead")
@@ -115,7 +115,7 @@ def test_a_helped_task_keeps_its_queue(app: BrokerApp) -> None:
 
 
 def test_a_pause_counts_for_helpers_too(shop: Ledger, app: BrokerApp) -> None:
-    """A paused queue is helped by nobody, until it is resumed."""
+    """A paused queue gets no help until it is resumed."""
     pause_queue(app, "lopri")
     wait_for_consumers(app, "lopri", 0)
     waiting, own = app.send_task("shop.note", queue="lopri").id, app.send_task("shop.note").id

@@ -41,7 +41,7 @@ def call(app: BrokerApp, task: str, args: Sequence[Any], *, is_hybrid: bool = Fa
 
 @pytest.mark.parametrize("pool", ["threads", "prefork", "gevent"])
 def test_it_runs_fails_and_is_kept_as_any_other(tmp_path: Path, fresh_vhost_url: str, pool: str) -> None:
-    """Its result is there; what fails stands in the dead letters under its id, and no result stays away."""
+    """Its result is stored; a failure is dead-lettered under its id, and no result is missing."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-P", pool, "-c", "2", "-Q", "default"):
         sums = [call(app, "workload.add", [number], kwargs={"y": 2}) for number in range(5)]
@@ -61,7 +61,7 @@ def test_it_runs_fails_and_is_kept_as_any_other(tmp_path: Path, fresh_vhost_url:
 
 
 def test_one_that_kills_its_worker_takes_no_other_along(tmp_path: Path, fresh_vhost_url: str) -> None:
-    """Starts are counted for each of them: poison is buried after its limit, and what stood beside it finishes."""
+    """Starts are counted for each: poison is dead-lettered after its limit, and the task next to it finishes."""
     settings = f"[queues.default]\ndelivery_limit = {LIMIT}\n[queues.lopri]\n"
     app = configured_client(tmp_path, fresh_vhost_url, settings)
     with connect(app) as connection:

@@ -90,7 +90,7 @@ def app(folder: Path, vhost_url: str) -> Iterator[BrokerApp]:
         yield client
 
 
-# What it does with messages
+# Messages
 
 
 def test_remote_control_works_under_a_prefix(app: BrokerApp, management: Management, vhost_url: str) -> None:
@@ -137,7 +137,7 @@ def test_a_task_retries_by_whatever_way_it_came(app: BrokerApp, exchange: str, k
 
 @pytest.mark.version
 def test_a_retry_starts_with_a_clean_message(app: BrokerApp) -> None:
-    """What the broker wrote into the last message (deliveries, dead-letterings) does not go into the next."""
+    """The broker's headers in the last message (deliveries, dead-letterings) are not copied to the next."""
     result = app.send_task("workload.retry_along", ([1, 1, 1],), queue="lopri")
     for run in _get(result):
         assert [name for name in run["headers"] if "delivery-count" in name or "acquired" in name] == []
@@ -153,7 +153,7 @@ def test_an_error_of_ours_comes_back_as_it_was(app: BrokerApp) -> None:
 def test_a_retry_that_the_broker_refuses_is_a_dead_letter(
     app: BrokerApp, management: Management, vhost_url: str
 ) -> None:
-    """A full lane takes no retry: the task is not lost, it stands in the dead letters."""
+    """A retry that a full lane refuses is not lost: the task is dead-lettered."""
     vhost = vhost_of(vhost_url)
     policy = {"pattern": "^shop.delay.13s$", "definition": {"max-length": 1}, "apply-to": "queues"}
     management.put(f"policies/{vhost}/full", policy)
@@ -172,7 +172,7 @@ def test_members_and_body_of_a_chord_keep_their_priority(app: BrokerApp) -> None
     assert _get(app.send_task("workload.priority_of")) == 4
 
 
-# What it does with its connection
+# Connections
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -254,7 +254,7 @@ def test_a_second_worker_of_the_same_name_harms_nobody(fresh_vhost_url: str, tmp
             second.wait(SECONDS)
 
 
-# How it ends
+# Shutdown
 
 
 def test_a_worker_that_is_told_to_stop_finishes_first(fresh_vhost_url: str, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_state_folder_that_can_be_made_is_fine(tmp_path: Path) -> None:
 
 
 def test_a_state_folder_below_a_file_is_an_error(tmp_path: Path) -> None:
-    """A state folder that cannot be made is an error that names it."""
+    """The error for a state folder that is not writable names it."""
     (tmp_path / "file").touch()
     *_, finding = judge_settings(Settings(state_dir=tmp_path / "file" / "state"))
     assert finding.level is Level.ERROR
@@ -130,7 +130,7 @@ def test_version(product: str, version: tuple[int, ...], level: Level) -> None:
     assert _judge_version(product, version).level is level
 
 
-# What stands on the broker
+# The broker's entities
 
 
 def test_what_is_alike_is_counted() -> None:
@@ -265,7 +265,7 @@ def test_a_queue_that_is_not_there_is_told_apart(api: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", f"file://{Path(__file__).parent}"])
 def test_no_api(url: str) -> None:
-    """An API that does not answer, or a URL that is none, is one clear error."""
+    """An API that does not answer, or an invalid URL, is one clear error."""
     with pytest.raises(BrokerError):
         Management("amqp://u:p@127.0.0.1//", url).effective_policy("lopri")
 

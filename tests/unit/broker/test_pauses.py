@@ -1,4 +1,4 @@
-"""What a worker makes of the entries of the stream of pauses, without a broker."""
+"""The pauses that a worker reads from the stream, without a broker."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_last_entry_of_a_queue_counts(pauses: Pauses, changes: list[bool]) -
 
 
 def test_a_change_is_told_at_once_and_a_repetition_is_none(pauses: Pauses, changes: list[bool]) -> None:
-    """After the stream was read each pause and resumption is told; the same one again is not."""
+    """After the stream was read, each pause and resumption is reported once; a repeated one is not."""
     read(pauses)
     for is_paused in (True, True, False, False):
         pauses.stream.on_entry(entry("lopri", is_paused=is_paused))

@@ -73,7 +73,7 @@ def test_nothing_of_others(role: str, name: str, make: Callable[[str], BrokerApp
 
 
 def test_worker_declares_its_mailboxes(make: Callable[[str], BrokerApp]) -> None:
-    """What Celery's remote control and events declare fits the worker's patterns, and no queue of tasks does."""
+    """The queues of Celery's remote control and events match the worker's patterns, and no work queue does."""
     app = make(DOTTED)
     mailbox = app.control.mailbox
     names = [

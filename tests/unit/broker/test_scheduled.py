@@ -29,7 +29,7 @@ def latest_seconds(lane: Lane) -> float:
 
 @given(delay=st.floats(1, MAX_DELAY_SECONDS), passed=st.floats(0, 1, exclude_max=True))
 def test_a_task_is_due_within_its_bucket(delay: float, passed: float) -> None:
-    """Wherever a task stands on its way, and however long already, it is due before its bucket ends."""
+    """Wherever a task is on its way, and however long already, it is due before its bucket ends."""
     lanes, fraction = split_delay(delay).lanes, split_delay(delay).fraction
     for place, lane in enumerate(lanes):
         left = lane.seconds * (1 - passed) + sum(after.seconds for after in lanes[place + 1 :]) + fraction

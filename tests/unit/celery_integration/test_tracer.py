@@ -1,4 +1,4 @@
-"""A task answers whatever goes wrong beside its body."""
+"""A task gets a result whatever goes wrong around its body."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_celerys_own_ways_stay(tmp_path: Path) -> None:
 def test_what_is_no_error_for_celery_is_a_failure(
     tmp_path: Path, error: BaseException, cls: type[Exception]
 ) -> None:
-    """Raised beside the body, it fails the task with an error that a caller can catch, and its result says so."""
+    """Raised outside the body, it fails the task with an error that a caller can catch, and its result says so."""
     task = broken_task(tmp_path, error)
     answer, info, _, _ = task.__trace__("id", (), {}, {"id": "id"})
     assert info.state == "FAILURE"

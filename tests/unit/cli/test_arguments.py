@@ -1,4 +1,4 @@
-"""The words of a command line as values: what is JSON, what is a text, and what is refused."""
+"""The words of a command line as values: JSON, text and refusals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_text_can_be_written(text: str) -> None:
 
 @pytest.mark.parametrize("word", ["[" * 100_000, "9" * 5_000])
 def test_hostile_words_are_refused(word: str) -> None:
-    """What Python cannot hold is refused in a short line."""
+    """Values that Python has no room for are refused in a short line."""
     with pytest.raises(CallError) as caught:
         parse_argument(word)
     assert len(str(caught.value)) < 250

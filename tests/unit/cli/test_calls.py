@@ -80,7 +80,7 @@ def app() -> Celery:
     return app
 
 
-# What a record may say
+# The keys of a record
 
 
 def test_record() -> None:
@@ -142,7 +142,7 @@ def test_eta_has_its_zone() -> None:
     ],
 )
 def test_bad_records_are_refused(record: object, words: str) -> None:
-    """What is no call is refused with the key, what was expected and what came, in one short line."""
+    """An invalid call is refused with the key, the expected and the actual value, in one short line."""
     with pytest.raises(CallError) as caught:
         parse_call(record)
     assert words in str(caught.value)
@@ -154,7 +154,7 @@ def test_an_id_at_the_bound_is_taken() -> None:
     assert parse_call({"task": "a", "id": "x" * MAX_ID_BYTES}).id == "x" * MAX_ID_BYTES
 
 
-# How a file is read
+# Reading a file
 
 
 @given(args=st.lists(json_values), kwargs=st.dictionaries(st.text(), json_values))
@@ -175,7 +175,7 @@ def test_byte_order_mark() -> None:
 
 
 def test_reading_goes_on_after_a_bad_line() -> None:
-    """A bad line is told and the next ones are read, whoever decides to stop."""
+    """An invalid line is reported and the next ones are read; the caller decides when to stop."""
     found = read(b'{"task": "a"}\nnot json\n\xff\xfe\n{"task": "b"}\n')
     assert found == [
         (1, CallRequest("a")),
@@ -198,7 +198,7 @@ def test_hostile_lines_are_bad_lines(line: bytes) -> None:
 
 
 def test_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line up to the bound is read, a longer one is told without being held, and the next one is read."""
+    """A line up to the bound is read; a longer one is reported without being stored, and the next one is read."""
     assert MAX_LINE_BYTES == 16 * 1024 * 1024
     monkeypatch.setattr(calls, "MAX_LINE_BYTES", 20)
     found = read(b'{"task": "%s"}\n{"task": "%s"}\n%s\n{"task": "b"}' % (b"a" * 8, b"a" * 9, b"x" * 100))
@@ -219,7 +219,7 @@ def test_lines_are_read_one_at_a_time() -> None:
     assert stream.tell() == len(b'{"task": "a"}\n')
 
 
-# What the app's tasks refuse
+# Refusals by the app's tasks
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`broker-app fleet` where no broker is needed: what is refused, and what is printed."""
+"""`broker-app fleet` without a broker: refusals and output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNDETERRED = {"stop": 0, "stopwait": 0, "status": 3, "logs": 1}
 
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Return the folder of a project, current, with a state folder beside it."""
+    """Return the folder of a project, current, with a state folder next to it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path / "state"))
@@ -43,7 +43,7 @@ def fleet(project: Path, *arguments: str) -> Result:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_queue_is_refused_with_the_nearest_name(project: Path, verb: str) -> None:
-    """Every verb refuses a queue that nobody knows, and does nothing for the others that were named."""
+    """Every verb refuses an unknown queue, and does nothing for the others that were named."""
     done = fleet(project, verb, "default", "loprio")
 
     assert (done.exit_code, done.stdout) == (2, "")
@@ -67,7 +67,7 @@ def test_bad_settings_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch
 def test_bad_settings_are_told_and_what_is_left_of_them_is_used(
     project: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """What only looks or stops says what is wrong, and goes on with the state folder that the file names."""
+    """Commands that only look or stop say what is wrong, and go on with the file's state folder."""
     monkeypatch.delenv("BROKER_APP_STATE_DIR")
     monkeypatch.setenv("BROKER_APP_CONFIG", "broker.toml")
     (project / "broker.toml").write_text("state_dir = 'elsewhere'\n[queues.lopri.fleet]\nnodes = -1\n")
@@ -99,7 +99,7 @@ def test_stopping_what_never_ran_is_no_error(project: Path, verb: str) -> None:
 
 
 def test_a_pid_file_that_a_killed_worker_left_is_removed(project: Path) -> None:
-    """`stop` says that the node was dead, and signals nobody."""
+    """`stop` says that the node was dead, and sends no signal."""
     run = project / "state" / "run" / "shop"
     run.mkdir(parents=True)
     (run / "lopri.pid").write_text("1\n")
@@ -141,7 +141,7 @@ def test_patience_is_a_minute_or_what_the_longest_fleet_needs(
 
 @pytest.mark.parametrize("arguments", [["lopri"], ["lopri", "2", "--reset"], ["lopri", "-1"], ["lopri", "1001"]])
 def test_scale_wants_a_number_or_a_reset(project: Path, arguments: list[str]) -> None:
-    """Neither, both, and numbers that cannot be are refused before anything is done."""
+    """Neither, both, and invalid numbers are refused before anything is done."""
     done = fleet(project, "scale", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert not (project / "state").exists()

@@ -34,7 +34,7 @@ HEAVY = (
 )
 
 OWN = "broker_app.cli.command broker_app.cli.exit_codes broker_app.cli.lazy broker_app.cli.output broker_app.text"
-"""What may be loaded beside the named module and its packages."""
+"""Modules that may be loaded in addition to the named module and its packages."""
 
 PRELOADING = """
 import sys
@@ -64,7 +64,7 @@ def test_help_loads_neither_celery_nor_a_library(tmp_path: Path) -> None:
 
 
 def test_the_entry_points_load_click_and_nothing_else(tmp_path: Path) -> None:
-    """What every `celery` command loads of this package is a table: no library but click, no command."""
+    """Every `celery` command loads only a table of this package: no library but click, no command."""
     before = _modules_after("import click", tmp_path)
     modules = _modules_after("import click, broker_app.cli.verbs", tmp_path) - before
     own = {name for name in modules if name.startswith("broker_app")}

@@ -90,7 +90,7 @@ def test_lines_of_a_command_forge_nothing() -> None:
 
 
 def test_a_command_tells_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that logs to stderr logs from info on, and of pika's steps of a connection nothing."""
+    """A command that logs to stderr logs from info on, without pika's connection steps."""
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
     stream = io.StringIO()

@@ -22,7 +22,7 @@ PROFILE = ["--profile", "wait=5ms"]
 
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Make an empty folder current, with a state folder beside it and a broker that is not there."""
+    """Make an empty folder current, with a state folder next to it and an unreachable broker."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("BROKER_APP_BROKER_URL", "amqp://127.0.0.1:1//")
@@ -52,7 +52,7 @@ def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_tuned_is_one_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
-    """Each fault is told before anything is started, with its exit code, and no file is made."""
+    """Each fault is reported before anything is started, with its exit code, and no file is made."""
     done = CliRunner().invoke(main, ["tune", *arguments])
 
     assert (done.exit_code, done.stdout) == (code, "")
@@ -69,7 +69,7 @@ def test_a_pool_that_is_not_installed_is_named_with_its_cure(monkeypatch: pytest
 
 
 def test_a_step_without_memory_is_not_taken() -> None:
-    """What the next number of slots would take is told from the last two, and compared with what is free."""
+    """The need of the next number of slots is estimated from the last two, and compared with what is free."""
     terabytes = {1: point(1, 20.0, used=usage(memory=2**20)), 2: point(2, 40.0, used=usage(memory=2 * 2**20))}
     small = {1: point(1, 20.0, used=usage(memory=10)), 2: point(2, 40.0, used=usage(memory=11))}
 

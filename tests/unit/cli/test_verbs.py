@@ -71,7 +71,7 @@ def test_an_app_module_that_fails_is_one_line(
 
 
 def test_a_group_without_a_verb_shows_its_help() -> None:
-    """Who does not know the verbs gets them all."""
+    """Without a verb, all of them are listed."""
     assert "scheduled" in CliRunner().invoke(main, ["queues"]).output
 
 

@@ -1,4 +1,4 @@
-"""Which nodes hang, and how a worker's sign of life survives what befalls its file."""
+"""Hanging nodes, and heartbeat files that are removed or unreadable."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_node_hangs_if_its_loop_stood_still_for_three_heartbeats(
 
 
 def test_a_look_after_a_pause_of_the_whole_host_is_not_enough() -> None:
-    """Only who hangs at each look for a while is confirmed; one that turned meanwhile begins anew."""
+    """Only a node that hangs at each look for a while is confirmed; one that turned meanwhile starts over."""
     watch = HangWatch()
     assert watch.confirmed([HANG], 100.0) == []
     assert watch.confirmed([], 101.0) == []

@@ -1,4 +1,4 @@
-"""Which nodes the settings want, and their names."""
+"""The nodes of the settings, and their names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_unknown_queue_is_refused() -> None:
     st.dictionaries(NAMES, st.integers(0, 3), min_size=1, max_size=5), st.sampled_from(["", "shop.", "-", "lopri"])
 )
 def test_nodes_are_distinct_and_lead_back_to_their_queue(queues: dict[str, int], prefix: str) -> None:
-    """No two nodes share a name, none looks like an option, and a pid file's name tells the queue."""
+    """No two nodes share a name, none looks like an option, and a pid file's name contains the queue."""
     try:
         made = settings(queues, prefix)
     except ValueError:
@@ -64,7 +64,7 @@ def test_nodes_are_distinct_and_lead_back_to_their_queue(queues: dict[str, int],
 
 
 def test_a_node_of_a_queue_that_is_gone_still_has_a_queue() -> None:
-    """What the settings no longer know is called by what its pid file says, without the prefix."""
+    """A queue removed from the settings is named by its pid file, without the prefix."""
     made = settings({"a": 1}, prefix="shop.")
     assert node_of(made, "shop.old+2").queue == "old"
     assert node_of(made, "shop.old").queue == "old"

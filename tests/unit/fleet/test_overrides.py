@@ -1,4 +1,4 @@
-"""What operators asked of a host beside the settings, and what its nodes were started with."""
+"""An operator's overrides on a host, and the record of the settings that its nodes were started with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def record(settings: Settings) -> LaunchRecord:
 
 
 def test_wishes_last(tmp_path: Path) -> None:
-    """What was written is read again; nothing was asked for where there is no file."""
+    """A written override is read again; without a file there are no overrides."""
     assert Overrides.read(tmp_path / "nowhere") == Overrides()
     wishes = Overrides().scale("a", 3).scale("b", 0).stop(["c", "d"]).start(["d"]).scale("b", None)
     wishes.write(tmp_path)
@@ -58,7 +58,7 @@ def test_a_scaled_queue_has_other_nodes() -> None:
     ids=str,
 )
 def test_a_change_that_workers_feel_is_a_change_of_the_record(changed: dict[str, object]) -> None:
-    """Also where it stands on no command line."""
+    """Also where it is on no command line."""
     before: dict[str, Any] = {"queues": {"a": QueueSettings()}, "default_queue": "a"}
     assert record(Settings(**before)) != record(Settings(**before | changed))
 

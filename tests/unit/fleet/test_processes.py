@@ -97,5 +97,5 @@ def _children(pid: int) -> list[int]:
 
 
 def _has_ended(pid: int) -> bool:
-    """Return whether a process is gone, or only waits for somebody to take note of its end."""
+    """Return whether a process is gone, or only waits to be reaped by its parent."""
     return not any(process.pid == pid and process.command for process in processes.all_processes())

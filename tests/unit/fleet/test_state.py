@@ -60,7 +60,7 @@ def test_the_lock_has_one_holder_and_is_free_again_afterwards(state: FleetState)
 
 @pytest.mark.parametrize("place", ["", "state", "state/run", "state/log/shop"])
 def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, place: str) -> None:
-    """A state folder that cannot be made is named, with the settings that move it."""
+    """If the state folder is not writable, the error names it and the settings that move it."""
     file = tmp_path / "base" / place
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
@@ -73,7 +73,7 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, place: str) -> None
 
 @pytest.mark.parametrize(("text", "pid"), [("12\n", 12), ("", None), ("what\n", None)])
 def test_a_pid_file_that_is_not_a_number_counts_as_none(state: FleetState, text: str, pid: int | None) -> None:
-    """A pid file that a worker is just writing, or that is broken, names nobody."""
+    """A pid file that a worker is just writing, or that is broken, has no pid."""
     state.run.mkdir(parents=True)
     state.pid_file("lopri").write_text(text)
     assert state.pid("lopri") == pid
@@ -81,7 +81,7 @@ def test_a_pid_file_that_is_not_a_number_counts_as_none(state: FleetState, text:
 
 
 def test_a_mark_of_stopping_is_for_one_process(state: FleetState) -> None:
-    """Who was told to end is remembered by pid, so that the next worker of the name is not taken for it."""
+    """A stopped node is remembered by pid, so that the next worker of the name is not mistaken for it."""
     state.run.mkdir(parents=True)
     state.mark_stopping("lopri", 12)
     assert state.is_stopping("lopri", 12)

@@ -1,4 +1,4 @@
-"""What is written down about a broker that we started."""
+"""The record of a broker that we started."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_password_is_not_shown() -> None:
 
 
 def test_kept_broker_that_is_gone(tmp_path: Path) -> None:
-    """A kept broker that does not answer any more is cleared away, and there is none to attach to."""
+    """A kept broker that does not answer any more is cleared away, and is not offered."""
     BrokerHome.create(tmp_path, RECORD).keep()
     assert attach_broker(tmp_path) is None
     assert BrokerHome.all(tmp_path) == []
 
 
 def test_leftover_that_never_started(tmp_path: Path) -> None:
-    """What a run left that crashed before its broker started is cleared away, in one announced line."""
+    """The remains of a run that crashed before its broker started are cleared away, in one announced line."""
     BrokerHome.create(tmp_path, RECORD).release()
     heard: list[str] = []
     with pytest.raises(BrokerNotFound):
@@ -86,7 +86,7 @@ def test_kept_broker_is_no_leftover(tmp_path: Path) -> None:
 
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
-    """Where no way is open, one line says what to install."""
+    """If there is no way to get a broker, one line says which packages to install."""
     with pytest.raises(BrokerNotFound, match=r"install Docker and the image .* or the package rabbitmq-server"):
         find_broker(tmp_path, ways=())
 
@@ -109,5 +109,5 @@ def test_given_broker_is_the_only_one(tmp_path: Path) -> None:
     ],
 )
 def test_debian_like(release: Mapping[str, str], expected: bool) -> None:  # noqa: FBT001
-    """Packages are installed on Debian, Ubuntu and what is made from them, and nowhere else."""
+    """Packages are installed only on Debian, Ubuntu and their derivatives."""
     assert _is_debian_like(release) is expected

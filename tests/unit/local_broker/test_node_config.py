@@ -1,4 +1,4 @@
-"""What a private node is told before it starts."""
+"""The configuration of a private node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PORTS = NodePorts(amqp=1, management=2, distribution=3, epmd=4)
 
 
 def make_server(folder: Path) -> Path:
-    """Make what a package of RabbitMQ has: the real script beside the file that it reads."""
+    """Make the files of a RabbitMQ package: the real script next to the file that it reads."""
     folder.mkdir(parents=True)
     (folder / "rabbitmq-env").touch()
     script = folder / "rabbitmq-server"
@@ -56,7 +56,7 @@ def test_environment_leaves_other_nodes_alone(tmp_path: Path) -> None:
 
 
 def test_server_behind_the_wrapper(tmp_path: Path) -> None:
-    """Where the PATH leads to a package's wrapper, which changes the user, the script behind it is taken."""
+    """If the PATH leads to a package's wrapper, which changes the user, the real script is used."""
     real = make_server(tmp_path / "lib" / "sbin")
     shown = tmp_path / "lib" / "bin"
     shown.mkdir()

@@ -1,4 +1,4 @@
-"""Which processes are ours, for certain."""
+"""Recognising our own processes with certainty."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_process_of_this_test() -> None:
 
 
 def test_ended_process() -> None:
-    """A process that has ended is none, even while its parent has not asked how."""
+    """A process that has ended does not count, even if its parent has not reaped it yet."""
     with sleeping("ended") as child:
         process = ProcessHandle.of(child.pid)
         child.kill()

@@ -1,4 +1,4 @@
-"""Filters of messages, and what a message says to them."""
+"""Filters of messages, and the fields that they read."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def death(queue: str, reason: str, seconds_ago: int) -> dict[str, Any]:
     ids=str,
 )
 def test_a_message_must_pass_all_filters(selection: MessageFilter, *, passes: bool) -> None:
-    """Each filter is judged by what the message says; a hundred seconds are old enough for a hundred."""
+    """Each filter reads its field of the message; an age of a hundred seconds is old enough for a hundred."""
     headers: dict[str, Any] = {"id": "one", "task": "shop.add", REASON_HEADER: "failed", AT_HEADER: NOW - 100}
     assert selection.matches(letter(**headers)) is passes
 
 
 @pytest.mark.parametrize("ages", [{"older_than_seconds": 0.0}, {"newer_than_seconds": 1e9}])
 def test_an_unknown_age_passes_no_filter_of_ages(ages: dict[str, Any]) -> None:
-    """What nobody noted is not guessed."""
+    """Without a recorded time the age is unknown."""
     assert not MessageFilter(**ages).matches(letter())
 
 

@@ -1,6 +1,6 @@
 """The frozen names of the metrics, on which others' rules and dashboards rely: docs/reference/metrics.md.
 
-``python tests/unit/metrics/test_catalogue.py`` writes the page's table anew.
+``python tests/unit/metrics/test_catalogue.py`` rewrites the page's table.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def page() -> str:
 
 
 def test_the_names_are_frozen() -> None:
-    """No metric changes its name, type or labels: a rule that somebody wrote goes on working."""
+    """No metric changes its name, type or labels: rules that users wrote keep working."""
     found = [" ".join((metric.name, metric.kind, *metric.labels)) for metric in METRICS.values()]
     assert found == [f"broker_app_{line}" for line in FROZEN.split("\n") if line]
 

@@ -1,4 +1,4 @@
-"""What a process counts, read back as the server of the metrics reads it."""
+"""The counts of a process, read back as the metrics server reads them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def end(recorder: Recorder) -> None:
 
 
 def test_counters_of_all_processes_are_summed(tmp_path: Path) -> None:
-    """What two producers of a host count under the same labels is one number."""
+    """Counts of two producers of a host under the same labels are added."""
     one, two = Recorder(tmp_path, "producer"), Recorder(tmp_path, "producer")
     one.add(PUBLISHED, ("lopri", "a"))
     two.add(PUBLISHED, ("lopri", "a"), 2)
@@ -48,7 +48,7 @@ def test_counters_of_all_processes_are_summed(tmp_path: Path) -> None:
 
 
 def test_a_nodes_numbers_carry_its_name(tmp_path: Path) -> None:
-    """A node's full name is the last label of what is told by node, and nowhere in what is told by host."""
+    """A node's full name is the last label of metrics by node, and no label of metrics by host."""
     recorder = Recorder(tmp_path, "node-a", "lopri@host")
     recorder.add(FINISHED, ("lopri", "a", "succeeded"))
     recorder.observe(RUN_SECONDS, ("lopri", "a"), 0.3)
@@ -192,7 +192,7 @@ def test_a_damaged_file_is_counted_and_told_once(tmp_path: Path, caplog: pytest.
 
 
 def test_a_key_that_is_no_json_is_a_damaged_file(tmp_path: Path) -> None:
-    """A file whose keys are not ours is passed over like any other damaged one."""
+    """A file whose keys are not ours is skipped like any other damaged one."""
     storage.MetricFile.take(tmp_path, "node").cells(b"\xff\xfe", 1)
     assert MetricsReader(tmp_path).read().unreadable == 1
 
@@ -214,7 +214,7 @@ def test_metrics_of_another_version_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_costs_no_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where nothing can be written, counting goes on without a file and warns once."""
+    """Without a writable folder, counting goes on without a file and warns once."""
     (tmp_path / "metrics").write_text("a file in the folder's place")
     recorder = Recorder(tmp_path / "metrics" / "app", "producer")
     with caplog.at_level(logging.WARNING):
@@ -238,7 +238,7 @@ def test_series_that_find_no_room_are_told(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_reader_sees_what_came_since(tmp_path: Path) -> None:
-    """A reader that has read a file before sees its new numbers, new series, and a file that was begun anew."""
+    """A reader that has read a file before sees new numbers, new series, and a replaced file."""
     reader, recorder = MetricsReader(tmp_path), Recorder(tmp_path, "producer")
     recorder.add(PUBLISHED, ("default", "a"))
     reader.read()

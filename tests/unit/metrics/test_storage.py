@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def content(path: Path) -> dict[bytes, tuple[float, ...]]:
-    """Return what stands in a file."""
+    """Return the content of a file."""
     data = path.read_bytes()
     return {entry.key: storage.numbers(data, entry) for entry in storage.parse(data)}
 
@@ -43,7 +43,7 @@ def test_two_processes_at_once_have_two_files(tmp_path: Path) -> None:
 
 
 def test_a_file_grows_by_chunks_and_keeps_what_it_has(tmp_path: Path) -> None:
-    """More series than fit into a chunk are all kept, and what was handed out before stays where it is."""
+    """More series than fit into a chunk are all kept, and earlier ones stay at their place."""
     file = MetricFile.take(tmp_path, "node")
     view, index = file.cells(b"first", 1)
     for number in range(2_000):
@@ -73,7 +73,7 @@ def test_a_taken_file_knows_its_series_again(tmp_path: Path) -> None:
 
 
 def test_a_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that would grow beyond its bound refuses, and what it has stays good."""
+    """A file that would grow beyond its bound refuses, and its content stays valid."""
     monkeypatch.setattr(storage, "MAX_CHUNKS", 1)
     file = MetricFile.take(tmp_path, "node")
     keys = (f"series {number}".encode() for number in range(5_000))
@@ -84,7 +84,7 @@ def test_a_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("size", [0, 8, 5_000, CHUNK_BYTES])
 def test_a_file_that_is_cut_short_ends_nobody(tmp_path: Path, size: int) -> None:
-    """A process goes on counting in a file that somebody has truncated, and writes it anew, with all counts."""
+    """A process whose file was truncated rewrites it, with all counts."""
     pid = os.fork()
     if not pid:
         file = MetricFile.take(tmp_path, "node")

@@ -1,4 +1,4 @@
-"""The server of the metrics: who is answered, and that it goes on whatever it is asked."""
+"""The metrics server: authentication, and that it survives every request."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_it_listens_on_this_host_alone_unless_told() -> None:
     ],
 )
 def test_paths_and_methods(path: str, method: str, status: HTTPStatus) -> None:
-    """What is not in the table is not found, and a method that a path does not take is said to be none."""
+    """An unknown path is 404, and a method that a path does not take is 405."""
     with serving() as server:
         found, body = ask(server.url + path, method)
         assert found == status
@@ -147,7 +147,7 @@ def test_a_password_keeps_everybody_else_out() -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    """With a certificate it speaks HTTPS only; a client that speaks plain HTTP disturbs nobody."""
+    """With a certificate it speaks HTTPS only; a client that speaks plain HTTP does no harm."""
     authority = trustme.CA()
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
     context = ssl.create_default_context()
@@ -197,7 +197,7 @@ def test_many_idle_clients_leave_room_in_the_end() -> None:
 
 @contextmanager
 def dripping(port: int, count: int) -> Iterator[None]:
-    """Send requests that never end, a byte at a time, on connections that are made anew when they are closed."""
+    """Send requests that never end, a byte at a time, on connections that are reopened when they are closed."""
     is_over = threading.Event()
 
     def drip() -> None:
@@ -282,7 +282,7 @@ def test_a_name_that_was_made_to_lead_here_reads_nothing(caplog: pytest.LogCaptu
 
 
 def test_the_password_makes_every_name_good() -> None:
-    """Who brings the password may use any name; what is open without it may not be read by any."""
+    """With the right password any name is accepted; without it, only open paths are served."""
     with serving(username="ops", password=SecretStr("s3cr3t")) as server:
         host = {"Host": "proxy.example"}
         assert ask(f"{server.url}/metrics", headers=host | basic("ops", "s3cr3t")) == (200, "numbers\n")
@@ -332,7 +332,7 @@ def test_nobody_waits_long_for_a_broker_that_hangs() -> None:
 
 
 def test_a_reading_that_fails_is_a_broker_that_is_not_up(caplog: pytest.LogCaptureFixture) -> None:
-    """What nobody foresaw is logged, and the answer goes on without the broker."""
+    """An unexpected error is logged, and the answer goes on without the broker."""
 
     def read() -> BrokerNumbers:
         raise RuntimeError("unforeseen")
@@ -356,7 +356,7 @@ def test_targets_of_a_server_for_all_hosts() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_targets_of_a_server_for_this_host_alone(host: str) -> None:
-    """A server that listens on its own host alone is a target for that host's Prometheus, and others are none."""
+    """A server that listens only on 127.0.0.1 is a target for that host's Prometheus alone."""
     (found,) = found_targets(MetricsSettings(host=host, port=1), ["worker1"])
     assert len(found["targets"]) == 1
     assert "worker1" not in found["targets"][0]

@@ -24,7 +24,7 @@ def test_what_stood_there_at_first_waits_since_then_at_least() -> None:
 
 
 def test_a_message_waits_from_between_the_looks_around_its_arrival() -> None:
-    """One message that came between two looks, and that nobody takes, grows old from about then."""
+    """The age of a message that arrived between two looks, and is not consumed, counts from about then."""
     entries = QueueEntries()
     entries.oldest_wait(0.0, 0, 7)
     entries.oldest_wait(10.0, 0, 7)

@@ -1,4 +1,4 @@
-"""What the probes make of a sign of life."""
+"""The probes' answers to a heartbeat file."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_node_that_is_not_there_is_an_error(app: BrokerApp, node: str) -> None
 
 
 def test_a_sign_from_before_the_last_boot_is_none(app: BrokerApp) -> None:
-    """The monotonic clock began anew: a moment that is still to come is old."""
+    """The monotonic clock restarted: a moment in the future is old."""
     write(app, "default", turned_at=time.monotonic() + 1_000)
     assert not probe(app, Probe.LIVE).is_ok
 

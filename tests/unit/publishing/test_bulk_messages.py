@@ -1,4 +1,4 @@
-"""Messages that are made in bulk: what stands in their bytes."""
+"""Messages made in bulk: the content of their bytes."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ HEADER_VALUES = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=20), HEADER_VALUES, max_size=6))
 def test_headers_are_encoded_as_py_amqp_does(headers: dict[str, Any]) -> None:
-    """Byte by byte, whatever stands in them."""
+    """Byte by byte, whatever their content."""
     assert frames.table(headers) == dumps("F", [headers])
 
 

@@ -1,4 +1,4 @@
-"""The spool's file: order, bounds, damage, and what is left of a delay."""
+"""The spool's file: order, bounds, damage, and the rest of a delay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> SpoolFile:
 
 
 def ids(store: SpoolFile) -> list[str]:
-    """Return the ids of what waits, in order."""
+    """Return the ids of the waiting tasks, in order."""
     return [one.task_id for one in store.first(100)]
 
 
@@ -45,7 +45,7 @@ def test_nothing_is_made_before_something_is_spooled(store: SpoolFile) -> None:
 
 
 def test_messages_stay_in_order_and_whole(store: SpoolFile) -> None:
-    """What comes out is what went in, the first first, also for the next process."""
+    """Tasks leave the spool as they entered it, oldest first, also for the next process."""
     for name in "abc":
         store.add(message(name, body=name.encode(), maybe_taken=name == "b"))
     store.close()
@@ -72,7 +72,7 @@ def test_its_bounds_hold(store: SpoolFile) -> None:
 
 
 def test_what_was_refused_stands_aside(store: SpoolFile) -> None:
-    """It is not sent, it is counted with its reason, and waits again in its old place when somebody says so."""
+    """It is not sent, it is counted with its reason, and returns to its old place on request."""
     for name in "abc":
         store.add(message(name))
     store.refuse({store.first(1)[0].number: "no queue"})
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_moved_aside(store: SpoolFile, caplog: pytest.LogCaptu
 
 
 def test_damage_that_shows_later_is_moved_aside(store: SpoolFile) -> None:
-    """The call that meets it fails with the file's name, and the next one begins anew."""
+    """The call that meets it fails with the file's name, and the next one creates a new file."""
     for n in range(9):
         store.add(message(str(n), b"x" * 90))
     store.close()

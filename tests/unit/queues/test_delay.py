@@ -94,7 +94,7 @@ def _walk(delay: Delay, key: str, known: set[Lane]) -> list[str]:
 @example(MAX_DELAY_SECONDS)
 @example(math.nextafter(MAX_DELAY_SECONDS + 1, 0))
 def test_the_lanes_and_the_fraction_add_up_to_the_delay(wanted: float) -> None:
-    """Nothing is lost and nothing rounded: what the lanes hold and what is left is exactly what was asked for."""
+    """Nothing is lost or rounded: the lanes' delays and the rest add up to the requested delay."""
     delay = split_delay(wanted)
     assert delay.seconds == wanted
     held = sum(lane.milliseconds for lane in delay.lanes) / 1_000
@@ -176,7 +176,7 @@ def test_a_moment_in_the_past_is_now(past: float) -> None:
     "wrong", [math.nan, math.inf, -math.inf, MAX_DELAY_SECONDS + 1, MAX_DELAY_SECONDS + 1.0, 1e300, 10**400]
 )
 def test_a_delay_without_end_is_refused(wrong: float) -> None:
-    """NaN, infinity and what is beyond the longest lane is refused with the bound in the message."""
+    """NaN, infinity and delays beyond the longest lane are refused with the bound in the message."""
     with pytest.raises(InvalidDelay, match=rf"up to {MAX_DELAY_SECONDS} \({MAX_DELAY_DAYS} days\)"):
         split_delay(wrong)
 
@@ -221,7 +221,7 @@ def test_a_key_reads_as_the_documents_show_it() -> None:
     ],
 )
 def test_a_key_that_no_delay_made_is_refused(key: str) -> None:
-    """What does not start with five counts in their order is not taken for a delay."""
+    """A key that does not start with five counts in their order is not a delay."""
     with pytest.raises(InvalidDelay):
         parse_routing_key(key)
 

@@ -1,4 +1,4 @@
-"""The names and arguments of the queue that holds messages while their queue is made anew."""
+"""The names and arguments of the queue that holds messages while their queue is redeclared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker_app.queues.spec import AMQP_SHORT_STRING_BYTES, MAX_QUEUE_NAME_BYTES
 
 @pytest.mark.parametrize("prefix", ["", "shop.", "a.b."])
 def test_a_holding_queue_is_known_by_its_name(prefix: str) -> None:
-    """From its name follows whose it is, with the prefix before both; other names are none."""
+    """The queue follows from its name, with the prefix before both; other names are not holding queues."""
     for target in (f"{prefix}lopri", f"{prefix}lopri.dead", f"{prefix}tasks.unrouted"):
         holding = HoldingQueue(target, prefix)
         assert holding.name.startswith(f"{prefix}tasks.moving.")

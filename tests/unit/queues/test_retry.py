@@ -1,4 +1,4 @@
-"""How long a task that failed waits before it is tried again."""
+"""The wait of a failed task before its retry."""
 
 from __future__ import annotations
 

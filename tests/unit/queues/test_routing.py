@@ -13,7 +13,7 @@ def _table(prefix: str = "", **patterns: str) -> RoutingTable:
 
 
 def test_a_declared_queue_is_found_by_its_name() -> None:
-    """What producers write is the name in the settings."""
+    """Producers write the name that is in the settings."""
     assert _table().queue("lopri").name == "lopri"
 
 
@@ -37,7 +37,7 @@ def test_an_unknown_queue_is_refused_with_the_nearest_one(typo: str, meant: str)
 
 
 def test_a_name_that_is_like_no_other_gets_no_guess() -> None:
-    """A guess that is none would mislead."""
+    """A far-fetched guess would mislead."""
     with pytest.raises(UnknownQueue) as caught:
         _table().queue("zzzzzz")
     assert "did you mean" not in str(caught.value)

@@ -68,13 +68,13 @@ def test_a_name_that_amqp_or_celery_would_misread_is_refused(name: str) -> None:
     ["amq", "amq.topic", "tasks", "tasks.due", "tasks.unrouted", "delay", "delay.10s", "default.dead", "a.b.dead"],
 )
 def test_a_name_that_is_the_brokers_or_ours_is_refused(name: str) -> None:
-    """No queue can stand where a lane, a dead-letter queue, the parking or the broker's own things stand."""
+    """No queue may be named like a lane, a dead-letter queue, the unrouted queue or the broker's own entities."""
     with pytest.raises(InvalidQueueName, match="must not be"):
         check_queue_name(name)
 
 
 def test_a_prefix_cannot_make_a_name_the_brokers() -> None:
-    """What counts is the name on the broker: `amq.` in the prefix is refused as it is in the name."""
+    """The name on the broker counts: `amq.` in the prefix is refused as it is in the name."""
     with pytest.raises(InvalidQueueName, match=r"amq\."):
         check_queue_name("default", prefix="amq.")
 
@@ -118,7 +118,7 @@ def test_a_task_without_a_priority_gets_the_brokers_middle() -> None:
 
 @pytest.mark.parametrize("priority", [-1, 10, 255, 5.0, "5", True, False, float("nan"), [5]])
 def test_a_priority_outside_0_to_9_is_refused(priority: object) -> None:
-    """Nothing is clipped or rounded: the message names the queue, the range, the direction and what came."""
+    """Nothing is clipped or rounded: the message names the queue, the range, the direction and the value."""
     with pytest.raises(InvalidPriority) as caught:
         check_priority(PRIORITISED, priority)  # type: ignore[arg-type]
     assert str(caught.value) == (
@@ -142,7 +142,7 @@ def test_the_names_on_the_broker_carry_the_prefix() -> None:
 
 
 def test_a_spec_is_a_frozen_value_with_safe_defaults() -> None:
-    """Two equal specs are one value; nobody changes one; a bare one is quorum and keeps its dead letters."""
+    """Two equal specs are one immutable value; a bare one is quorum and keeps its dead letters."""
     spec = QueueSpec("lopri")
     assert spec == QueueSpec("lopri")
     assert hash(spec) == hash(QueueSpec("lopri"))

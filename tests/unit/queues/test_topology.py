@@ -105,7 +105,7 @@ def test_what_is_kept_may_be_looked_at_without_end() -> None:
 
 
 def test_what_was_due_for_a_queue_that_is_gone_is_parked() -> None:
-    """Every exchange behind a lane has the parking as its alternate; `tasks` has none, so the producer is told."""
+    """Every exchange after a lane has an alternate; `tasks` has none, so the producer gets an error."""
     declared: tuple[Any, ...] = work_topology([], "").exchanges
     exchanges = {exchange.name: exchange.arguments or {} for exchange in declared}
     behind_lanes = {"delay.h", "delay.m", "delay.s", "delay.ms", "tasks.due"}

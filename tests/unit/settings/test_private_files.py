@@ -1,4 +1,4 @@
-"""Private folders and files: their modes, and what is refused."""
+"""Private folders and files: their modes, and refusals."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_counts_and_results_are_private(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_signs_of_life_beside_a_pid_file_in_tmp(tmp_path: Path) -> None:
-    """A worker whose pid file is in /tmp writes its signs of life beside it, but through no link."""
+    """A worker whose pid file is in /tmp writes its heartbeat file next to it, but follows no symbolic link."""
     tmp_path.chmod(0o1777)
     HeartbeatFile(tmp_path / "worker.alive").beat(None, ["lopri"])
     sign = Heartbeat.read(tmp_path / "worker.alive")

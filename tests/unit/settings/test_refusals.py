@@ -1,4 +1,4 @@
-"""What would go to another place than the settings say, or cannot work at all, is refused in one line."""
+"""Settings that would have another effect than they say, or cannot work at all, are refused in one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sys.meta_path.insert(0, Hidden())
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., BrokerApp]:
-    """Return what makes an app with a broker that nobody can reach."""
+    """Return a function that makes an app with an unreachable broker."""
 
     def make(settings: str = "", url: str = OURS) -> BrokerApp:
         file = tmp_path / "broker.toml"
@@ -84,7 +84,7 @@ def test_a_variable_of_celerys_that_would_win_is_refused(
 def test_a_variable_that_says_the_same_is_fine(
     make: Callable[..., BrokerApp], monkeypatch: pytest.MonkeyPatch, variable: str, value: str, settings: str
 ) -> None:
-    """Flower and others read Celery's variables: they may stand beside ours."""
+    """Flower and others read Celery's variables: they may be set along with ours."""
     monkeypatch.setenv(variable, value)
     assert make(settings).conf.broker_url == OURS
 
@@ -107,7 +107,7 @@ def test_a_variable_that_the_users_configuration_reads_too_is_fine(
     [("memory://", "memory"), ("redis://127.0.0.1", "redis"), ("sqs://", "sqs"), ("amqp://a;memory://", "memory")],
 )
 def test_other_transports_are_refused(make: Callable[..., BrokerApp], url: str, scheme: str) -> None:
-    """A task for a broker that is none is refused at the call, by the scheme."""
+    """A task for an unsupported broker is refused at the call, by the scheme."""
     app = make()
     app.conf.broker_url = url
     with pytest.raises(SettingsError, match=f"expected amqp:// or amqps://, got {scheme}://"):

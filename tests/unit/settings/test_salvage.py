@@ -1,4 +1,4 @@
-"""What is left of settings that are wrong."""
+"""The usable part of invalid settings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_environment_wins_and_cannot_be_wrong(tmp_path: Path, monkeypatch: p
 
 
 def test_right_values_beside_wrong_ones_are_kept(tmp_path: Path) -> None:
-    """How long a fleet drains is known although its number of nodes is wrong."""
+    """A fleet's drain time is known although its number of nodes is invalid."""
     file = tmp_path / "broker.toml"
     file.write_text("[queues.default.fleet]\nnodes = -1\ndrain_seconds = 300\n")
     assert salvage_settings(file).queues["default"].fleet.drain_seconds == 300

@@ -1,4 +1,4 @@
-"""The settings: where they come from, what is refused, and what a refusal says and hides."""
+"""The settings: sources, refusals, and what the error messages say and hide."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _problems(path: Path | str | None = None) -> tuple[str, ...]:
     return caught.value.problems
 
 
-# Where they come from
+# Sources
 
 
 def test_the_shipped_file_says_what_the_defaults_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every line of config/broker.toml is the built-in default, and every default stands there but for secrets."""
+    """Every line of config/broker.toml is the built-in default, and every default is in it except for secrets."""
     monkeypatch.chdir(tmp_path)
     assert load_settings(SHIPPED) == load_settings()
     written = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def test_the_shipped_file_says_what_the_defaults_are(tmp_path: Path, monkeypatch
 
 
 def test_every_setting_stands_in_the_shipped_file() -> None:
-    """Those without a written default stand there as a comment, so that an operator finds them."""
+    """Those without a written default are there as a comment, so that an operator finds them."""
     text = SHIPPED.read_text(encoding="utf-8")
     assert [name for name in Settings.model_fields if name not in text] == []
 
@@ -86,7 +86,7 @@ def test_a_table_can_come_from_the_environment_as_json(monkeypatch: pytest.Monke
 
 
 def test_a_file_that_declares_queues_declares_all_of_them(write: Callable[[str], Path]) -> None:
-    """The built-in two are there only as long as nobody says otherwise."""
+    """The built-in two are there only until the settings name others."""
     assert list(load_settings(write("default_queue = 'urgent'\n[queues.urgent]\n")).queues) == ["urgent"]
     assert list(load_settings(write("prefix = 'a.'\n")).queues) == ["default", "lopri"]
 
@@ -135,7 +135,7 @@ def test_the_file_is_found_by_argument_then_variable_then_place(
     ],
 )
 def test_an_objective_that_cannot_be_counted(write: Callable[[str], Path], objective: str, expected: str) -> None:
-    """A wait between two buckets, and an objective that no task may miss, are refused with what is possible."""
+    """A wait between two buckets, and an objective of 100 %, are refused with the possible values."""
     (problem,) = _problems(write(f"[queues.default]\n{objective}\n"))
     assert expected in problem
 
@@ -177,7 +177,7 @@ def test_settings_are_frozen() -> None:
             setattr(value, name, "x")
 
 
-# What every field says
+# Documentation of fields
 
 
 def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -205,7 +205,7 @@ def test_every_field_says_what_it_does_and_in_what_unit(name: str, field: Any) -
         )
 
 
-# What is refused
+# Refusals
 
 
 def test_every_fault_is_told_in_one_run(write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_a_bad_value_is_refused_at_its_place(write: Callable[[str], Path], text:
 
 
 def test_the_value_of_a_variable_for_workers_is_not_shown(write: Callable[[str], Path]) -> None:
-    """It may be a secret, also where a number stands in the place of a text."""
+    """It may be a secret, also where a number is given for a text."""
     (problem,) = _problems(write("[queues.default.fleet]\nenvironment = {API_KEY = 987654321}\n"))
     assert "queues.default.fleet.environment.API_KEY" in problem
     assert "987654321" not in problem
@@ -374,7 +374,7 @@ def test_a_slip_in_a_variable_makes_no_queue(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_variable_that_is_no_json_is_refused(
     write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named, with what JSON says of it, and the file's faults are told in the same run."""
+    """It is named, with the JSON error, and the file's faults are reported in the same run."""
     monkeypatch.setenv("BROKER_APP_QUEUES", "{lopri}")
     monkeypatch.setenv("BROKER_APP_PUBLISH", "10")
     file = write("prefx = 1\n")
@@ -396,14 +396,14 @@ def test_a_variable_that_is_no_json_is_refused(
 def test_a_bad_variable_is_named_as_the_source(
     write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, variable: str, value: str, place: str
 ) -> None:
-    """The file is not blamed for what came from the environment."""
+    """The file is not blamed for a value from the environment."""
     monkeypatch.setenv(variable, value)
     (problem,) = _problems(write(""))
     name = variable.upper()
     assert problem.startswith(f"environment ({name}): {place}: ")
 
 
-# What a refusal hides
+# Secrets in refusals
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_cut(proxy: TcpProxy) -> None:
 
 
 def test_freeze_and_thaw(proxy: TcpProxy) -> None:
-    """A frozen connection delivers nothing and ends for nobody; thawed, it delivers what was held back."""
+    """A frozen connection delivers nothing and stays open; thawed, it delivers the data that was held back."""
     with connect(proxy) as client:
         proxy.freeze()
         client.sendall(b"later")
@@ -142,7 +142,7 @@ def test_cut_of_a_full_connection(proxy: TcpProxy) -> None:
 
 
 def test_close(proxy: TcpProxy) -> None:
-    """After close nobody listens."""
+    """After close nothing listens."""
     proxy.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", proxy.port))

@@ -17,7 +17,7 @@ def test_a_wait_counts() -> None:
 
 
 def test_a_restart_sets_it_to_0() -> None:
-    """What was measured before does not count any more."""
+    """Earlier measurements do not count any more."""
     watch = Stopwatch()
     wait_until(lambda: watch.seconds > 0.3, 10, "the time to be measured")
     watch.restart()

@@ -1,4 +1,4 @@
-"""How a difference between broker and settings reads."""
+"""The text of a difference between broker and settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLASSIC = work_queue(QueueSpec("lopri", type=QueueType.CLASSIC))
 
 
 def found(**arguments: Any) -> dict[str, Any]:
-    """Return a queue as the management API tells it, by default as wanted."""
+    """Return a queue as the management API reports it, by default as wanted."""
     base = dict(arguments_of(CLASSIC))
     return {"type": "classic", "durable": True, "auto_delete": False, "arguments": base | arguments}
 
@@ -37,12 +37,12 @@ def test_alike_is_no_difference() -> None:
     ],
 )
 def test_each_difference_is_named(standing: dict[str, Any], told: str) -> None:
-    """With what stands and what is wanted."""
+    """With the actual and the wanted value."""
     assert differences(CLASSIC, standing) == told
 
 
 def test_a_change_is_one_line() -> None:
-    """What it is, what was found, what to do; what is not known is left out."""
+    """The entity, its state and the cure; unknown parts are left out."""
     assert str(Difference(DifferenceKind.MISSING, "queue", "lopri")) == "missing  queue 'lopri'"
     assert (
         str(Difference(DifferenceKind.EXTRA, "queue", "old", "3 ready", "delete it"))

@@ -1,4 +1,4 @@
-"""Which delay lanes may go: none that a message is in, and none that one may be on its way to."""
+"""Removable delay lanes: empty ones that no message on its way may still need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LANES = every()
     keep=st.sets(st.sampled_from(LANES), max_size=5),
 )
 def test_no_lane_goes_that_a_message_still_needs(delays: list[tuple[int, int]], keep: set[Lane]) -> None:
-    """Wherever the messages stand on their ways: the rest of each way stays, and what is to be kept."""
+    """Wherever the messages are: the rest of each message's path stays, and the lanes to keep."""
     in_use, needed = dict.fromkeys(LANES, 0), set(keep)
     for delay, step in delays:
         way = split_delay(delay).lanes[min(step, len(split_delay(delay).lanes) - 1) :]
@@ -29,12 +29,12 @@ def test_no_lane_goes_that_a_message_still_needs(delays: list[tuple[int, int]], 
 
 
 def test_without_messages_every_lane_may_go() -> None:
-    """Longest first, so that what is removed is never needed by what is left."""
+    """Longest first, so that a removed lane is never needed by a remaining one."""
     assert removable(dict.fromkeys(reversed(LANES), 0)) == tuple(LANES)
 
 
 def test_lanes_of_the_same_unit_do_not_need_each_other() -> None:
-    """A message goes through one lane of a unit at most: beside one that is in use the empty ones may go."""
+    """A message goes through one lane of a unit at most: the empty lanes of a used one's unit may be removed."""
     words = {"2d": 0, "3h": 1, "4h": 0, "5m": 0, "6s": 0}
     found = removable({parse_lane(word): count for word, count in words.items()})
     assert [lane.word for lane in found] == ["2d", "4h"]

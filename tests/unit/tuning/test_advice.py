@@ -1,4 +1,4 @@
-"""What live figures say about a queue."""
+"""The advice of live figures about a queue."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_the_slots_needed_are_busy_to_80_per_cent(arrivals: float, run_seconds: 
     ],
 )
 def test_verdict_and_remedy(changes: dict[str, Any], verdict: LoadVerdict, remedy: Remedy) -> None:
-    """Which queue is short or idle, and whether slots, a node or a host helps, follows from the figures."""
+    """The figures show which queue is short or idle, and whether slots, a node or a host helps."""
     advice = advise(replace(CALM, **changes))
 
     assert (advice.verdict, advice.remedy) == (verdict, remedy)
 
 
 def test_a_backlog_counts_as_arrivals() -> None:
-    """Slots that are all busy do not hide the demand: what piles up is added to what they do."""
+    """Busy slots do not hide the demand: the growth of the queue is added to their throughput."""
     advice = advise(replace(CALM, starts=200.0, busy_slots=20.0, waiting=900.0, growth=200.0))
 
     assert advice.slots_needed == 50

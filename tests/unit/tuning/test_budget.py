@@ -1,4 +1,4 @@
-"""How long tuning takes, and a bound on it."""
+"""The duration of tuning, and a bound on it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_time_is_shared_among_the_pools() -> None:
 
 
 def test_the_estimate_is_told_in_minutes() -> None:
-    """With a bound below it the bound is told."""
+    """With a bound below it the bound is shown."""
     assert "about 4 min to 12 min" in Budget(None, 20.0).words(3, 64)
     assert "up to 5 min (--minutes)" in Budget(300.0, 20.0).words(3, 64)
 

@@ -57,7 +57,7 @@ def test_the_picture_says_what_it_shows() -> None:
 
 
 def test_the_recommendation_is_not_written_over_the_names() -> None:
-    """At the right edge, beside which the names stand, its label ends where the curve does."""
+    """At the right edge, next to the names, its label ends where the curve does."""
     root = ET.fromstring(draw(tuning(8)))  # noqa: S314 - our own
 
     (label,) = (text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("-c 8"))
@@ -65,7 +65,7 @@ def test_the_recommendation_is_not_written_over_the_names() -> None:
 
 
 def test_a_tasks_arguments_are_no_markup() -> None:
-    """What the user wrote is shown as it is."""
+    """The user's text is shown as it is."""
     title = ET.fromstring(draw(tuning(task="shop.pay"))).find(f"{SVG}title")  # noqa: S314 - our own
 
     assert title is not None

@@ -1,4 +1,4 @@
-"""What is made of what workers have counted: run times from a histogram, and turns from counts."""
+"""Load from the counts of workers: run times from a histogram, and turns from counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_mean_of_a_histogram_is_exact() -> None:
 
 @given(st.lists(st.integers(0, 10**6), min_size=5, max_size=5).filter(any), st.floats(0, 1e6))
 def test_a_spread_is_a_share(numbers: list[int], total: float) -> None:
-    """Whatever was counted, the jitter is what a simulated task takes, and the count is all of it."""
+    """Whatever the counts, the jitter is accepted by a simulated task, and the total is complete."""
     task = ObservedTask.of("a", BOUNDS, (*numbers, total))
 
     assert 0 <= task.jitter <= 1
@@ -62,7 +62,7 @@ def test_turns_are_spread() -> None:
 
 
 def test_a_task_that_ignores_its_result_is_simulated_so() -> None:
-    """What storing costs is not taken for what the task computes."""
+    """The cost of storing results does not count as the task's own computation."""
     tasks = (ObservedTask("kept", 1, 0.05, 0.0), ObservedTask("ignored", 1, 0.05, 0.0, ignore_result=True))
     observed = ObservedLoad("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
 
@@ -73,7 +73,7 @@ def test_a_task_that_ignores_its_result_is_simulated_so() -> None:
 
 
 def test_a_task_computes_no_longer_than_it_runs() -> None:
-    """What a task computes in the mean is taken from what it waits, as far as there is any."""
+    """A task's mean computation is subtracted from its wait, as far as there is any."""
     tasks = (ran("long", 1, 0.05), ran("short", 1, 0.001))
     observed = ObservedLoad("lopri", 20.0, tasks, 1, "threads", 8, 10.0, 0.1)
 

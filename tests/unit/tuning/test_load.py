@@ -1,4 +1,4 @@
-"""What a tuned worker is given to do, and how its runs are counted."""
+"""The load of a tuned worker, and the count of its runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_a_profile_is_a_call(text: str, args: tuple[float, ...]) -> None:
-    """Times carry their unit, a share is a percentage or a fraction, and what is left out is nothing."""
+    """Times have a unit, a share is a percentage or a fraction, and an omitted part is zero."""
     assert parse_profile(text).args == pytest.approx(args)
 
 
@@ -41,7 +41,7 @@ def test_a_profile_that_is_none_is_refused(text: str) -> None:
 
 
 def test_a_load_says_how_often_each_call_comes() -> None:
-    """Calls that come several times in a turn are told once, with their share."""
+    """Calls that come several times in a turn are listed once, with their share."""
     rare, often = parse_profile("cpu=5ms"), parse_profile("wait=1ms")
 
     assert str(TaskLoad((rare, often))) == f"{rare}; {often}"

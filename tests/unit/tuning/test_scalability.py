@@ -80,7 +80,7 @@ def test_a_corner_is_a_misfit() -> None:
 
 @pytest.mark.parametrize("throughputs", [{}, {1: 0.0}, {1: 10.0, 2: -1.0}])
 def test_a_law_of_nothing_is_refused(throughputs: dict[int, float]) -> None:
-    """No point, or a throughput that is none, is an error and no curve."""
+    """No point, or an invalid throughput, is an error and no curve."""
     with pytest.raises(ValueError, match="positive throughputs"):
         fit_law(throughputs)
 

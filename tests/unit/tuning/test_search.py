@@ -1,4 +1,4 @@
-"""Which slots are measured, and which are recommended."""
+"""Measured and recommended numbers of slots."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_of_pools_that_are_alike_the_smaller_one_is_taken() -> None:
     ],
 )
 def test_what_limits_is_told_from_the_figures(expected: Ceiling, pool: str, used: object, run: float) -> None:
-    """Each cause is told from processor, slots and run times at the most slots; see docs/how-to/tuning.md."""
+    """Each cause follows from processor, slots and run times at the most slots; see docs/how-to/tuning.md."""
     curve = points(lambda n: 20.0 * min(n, 8), (1, 8), pool=pool)
     curve[16] = point(16, 160.0, pool=pool, run=run, used=used)  # type: ignore[arg-type]
 
@@ -151,7 +151,7 @@ def test_a_curve_that_still_rises_has_no_limit_yet() -> None:
 
 
 def test_noise_beyond_a_limit_does_not_count() -> None:
-    """A point that breaks a limit decides nothing, however uncertain it is; that it was faster is told."""
+    """A point that breaks a limit is never chosen, however uncertain it is; its higher throughput is mentioned."""
     limits = NodeLimits(connections=8)
     curve = points(lambda n: 20.0 * n, (1, 2, 4, 8)) | points(lambda n: 20.0 * n, (16,), noise=0.5)
 

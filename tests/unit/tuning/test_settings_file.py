@@ -76,7 +76,7 @@ def test_other_ways_to_write_the_table(text: str) -> None:
     ],
 )
 def test_what_cannot_be_edited_safely_is_left_alone(tmp_path: Path, text: str) -> None:
-    """An inline table, dotted keys, a queue that is not declared, a broken file: the lines to write are told."""
+    """An inline table, dotted keys, an undeclared queue, a broken file: the lines to write are printed."""
     file = tmp_path / "broker.toml"
     file.write_text(text)
 

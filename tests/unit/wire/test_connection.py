@@ -1,4 +1,4 @@
-"""How a worker tries to reach a broker that is away."""
+"""A worker's attempts to reach an unreachable broker."""
 
 from __future__ import annotations
 

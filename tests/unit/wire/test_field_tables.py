@@ -69,7 +69,7 @@ def test_pika_reads_the_rest_and_sends_it_on(monkeypatch: pytest.MonkeyPatch, va
 
 @pytest.mark.parametrize("name", ["content_type", "content_encoding", "reply_to", "type", "app_id"])
 def test_a_property_that_is_not_utf_8(name: str) -> None:
-    """It is told apart from the others, and sent on."""
+    """It is distinguished from the others, and sent on."""
     encoded = frames.properties(
         {name: Encoded(b"\xff\xfe", ""), "application_headers": {"id": "1"}, "priority": 1}
     )
@@ -89,5 +89,5 @@ def test_a_value_of_an_unknown_kind_takes_the_rest_of_its_table() -> None:
 
 
 def test_a_routing_key_need_not_be_utf_8() -> None:
-    """It is told with escapes."""
+    """It is shown with escapes."""
     assert read_key(b"\x02a\xff", 0) == ("a\\xff", 3)

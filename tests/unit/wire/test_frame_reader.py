@@ -1,4 +1,4 @@
-"""What a worker reads of the broker: the same as py-amqp does, whatever is in it and however it arrives."""
+"""A worker's frame reader: the same results as py-amqp's, for any content, however it arrives."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_it_reads_a_message_that_comes_in_pieces(lines: tuple[_Line, _Line], siz
 
 
 def test_it_leaves_the_rest_to_a_call_that_waits(lines: tuple[_Line, _Line]) -> None:
-    """What a consumer reads itself, as it waits for an answer, is not read a second time."""
+    """Frames that a consumer reads itself, as it waits for an answer, are not read a second time."""
     line = lines[1]
     take, answers = line._take, []
 
@@ -170,7 +170,7 @@ def test_an_error_does_not_take_the_rest_along(lines: tuple[_Line, _Line]) -> No
 
 
 def test_a_closed_connection_is_an_error(lines: tuple[_Line, _Line]) -> None:
-    """The end of a connection makes the worker connect anew, and a frame that is none ends it."""
+    """The end of a connection makes the worker reconnect, and an invalid frame ends the connection."""
     line = lines[1]
     line.broker.sendall(frame(8, b"", 0)[:-1] + b"\x00")
     with pytest.raises(amqp.UnexpectedFrame):

@@ -1,4 +1,4 @@
-"""What stands in the headers of a dead letter, and what of the original is left away."""
+"""The headers of a dead letter, and the parts of the original that are left out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_second_death_replaces_the_first() -> None:
 
 
 def test_properties_that_would_lose_it_are_left_away() -> None:
-    """It is persistent, does not expire, and is not refused for a user who is not the worker's."""
+    """It is persistent, does not expire, and is not refused for the user id of the original's publisher."""
     copy = dead_letter(
         message(user_id="producer", expiration="1000", delivery_mode=1, priority=7), SPEC, DEATH, "n"
     )
@@ -75,7 +75,7 @@ def test_properties_that_would_lose_it_are_left_away() -> None:
 
 
 def test_a_message_without_any_header_can_be_kept() -> None:
-    """What is no task has no id; one is made up, so that a returned copy is known."""
+    """A message that is not a task has no id; one is made up, so that a returned copy is recognised."""
     copy = dead_letter(Message(b"\xff", headers=None, properties=None), SPEC, DEATH, "n")
     assert copy.properties["correlation_id"]
     assert copy.body == b"\xff"
@@ -127,7 +127,7 @@ def test_what_is_cut_is_the_end_of_the_words_and_the_beginning_of_the_traceback(
     assert headers["broker_app_dead_traceback"].endswith("end")
 
 
-# Who is suspected
+# Suspects
 
 
 def entry(message: str, start: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def suspects() -> CrashLog:
 
 
 def test_the_first_start_is_not_written_down(suspects: CrashLog) -> None:
-    """Who came back was started once, for all that is known."""
+    """A redelivered message was started once, as far as is known."""
     assert suspects.starts(HEADERS) == 1
 
 

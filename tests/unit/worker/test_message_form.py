@@ -39,7 +39,7 @@ def test_what_celery_writes_has_the_form(payload: Any) -> None:
     ids=str,
 )
 def test_a_body_of_another_shape(payload: Any) -> None:
-    """It is refused, with what is wrong."""
+    """It is refused, with the reason."""
     with pytest.raises(InvalidTaskError, match="expected"):
         check_form(HEADERS, payload)
 

@@ -26,7 +26,7 @@ def message(body: Any, **headers: Any) -> Message:
 
 
 def test_what_the_body_said_is_in_the_headers() -> None:
-    """The headers say whose it is and how it runs, the body has the arguments and what follows."""
+    """The headers have the publisher and the options, the body has the arguments and the callbacks."""
     said = {
         "task": "add",
         "id": ID,
@@ -55,7 +55,7 @@ def test_what_the_body_said_is_in_the_headers() -> None:
 
 
 def test_the_headers_that_it_has_stay() -> None:
-    """What a publisher of ours put there, such as the moment of publishing, is kept."""
+    """Our publisher's headers, such as the moment of publishing, are kept."""
     made = message({"task": "add", "id": ID}, broker_app_published_at=1.5)
 
     translate(made)
@@ -77,7 +77,7 @@ def test_the_headers_that_it_has_stay() -> None:
     ],
 )
 def test_any_other_message_stays(made: Message) -> None:
-    """One of the second protocol, and what is no task's at all, is left to those who know what to do with it."""
+    """Messages of the second protocol, and messages that are not tasks, are left unchanged."""
     before = dict(made.headers), made.body
 
     translate(made)

@@ -1,4 +1,4 @@
-"""What is left of a task's delay when a worker gets it, whatever the clocks say."""
+"""The rest of a task's delay when a worker gets it, whatever the clocks say."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_worker_never_holds_a_task_longer_than_the_fraction(delay: float, ahea
 
 @given(delay=DELAYS, late=st.timedeltas(timedelta(), timedelta(seconds=5)))
 def test_a_task_starts_when_it_is_due_where_the_clocks_agree(delay: float, late: timedelta) -> None:
-    """What the lanes took longer is not added: the rest is waited for until the moment itself."""
+    """Lateness of the lanes is not added: the worker waits only until the due time itself."""
     due = NOW + timedelta(seconds=delay)
     arrives = NOW + timedelta(seconds=held_by_lanes(delay)) + late
     assert abs((remaining_eta(due, {DELAY_HEADER: delay}, arrives) or arrives) - max(due, arrives)) <= TICK
@@ -64,6 +64,6 @@ def test_another_clients_eta_stands(eta: datetime | None) -> None:
 
 @pytest.mark.parametrize("header", ["ten", None, [], {}, math.nan, math.inf, -math.inf, -1, 1e300])
 def test_a_header_that_is_no_number_is_none_of_ours(header: Any) -> None:
-    """A message that somebody forged must not stop the worker that gets it: its eta stands."""
+    """A forged message must not stop the worker that gets it: its eta is used."""
     eta = NOW + timedelta(hours=1)
     assert remaining_eta(eta, {DELAY_HEADER: header}, NOW) == eta

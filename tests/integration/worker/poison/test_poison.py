@@ -53,7 +53,7 @@ def work_until(done: Callable[[], object], folder: Path, url: str, *options: str
 
 
 def ended(app: BrokerApp, queue: str = "default") -> bool:
-    """Whether nothing is in a queue any more, waiting or in a worker's hands; and one dead letter is there."""
+    """Return whether no message is ready or unacknowledged in a queue any more, and one is dead."""
     return depth(app, queue) == 0 and depth(app, f"{queue}.dead") == 1
 
 
@@ -62,7 +62,7 @@ def ended(app: BrokerApp, queue: str = "default") -> bool:
 def test_poison_is_buried_and_its_neighbours_finish(
     pool: str, kind: str, fresh_vhost_url: str, tmp_path: Path
 ) -> None:
-    """Started just `delivery_limit` times, then in the dead letters; ten tasks beside it all finish."""
+    """Started exactly `delivery_limit` times, then dead-lettered; ten other tasks all finish."""
     app = configured_client(tmp_path, fresh_vhost_url, SETTINGS.format(type=kind, limit=LIMIT))
     file = tmp_path / "runs"
     innocents = [
@@ -109,7 +109,7 @@ def test_with_a_limit_of_one_nothing_starts_twice(fresh_vhost_url: str, tmp_path
 
 
 def test_a_chord_with_a_poisoned_member_fails(fresh_vhost_url: str, tmp_path: Path) -> None:
-    """Its result raises, and its errback is called; nobody waits for the member."""
+    """Its result raises, and its errback is called; the chord does not wait for the member."""
     app = configured_client(tmp_path, fresh_vhost_url, SETTINGS.format(type="quorum", limit=2))
     file, told = tmp_path / "runs", tmp_path / "told"
     poison = app.signature(
@@ -123,7 +123,7 @@ def test_a_chord_with_a_poisoned_member_fails(fresh_vhost_url: str, tmp_path: Pa
 
 
 def test_a_worker_that_is_ended_in_order_is_no_death(fresh_vhost_url: str, tmp_path: Path) -> None:
-    """A task that workers gave back when they were told to end runs again, however often; it killed nobody."""
+    """A task returned by workers on shutdown runs again, however often: it is no suspect."""
     app = configured_client(tmp_path, fresh_vhost_url, SETTINGS.format(type="quorum", limit=2))
     file = tmp_path / "runs"
     result = app.send_task("doomed.note_and_last", (str(file), "long", 8.0))

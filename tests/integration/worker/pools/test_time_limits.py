@@ -100,7 +100,7 @@ def threads(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Ledger]:
 
 
 def naps_side_by_side(shop: Ledger, app: BrokerApp, count: int) -> None:
-    """Show that so many slots are free: as many tasks run at once."""
+    """Show that this many slots are free: as many tasks run at once."""
     sent = [app.send_task("shop.nap", (1,)).id for _ in range(count)]
     wait_until(lambda: shop.runs("end").keys() >= set(sent), SECONDS, "the naps")
     begun, ended = shop.runs("begin"), shop.runs("end")

@@ -38,7 +38,7 @@ def recordings(settings: Settings, job: str = "broker-app") -> list[RecordingRul
 
 
 def test_the_shipped_rules_are_those_of_the_shipped_settings() -> None:
-    """config/prometheus/rules.yml is what the command writes with config/broker.toml."""
+    """config/prometheus/rules.yml is the command's output for config/broker.toml."""
     expected = rules_text(load_settings(ROOT / "config" / "broker.toml"))
     assert SHIPPED.read_text(encoding="utf-8") == expected, (
         "run `.venv/bin/broker-app metrics rules --output config/prometheus/rules.yml`"

@@ -56,7 +56,7 @@ def by_name(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_every_queue_is_told() -> None:
-    """Each queue of the settings is there in their order, with what waits, runs, is dead, and its slots."""
+    """Each queue of the settings is there in order, with its waiting, running and dead messages and its slots."""
     content = made()
     assert [queue["name"] for queue in content["queues"]] == list(OBJECTIVES)
     lopri = by_name(content)["lopri"]
@@ -69,7 +69,7 @@ def test_every_queue_is_told() -> None:
 
 
 def test_the_wait_is_that_of_the_last_minute_or_of_the_head() -> None:
-    """What started tells the wait, by the objective's share; the head of the queue does if it waits longer."""
+    """The wait is that of started tasks, at the objective's share, or of the oldest message if that is longer."""
     started = Story(finished=lambda _: 100.0, wait=lambda _: 0.2)
     assert by_name(made({"default": started}))["default"]["wait"] == pytest.approx(0.2485)
     stuck = Story(wait=lambda step: step * 15.0, ready=lambda _: 3)
@@ -91,7 +91,7 @@ def test_charts_have_a_quarter_of_an_hour() -> None:
 
 
 def test_a_broker_that_is_down_is_told() -> None:
-    """The reason is there, what only the broker knows is unknown, and what the workers count goes on."""
+    """The reason is there, the broker's values are unknown, and the workers' counts go on."""
     content = made(problem="[Errno 111] Connection refused")
     assert content["broker"] == {
         "is_up": False,
@@ -116,7 +116,7 @@ def test_scheduled_tasks_by_due_time() -> None:
 
 
 def test_workers_of_the_host_are_bounded() -> None:
-    """Each node is told with its slots, one that is down as such; beyond `MAX_NODES` no more are."""
+    """Each node is listed with its slots, a dead one as down; the list ends after `MAX_NODES`."""
     nodes = {node["name"]: node for node in made()["nodes"]}
     assert nodes["lopri@worker1"]["busy"] == 32
     assert [nodes["lopri+2@worker1"][key] for key in ("is_up", "slots")] == [False, 0]
@@ -141,7 +141,7 @@ def test_a_queue_that_the_settings_no_longer_declare() -> None:
 
 
 def test_hostile_names_are_made_visible() -> None:
-    """What others could have chosen, the names of nodes and the broker's words, has nothing hidden in it."""
+    """Text that others control, the names of nodes and the broker's words, has no hidden characters."""
     nasty = "a\u202eb\x1b[31m\x00"
     story = snapshot({"mail": Story()}, NOW)
     numbers = {
@@ -183,7 +183,7 @@ def test_the_history_is_bounded() -> None:
 
 
 def test_the_sampler_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    """It samples from its start; a moment that cannot be read is told in the log, and ends nothing."""
+    """It samples from its start; an unreadable moment is logged, and ends nothing."""
     history = History()
     with Sampler(Told(full()).collect, history):
         wait_until(history.samples, 20, "the first sample")
@@ -251,7 +251,7 @@ def test_the_growth_is_what_happens_now(ready: Callable[[float], float], words: 
 
 @pytest.mark.parametrize("wait", [0.0003, 0.03, 1.2, 8.0, 45.0, 400.0, 9_000.0])
 def test_the_wait_now_is_certain_or_a_range(wait: float) -> None:
-    """The wait is between the bounds that are told, whatever it is."""
+    """The wait is between the bounds in the document, whatever it is."""
     busy = Story(finished=lambda _: 50.0, wait=lambda _: wait, ready=lambda _: 9)
     told = by_name(made({"default": busy}))["default"]
     assert told["wait_low"] <= wait
@@ -261,7 +261,7 @@ def test_the_wait_now_is_certain_or_a_range(wait: float) -> None:
 
 
 def test_the_wait_is_gone_when_the_queue_is_empty() -> None:
-    """What waited before the queue was empty is no wait now, though it started in the last minute."""
+    """A wait before the queue was empty does not count, although the task started in the last minute."""
     drained = Story(
         finished=lambda _: 50.0,
         wait=lambda step: 0.02 if step > STEPS else 45.0,

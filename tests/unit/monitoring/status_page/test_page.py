@@ -1,4 +1,4 @@
-"""The page's paths: what a browser is given, whom the data is shown, and who may act."""
+"""The page's paths: files for the browser, access to the data, and permission to act."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def test_the_figures_are_json(server: PageServer) -> None:
     "query", ["", "?queue=nowhere", "?queue=reports", "?queue=mail&limit=0", "?queue=mail&limit=x"]
 )
 def test_dead_letters_of_what_there_is_not(server: PageServer, query: str) -> None:
-    """A queue that is not in the settings, or keeps no dead letters, and a limit that is none, are refused."""
+    """An unknown queue, one without dead letters, and an invalid limit are refused."""
     status, body, _ = ask(server, f"/dead-letters.json{query}")
     assert (status, "expected a queue" in json.loads(body)["problem"]) == (400, True)
 
 
 def test_dead_letters_without_a_broker(server: PageServer) -> None:
-    """A broker that cannot be reached is a sentence, not an error page."""
+    """An unreachable broker is a sentence, not an error page."""
     status, body, _ = ask(server, "/dead-letters.json?queue=mail")
     assert status == 503
     assert "127.0.0.1:1" in json.loads(body)["problem"]
@@ -145,7 +145,7 @@ def test_another_site_cannot_act(server: PageServer) -> None:
 
 
 def test_without_a_token_the_page_only_reads(tmp_path: Path) -> None:
-    """Where no token is set, none is right."""
+    """Without a configured token every token is wrong."""
     with page_server(tmp_path, Told(quiet())) as server:
         assert json.loads(ask(server, "/status.json")[1])["actions"]["is_enabled"] is False
         for given in ("", "None", TOKEN):
@@ -203,7 +203,7 @@ def test_a_token_that_guards_nothing_is_refused(token: str) -> None:
     ids=lambda body: body[:30].decode(errors="replace"),
 )
 def test_a_wish_that_cannot_be(body: bytes) -> None:
-    """What does not say exactly which letters it means is refused."""
+    """A request that does not name its messages exactly is refused."""
     with pytest.raises(SelectionError, match="expected"):
         parse_wish(body)
 

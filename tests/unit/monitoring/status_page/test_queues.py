@@ -1,4 +1,4 @@
-"""What the page says of a queue: how it stands and why, in words that somebody on call can act on."""
+"""The page's words for a queue: its state and the reason, so that a person on call can act on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIVE = Objective(5.0, 99.0)
 
 
 def queue(name: str = "mail", **more: Any) -> QueueSummary:
-    """Return a queue with an objective on which all is well, but for what is said."""
+    """Return a healthy queue with an objective, except for the given values."""
     well: dict[str, Any] = {"objective": FIVE, "wait": 0.1, "ready": 0, "running": 0, "dead": 0, "consumers": 1}
     return QueueSummary(name, **(well | more))
 
@@ -45,7 +45,7 @@ def queue(name: str = "mail", **more: Any) -> QueueSummary:
     ids=str,
 )
 def test_how_a_queue_stands(state: dict[str, Any], level: Severity, word: str) -> None:
-    """The worst that holds is told, in a word: missing, paused, late, stuck, and then what is less."""
+    """The worst problem is shown, in a word: missing, paused, late, stuck, and then the lesser ones."""
     assert verdict(queue(**state)) == (level, word)
 
 

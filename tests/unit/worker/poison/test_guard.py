@@ -1,4 +1,4 @@
-"""Which suspects start beside others, which alone, and which no more."""
+"""Suspects: those that start together, those that start alone, and those that are given up."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_came_back_twice_runs_alone() -> None:
 
 @pytest.mark.parametrize("limit", [2, 3, 5, 20])
 def test_a_last_start_is_never_beside_another_suspect(limit: int) -> None:
-    """Whatever the limit, who is given up died at least once without a suspect beside it."""
+    """Whatever the limit, a task that is given up died at least once without another suspect."""
     ward = Ward(limit=limit, starts={"a": limit - 1, "b": limit - 1})
     ward.quarantine.admit("a")
     ward.quarantine.admit("b")
@@ -79,7 +79,7 @@ def test_a_last_start_is_never_beside_another_suspect(limit: int) -> None:
 
 
 def test_who_reached_the_limit_is_not_started() -> None:
-    """It is given up at once, and takes nobody's place."""
+    """It is given up at once, and takes no slot."""
     ward = Ward(limit=3, starts={"poison": 3, "a": 2})
     ward.quarantine.admit("poison")
     ward.quarantine.admit("a")

@@ -1,4 +1,4 @@
-"""Time limits of tasks in threads, without a broker: who is interrupted, and that nobody else is."""
+"""Time limits of tasks in threads, without a broker: the right task is interrupted, and no other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 20.0
 
 @dataclass
 class Accepted:
-    """What the limits ask of a request.
+    """The part of a request that the limits use.
 
     Attributes:
         time_limits: Hard and soft, of the caller.
@@ -112,7 +112,7 @@ def test_the_nearest_limit_counts(worker: Worker) -> None:
 
 
 def test_what_ends_at_its_limit_harms_nothing_behind_it(worker: Worker) -> None:
-    """However close the end and the limit are: it ends well or is told to be over, and nothing comes later."""
+    """However close the end and the limit are: one outcome, success or time limit, and nothing comes later."""
     for number in range(80):
         accepted = Accepted((0.003 + number % 7 * 0.0001, 0.003))
         worker.limits.accept(accepted)  # type: ignore[arg-type]
