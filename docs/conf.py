@@ -41,6 +41,7 @@ html_title = f"broker-app {release}"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_show_sphinx = False
+html_show_copyright = False
 
 
 class Help(Directive):
