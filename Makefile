@@ -22,15 +22,18 @@ help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
 
 demo: .venv/ready ## run the main job: a flood on lopri, interactive work on default (under a minute)
+	@.ci/install-broker
 	@$(BIN)/broker-app demo
 
 test: .venv/ready ## pass the tests, with a real RabbitMQ
+	@.ci/install-broker
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 unit: .venv/ready ## pass the tests that need no broker, in a minute or two
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests/unit $(PYTEST_ARGS)
 
 coverage: .venv/ready ## pass the tests and measure what they run, in worker processes too (report in .state/coverage)
+	@.ci/install-broker
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
@@ -38,6 +41,7 @@ coverage: .venv/ready ## pass the tests and measure what they run, in worker pro
 	@$(BIN)/coverage report --skip-covered --sort=cover
 
 chaos: .venv/ready ## kill and cut for long, and show what was lost (nothing) and doubled
+	@.ci/install-broker
 	@TEST_CHAOS_SECONDS=$(TEST_CHAOS_SECONDS) $(BIN)/pytest -m "cluster or not cluster" tests/chaos $(PYTEST_ARGS)
 
 check: .venv/ready ## run the static checks: style, types (tests and benchmarks too), imports, docstrings, English

@@ -128,7 +128,7 @@ def broker(pytestconfig: pytest.Config) -> Iterator[FoundBroker]:
     image = chosen.get("TEST_RABBITMQ_IMAGE")
     ways = tuple(BrokerSource)
     if chosen.get("TEST_BROKER") == "private":
-        ways = (BrokerSource.INSTALLED, BrokerSource.PACKAGE)
+        ways = (BrokerSource.INSTALLED,)
     elif image is not None:
         ways = (BrokerSource.CONTAINER,)  # another version in its place would prove nothing
     with find_broker(

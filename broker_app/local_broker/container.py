@@ -56,8 +56,7 @@ def start_container(image: str, name: str, announce: Callable[[str], None]) -> R
     Raises:
         BrokerNotFound: No local engine responds, the image cannot be pulled, or the broker does not start.
     """
-    with _engine() as client:
-        _have_image(client, image, announce)
+    ensure_image(image, announce)
     container = _Container(image, name)
     try:
         with closing(container.get_docker_client().client), _without_reaper():
@@ -69,6 +68,26 @@ def start_container(image: str, name: str, announce: Callable[[str], None]) -> R
     except BaseException:  # even KeyboardInterrupt must leave nothing running
         remove_container(name)
         raise
+
+
+def ensure_image(image: str, announce: Callable[[str], None]) -> None:
+    """Pull the image if the engine does not have it.
+
+    Raises:
+        BrokerNotFound: No local engine responds, or the image cannot be pulled.
+    """
+    with _engine() as client:
+        try:
+            client.images.get(image)
+        except ImageNotFound:
+            announce(f"pulling the image {image}")
+        else:
+            return
+        try:
+            client.images.pull(image)
+        except (OSError, DockerException) as error:
+            why = _first_line(error)
+            raise BrokerNotFound(f"the image {image} is missing and cannot be pulled ({why})") from error
 
 
 def remove_container(name: str) -> None:
@@ -98,20 +117,6 @@ def _engine() -> Iterator[Any]:
         yield client
     finally:
         client.close()
-
-
-def _have_image(client: Any, image: str, announce: Callable[[str], None]) -> None:
-    try:
-        client.images.get(image)
-    except ImageNotFound:
-        announce(f"pulling the image {image}")
-    else:
-        return
-    try:
-        client.images.pull(image)
-    except (OSError, DockerException) as error:
-        why = _first_line(error)
-        raise BrokerNotFound(f"the image {image} is missing and cannot be pulled ({why})") from error
 
 
 @contextmanager

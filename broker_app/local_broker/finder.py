@@ -10,7 +10,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Self
 
 from broker_app.errors import BrokerAppError, BrokerNotFound, PrivateNodeError
-from broker_app.local_broker.debian import install_server
 from broker_app.local_broker.home import BrokerHome, BrokerRecord
 from broker_app.local_broker.node_config import SERVER, find_server
 from broker_app.local_broker.private_node import PrivateNode
@@ -36,7 +35,6 @@ class BrokerSource(Enum):
 
     CONTAINER = "a container in Docker"
     INSTALLED = "a private node of the installed rabbitmq-server"
-    PACKAGE = "a private node of rabbitmq-server, installed from Debian's packages as root"
 
 
 @dataclass
@@ -123,8 +121,8 @@ def find_broker(
             announce(f"skipping {way.value}: {reason}")
             reasons.append(str(reason))
     raise BrokerNotFound(
-        f"no broker could be found: install Docker and the image {image}, or the package {SERVER}, "
-        f"or set BROKER_APP_BROKER_URL ({'; '.join(reasons)})"
+        f"no broker could be found: install Docker and the image {image}, or the package {SERVER} "
+        f"(apt-get install {SERVER}), or set BROKER_APP_BROKER_URL ({'; '.join(reasons)})"
     )
 
 
@@ -171,7 +169,7 @@ def _start(way: BrokerSource, state_dir: Path, image: str, announce: Announce) -
         if way is BrokerSource.CONTAINER:
             record = _start_container(home, image, announce)
         else:
-            record = _start_node(way, home, announce)
+            record = _start_node(home, announce)
     except BaseException:
         home.remove()  # a failed start cleans up its own processes and containers
         raise
@@ -185,14 +183,8 @@ def _start_container(home: BrokerHome, image: str, announce: Announce) -> Broker
     return _started(home, broker, how)
 
 
-def _start_node(way: BrokerSource, home: BrokerHome, announce: Announce) -> BrokerRecord:
-    try:
-        server = find_server(os.environ.get("PATH", ""))
-    except BrokerNotFound:
-        if way is not BrokerSource.PACKAGE:
-            raise
-        install_server(announce)
-        server = find_server(os.environ.get("PATH", ""))
+def _start_node(home: BrokerHome, announce: Announce) -> BrokerRecord:
+    server = find_server(os.environ.get("PATH", ""))
     announce(f"starting a private RabbitMQ node of {server}")
     node = PrivateNode(home.folder / _NODE).start()
     how = f"a private node in {node.folder}"
