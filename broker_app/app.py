@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from broker_app.publishing.bulk import BulkPublication
     from broker_app.settings import Settings
-    from broker_app.worker.pools.time_limits import TimeLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,6 @@ class BrokerApp(Celery):
     registry_cls = TaskRegistry
 
     _tasks: Any
-
-    limits: TimeLimits | None = None
-    """Time limits of the tasks in this process; None outside of workers, and where Celery applies its own."""
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
         self._config_file = config

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery.worker import state as worker_state
-
 from broker_app.broker.control_streams import Stream, append
 from broker_app.queues import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker_app.broker.access import Broker
-
-MAX_REMEMBERED = 100_000
-"""Cancelled ids that a worker keeps in memory; the oldest are evicted first."""
 
 IDS_PER_ENTRY = 500
 """Ids per stream message: a long list is split into messages of this size."""
 
 
-def cancellation_stream(app: Broker) -> Stream:
+def cancellation_stream(app: Broker, learn: Callable[[str], object]) -> Stream:
     """Return the stream of cancelled ids, for a worker to follow.
 
     Args:
         app: The app, for its prefix.
+        learn: Called with each id, the oldest first.
     """
-    # Celery forgets revoked ids after three hours; ours are bounded by the size of the stream.
-    worker_state.revoked.maxlen, worker_state.revoked.expires = MAX_REMEMBERED, 0
+
+    def learn_all(entry: dict[str, Any]) -> None:
+        for identity in entry["ids"]:
+            if isinstance(identity, str):
+                learn(identity)
+
     return Stream(
         Names(app.settings.prefix).cancelled,
-        _learn,
+        learn_all,
         begin=lambda: write_cancellations(app, []),
         unread="cancelled tasks will run",
     )
-
-
-def _learn(entry: dict[str, Any]) -> None:
-    for identity in entry["ids"]:
-        if isinstance(identity, str) and identity not in worker_state.revoked:
-            worker_state.revoked.add(identity)
 
 
 def write_cancellations(app: Broker, ids: Sequence[str]) -> None:

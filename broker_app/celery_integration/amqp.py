@@ -11,7 +11,6 @@ from celery.app import amqp as celery_amqp
 from kombu.messaging import Consumer as KombuConsumer
 
 from broker_app.broker import control_streams
-from broker_app.broker.cancellations import cancellation_stream
 from broker_app.broker.declare import declare_topology, queue_exists
 from broker_app.errors import ArgumentsDiffer, BrokerRefused, UnknownQueue
 from broker_app.publishing.publisher import Publisher
@@ -60,10 +59,11 @@ class BrokerAMQP(celery_amqp.AMQP):
     queues_cls = Queues
     Consumer = PausableConsumer
 
-    @cached_property
-    def followed(self) -> list[Stream]:
-        """The streams that a worker in this process follows, in addition to the cancellations."""
-        return []
+    _streams: tuple[Stream, ...] = ()
+
+    def follow(self, *streams: Stream) -> None:
+        """Make the worker in this process follow streams; it reads each to its end before its first task."""
+        self._streams = streams
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -105,7 +105,7 @@ class BrokerAMQP(celery_amqp.AMQP):
         return UrlFile(settings.broker_url_file, settings.broker_url.get_secret_value())
 
     def TaskConsumer(self, channel: Any, queues: list[Queue] | None = None, **options: Any) -> KombuConsumer:  # noqa: N802
-        """Return the consumer of a worker, after declaring its queues and reading the cancelled tasks.
+        """Return the consumer of a worker, after declaring its queues and reading the streams that it follows.
 
         Celery's worker calls this once per connection, before it receives the first task. So do `celery purge` and
         `celery list bindings`, which consume nothing and pass no ``on_decode_error``.
@@ -120,7 +120,7 @@ class BrokerAMQP(celery_amqp.AMQP):
         connection = getattr(channel, "connection", channel)
         _declare(connection, specs, settings.prefix)
         if "on_decode_error" in options:
-            control_streams.follow(connection, [cancellation_stream(self.app), *self.followed])
+            control_streams.follow(connection, self._streams)
         consumer: KombuConsumer = super().TaskConsumer(channel, queues=wanted, **options)
         return consumer
 

@@ -11,6 +11,7 @@ from celery.app import task as celery_task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
 
+from broker_app.celery_integration.task_body import run_body
 from broker_app.errors import RoutingError, Unawaited
 from broker_app.publishing import trace_context
 from broker_app.publishing.sent import noting_sent
@@ -58,8 +59,7 @@ class Task(celery_task.Task):
         body = super().__call__ if self.has_own_call else self.run
         trace_context.enter(request)
         try:
-            limits = self.app.limits
-            answer = body(*args, **kwargs) if limits is None else limits.run(partial(body, *args, **kwargs))
+            answer = run_body(partial(body, *args, **kwargs))
         except (Ignore, Reject, Retry):
             raise
         except BaseException as error:

@@ -11,8 +11,9 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ChannelWrongStateError, ConnectionWrongStateError
 
+from broker_app.celery_integration.seams import refuse_broken_seams
 from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
-from broker_app.messages.pika_floats import keep_floats
+from broker_app.messages.pika_floats import floats_kept
 from broker_app.wire.errors import server_version
 from broker_app.wire.tls import verifying_context
 
@@ -162,16 +163,17 @@ def open_link(app: Broker) -> Iterator[CallbackChannel]:
     """
     if not _PIKA_LOGGER.handlers:  # without a handler Python prints pika's warnings to stderr
         _PIKA_LOGGER.addHandler(logging.NullHandler())
-    keep_floats()
-    ioloop = IOLoop()
-    link = CallbackChannel(_connect(app, ioloop), ioloop)
-    try:
-        link.open_channel()
-        with link.refusals():
-            yield link
-    finally:
-        link.close()
-        ioloop.close()
+    refuse_broken_seams("pika")
+    with floats_kept():
+        ioloop = IOLoop()
+        link = CallbackChannel(_connect(app, ioloop), ioloop)
+        try:
+            link.open_channel()
+            with link.refusals():
+                yield link
+        finally:
+            link.close()
+            ioloop.close()
 
 
 def _connect(app: Broker, ioloop: IOLoop) -> Any:

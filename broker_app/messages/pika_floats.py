@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pika import data
 
 from broker_app.wire.field_tables import Encoded, check_depth, read_encoded
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 _FLOATS = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d")}
 _LENGTH = struct.Struct(">I")
 _decode, _encode, _decode_table = data.decode_value, data.encode_value, data.decode_table
+_here = threading.local()
 
 
-def keep_floats() -> None:
-    """Patch pika in this process to preserve every header value.
+@contextmanager
+def floats_kept() -> Iterator[None]:
+    """Make pika preserve every header value, in this thread and for the duration of the block.
 
     pika 1.4.4 reads floats as integers and cannot write them (pika/data.py), but a task's headers contain some
     (such as its publishing time), and moving a message must preserve them. A header that pika cannot decode would
-    close the connection; with the patch its value is `Encoded`.
+    close the connection; in the block its value is `Encoded`. pika has no codec of a connection's own, so its
+    functions are replaced by ones that do what they did anywhere else: a user's own pika is not affected.
     """
-    data.decode_value, data.encode_value, data.decode_table = _decode_value, _encode_value, _decode_headers
+    data.decode_value = _in_block(_decode_value, _decode)
+    data.encode_value = _in_block(_encode_value, _encode)
+    data.decode_table = _in_block(_decode_headers, _decode_table)
+    before, _here.is_in_block = _is_in_block(), True
+    try:
+        yield
+    finally:
+        _here.is_in_block = before
+
+
+def _is_in_block() -> bool:
+    return getattr(_here, "is_in_block", False)
+
+
+def _in_block(ours: Callable[..., Any], pikas: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        return (ours if _is_in_block() else pikas)(*arguments)
+
+    return call
 
 
 def _decode_headers(encoded: bytes, offset: int) -> tuple[dict[Any, Any], int]:

@@ -16,7 +16,7 @@ from broker_app.settings.refusal import shown_in_one_line
 from broker_app.wire.confirm_channel import ConfirmChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from broker_app.wire.url_file import UrlFile
 
@@ -108,9 +108,29 @@ class _ConnectionFixes:
 class BrokerConnection(_ConnectionFixes, Connection):
     """The connection class used by Celery."""
 
-    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
+    _on_wait: Callable[[], object] | None = None
+
+    @contextmanager
+    def calling_while_waiting(self, on_wait: Callable[[], object]) -> Iterator[None]:
+        """Call a function at each attempt to connect in the block, and once a second between attempts."""
+        self._on_wait = on_wait
+        try:
+            yield
+        finally:
+            self._on_wait = None
+
+    def ensure_connection(
+        self, *args: Any, callback: Callable[[], object] | None = None, **options: Any
+    ) -> Connection:
         """Connect like kombu, but with shorter pauses between attempts: kombu's grow to 30 s."""
         pauses = {"interval_start": 1, "interval_step": 1, "interval_max": LONGEST_PAUSE_SECONDS}
+        calls = [call for call in (self._on_wait, callback) if call is not None]
+
+        def call_all() -> None:
+            for call in calls:
+                call()
+
+        options["callback"] = call_all if calls else None
         connected: Connection = super().ensure_connection(*args, **(pauses | options))  # type: ignore[no-untyped-call]
         return connected
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
-from amqp import Message, abstract_channel, spec
-from amqp.serialization import PROPERTY_CLASSES, _read_item, decode_properties_basic, loads
+from amqp import Message, abstract_channel, serialization, spec
+from amqp.serialization import decode_properties_basic, loads
 
 UNREADABLE = "broker_app_unreadable"
 """Extra property of a message that was read: names the undecodable properties, with reasons."""
@@ -52,7 +52,7 @@ class Encoded:
 
 def accept_undecodable() -> None:
     """Patch py-amqp in this process to read undecodable messages; see `read_properties`."""
-    PROPERTY_CLASSES[spec.Basic.CLASS_ID] = read_properties
+    serialization.PROPERTY_CLASSES[spec.Basic.CLASS_ID] = read_properties
     abstract_channel.loads = _read_arguments
 
 
@@ -83,7 +83,7 @@ def read_item(data: bytes, offset: int) -> tuple[Any, int]:
     Raises:
         Exception: Decoding failed.
     """
-    value, end = _read_item(data, offset)
+    value, end = serialization._read_item(data, offset)  # noqa: SLF001 - py-amqp has no public one
     check_depth(value, end - offset)
     return value, end
 

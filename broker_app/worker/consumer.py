@@ -5,20 +5,17 @@ It also omits Celery's native delayed delivery, and removes a bottleneck with gr
 
 from __future__ import annotations
 
-import logging
 import warnings
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import AMQPError, ConsumerCancelled, ResourceLocked
+from amqp.exceptions import ConsumerCancelled, ResourceLocked
 from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import consumer as celery_consumer
 from celery.worker import loops, state
 
 import broker_app.worker.remote_control  # noqa: F401 - registers commands that replace Celery's
-from broker_app.broker.pauses import Pauses
+from broker_app.celery_integration.seams import refuse_broken_seams
 from broker_app.celery_integration.tracer import let_answer, let_processes_answer, let_slots_answer
 from broker_app.errors import SettingsError
 from broker_app.settings import shown_in_one_line
@@ -26,19 +23,24 @@ from broker_app.wire.connection import discard
 from broker_app.wire.field_tables import accept_undecodable
 from broker_app.wire.frame_reader import FrameReader
 from broker_app.worker.acknowledger import Acknowledger
-from broker_app.worker.body_decoder import decode_early, is_small
-from broker_app.worker.consumers import Consumers
+from broker_app.worker.admission import Admission
+from broker_app.worker.cancelled_tasks import remember_cancellations
 from broker_app.worker.consumption import Consumption
+from broker_app.worker.dead_letter_publisher import DeadLetterPublisher
 from broker_app.worker.deliveries import Deliveries
+from broker_app.worker.drain import Drain
+from broker_app.worker.give_back import give_back_unstarted
+from broker_app.worker.green_loop import green_loop
 from broker_app.worker.heartbeat_file import HeartbeatFile, sign_file
-from broker_app.worker.invalid_messages import or_given_up
-from broker_app.worker.overflow import helping_of
-from broker_app.worker.poison.admission import Admission
+from broker_app.worker.invalid_messages import InvalidMessages, or_given_up
+from broker_app.worker.poison.crash_log import CrashLog
+from broker_app.worker.poison.suspects import Suspects
+from broker_app.worker.pools.entry import PoolEntry
 from broker_app.worker.pools.thread_pool import lighten
 from broker_app.worker.pools.time_limits import limits_of
-from broker_app.worker.protocol_v1 import translate
 from broker_app.worker.reconnect_pauses import Refusals
-from broker_app.worker.shutdown import Shutdown, drain_seconds, give_back, give_back_all
+from broker_app.worker.shutdown import Shutdown, drain_seconds
+from broker_app.worker.side_publisher import SidePublisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,29 +54,22 @@ _NATIVE_DELAY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 
 _CONTROL = "celery.worker.consumer.control.Control"
 
-_EVENT_DRAIN_SECONDS = 1.0
-"""Interval for reading heartbeats on the event connection; the broker sends one every half heartbeat interval."""
-
 _CHECK_SECONDS = 1.0
 """Interval for checking that the broker still has the worker's consumers."""
 
 _ABOUT_CANCELLING = r"\s*In Celery 5\.1 we introduced an optional breaking change"
 """Celery's warning at each lost connection that running tasks will run again; here `Deliveries` prevents that."""
 
-_TURN_SECONDS = 0.2
 _CLOSE_SECONDS = 5.0
 
-logger = logging.getLogger(__name__)
 
+class Consumer(celery_consumer.Consumer):
+    """The consumer of our workers: connects Celery's hooks with the parts that do the work.
 
-class Consumer(Consumption, celery_consumer.Consumer):
-    """The consumer blueprint of our workers."""
-
-    loop: Any
-    amqheartbeat: Any
-    connection: Any
-    conninfo: Any
-    on_task_request: Any
+    The way of a message: Celery's loop calls the handler of `create_task_handler`, and that `Admission.receive`.
+    Celery parses it into a `Request` and calls `_admit`, and that `Admission.admit`, which ends in the pool. When
+    the task ends, `Deliveries` settles the message.
+    """
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
         """Celery's steps, without native delayed delivery."""
@@ -83,43 +78,114 @@ class Consumer(Consumption, celery_consumer.Consumer):
             step for step in celery_consumer.Consumer.Blueprint.default_steps if step != _NATIVE_DELAY
         )
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, on_task_request: Callable[[Request], object], *args: Any, **options: Any) -> None:
         _refuse_eventlet(options["pool"])
+        refuse_broken_seams()
         connect_seconds = options["app"].conf.broker_connection_timeout
-        super().__init__(*args, **options)
+        super().__init__(self._admit, *args, **options)
         # Celery removes this time-out with gevent; publishers and workers would wait for a silent broker forever.
         self.app.conf.broker_connection_timeout = connect_seconds
         accept_undecodable()
         lighten(self.pool)
         let_slots_answer(self.pool)
         let_processes_answer(self.app)
-        self.admission = Admission(self.app, self.hostname, queue_of=self._queue_of, run=self._hand_over)
-        self._to_pool, self.on_task_request = or_given_up(self.on_task_request), or_given_up(self._admit)
-        self._pauses = Pauses(self.app, lambda: self.call_soon(self._apply_pauses))
-        self.app.amqp.followed[:] = [self.admission.crash_log.stream, self._pauses.stream]
-        if self.loop is loops.synloop and self._is_green:
-            self.loop = self._green_loop
-        self._celerys_loop, self.loop = self.loop, self._prepared_loop
-        self._acknowledger = Acknowledger(self.connection_errors, is_alone=bool(self.hub))
-        self._deliveries = Deliveries(self.call_soon_ack, self._acknowledger)
-        self._shutdown = Shutdown(self.controller, drain_seconds(self.app))
-        self.app.limits = self._limits = limits_of(self, lambda: self.call_soon(self._shutdown.recycle))
-        self._subscription = None
-        self._overflow = helping_of(self.app, self.pool.limit)
+        self._build(or_given_up(on_task_request))
         self._refusals = Refusals()
         self._heartbeat_file = HeartbeatFile(sign_file(self.app, self.hostname, self.controller.pidfile))
         self._check_timer: Any = None
+
+    def _build(self, start: Callable[[Request], None]) -> None:
+        """Create the parts, each from those above it.
+
+        Args:
+            start: Starts a request in the pool.
+        """
+        self._shutdown = Shutdown(self.controller, drain_seconds(self.app))
+        self._limits = limits_of(self, lambda: self.call_soon(self._shutdown.recycle))
+        self._side_publisher = SidePublisher(self.app)
+        dead_letters = DeadLetterPublisher(self.app, self.hostname, self._side_publisher)
+        self._acknowledger = Acknowledger(self.connection_errors, is_alone=bool(self.hub))
+        self._deliveries = Deliveries(self.call_soon_ack, self._acknowledger)
+        entry = PoolEntry(self.pool, start, self._deliveries.has, self._limits)
+        crash_log = CrashLog(self.app.settings.prefix, self.hostname, self._side_publisher)
+        self._suspects = Suspects(crash_log, entry.run)
+        self._consumption = Consumption(
+            self.app,
+            slots=self.pool.limit,
+            prefetch=self.prefetch_multiplier,
+            on_pause=lambda: self.call_soon(self._apply_pauses),
+            give_back_unstarted=lambda is_unwanted: give_back_unstarted(
+                self.pool, self._deliveries, self._suspects, is_unwanted
+            ),
+        )
+        self.app.amqp.follow(remember_cancellations(self.app), crash_log.stream, self._consumption.pause_stream)
+        self._invalid = InvalidMessages(self, dead_letters, self._consumption)
+        self._admission = Admission(
+            consumption=self._consumption,
+            shutdown=self._shutdown,
+            deliveries=self._deliveries,
+            suspects=self._suspects,
+            entry=entry,
+            dead_letters=dead_letters,
+        )
+        self._drain = Drain(
+            self,
+            shutdown=self._shutdown,
+            consumption=self._consumption,
+            deliveries=self._deliveries,
+            suspects=self._suspects,
+            limits=self._limits,
+        )
+        self._admit_or_give_up = or_given_up(self._admission.admit)
+
+    @property
+    def stuck_slots(self) -> int:
+        """Number of slots whose tasks exceeded their time limits and cannot be interrupted."""
+        return 0 if self._limits is None else self._limits.stuck
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
+        """Return the handler of delivered messages; Celery's parses them."""
+        take = super().create_task_handler(*args, **options)
+
+        def on_task_received(message: Message) -> None:
+            self._invalid.take_or_give_up(lambda message: self._admission.receive(message, take), message)
+            self._acknowledger.hold(message)
+
+        return on_task_received
+
+    def _admit(self, request: Request) -> None:
+        """Take a request that Celery has parsed, and has held until it is due."""
+        self._admit_or_give_up(request)
+
+    def on_decode_error(self, message: Message, exc: BaseException) -> None:
+        """Give up an undecodable message."""
+        self._invalid.give_up_undecodable(message, exc)
+
+    def on_invalid_task(self, body: Any, message: Message, exc: BaseException) -> None:
+        """Give up a malformed task."""
+        del body
+        self._invalid.give_up_malformed(message, exc)
+
+    def on_unknown_message(self, body: Any, message: Message) -> None:
+        """Give up a message that does not contain a task."""
+        del body
+        self._invalid.give_up_foreign(message)
+
+    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Give up a task that is not registered in this worker."""
+        del body
+        self._invalid.give_up_unknown(message, exc)
+
+    def update_strategies(self) -> None:
+        """Build the tasks' strategies, as Celery does, and make their tracers always report an outcome."""
+        super().update_strategies()
+        let_answer(self.app.tasks.values())
 
     def start(self) -> None:
         """Consume until the worker stops."""
         self._shutdown.install()
         warnings.filterwarnings("ignore", _ABOUT_CANCELLING, CPendingDeprecationWarning)
         super().start()
-
-    def update_strategies(self) -> None:
-        """Build the tasks' strategies, as Celery does, and make their tracers always report an outcome."""
-        super().update_strategies()
-        let_answer(self.app.tasks.values())
 
     def connect(self) -> Any:
         """Connect, as Celery does, and read several frames at once where possible."""
@@ -132,26 +198,17 @@ class Consumer(Consumption, celery_consumer.Consumer):
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, as Celery does, retrying forever; the heartbeat file shows that the worker is not hung."""
-        conn.ensure_connection = partial(self._connect_alive, conn.ensure_connection)
-        try:
+        with conn.calling_while_waiting(self._show_waiting):
             return super().ensure_connected(conn)
-        finally:
-            del conn.ensure_connection
 
-    def _connect_alive(
-        self, ensure: Callable[..., Any], *args: Any, callback: Callable[[], None], **options: Any
-    ) -> Any:
-        def turn() -> None:
-            self._heartbeat_file.beat(None, ())
-            callback()
-
-        return ensure(*args, callback=turn, **options)
+    def _show_waiting(self) -> None:
+        self._heartbeat_file.beat(None, ())
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Pause after a refused connection, such as a wrong login: Celery would retry at once."""
 
         def stop() -> None:
-            self._heartbeat_file.beat(None, ())
+            self._show_waiting()
             state.maybe_shutdown()
 
         self._refusals.wait(self.conninfo.as_uri(), exc, stop)
@@ -172,32 +229,16 @@ class Consumer(Consumption, celery_consumer.Consumer):
         if channel and channel.connection is not None:
             channel.connection.collect()
 
-    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
-        """Return the message handler; it starts no task that still runs here, and none during shutdown."""
-        take = super().create_task_handler(*args, **options)
-
-        def take_new(message: Message) -> None:
-            translate(message)
-            self.admission.name_queue(message)
-            if self._deliveries.adopt(message):
-                return
-            if self._shutdown.is_begun or self._is_late(message):
-                give_back(message)
-            else:
-                decode_early(message)
-                take(message)
-
-        def on_task_received(message: Message) -> None:
-            self.take_or_give_up(take_new, message)
-            self._acknowledger.hold(message)
-
-        return on_task_received
-
-    def on_close(self) -> None:
-        """Remove unstarted tasks, which the broker redelivers; running ones stay tracked."""
-        super().on_close()
-        self._pauses.begin_anew()
-        self._deliveries.forget_unstarted(self.pool, is_flushed=True)
+    def loop(self, *args: Any) -> None:
+        """Set up the consumers, then run Celery's loop."""
+        handler = self.create_task_handler()
+        self._consumption.begin(self.connection, self.task_consumer, handler, self.on_decode_error)
+        if self.hub:
+            loops.asynloop(*args)
+        elif self._is_green:
+            green_loop(*args)
+        else:
+            loops.synloop(*args)
 
     def on_ready(self) -> None:
         """Start checking periodically that the broker still has our consumers.
@@ -207,160 +248,77 @@ class Consumer(Consumption, celery_consumer.Consumer):
         again.
         """
         super().on_ready()
-        if self._subscription is not None:
-            self._subscription.keep()
+        self._consumption.keep()
         if self._check_timer is None:
             self._check_timer = self.timer.call_repeatedly(
                 _CHECK_SECONDS, self.call_soon, (self._check_consumers,)
             )
 
+    def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
+        """Consume from another queue of the settings (``add_consumer``), on this and on later connections.
+
+        `broker_app.worker.remote_control` has already refused unknown queues: Celery would invent one, and the
+        worker would exit at its next lost connection, because the settings do not say how to declare it.
+        """
+        self._consumption.add(queue)
+
+    def on_close(self) -> None:
+        """Remove unstarted tasks, which the broker redelivers; running ones stay tracked."""
+        super().on_close()
+        self._suspects.clear()
+        self._consumption.on_lost_connection()
+        self._deliveries.forget_unstarted(self.pool, is_flushed=True)
+
     def stop(self) -> None:
         """Drain running tasks until the deadline, return unfinished ones to their queues, and stop."""
         if self._shutdown.is_installed:
-            self._drain()
+            self._drain.run()
             if self.connection:
                 bound_open_broker_sockets(self.connection, _CLOSE_SECONDS)
         if self._limits is not None:
             self._limits.close()
         super().stop()
 
-    def _admit(self, request: Request) -> None:
-        """Hand a task to admission control, or return it if the worker is shutting down or its queue is paused.
-
-        A task's timer may call this long after the task was received.
-        """
-        if self._shutdown.is_begun or self._is_paused(request):
-            give_back(request.message)
-            state.task_ready(request)
-            return
-        if self.pool.body_can_be_buffer or self._is_green or is_small(request.message):
-            request.hand_on_decoded()
-        self._deliveries.add(request)
-        self.admission.admit(request)
+    def shutdown(self) -> None:
+        """Close the connection for dead letters after the last task has ended."""
+        super().shutdown()
+        self._side_publisher.close()
 
     @property
     def _is_green(self) -> bool:
         return getattr(self.pool, "is_green", False)
 
-    def _hand_over(self, request: Request) -> None:
-        if self._is_green:
-            self.pool.spawn_n(self._hand_over_when_free, request)
-        else:
-            self._to_pool(request)
-
-    def _hand_over_when_free(self, request: Request) -> None:
-        """Wait for a free slot of a green pool in a separate greenlet, then start the task unless it was returned.
-
-        Celery waits in the worker's loop, which then reads no heartbeats, so that the connection is lost.
-        """
-        slots = self.pool._pool  # noqa: SLF001 - gevent's own pool; Celery's cannot wait
-        while slots.full():
-            slots.wait_available()
-        if self._deliveries.has(request):
-            self._to_pool(request)
-
-    def _prepared_loop(self, *args: Any) -> None:
-        """Set up the consumers, then run Celery's loop."""
-        self._subscription = Consumers(self.app.settings, self.task_consumer, self.prefetch_multiplier)
-        self._subscription.allow_long_runs()
-        self._start_consumption()
-        self._celerys_loop(*args)
+    def _apply_pauses(self) -> None:
+        if not self._shutdown.is_begun and self._consumption.apply_pauses():
+            self._check_consumers()
 
     def _check_consumers(self) -> None:
         """Write the heartbeat file, and consume again from queues whose consumers the broker has cancelled.
 
         If consuming again fails, make the consumer restart.
         """
-        if self._subscription is None:
+        if not self._consumption.is_begun:
             return
-        raw = self._subscription.connection
+        raw = self._consumption.connection
         if raw is not None and not raw.connected and not self.hub:
             # An acknowledgement noticed the loss first; the loop's next read would reconnect without a consumer.
             discard(self.connection)
             return
-        is_ending = self._shutdown.is_begun
-        is_lost = self._limits is not None and self._limits.stuck >= self.pool.limit  # not ready without a slot
-        consumed, paused = self._subscription.consumed(), self._subscription.paused
-        consumed, paused = ((), ()) if is_ending or is_lost else (consumed, paused)
-        self._heartbeat_file.beat(self._subscription.connection, consumed, paused)
-        if is_ending:
+        self._show_consumed()
+        if self._shutdown.is_begun:
             return
-        self._update_overflow()
-        if self._subscription.renew():
+        self._consumption.update_overflow([run.request for run in self._deliveries.all()])
+        if self._consumption.renew():
             return
         if self.hub:
             raise ConsumerCancelled
         discard(self.connection)  # Celery's loop without a hub drops errors; its next read will fail
 
-    def _drain(self) -> None:
-        """Run the loop, with heartbeats and acknowledgements, until all tasks have ended or the deadline is over.
-
-        Without a connection there is nothing to wait for: the broker has already requeued the running tasks.
-        """
-        self._shutdown.begin()
-        self.admission.clear()
-        try:
-            if self.connection and self._subscription is not None:
-                self._subscription.end()
-                self._overflow.end()
-            for run in self._deliveries.forget_unstarted(self.pool, is_flushed=False):
-                give_back(run.request.message)
-            turn = self._turner()
-            while self.connection and self._unfinished() and not self._shutdown.is_over:
-                turn()
-            if self.connection and not self._unfinished():
-                give_back_all(self._channels())  # a timer or admission control may hold some
-        except (AMQPError, *self.connection_errors) as error:
-            logger.warning("the connection was lost while the worker was shutting down: %r", error)
-            self.connection, lost = None, self.connection
-            discard(lost)
-        left = self._unfinished()
-        if left or (self._limits is not None and self._limits.stuck):
-            self._shutdown.end(self.connection, self._channels(), map(str, left))
-
-    def _unfinished(self) -> set[Request]:
-        """Return the requests that still run, or whose messages are not settled yet."""
-        return {run.request for run in self._deliveries.all()} | set(state.active_requests)
-
-    def _turner(self) -> Callable[[], None]:
-        """Return a function that runs one iteration of the worker's loop."""
-        loop: Any = self.hub.create_loop() if self.hub else None
-
-        def turn() -> None:
-            nonlocal loop
-            if self.hub:
-                loop = loop if next(loop, self.hub) is not self.hub else self.hub.create_loop()
-                return
-            self.perform_pending_operations()
-            with suppress(TimeoutError):
-                self.connection.drain_events(timeout=_TURN_SECONDS)
-
-        return turn
-
-    def _green_loop(self, *args: Any) -> None:
-        """Run Celery's loop without its 0.1 s wait on the event connection after every message.
-
-        With heartbeats enabled, that wait limits a green worker to ten messages a second (celery/worker/loops.py,
-        ``_quick_drain``). The loop only waits while ``amqheartbeat`` is set. Heartbeats are sent by timers, and a
-        timer of ours reads from the event connection.
-        """
-        heartbeat, self.amqheartbeat = self.amqheartbeat, 0
-        reader = self.timer.call_repeatedly(_EVENT_DRAIN_SECONDS, self._read_event_connection)
-        try:
-            loops.synloop(*args)
-        finally:
-            reader.cancel()
-            self.amqheartbeat = heartbeat
-
-    def _read_event_connection(self) -> None:
-        """Read pending data without waiting; the heartbeat detects a broken connection."""
-        connection = self.event_dispatcher and self.event_dispatcher.connection
-        if not connection or not connection.connected:
-            return
-        try:
-            connection.drain_events(timeout=0)
-        except OSError as error:  # includes the time-out when there is no data
-            logger.debug("event connection: %r", error)
+    def _show_consumed(self) -> None:
+        """Write the heartbeat file; a worker that is shutting down, or has no slot left, shows no queue."""
+        is_ready = not self._shutdown.is_begun and self.stuck_slots < self.pool.limit
+        consumed, paused = self._consumption.consumed, self._consumption.paused
+        self._heartbeat_file.beat(self._consumption.connection, *((consumed, paused) if is_ready else ((), ())))
 
 
 def _refuse_eventlet(pool: object) -> None:

@@ -65,6 +65,10 @@ class Consumers:
         """The channel that delivers its messages."""
         return self._consumer.channel
 
+    def __contains__(self, queue: str) -> bool:
+        """Return whether a queue is one of these, consumed or paused; named as on the broker."""
+        return bool(self._consumer.consuming_from(queue))
+
     def allow_long_runs(self) -> None:
         """Set a consumer time-out that allows for the longest run of each queue's tasks.
 

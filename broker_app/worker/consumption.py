@@ -1,4 +1,4 @@
-"""Consumption: starts and stops consumers at run time, for pauses, added queues and overflow."""
+"""Consumption: which queues a worker consumes now, with pauses, added queues and overflow."""
 
 from __future__ import annotations
 
@@ -6,111 +6,192 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AMQPError
-from celery.worker import state
 
-from broker_app.errors import BrokerError
+from broker_app.broker.pauses import Pauses
+from broker_app.errors import BrokerError, RoutingError
 from broker_app.wire.errors import error_text
-from broker_app.worker.invalid_messages import InvalidMessages
-from broker_app.worker.shutdown import give_back
+from broker_app.worker.consumers import Consumers
+from broker_app.worker.overflow import helping_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery import Celery
     from kombu.message import Message
 
-    from broker_app.broker.pauses import Pauses
-    from broker_app.worker.consumers import Consumers
-    from broker_app.worker.deliveries import Deliveries
-    from broker_app.worker.overflow import Overflow
+    from broker_app.broker.control_streams import Stream
+    from broker_app.queues import QueueSpec
     from broker_app.worker.request import Request
-    from broker_app.worker.shutdown import Shutdown
-
 
 logger = logging.getLogger(__name__)
 
 
-class Consumption(InvalidMessages):
-    """Adds consumers that start and stop at run time to Celery's consumer."""
+class Consumption:
+    """The queues of one worker.
 
-    app: Any
-    pool: Any
-    connection: Any
-    task_consumer: Any
-    create_task_handler: Callable[..., Callable[[Message], None]]
-    _check_consumers: Callable[[], None]
-    _overflow: Overflow
-    _pauses: Pauses
-    _deliveries: Deliveries
-    _shutdown: Shutdown
-    _subscription: Consumers | None
+    Args:
+        app: The worker's app, with its queues selected.
+        slots: The worker's slots.
+        prefetch: Messages prefetched for each slot.
+        on_pause: Called when the set of paused queues has changed.
+        give_back_unstarted: Returns unstarted tasks to their queues; called with a function that selects them.
+    """
 
-    def _start_consumption(self) -> None:
-        """Apply the pauses before the worker consumes, and create the overflow consumers."""
-        if self._subscription is not None:
-            self._subscription.pause(self._pauses.broker_queues)
-        self._overflow.begin(self.connection, self.create_task_handler(), self.on_decode_error)
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        slots: int,
+        prefetch: int,
+        on_pause: Callable[[], object],
+        give_back_unstarted: Callable[[Callable[[Request], bool]], object],
+    ) -> None:
+        self._app = app
+        self._table = app.settings.routing_table()
+        self._prefetch = prefetch
+        self._give_back_unstarted = give_back_unstarted
+        self._pauses = Pauses(app, on_pause)
+        self._overflow = helping_of(app, slots)
+        self._own: Consumers | None = None
 
-    def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
-        """Consume from another queue of the settings (``add_consumer``), on this and on later connections.
+    @property
+    def pause_stream(self) -> Stream:
+        """The stream of pauses, for the worker to follow."""
+        return self._pauses.stream
 
-        `broker_app.worker.remote_control` has already refused unknown queues: Celery would invent one, and the
-        worker would exit at its next lost connection, because the settings do not say how to declare it.
+    @property
+    def is_begun(self) -> bool:
+        """True once the worker has consumed; its connection may be lost meanwhile."""
+        return self._own is not None
+
+    @property
+    def connection(self) -> Any:
+        """py-amqp's connection; None if it is lost."""
+        return None if self._own is None else self._own.connection
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """The worker's own queues that are being consumed, by their names on the broker."""
+        return () if self._own is None else self._own.consumed()
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """The worker's own queues that are paused, by their names on the broker."""
+        return () if self._own is None else self._own.paused
+
+    @property
+    def channels(self) -> list[Any]:
+        """The channels that deliver tasks."""
+        own = [] if self._own is None else [self._own.channel]
+        return [*own, *self._overflow.channels()]
+
+    def begin(
+        self, connection: Any, consumer: Any, handler: Callable[[Message], object], on_decode_error: Any
+    ) -> None:
+        """Apply the pauses before the worker consumes on a new connection, and create the overflow consumers.
+
+        Args:
+            connection: The worker's kombu connection.
+            consumer: Celery's task consumer.
+            handler: Called with each message of the overflow.
+            on_decode_error: Called with each of them that is undecodable.
         """
-        queues = self.app.amqp.queues
-        added = queues.select_add(queues[self.app.settings.routing_table().queue(queue).name])
-        if self._subscription is None or self.task_consumer.consuming_from(added.name):
+        self._own = Consumers(self._app.settings, consumer, self._prefetch)
+        self._own.allow_long_runs()
+        self._own.pause(self._pauses.broker_queues)
+        self._overflow.begin(connection, handler, on_decode_error)
+
+    def keep(self) -> None:
+        """Keep the connection when the broker cancels a consumer; call this once the worker consumes."""
+        if self._own is not None:
+            self._own.keep()
+
+    def add(self, queue: str) -> None:
+        """Consume from another queue of the settings, on this and on later connections."""
+        queues = self._app.amqp.queues
+        added = queues.select_add(queues[self._table.queue(queue).name])
+        if self._own is None or added.name in self._own:
             return
         try:
-            self._subscription.add(added)
+            self._own.add(added)
         except (BrokerError, AMQPError, OSError) as error:
             logger.warning("cannot consume from %s: %s", queue, error_text(error))
             queues.deselect(queue)
 
-    def _apply_pauses(self) -> None:
-        """Apply a pause or a resumption; unstarted tasks of paused queues are returned."""
-        if self._subscription is None or self._subscription.connection is None or self._shutdown.is_begun:
-            return
-        self._subscription.pause(self._pauses.broker_queues)
-        self._give_back_unstarted(self._is_paused)
-        self._check_consumers()
+    def apply_pauses(self) -> bool:
+        """Apply a pause or a resumption; unstarted tasks of paused queues are returned.
 
-    def _update_overflow(self) -> None:
-        """Take overflow while the worker has free slots; otherwise return the unstarted tasks of other queues."""
+        Returns:
+            False without a connection; the pauses are then applied to the next one.
+        """
+        if self._own is None or self._own.connection is None:
+            return False
+        self._own.pause(self._pauses.broker_queues)
+        self._give_back_unstarted(self.is_paused)
+        return True
+
+    def update_overflow(self, running: list[Request]) -> None:
+        """Take overflow while the worker has free slots; otherwise return the unstarted tasks of other queues.
+
+        Args:
+            running: The tasks that were handed to the pool.
+        """
         if not self._overflow.is_wanted:
             return
-        own = sum(not self._is_helped(run.request) for run in self._deliveries.all())
+        own = sum(not self._is_helped(request) for request in running)
         if not self._overflow.look(own, self._pauses.broker_queues):
             self._give_back_unstarted(self._is_helped)
 
-    def _is_paused(self, request: Request) -> bool:
+    def renew(self) -> bool:
+        """Consume again from queues whose consumers the broker has cancelled; see `Consumers.renew`."""
+        return self._own is None or self._own.renew()
+
+    def on_lost_connection(self) -> None:
+        """Prepare to read the pauses from the beginning of their stream again."""
+        self._pauses.begin_anew()
+
+    def end(self) -> None:
+        """Cancel all consumers."""
+        if self._own is not None:
+            self._own.end()
+            self._overflow.end()
+
+    def is_paused(self, request: Request) -> bool:
+        """Return whether the queue that delivered a request is paused."""
         if not self._pauses.queues:
             return False
-        spec = request.spec or self.admission.spec_of(request.message)
-        return spec is not None and spec.name in self._pauses.queues
+        return request.spec is not None and request.spec.name in self._pauses.queues
+
+    def is_late(self, message: Message) -> bool:
+        """Return whether a message was in transit when its consumer was cancelled."""
+        return any(consumers.is_late(message) for consumers in self._all())
+
+    def spec_of(self, message: Message) -> QueueSpec | None:
+        """Return the queue that delivered a message, None if it is unknown or the settings do not have it."""
+        for consumers in self._all():
+            name = consumers.queue_of(message)
+            if name is not None:
+                return self._spec(name)
+        return None
+
+    def name_queue(self, message: Message) -> None:
+        """Replace the exchange and routing key of a message's last lane with those of its queue.
+
+        Celery copies them to ``delivery_info``, results and events, and retries are published with them.
+        """
+        spec = self.spec_of(message)
+        if spec is not None:
+            message.delivery_info.update(exchange="", routing_key=spec.broker_name)
+
+    def _all(self) -> list[Consumers]:
+        return [consumers for consumers in (self._own, self._overflow.subscription) if consumers is not None]
+
+    def _spec(self, name: str) -> QueueSpec | None:
+        try:
+            spec: QueueSpec = self._table.queue(name)
+        except RoutingError:
+            return None
+        return spec
 
     def _is_helped(self, request: Request) -> bool:
         return request.spec is not None and self._overflow.is_helped(request.spec)
-
-    def _is_late(self, message: Message) -> bool:
-        """Return whether a message was in transit when its consumer was cancelled."""
-        own, helping = self._subscription, self._overflow.subscription
-        return (own is not None and own.is_late(message)) or (helping is not None and helping.is_late(message))
-
-    def _queue_of(self, message: Message) -> str | None:
-        """Return the broker's name of the queue that delivered a message, None if it is unknown."""
-        own, helping = self._subscription, self._overflow.subscription
-        name = own.queue_of(message) if own is not None else None
-        return name or (helping.queue_of(message) if helping is not None else None)
-
-    def _channels(self) -> list[Any]:
-        """Return the channels that deliver tasks."""
-        own = [self.task_consumer.channel] if self.task_consumer else []
-        return [*own, *self._overflow.channels()]
-
-    def _give_back_unstarted(self, is_unwanted: Callable[[Request], bool]) -> None:
-        unstarted = self._deliveries.withdraw(self.pool, is_unwanted)
-        self.admission.withdraw([run.request for run in unstarted])
-        for run in unstarted:
-            for message in run.deliveries:
-                give_back(message)
-            state.task_ready(run.request)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from kombu.message import Message
 
-    from broker_app.worker.poison.admission import Admission
+    from broker_app.worker.consumption import Consumption
+    from broker_app.worker.dead_letter_publisher import DeadLetterPublisher
     from broker_app.worker.request import Request
 
 logger = logging.getLogger(__name__)
@@ -53,20 +54,27 @@ def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
 
 
 class InvalidMessages:
-    """Callbacks of Celery's consumer for invalid messages, which Celery would reject or acknowledge, and lose."""
+    """Gives up invalid messages, which Celery would reject or acknowledge, and lose.
 
-    admission: Admission
-    connection_errors: Any
-    event_dispatcher: Any
+    Args:
+        consumer: Celery's consumer, which sends the signals and events.
+        dead_letters: Dead-letters messages.
+        consumption: Knows the queue that delivered a message.
+    """
+
+    def __init__(self, consumer: Any, dead_letters: DeadLetterPublisher, consumption: Consumption) -> None:
+        self._consumer = consumer
+        self._dead_letters = dead_letters
+        self._consumption = consumption
 
     def take_or_give_up(self, take: Callable[[Message], None], message: Message) -> None:
-        """Pass a message to Celery, and give it up if that fails: Celery does not validate the body."""
+        """Pass a message on, and give it up if that fails: Celery does not validate the body."""
         try:
             reason = message.properties.get(UNREADABLE)
             if reason is None:
                 take(message)
             else:
-                self.on_decode_error(message, ValueError(reason))
+                self.give_up_undecodable(message, ValueError(reason))
         except ENDS_OF_WORKER:
             raise
         except BaseException as error:
@@ -75,44 +83,31 @@ class InvalidMessages:
             if message.acknowledged:  # it was given up or requeued
                 logger.exception("a message was settled, but handling it then failed")
             else:
-                self.on_invalid_task(None, message, error)
+                self.give_up_malformed(message, error)
 
-    def on_decode_error(self, message: Message, exc: BaseException) -> None:
+    def give_up_undecodable(self, message: Message, error: BaseException) -> None:
         """Give up an undecodable message; Celery would acknowledge and lose it."""
-        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it cannot be decoded: {exc}", exc)
+        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it cannot be decoded: {error}", error)
 
-    def on_invalid_task(self, body: Any, message: Message, exc: BaseException) -> None:
+    def give_up_malformed(self, message: Message, error: BaseException) -> None:
         """Give up a task whose content type is not accepted, or whose eta or expires is malformed."""
-        del body
-        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it is not a valid task: {exc}", exc)
+        self._give_up(message, DeadReason.UNDECODABLE, Undecodable, f"it is not a valid task: {error}", error)
         with contained("sending the signal task_rejected"):
-            signals.task_rejected.send(sender=self, message=message, exc=exc)
+            signals.task_rejected.send(sender=self._consumer, message=message, exc=error)
 
-    def on_unknown_message(self, body: Any, message: Message) -> None:
+    def give_up_foreign(self, message: Message) -> None:
         """Give up a message that does not contain a task."""
-        del body
         words = "it is not a task message: the headers task and id are missing"
         self._give_up(message, DeadReason.UNDECODABLE, Undecodable, words)
         with contained("sending the signal task_rejected"):
-            signals.task_rejected.send(sender=self, message=message, exc=None)
+            signals.task_rejected.send(sender=self._consumer, message=message, exc=None)
 
-    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
+    def give_up_unknown(self, message: Message, error: Exception) -> None:
         """Give up a task that is not registered in this worker."""
-        del body
         name, identity = message.headers.get("task"), message.headers.get("id")
         self._give_up(message, DeadReason.UNKNOWN_TASK, UnknownTask, "the worker has no task of that name")
         with contained("sending the signal task_unknown"):
-            signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=identity)
-
-    def on_close(self) -> None:
-        """Drop the tasks that wait for admission, as Celery does with its own; the broker redelivers them."""
-        super().on_close()  # type: ignore[misc] # Celery's consumer follows in the MRO
-        self.admission.clear()
-
-    def shutdown(self) -> None:
-        """Close the connection for dead letters after the last task has ended."""
-        super().shutdown()  # type: ignore[misc]
-        self.admission.close()
+            signals.task_unknown.send(sender=self._consumer, message=message, exc=error, name=name, id=identity)
 
     def _give_up(
         self,
@@ -122,20 +117,21 @@ class InvalidMessages:
         words: str,
         cause: BaseException | None = None,
     ) -> None:
-        self.admission.name_queue(message)
-        spec = self.admission.spec_of(message)
+        self._consumption.name_queue(message)
+        spec = self._consumption.spec_of(message)
         name, identity = message.headers.get("task", "unknown"), message.headers.get("id", "unknown")
         error = cls(str(name), str(identity), spec.name if spec else "unknown", words)
         text = "".join(traceback.format_exception(cause)) if cause else ""
         death = DeadLetterCause(reason, error, text)
-        self.admission.dead_letters.fail(message, death)
-        if spec is not None and self.admission.dead_letters.keep(message, spec, death):
-            message.ack_log_error(logger, self.connection_errors)
+        self._dead_letters.fail(message, death)
+        if spec is not None and self._dead_letters.keep(message, spec, death):
+            message.ack_log_error(logger, self._consumer.connection_errors)
         else:
-            message.reject_log_error(logger, self.connection_errors)
-        if self.event_dispatcher and "id" in message.headers:
+            message.reject_log_error(logger, self._consumer.connection_errors)
+        events = self._consumer.event_dispatcher
+        if events and "id" in message.headers:
             with contained("sending the event task-failed"):
-                self.event_dispatcher.send("task-failed", uuid=str(identity), exception=repr(error))
+                events.send("task-failed", uuid=str(identity), exception=repr(error))
 
 
 def _is_lost(message: Message, error: BaseException) -> bool:

@@ -71,7 +71,7 @@ class MetricsStep(bootsteps.StartStopStep):
             LAST_CONSUMED_AGE: self._counts.last_received or self._started,
             SLOTS: _slots(consumer.pool),
             SLOTS_BUSY: busy,
-            SLOTS_STUCK: consumer.app.limits.stuck if consumer.app.limits is not None else 0,
+            SLOTS_STUCK: consumer.stuck_slots,
             RESERVED: max(0, len(state.reserved_requests) - busy),
             PREFETCHED: len(state.requests),
             PREFETCH_LIMIT: consumer.qos.value if consumer.qos is not None else 0,

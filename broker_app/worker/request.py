@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker_app.queues import QueueSpec
-    from broker_app.worker.poison.admission import Admission
+    from broker_app.worker.admission import Admission
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +82,16 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
             TaskRevokedError: The task was withdrawn; the pool drops it.
         """
         with _BEGINNING:
-            self.check_wanted()
+            if self._is_withdrawn:
+                raise TaskRevokedError(f"{self.humaninfo()} was returned to its queue")
             self._is_begun = True
-        if self._app.limits is not None:
-            self._app.limits.accept(self)
+        if self.admission is not None:
+            self.admission.accept(self)
         super().on_accepted(pid, time_accepted)
 
-    def check_wanted(self) -> None:
-        """Raise TaskRevokedError if the task was withdrawn; Celery then frees its slot."""
-        if self._is_withdrawn:
-            raise TaskRevokedError(f"{self.humaninfo()} was returned to its queue")
+    def revoked(self) -> bool:
+        """Return whether the task must not start; Celery asks this in `execute_using_pool`, and frees its slot."""
+        return self._is_withdrawn or bool(super().revoked())
 
     def hand_on_decoded(self) -> None:
         """Pass the decoded body to the pool, unless Celery does so already."""
@@ -209,7 +209,7 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
             self.acknowledge()
             return
         if self.admission:
-            self.admission.crash_log.excuse(self.message.headers)
+            self.admission.excuse(self)
         self.reject(requeue=True)
 
     def _give_up_rejected(self, error: Reject, traceback: str) -> None:

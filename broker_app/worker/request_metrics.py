@@ -46,7 +46,6 @@ class CountedRequest:
     name: str
     time_start: float | None
     spec: Any
-    check_wanted: Callable[[], None]
     _app: Any
     _request_dict: Any
 
@@ -142,17 +141,7 @@ def _given_up(method: Callable[..., Any]) -> Callable[..., Any]:
     return give_up
 
 
-def _executed(method: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(method)
-    def execute_using_pool(self: CountedRequest, pool: Any, **options: Any) -> Any:
-        self.check_wanted()
-        return method(self, pool, **options)
-
-    return execute_using_pool
-
-
 _WRAPPERS = {
-    "execute_using_pool": _executed,
     "on_accepted": _accepted,
     "on_success": _succeeded,
     "on_failure": _failed,

@@ -2,8 +2,7 @@
 
 Celery waits for running tasks without a time limit, and with threads it sends no heartbeats or acknowledgements
 meanwhile; its cold shutdown raises an error with threads, and still waits for them. Here the worker's loop keeps
-running during the drain. Messages left at the deadline are returned with a nack, which since RabbitMQ 4.3 does not
-count as a failed delivery (rabbitmq.com/docs/quorum-queues#poison-message-handling).
+running during the drain (`broker_app.worker.drain`).
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from amqp import spec
+from billiard.common import REMAP_SIGTERM
 from celery import signals
-from celery.apps.worker import _shutdown_handler
+from celery.apps import worker as celery_worker
 from celery.platforms import EX_FAILURE
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import state
 
 from broker_app.settings import DEFAULT_DRAIN_SECONDS
+from broker_app.worker.give_back import give_back_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from celery import Celery
-    from kombu.message import Message
 
 GRACE_SECONDS = 5.0
 """Time after the deadline until the worker exits, even if it waits for a silent broker or a solo pool's task."""
@@ -39,14 +38,6 @@ GRACE_SECONDS = 5.0
 _BROKER_SECONDS = 2.0
 _PROCESS_SECONDS = 1.0
 """Time for a pool process to exit after each signal."""
-
-_COLD = "worker_Cold"
-"""Celery's SIGTERM handler if the environment variable REMAP_SIGTERM is SIGQUIT."""
-
-_CELERYS = ("worker_Warm", _COLD)
-
-_NACK = "Lbb"
-"""delivery-tag, multiple, requeue (rabbitmq.com/docs/nack); py-amqp defines the method but cannot send it."""
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +71,10 @@ class Shutdown:
         """Replace Celery's signal handlers; does nothing in a worker without them, such as one inside a test."""
         if self.is_installed or threading.current_thread() is not threading.main_thread():
             return
-        name = getattr(signal.getsignal(signal.SIGTERM), "__name__", "")
-        if name not in _CELERYS:  # not started from the command line
-            return
+        if getattr(signal.getsignal(signal.SIGTERM), "__module__", "") != celery_worker.__name__:
+            return  # not started from the command line
         self.is_installed = True
-        _shutdown_handler(self._controller, sig="SIGTERM", how="Warm")  # REMAP_SIGTERM installs the cold one
+        celery_worker._shutdown_handler(self._controller, sig="SIGTERM", how="Warm")  # noqa: SLF001 - cold if remapped
         warm: Any = signal.getsignal(signal.SIGTERM)
 
         def on_warm(number: int, frame: Any) -> None:
@@ -98,7 +88,7 @@ class Shutdown:
             del frame
             self._begin_cold(number)
 
-        signal.signal(signal.SIGTERM, on_cold if name == _COLD else on_warm)
+        signal.signal(signal.SIGTERM, on_cold if REMAP_SIGTERM == "SIGQUIT" else on_warm)
         signal.signal(signal.SIGINT, on_warm)
         signal.signal(signal.SIGQUIT, on_cold)
 
@@ -172,20 +162,6 @@ def drain_seconds(app: Celery) -> float:
     table, fleets = app.settings.routing_table(), app.settings.queues
     names = {table.queue(queue).name for queue in app.amqp.queues.consume_from}
     return max((fleets[name].fleet.drain_seconds for name in names), default=DEFAULT_DRAIN_SECONDS)
-
-
-def give_back(message: Message) -> None:
-    """Return a message to its queue."""
-    if message.channel.connection is not None and not message.acknowledged:
-        message.channel.send_method(spec.Basic.Nack, _NACK, (message.delivery_tag, False, True))
-        message._state = "REQUEUED"  # noqa: SLF001 - as `requeue` does, whose reject counts as a failed delivery
-
-
-def give_back_all(channels: Iterable[Any]) -> None:
-    """Return all unacknowledged messages of some channels to their queues."""
-    for channel in channels:
-        if channel.connection is not None:
-            channel.send_method(spec.Basic.Nack, _NACK, (0, True, True))
 
 
 def _end_processes(pool: Any) -> None:

@@ -1,1 +1,1 @@
-"""Poison tasks, which kill their workers: crash log, admission control and guard."""
+"""Poison tasks, which kill their workers: crash log, suspects and guard."""

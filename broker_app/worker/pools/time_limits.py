@@ -26,6 +26,7 @@ from celery import signals, states
 from celery.app import trace
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
+from broker_app.celery_integration.task_body import surround
 from broker_app.worker.pools.interrupts import slots_of
 
 if TYPE_CHECKING:
@@ -166,8 +167,9 @@ class TimeLimits:
         self._slots.close()
 
     def accept(self, request: Request) -> None:
-        """Record the request that starts in the calling thread or greenlet."""
+        """Record the request that starts in the calling thread or greenlet, whose task's body `run` will run."""
         self._here.request = request
+        surround(self.run)
 
     def run(self, function: Callable[[], Value]) -> Value:
         """Run the body of the task that this thread or greenlet accepted last.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pika
 import pytest
 from pika import data
+from pika.exceptions import UnsupportedAMQPFieldException
 
 from broker_app.messages import MessageFilter, MessageSummary
-from broker_app.messages.pika_floats import keep_floats
+from broker_app.messages.pika_floats import floats_kept
 from broker_app.messages.scan import ScannedMessage
 from broker_app.messages.summary import MAX_SHOWN_CHARACTERS, summarize
 from broker_app.queues.dead_letters import AT_HEADER, REASON_HEADER
@@ -108,8 +111,24 @@ def test_long_arguments_are_shortened() -> None:
 @pytest.mark.parametrize("value", [0.0, -1.5, 1_795_471_851.0133734, 1e300])
 def test_floats_in_headers_survive(value: float) -> None:
     """They are written and read as they are, inside of lists and tables too."""
-    keep_floats()
     pieces: list[bytes] = []
     table = {"at": value, "all": [value, 7, "x", None], "in": {"at": value}}
-    data.encode_table(pieces, table)
-    assert data.decode_table(b"".join(pieces), 0)[0] == table
+    with floats_kept():
+        data.encode_table(pieces, table)
+        assert data.decode_table(b"".join(pieces), 0)[0] == table
+
+
+def test_a_users_own_pika_is_not_affected() -> None:
+    """In another thread, and after the block, pika reads and writes headers as it always did."""
+
+    def decoded() -> Any:
+        return data.decode_value(b"d" + struct.pack(">d", 1.5), 0)
+
+    plain = decoded()
+
+    with floats_kept(), ThreadPoolExecutor(1) as other:
+        assert decoded() == (1.5, 9)
+        assert other.submit(decoded).result() == plain
+        with pytest.raises(UnsupportedAMQPFieldException):
+            other.submit(data.encode_value, [], 1.5).result()
+    assert decoded() == plain

@@ -1,0 +1,85 @@
+"""Seams: the private parts of other packages are as we need them, or a worker refuses to start."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import broker_app
+from broker_app.celery_integration.seam_check import broken_seams
+from broker_app.celery_integration.seams import SEAMS, refuse_broken_seams
+from broker_app.errors import SettingsError
+from broker_app.worker.consumer import Consumer
+
+if TYPE_CHECKING:
+    from broker_app.celery_integration.seam_check import Seam
+
+RENAMED = {
+    "a module's attribute": ("amqp.serialization", "PROPERTY_CLASSES", "amqp"),
+    "a class's method": ("celery.worker.request:Request", "_announce_revoked", "celery"),
+    "an attribute of instances": ("kombu.message:Message", "__init__", "kombu"),
+    "a name in a function": ("celery.worker.request", "create_request_cls", "celery"),
+    "a function": ("celery.apps.worker", "_shutdown_handler", "celery"),
+    "billiard": ("billiard.common", "terminate_handler_fired", "billiard"),
+    "Python": ("concurrent.futures.thread", "_worker", "Python"),
+    "pika": ("pika.data", "decode_table", "pika"),
+}
+"""By the kind of seam: where, what is renamed, and whose it is."""
+
+
+def found(target: str) -> Any:
+    """Return the module or class that a seam's target names, imported."""
+    module, _, name = target.partition(":")
+    loaded = import_module(module)
+    return getattr(loaded, name) if name else loaded
+
+
+def rename(monkeypatch: pytest.MonkeyPatch, target: str, name: str) -> None:
+    """Take an attribute away; a function that others refer to is replaced by one with other names in it."""
+    if name in {"__init__", "create_request_cls"}:
+        monkeypatch.setattr(found(target), name, lambda *_: None)
+    else:
+        monkeypatch.delattr(found(target), name)
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: f"{seam.used_in}, {seam.parts[0].target}")
+def test_the_installed_versions_have_every_seam(seam: Seam) -> None:
+    """Nothing that we build on is missing, and the module that builds on it exists."""
+    for part in seam.parts:
+        import_module(part.module)
+    assert broken_seams([seam]) == []
+    assert (Path(broker_app.__file__).parent / seam.used_in).is_file()
+
+
+@pytest.mark.parametrize(("target", "name", "package"), RENAMED.values(), ids=RENAMED)
+def test_a_renamed_seam_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, target: str, name: str, package: str
+) -> None:
+    """The line names the seam, the package with its version, and the versions to install."""
+    rename(monkeypatch, target, name)
+    with pytest.raises(SettingsError) as refusal:
+        refuse_broken_seams(package)
+    (line, *_) = refusal.value.problems
+    assert target.partition(":")[0] in line
+    assert line.startswith(f"{package} {'3.' if package == 'Python' else version(package)}")
+    assert f"install {package}" in line
+    assert "\n" not in line
+
+
+def test_a_worker_with_a_broken_seam_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would run its tasks without counting them, or without giving them back."""
+    rename(monkeypatch, "celery.worker.request:Request", "_announce_revoked")
+    with pytest.raises(SettingsError, match="_announce_revoked"):
+        Consumer(lambda _: None, app=None, pool=object())
+
+
+def test_modules_that_are_not_loaded_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with threads needs neither gevent nor pika."""
+    rename(monkeypatch, "pika.data", "decode_table")
+    monkeypatch.delitem(sys.modules, "pika.data")
+    refuse_broken_seams("pika")
