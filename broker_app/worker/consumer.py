@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import ConsumerCancelled, ResourceLocked
+from amqp.exceptions import ResourceLocked
 from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import consumer as celery_consumer
@@ -25,6 +25,7 @@ from broker_app.wire.frame_reader import FrameReader
 from broker_app.worker.acknowledger import Acknowledger
 from broker_app.worker.admission import Admission
 from broker_app.worker.cancelled_tasks import remember_cancellations
+from broker_app.worker.consumer_check import ConsumerCheck
 from broker_app.worker.consumption import Consumption
 from broker_app.worker.dead_letter_publisher import DeadLetterPublisher
 from broker_app.worker.deliveries import Deliveries
@@ -89,9 +90,9 @@ class Consumer(celery_consumer.Consumer):
         lighten(self.pool)
         let_slots_answer(self.pool)
         let_processes_answer(self.app)
-        self._build(or_given_up(on_task_request))
-        self._refusals = Refusals()
         self._heartbeat_file = HeartbeatFile(sign_file(self.app, self.hostname, self.controller.pidfile))
+        self._refusals = Refusals()
+        self._build(or_given_up(on_task_request))
         self._check_timer: Any = None
 
     def _build(self, start: Callable[[Request], None]) -> None:
@@ -135,6 +136,14 @@ class Consumer(celery_consumer.Consumer):
             deliveries=self._deliveries,
             suspects=self._suspects,
             limits=self._limits,
+        )
+        self._check = ConsumerCheck(
+            self,
+            shutdown=self._shutdown,
+            consumption=self._consumption,
+            deliveries=self._deliveries,
+            limits=self._limits,
+            heartbeat_file=self._heartbeat_file,
         )
         self._admit_or_give_up = or_given_up(self._admission.admit)
 
@@ -250,9 +259,7 @@ class Consumer(celery_consumer.Consumer):
         super().on_ready()
         self._consumption.keep()
         if self._check_timer is None:
-            self._check_timer = self.timer.call_repeatedly(
-                _CHECK_SECONDS, self.call_soon, (self._check_consumers,)
-            )
+            self._check_timer = self.timer.call_repeatedly(_CHECK_SECONDS, self.call_soon, (self._check.run,))
 
     def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
         """Consume from another queue of the settings (``add_consumer``), on this and on later connections.
@@ -290,35 +297,7 @@ class Consumer(celery_consumer.Consumer):
 
     def _apply_pauses(self) -> None:
         if not self._shutdown.is_begun and self._consumption.apply_pauses():
-            self._check_consumers()
-
-    def _check_consumers(self) -> None:
-        """Write the heartbeat file, and consume again from queues whose consumers the broker has cancelled.
-
-        If consuming again fails, make the consumer restart.
-        """
-        if not self._consumption.is_begun:
-            return
-        raw = self._consumption.connection
-        if raw is not None and not raw.connected and not self.hub:
-            # An acknowledgement noticed the loss first; the loop's next read would reconnect without a consumer.
-            discard(self.connection)
-            return
-        self._show_consumed()
-        if self._shutdown.is_begun:
-            return
-        self._consumption.update_overflow([run.request for run in self._deliveries.all()])
-        if self._consumption.renew():
-            return
-        if self.hub:
-            raise ConsumerCancelled
-        discard(self.connection)  # Celery's loop without a hub drops errors; its next read will fail
-
-    def _show_consumed(self) -> None:
-        """Write the heartbeat file; a worker that is shutting down, or has no slot left, shows no queue."""
-        is_ready = not self._shutdown.is_begun and self.stuck_slots < self.pool.limit
-        consumed, paused = self._consumption.consumed, self._consumption.paused
-        self._heartbeat_file.beat(self._consumption.connection, *((consumed, paused) if is_ready else ((), ())))
+            self._check.run()
 
 
 def _refuse_eventlet(pool: object) -> None:
