@@ -51,7 +51,8 @@ def test_a_planned_line_works_when_it_is_pasted_into_a_shell(machine: Host, tmp_
     shell = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "BROKER_APP_BROKER_URL": machine.url}
     subprocess.run(["/bin/sh", "-c", line], cwd="/", env=shell | _mark(), check=True, timeout=100)
 
-    wait_until(lambda: machine.status("lopri", app="shop")["lopri"]["is_consuming"], 90, "the node to consume")
+    wait_until(lambda: "lopri" in machine.consuming("shop"), 90, "the node to consume")
+    assert machine.status("lopri", app="shop")["lopri"]["is_consuming"]
     done = machine.run(str(SCRIPTS / "python"), "-c", CALL)
     assert json.loads(done.stdout) == ["top $ecret's", os.nice(0) + 3], done.stderr
     shown = machine.status("lopri", app="shop")["lopri"]

@@ -11,6 +11,8 @@ import pytest
 from fleets import SCRIPTS, SETTINGS, Host, host
 from waiting import wait_until
 
+from broker_app.worker.heartbeat_file import Heartbeat
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -216,6 +218,8 @@ def test_a_node_that_hangs_is_seen_and_restarted(machine: Host) -> None:
     assert node["is_consuming"]
     assert node["heard_seconds"] < 30
     os.kill(node["pid"], signal.SIGSTOP)
+    sign = machine.state / "run" / "shop" / "lopri.alive"
+    wait_until(lambda: (found := Heartbeat.read(sign)) and found.is_hung(4), 60, "three heartbeats")
     wait_until(lambda: not machine.status("lopri", app="shop")["lopri"]["is_consuming"], 60, "it to be seen")
     hung = machine.status("lopri", app="shop")["lopri"]
     assert (hung["state"], hung["pid"]) == ("running", node["pid"])

@@ -84,9 +84,8 @@ def wait_for_node(machine: Host, stem: str, other_than: int = 0) -> int:
     """Wait until a node consumes whose process is another one, and return its pid."""
 
     def pid() -> int:
-        node = machine.status(app="shop").get(stem, {})
-        is_new = node.get("is_consuming") and node["pid"] != other_than
-        return int(node["pid"]) if is_new else 0
+        found = machine.consuming("shop").get(stem, 0)
+        return found if found != other_than else 0
 
     return wait_until(pid, UP_SECONDS, f"{stem} to consume")
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from waiting import wait_until
 
 from broker_app.fleet.processes import find_workers, kill
+from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,13 @@ class Host:
     def workers(self, app: str = "broker_app") -> dict[str, int]:
         """Return the pids of the workers that run, by their name before the host."""
         return {stem: found[0].pid for stem, found in find_workers(self.state / "run" / app).items()}
+
+    def consuming(self, app: str = "broker_app") -> dict[str, int]:
+        """Return the pids of the workers that consume, as they say themselves: cheaper than a command."""
+        run, workers = self.state / "run" / app, self.workers(app)
+        signs = {stem: Heartbeat.read(run / f"{stem}.alive") for stem in workers}
+        consumers = {stem: sign.pid for stem, sign in signs.items() if sign and sign.queues}
+        return dict(workers.items() & consumers.items())
 
 
 @contextmanager

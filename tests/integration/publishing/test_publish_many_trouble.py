@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +115,9 @@ def test_nobody_there(make_app: AppMaker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     app, read = make_app(QUICK, url=f"amqp://guest:guest@127.0.0.1:{port}//"), itertools.count()
-    begun = time.monotonic()
+    watch = Stopwatch()
     outcomes, error = published(app, (app.signature("any", args=(n,)) for n in read))
-    assert time.monotonic() - begun < 4
+    assert watch.seconds < 4
     assert [type(outcome.error) for outcome in outcomes] == [BrokerUnreachable]
     assert error is outcomes[0].error
     assert next(read) == 1
@@ -158,9 +157,9 @@ def test_after_the_broker_was_away_it_can_be_used_again(app: BrokerApp, proxy: T
 def test_wrong_credentials_are_said_at_once(make_app: AppMaker, proxy: TcpProxy) -> None:
     """Nobody waits for the time-out to learn that he may not come in."""
     app = make_app("[queues.default]\n", url=f"amqp://nobody:wrong@127.0.0.1:{proxy.port}/%2F")
-    begun = time.monotonic()
+    watch = Stopwatch()
     outcomes, error = published(app, signatures(app, 10, {}))
-    assert time.monotonic() - begun < 8
+    assert watch.seconds < 8
     assert isinstance(error, BrokerUnreachable)
     assert len(outcomes) == 1
 
@@ -171,9 +170,9 @@ def test_an_alarm_blocks_for_a_bounded_time(
     """Tasks unconfirmed at the time-out are reported as such, and no confirmed task is missing."""
     app = make_app(QUICK)
     with memory_alarm():
-        begun = time.monotonic()
+        watch = Stopwatch()
         outcomes, error = published(app, signatures(app, 3_000, {}))
-        assert time.monotonic() - begun < 10
+        assert watch.seconds < 10
     assert isinstance(error, PublishError)
     assert outcomes[-1].error is not None
     left, error = published(app, signatures(app, 10, {}))
