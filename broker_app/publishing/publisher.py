@@ -137,6 +137,8 @@ class Publisher:
     def deliver(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool = True) -> None:
         """Deliver one message to the broker, reconnecting if the connection is lost.
 
+        A message that a delay lane refuses is sent again, because lanes have no length limit.
+
         Args:
             connection: A kombu connection, open or not.
             outgoing: The message.
@@ -158,6 +160,10 @@ class Publisher:
                 if not retry or time.monotonic() + pause >= deadline:
                     cls = PublishTimeout if outgoing.is_unanswered else BrokerUnreachable
                     raise outgoing.refused(cls, error_text(error)) from error
+                time.sleep(pause)
+            except QueueFull:  # a delay lane has no limit; a new one may have no leader yet (seen on 3.10)
+                if not retry or not outgoing.delay.lanes or time.monotonic() + pause >= deadline:
+                    raise
                 time.sleep(pause)
 
     def _connect(self, connection: Any, outgoing: OutgoingMessage, deadline: float) -> None:

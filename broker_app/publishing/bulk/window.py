@@ -192,9 +192,9 @@ class Window:
             item.is_unanswered = False
             if answer.outcome is ConfirmOutcome.CONFIRMED:
                 item.settle()
-            elif answer.outcome is ConfirmOutcome.REFUSED:
+            elif answer.outcome is ConfirmOutcome.REFUSED and not item.delay.lanes:
                 item.settle(_error(QueueFull, item, answer.reason))
-            else:  # returned: its queue was deleted; it may be declared again
+            else:  # returned: its queue was deleted, or its lane has no leader yet
                 self._one_by_one.append(item)
         if answers:
             self._waited_seconds = 0.0

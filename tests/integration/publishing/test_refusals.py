@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 from apps import depth, take
 from brokers import vhost_of
 
+from broker_app import publish_many
 from broker_app.errors import (
     NoRoute,
     PublishRefused,
@@ -19,6 +21,7 @@ from broker_app.wire.confirm_channel import ConfirmChannel, ConfirmOutcome
 if TYPE_CHECKING:
     from apps import AppMaker
     from brokers import Management
+    from kombu.message import Message
 
     from broker_app import BrokerApp
 
@@ -29,11 +32,11 @@ def _limit(management: Management, url: str, queue: str, length: int) -> None:
     management.put(f"policies/{vhost_of(url)}/{queue}", policy)
 
 
-def _fill(app: BrokerApp, queue: str) -> None:
+def _fill(app: BrokerApp, queue: str, **options: Any) -> None:
     """Publish until the queue says that it is full: quorum queues take a few more than their limit."""
     for _ in range(50):
         try:
-            app.send_task("fill", queue=queue)
+            app.send_task("fill", queue=queue, **options)
         except QueueFull:
             return
     raise AssertionError("the queue was never full")
@@ -55,6 +58,31 @@ def test_a_full_queue_is_an_error_with_a_sentence(
     assert caught.value.maybe_taken is False
     assert {message.headers["task"] for message in take(app, "lopri")} == {"shop.add", "fill"}
     app.send_task("shop.add", queue="lopri")
+
+
+@pytest.mark.version
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_a_lane_that_refuses_is_asked_again(
+    make_app: AppMaker, management: Management, fresh_vhost_url: str, *, is_bulk: bool
+) -> None:
+    """A delay lane without a leader, or with a cap for a moment, refuses: a call lasts until the lane takes it."""
+    app, policy = make_app(), f"policies/{vhost_of(fresh_vhost_url)}/cap"
+    cap = {"pattern": r"^delay\.\d+s$", "definition": {"max-length": 1}, "apply-to": "queues"}
+    management.put(policy, cap)
+    _fill(app, "lopri", countdown=40, retry=False)
+    lifting = threading.Timer(1, management.delete, [policy])
+    lifting.start()
+    if is_bulk:
+        publish_many([app.signature("shop.add", queue="lopri", countdown=40)], app=app).run()
+    else:
+        app.send_task("shop.add", queue="lopri", countdown=40)
+    lifting.join()
+    held = [message for seconds in range(35, 41) for message in _held(app, f"delay.{seconds}s")]
+    assert [message.headers["task"] for message in held].count("shop.add") == 1
+
+
+def _held(app: BrokerApp, lane: str) -> list[Message]:
+    return take(app, lane) if depth(app, lane) else []
 
 
 def test_every_answer_is_matched_to_its_own_message(
