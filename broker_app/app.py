@@ -22,11 +22,13 @@ from broker_app.errors import CallError, InvalidDelay, SettingsError, Unsupporte
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.bulk import publish_many
 from broker_app.publishing.sent import note_sent
+from broker_app.publishing.single import LateProducer, SingleCalls
 from broker_app.queues import NO_DELAY, Delay, split_delay
 from broker_app.results.deferred import DeferredWrites
 from broker_app.results.fault_tolerance import forgiving
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
 from broker_app.settings.extras import loading_store
+from broker_app.wire.connection import pooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult
 
     from broker_app.publishing.bulk import BulkPublication
+    from broker_app.publishing.single import PlainCall
     from broker_app.settings import Settings
 
 
@@ -80,6 +83,7 @@ class BrokerApp(Celery):
         self._loading = threading.RLock()
         self._is_loaded = False
         self._deferred = DeferredWrites()
+        self._single_calls = SingleCalls(self)
         self._refusal: UnsupportedTask | None = None
         super().__init__(main, **kwargs)
         if not isinstance(self._tasks, TaskRegistry):  # a registry from another app
@@ -222,6 +226,12 @@ class BrokerApp(Celery):
             if options.get("retries") and isinstance(countdown, Real) and countdown < 0:
                 countdown = 0.0  # an error would dead-letter a task that only miscalculated
             delay, due = self._delay(countdown, eta, began)
+            plain = self._single_calls.find(name, args, kwargs, delay, options)
+            if plain is not None:
+                if result := self._send_plain(plain, delay, due, began, options):
+                    note_sent(result.id)
+                    return result
+                options["broker_app_note"] = plain.note
             if due is not None:
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
             if not any(options.get(option) for option in ("producer", "publisher", "connection")):
@@ -229,6 +239,24 @@ class BrokerApp(Celery):
             timing = {"broker_app_delay": delay, "broker_app_began": began}
             result = super().send_task(name, args, kwargs, **timing, **options)
         note_sent(result.id)
+        return result
+
+    def _send_plain(
+        self, plain: PlainCall, delay: Delay, due: datetime | None, began: float, options: dict[str, Any]
+    ) -> AsyncResult | None:
+        """Publish a message from a template, as Celery's `send_task`; return None if there is no template."""
+        publisher = self.amqp.publisher
+        outgoing = self._single_calls.build(plain, publisher, delay, due, began)
+        if outgoing is None:
+            return None
+        deadline = began + publisher.timeout_seconds(options)
+        is_ignored, retry = options.get("ignore_result"), options.get("retry") is not False
+        with pooled(self.pool, deadline) as connection, connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery
+            if not is_ignored:
+                self.backend.on_task_call(LateProducer(self.amqp, connection), outgoing.task_id)
+            publisher.send_packed(connection, outgoing, deadline, retry=retry)
+        result: AsyncResult = (options.get("result_cls") or self.AsyncResult)(outgoing.task_id)
+        result.ignored = is_ignored
         return result
 
     def producer_or_acquire(self, producer: Any = None) -> AbstractContextManager[Any]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from broker_app.wire.confirm_channel import ConfirmChannel
+
 
 MESSAGE_OPTIONS = frozenset({"app_id", "cluster_id", "message_id", "reply_to", "timestamp", "type", "user_id"})
 """AMQP basic properties that a caller may set. ``expiration`` is not one of them: the broker would dead-letter an
@@ -91,6 +93,10 @@ class OutgoingMessage:
     def place(self) -> str:
         """The queue, or exchange and routing key, for display."""
         return self.spec.name if self.spec else f"{self.exchange}/{self.routing_key}"
+
+    def publish_on(self, channel: ConfirmChannel) -> int:
+        """Send it on a channel, and return its tag; see `ConfirmChannel.publish`."""
+        return channel.publish(self.body, self.properties, self.exchange, self.routing_key)
 
     def refused(self, cls: type[PublishError], reason: object) -> PublishError:
         """Return the error for a message that the broker did not accept."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from broker_app.errors import PublishError
     from broker_app.publishing.message import OutgoingMessage
+    from broker_app.queues import Delay, QueueSpec
 
 _TIMEOUTS = ("confirm_timeout", "timeout")
 """Options that limit the duration of a call; the first one given wins."""
@@ -99,16 +100,26 @@ class Publisher:
         deadline = options.get("broker_app_began", time.monotonic()) + self.timeout_seconds(options)
         for option in _TIMEOUTS:
             options.pop(option, None)
-        keep = options.pop("broker_app_keep", None)
+        keep, note = options.pop("broker_app_keep", None), options.pop("broker_app_note", None)
         outgoing = self._builder.pack(name, message, options)
         if keep is not None:  # `publish_many` sends it
             keep(outgoing, message, context)
             return
-        with self._app.metrics.publication(outgoing.task, outgoing.spec) as publication:
-            is_taken = self.hand_over(producer.connection, outgoing, deadline, retry=retry)
-            publication.is_taken = is_taken
-        if is_taken:
+        if note is not None:  # `SingleCalls` makes a template of it
+            note(outgoing, message)
+        if self.send_packed(producer.connection, outgoing, deadline, retry=retry):
             self.tell(producer, outgoing, message, retry=retry)
+
+    def send_packed(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool) -> bool:
+        """Publish a message that is ready to send, as `send`; return False if it was spooled instead."""
+        with self._app.metrics.publication(outgoing.task, outgoing.spec) as publication:
+            is_taken = self.hand_over(connection, outgoing, deadline, retry=retry)
+            publication.is_taken = is_taken
+        return is_taken
+
+    def way(self, spec: QueueSpec, delay: Delay) -> tuple[str, str]:
+        """Return the exchange and routing key that lead to a queue."""
+        return self._builder.way(spec, delay)
 
     def timeout_seconds(self, options: Mapping[str, Any]) -> float:
         """Return the time limit of a call with these Celery options.
@@ -207,8 +218,7 @@ class Publisher:
             outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
         outgoing.is_unanswered = True
         try:
-            tag = channel.publish(outgoing.body, outgoing.properties, outgoing.exchange, outgoing.routing_key)
-            answer = channel.wait(tag, deadline)
+            answer = channel.wait(outgoing.publish_on(channel), deadline)
         except amqp_errors.NotFound:
             outgoing.is_unanswered = False
             return False

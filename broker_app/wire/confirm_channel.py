@@ -126,14 +126,26 @@ class ConfirmChannel:
             amqp.FrameSyntaxError, struct.error: AMQP cannot encode a property; nothing was sent.
         """
         sent = frames.encode(self.number, self.connection.frame_max, (exchange, routing_key), properties, body)
+        return self.send(sent, (properties.get("correlation_id"), exchange, routing_key))
+
+    def send(self, frames: bytes, address: Address) -> int:
+        """Send one encoded mandatory message at once, and return its tag.
+
+        Args:
+            frames: From `broker_app.wire.frames`, for this channel's `number`.
+            address: Matches the message to its tag if it is returned.
+
+        Raises:
+            amqp.AMQPError, OSError: The channel or the connection is closed.
+        """
         if self._has_news():
             self._read_news()
         try:
-            self.connection.transport.write(sent)
+            self.connection.transport.write(frames)
         except TimeoutError as error:  # a partial frame may be written, so the connection is unusable
             raise amqp.RecoverableConnectionError("the broker did not read in time") from error
         # Only now: the broker does not count a message that could not be encoded.
-        return self._pending.add((properties.get("correlation_id"), exchange, routing_key))
+        return self._pending.add(address)
 
     def write(self, frames: bytes, address: Address) -> int:
         """Send one encoded mandatory message and return its tag.

@@ -159,6 +159,12 @@ def decode(frames: bytes) -> tuple[dict[str, Any], bytes]:
     return values, b"".join(parts[2:])
 
 
+def decode_properties(encoded: bytes) -> dict[str, Any]:
+    """Return the properties that `properties` encoded."""
+    values: dict[str, Any] = decode_properties_basic(encoded, 0)[0]
+    return values
+
+
 def _payloads(frames: bytes) -> Iterator[bytes]:
     start = 0
     while start < len(frames):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import time
-from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,14 @@ import amqp
 from celery import signals
 from celery.canvas import Signature
 from celery.utils import uuid
-from celery.utils.time import maybe_make_aware
-from kombu import serialization
-from kombu.utils.json import JSONEncoder
 
 from broker_app.errors import CallError, shortened
-from broker_app.publishing.bulk.argsrepr import shown
+from broker_app.publishing.bulk.filler import TemplateFiller
 from broker_app.publishing.bulk.item import BulkItem
 from broker_app.publishing.bulk.signature import BulkCall, CallClassifier
-from broker_app.publishing.bulk.template import Template, float_value, text_value
 from broker_app.publishing.message import MessageBuilder
 from broker_app.publishing.publisher import refusal
-from broker_app.queues import NO_DELAY, Delay
-from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
+from broker_app.queues import NO_DELAY
 from broker_app.wire import frames
 
 if TYPE_CHECKING:
@@ -34,14 +28,11 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu.messaging import Producer
 
+    from broker_app.publishing.bulk.template import Template
     from broker_app.publishing.message import OutgoingMessage
 
 MAX_TEMPLATES = 1_000
 """Maximum number of cached templates, about 3 kB each. The cache is cleared when it is full."""
-
-
-_JSON = JSONEncoder().encode
-"""kombu's ``json`` encoder without its wrapper; a template uses it only where both give the same bytes."""
 
 
 _SERIALISED = ("task", "args", "kwargs", "options")
@@ -62,8 +53,7 @@ class MessageEncoder:
         self._kinds = CallClassifier(app)
         self._templates: dict[Any, Template] = {}
         self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
-        self._levels = app.conf.task_repr_maxlevels
-        self._longest_args, self._longest_kwargs = app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize
+        self._filler = TemplateFiller(app)
         self._channel = (0, 0)
         self._method = lru_cache(MAX_TEMPLATES)(frames.publish_method)
 
@@ -88,7 +78,7 @@ class MessageEncoder:
         try:
             if call is None:
                 return self._alone(number, signature)
-            template = self._templates.get(call.key) if call.key is not None and not _has_receivers() else None
+            template = self._templates.get(call.key) if call.key is not None and not has_receivers() else None
             return (
                 self._from_celery(number, signature, call)
                 if template is None
@@ -112,12 +102,11 @@ class MessageEncoder:
             broker_app_keep=lambda *made: kept.append(made),
         )
         outgoing, message, context = kept[0]
-        is_told = _has_receivers() or message.sent_event
+        is_told = has_receivers() or message.sent_event
         if call.key is not None and outgoing.spec is not None and not is_told:
             if len(self._templates) >= MAX_TEMPLATES:
                 self._templates.clear()
-            is_json = _JSON(message.body).encode() == outgoing.body if call.serializer == "json" else False
-            self._templates[call.key] = Template(outgoing, outgoing.spec, message.body[2], is_json=is_json)
+            self._templates[call.key] = self._filler.template(outgoing, outgoing.spec, message.body)
         return BulkItem(
             number=number,
             task=outgoing.task,
@@ -148,9 +137,7 @@ class MessageEncoder:
         if call.countdown is not None or call.eta is not None:
             delay, due = self._app._delay(call.countdown, call.eta, began)  # noqa: SLF001 - the app's own
         exchange, key = self._way(template.spec, delay)
-        content = (call.args, call.kwargs, template.embed)
-        body = _JSON(content) if template.is_json else serialization.dumps(content, call.serializer)[2]
-        properties = template.properties(self._own_headers(call, template, task_id, delay, due), task_id)
+        properties = self._filler.properties(template, call, task_id, delay, due, time.time())
         return BulkItem(
             number=number,
             task=call.task,
@@ -163,30 +150,11 @@ class MessageEncoder:
                 *self._channel,
                 self._method(self._channel[0], exchange, key),
                 properties,
-                body.encode() if isinstance(body, str) else body,
+                self._filler.body(template, call),
             ),
             channel=self._channel,
             due=began + delay.seconds if delay.lanes else None,
         )
-
-    def _own_headers(
-        self, call: BulkCall, template: Template, task_id: str, delay: Delay, due: Any
-    ) -> dict[str, bytes]:
-        return {
-            "id": text_value(task_id),
-            "eta": text_value(due and due.isoformat()),
-            "expires": template.expires if call.expires is None else text_value(self._moment(call.expires)),
-            "argsrepr": text_value(shown(call.args, self._longest_args, self._levels)),
-            "kwargsrepr": text_value(shown(call.kwargs, self._longest_kwargs, self._levels)),
-            PUBLISHED_AT_HEADER: float_value(time.time()),
-            DELAY_HEADER: float_value(delay.seconds),
-        }
-
-    def _moment(self, seconds: float) -> str:
-        """Return the time this many seconds from now, as Celery writes it."""
-        moment = maybe_make_aware(self._app.now() + timedelta(seconds=seconds), tz=self._app.timezone)
-        text: str = moment.isoformat()
-        return text
 
 
 def _signature(given: Any, app: Celery) -> Signature:
@@ -199,7 +167,7 @@ def _signature(given: Any, app: Celery) -> Signature:
     return Signature.from_dict(given, app=app)
 
 
-def _has_receivers() -> bool:
+def has_receivers() -> bool:
     """Return whether a publish signal has a receiver; receivers see, and may change, every message."""
     return bool(signals.before_task_publish.receivers or signals.after_task_publish.receivers)
 

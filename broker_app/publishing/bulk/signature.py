@@ -27,7 +27,7 @@ _PLAIN = frozenset({str, int, bool, float, type(None), datetime})
 _NEVER_ALIKE = frozenset(
     {"argsrepr", "kwargsrepr", "compression", "producer", "publisher", "connection", "root_id"}
 )
-_LONGEST_ID = 63
+LONGEST_ID = 63
 """In characters: an id up to this length always fits an AMQP short string (255 bytes)."""
 _LONGEST_EXPIRY_SECONDS = 1e9
 
@@ -91,11 +91,7 @@ class CallClassifier:
         conf = app.conf
         self._serializer: str = conf.task_serializer
         self._is_eager: bool = conf.task_always_eager
-        self._is_alike = (
-            not (conf.task_compression or conf.task_send_sent_event)
-            and conf.task_protocol == 2  # noqa: PLR2004 - Celery's message protocol version
-            and all(_looks_at_names_only(router) for router in app.amqp.routes)
-        )
+        self._is_alike = is_alike(app)
 
     def call(self, signature: Signature) -> BulkCall | None:
         """Return the call, or None if its own `apply_async` must publish it.
@@ -117,7 +113,7 @@ class CallClassifier:
         own = (options.get("task_id"), options.get("countdown"), options.get("eta"))
         serializer = options.get("serializer") or (task.options or {}).get("serializer") or self._serializer
         return BulkCall(
-            key, name, args, kwargs, serializer, task.check, *own, expires if _is_seconds(expires) else None
+            key, name, args, kwargs, serializer, task.check, *own, expires if is_seconds(expires) else None
         )
 
     def _look_at(self, signature: Signature) -> _Task:
@@ -155,21 +151,32 @@ class CallClassifier:
         return _own_key(name, options, rest, expires)
 
 
+def is_alike(app: Celery) -> bool:
+    """Return whether an app's messages depend on nothing but the options of their calls."""
+    conf = app.conf
+    return (
+        not (conf.task_compression or conf.task_send_sent_event)
+        and conf.task_protocol == 2  # noqa: PLR2004 - Celery's message protocol version
+        and all(_looks_at_names_only(router) for router in app.amqp.router.routes)
+    )
+
+
 def _own_key(name: str, options: Any, rest: list[Any], expires: Any) -> Any:
     """Return the key of a call with options, None if Celery must process its options."""
     task_id = options.get("task_id")
-    if task_id is not None and not (type(task_id) is str and 0 < len(task_id) <= _LONGEST_ID):
+    if task_id is not None and not (type(task_id) is str and 0 < len(task_id) <= LONGEST_ID):
         return None
     if expires is None:
         return (name, *rest)
     if options.get("countdown") is not None or options.get("eta") is not None:
         return None  # must be compared with the time the task is due
-    if _is_seconds(expires):
+    if is_seconds(expires):
         return (name, *rest, "seconds")
     return (name, *rest, expires) if type(expires) in _PLAIN else None
 
 
-def _is_seconds(expires: Any) -> bool:
+def is_seconds(expires: Any) -> bool:
+    """Return whether an expiry counts from the call."""
     return type(expires) in (int, float) and 0 <= expires < _LONGEST_EXPIRY_SECONDS
 
 
