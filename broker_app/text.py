@@ -1,6 +1,6 @@
-"""Escaping of untrusted text for terminals, logs and web pages: invisible characters become escapes.
+"""Text for people: counts with their nouns, and untrusted text in which invisible characters are escaped.
 
-Otherwise a terminal would execute escape sequences, a line break could forge a log line, and a right-to-left
+Unescaped, a terminal would execute escape sequences, a line break could forge a log line, and a right-to-left
 override could disguise a name.
 """
 
@@ -40,6 +40,16 @@ def visible_lines(text: str) -> str:
         'failed\\r\n  [2026-01-01] forged'
     """
     return _LINE_START.sub("\n  ", visible(text, "\n\t"))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> counted(1, "message"), counted(2_000, "message")
+        ('1 message', '2,000 messages')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _visible(character: str, kept: str) -> str:

@@ -194,10 +194,14 @@ class Management:
                 return json.loads(response.read(MAX_ANSWER_BYTES))
         except HTTPError as error:
             cls = NotOnBroker if error.code == HTTPStatus.NOT_FOUND else BrokerError
-            raise cls(f"management API {self.url}: expected 200, got {error.code} {error.reason}") from error
+            is_denied = error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+            cure = "; give the broker's user the tag `monitoring`" if is_denied else ""
+            raise cls(f"management API {self.url}: expected 200, got {error.code} {error.reason}{cure}") from error
         except (URLError, OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise BrokerError(f"management API {self.url}: no answer ({reason})") from error
+            raise BrokerError(
+                f"management API {self.url}: no answer ({reason}); set management_url to its address"
+            ) from error
 
 
 def management_of(app: Broker, connection: amqp.Connection | None = None) -> Management:

@@ -144,9 +144,11 @@ def check_call(call: CallRequest, tasks: Mapping[str, Task], *, allow_unregister
     if task is None:
         if allow_unregistered:
             return
+        is_built_in = all(name.startswith(("celery.", "broker_app.")) for name in tasks)
         raise CallError(
             f"task {call.task!r}: expected one of the app's tasks{_nearest_task(call.task, tasks)}; correct the "
-            f"name, or use --unregistered for a task that only the workers know"
+            f"name, {'name your own app with `broker-app -A`, ' if is_built_in else ''}or use --unregistered "
+            f"for a task that only the workers know"
         )
     header = getattr(task, "__header__", None)  # set by Celery to check calls; typing=False disables the check
     if not task.typing or header is None:

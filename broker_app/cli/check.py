@@ -17,14 +17,15 @@ from broker_app.broker.findings import Finding, Level
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command, pass_app
 from broker_app.cli.output import echo
+from broker_app.cli.send_file import load_tasks
 from broker_app.cli.table import Table
-from broker_app.errors import SettingsError
+from broker_app.errors import CallError, SettingsError
 from broker_app.queues import DeadLetters
 from broker_app.results.check import judge_reach, judge_store, judge_workers
 from broker_app.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from broker_app.app import BrokerApp
     from broker_app.settings import QueueSettings, Settings
@@ -38,19 +39,21 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @pass_app
 def check(app: BrokerApp, *, broker: bool, as_json: bool) -> None:
-    """Check the settings, and with --broker that the broker supports them.
+    """Check the settings and the task modules, and with --broker that the broker supports them.
 
-    Exit code 0 if there are at most warnings, 3 for errors in the settings, 4 for errors on the broker.
+    Exit code 0 if there are at most warnings, 3 for errors in the settings, 2 if a task module cannot be imported,
+    4 for errors on the broker.
     """
     settings = _settings(app, as_json=as_json)
     if not as_json:
         _describe(app, settings)
     local = _print_findings(chain(judge_settings(settings), judge_store(app)), as_json=as_json)
+    tasks = _print_findings(_judge_tasks(app), as_json=as_json)
     is_refused = any(finding.where.startswith("environment") for finding in local)  # its URL may be invalid
     remote = _remote(app, as_json=as_json) if broker and not is_refused else []
     if as_json:
-        _print_json([*local, *remote])
-    if code := _exit_code(local, remote):
+        _print_json([*local, *tasks, *remote])
+    if code := _exit_code(local, tasks, remote):
         sys.exit(code)
 
 
@@ -135,7 +138,16 @@ def _print_json(findings: list[Finding]) -> None:
     echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
 
 
-def _exit_code(local: list[Finding], remote: list[Finding]) -> int:
-    if any(finding.level is Level.ERROR for finding in local):
-        return exit_codes.SETTINGS
-    return exit_codes.BROKER if any(finding.level is Level.ERROR for finding in remote) else exit_codes.OK
+def _judge_tasks(app: BrokerApp) -> Iterator[Finding]:
+    """Yield an error if a task module cannot be imported."""
+    try:
+        load_tasks(app)
+    except CallError as error:
+        where, text = _split(str(error))
+        yield Finding(Level.ERROR, where, text)
+
+
+def _exit_code(local: list[Finding], tasks: list[Finding], remote: list[Finding]) -> int:
+    codes = ((local, exit_codes.SETTINGS), (tasks, exit_codes.USAGE), (remote, exit_codes.BROKER))
+    faulty = (code for found, code in codes if any(finding.level is Level.ERROR for finding in found))
+    return next(faulty, exit_codes.OK)

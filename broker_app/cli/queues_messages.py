@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
 from broker_app.messages import CommandOptions, MessageFilter
 from broker_app.queues import parse_duration
+from broker_app.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,6 +67,10 @@ def _filtered(function: _Function, options: Sequence[Callable[..., Any]] = _FILT
     return wrapper  # type: ignore[return-value]  # click's decorators keep the signature but not the type
 
 
+_TASK_FAILURE = re.compile(r"^broker_app\.errors\.\w+: task .* \[.*?\] from queue \S+: ")
+"""The start of a `broker_app.errors.TaskFailure`, in a dead letter."""
+
+
 @click.command()
 @click.argument("queue")
 @partial(_filtered, options=_CHOICES)
@@ -91,8 +97,7 @@ def peek(app: BrokerApp, queue: str, *, selection: MessageFilter, as_json: bool)
     table.columns[2].no_wrap = True
     for message in peeked.letters:
         age = "?" if message.age_seconds is None else shown_age(message.age_seconds)
-        why = f"{message.reason}: {message.exception}" if message.exception else message.reason
-        table.add_row(age, message.task, message.id, _call(message), why)
+        table.add_row(age, message.task, message.id, _call(message), _why(message))
     console().print(table)
 
 
@@ -147,7 +152,7 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
         raise SelectionError("purge: expected --yes without a terminal; nothing was removed")
 
     def confirm(source: MessageSource, count: int) -> bool:
-        return yes or click.confirm(f"Permanently remove all {count:,} messages of {source.queue}?", err=True)
+        return yes or click.confirm(f"Permanently remove {counted(count, 'message')} of {source.queue}?", err=True)
 
     removed = messages.purge(app, queue, confirm)
     if removed is None:
@@ -226,6 +231,12 @@ def _positive(option: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise SelectionError(f"{option}: expected a whole number from 1 on, got {text!r}")
     return int(text)
+
+
+def _why(message: MessageSummary) -> str:
+    """Return the reason and the last error, without the task and the id, which have columns of their own."""
+    cause = _TASK_FAILURE.sub("", message.exception)
+    return f"{message.reason}: {cause}" if cause else message.reason
 
 
 def _call(message: MessageSummary) -> str:

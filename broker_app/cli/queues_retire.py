@@ -11,6 +11,7 @@ import click
 from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import stages
+from broker_app.text import counted
 from broker_app.topology.retire import retire_queue
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def retire(app: BrokerApp, queue: str, into: str | None, *, is_dry_run: bool, as
 
 
 def _sentence(done: Retired, *, is_dry_run: bool) -> str:
-    counts = f"{done.messages:,} messages and {done.dead:,} dead letters"
+    counts = f"{counted(done.messages, 'message')} and {counted(done.dead, 'dead letter')}"
     parts = [f"{counts} to {done.into}" if done.into else counts if is_dry_run else ""]
     parts += ["its pause lifted"] if done.was_paused else []
     rest = ", ".join(filter(None, parts))
@@ -51,7 +52,7 @@ def _sentence(done: Retired, *, is_dry_run: bool) -> str:
 
 
 def _about_scheduled(done: Retired) -> str:
-    count = f"{done.scheduled:,} tasks of all queues are scheduled"
+    count = f"{counted(done.scheduled, 'task')} of all queues {'is' if done.scheduled == 1 else 'are'} scheduled"
     if done.into:
         return (
             f"{count}: those for {done.queue} will go to {done.into}. "

@@ -20,6 +20,7 @@ from broker_app.cli.output import echo
 from broker_app.cli.progress import stages
 from broker_app.queues import work_topology
 from broker_app.queues.delay import parse_lane
+from broker_app.text import counted
 from broker_app.topology.diff import DifferenceKind
 from broker_app.topology.migrate import PATIENCE_SECONDS, MigrationTimeouts
 from broker_app.topology.migrate import migrate as move_queue
@@ -231,4 +232,4 @@ def _as_dict(shown: Iterable[Difference], found: TopologyPlan) -> dict[str, obje
 
 def _moved(one: MigrationResult, *, is_dry_run: bool) -> str:
     why = one.difference or "an older migration had not ended"
-    return f"{'would move' if is_dry_run else 'moved'} {one.queue} with {one.messages:,} messages: {why}"
+    return f"{'would move' if is_dry_run else 'moved'} {one.queue} with {counted(one.messages, 'message')}: {why}"

@@ -14,6 +14,7 @@ from broker_app.errors import BrokerError
 from broker_app.messages.channel import ANSWER_SECONDS
 from broker_app.messages.scan import QueueScan
 from broker_app.messages.summary import summarize
+from broker_app.text import counted
 from broker_app.wire.pending_confirms import PendingConfirms
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class ConfirmedSender:
         while left := len(self._pending):
             if not self._link.wait(partial(self._has_fewer, left), ANSWER_SECONDS):
                 raise BrokerError(
-                    f"{left} messages were not confirmed in time; look at the broker's alarms and log"
+                    f"not confirmed in time: {counted(left, 'message')}; look at the broker's alarms and log"
                 )
 
     def _has_fewer(self, count: int) -> bool:

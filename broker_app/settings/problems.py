@@ -26,8 +26,15 @@ _MESSAGES = {
     "int_type": "must be a whole number",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "missing": "is missing; set it",
 }
-"""Messages by pydantic's error type. Its other texts ("Input should be 'quorum' or 'classic'") are clear."""
+"""Messages by pydantic's error type; others keep its text: ``Input should be 'quorum' or 'classic'``."""
 
 
 def unknown_keys(content: Mapping[str, Any], model: type[BaseModel], path: str, file: str) -> list[str]:
@@ -97,6 +104,7 @@ def sentences(error: ValidationError, content: Mapping[str, Any], file: str) -> 
             continue
         place = ".".join(str(part) for part in location)
         message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        message = message.replace("Input should be", "must be")
         for line in message.split("\n"):
             source = _source(location or tuple(re.findall(r"\w+", line)[:1]), file)
             lines.append(f"{source}: {place + ': ' if place else ''}{line}{_shown(item)}")

@@ -29,10 +29,11 @@ from broker_app.broker.management import management_of
 from broker_app.broker.pauses import paused_queues, resume_queue
 from broker_app.broker.scheduled import read_backlog
 from broker_app.broker.undeclared import removed_queues
-from broker_app.errors import BrokerError, NotOnBroker, SelectionError
+from broker_app.errors import BrokerError, SelectionError
 from broker_app.queues import DeadLetters, Names, QueueSpec, work_topology
 from broker_app.queues.delay import due_pattern
 from broker_app.queues.spec import check_queue_name
+from broker_app.text import counted
 from broker_app.topology.bindings import QueueBindings, bind, list_bindings, unbind
 from broker_app.topology.migrate import MigrationTimeouts, migration_lock
 from broker_app.topology.relocate import Destination, move
@@ -91,9 +92,9 @@ def retire_queue(
         waits: The waiting times; tests use shorter ones.
 
     Raises:
-        SelectionError: The settings declare it, or it has messages and there is no ``into``.
+        SelectionError: The settings declare it, the broker has no trace of it, or it has messages and there is no
+            ``into``.
         RoutingError: An invalid queue name, or an unknown ``into``.
-        NotOnBroker: The broker has no trace of the queue.
         BrokerError: The queue has consumers, no management API, no permission, or another command is in progress.
             No message is lost; call it again.
     """
@@ -151,7 +152,10 @@ class _Retirement:
         dead = self._depth(self._spec.dead_name)
         followers = self._followers()
         if work is None and dead is None and not self._is_paused and not followers:
-            raise NotOnBroker(f"queue {name!r}: it does not exist on the broker, and it is not paused")
+            raise SelectionError(
+                f"queue {name!r}: it does not exist on the broker, and it is not paused; `broker-app queues list` "
+                f"shows the removed queues that are left"
+            )
         if work and not self._is_ours():
             raise SelectionError(
                 f"queue {name!r}: expected a queue declared by broker-app, got another application's"
@@ -173,8 +177,8 @@ class _Retirement:
         name, into = self._spec.broker_name, self._into
         if into is None and (ready or dead):
             raise SelectionError(
-                f"queue {name!r}: expected --into QUEUE for {ready:,} messages and {dead:,} dead letters; "
-                f"name one, or remove them with `broker-app queues purge`"
+                f"queue {name!r}: expected --into QUEUE for {counted(ready, 'message')} and "
+                f"{counted(dead, 'dead letter')}; name one, or remove them with `broker-app queues purge`"
             )
         if into is not None and dead and into.dead_letters is not DeadLetters.KEEP:
             raise SelectionError(
@@ -255,7 +259,7 @@ class _Retirement:
             return 0
         if self._into is None:
             raise BrokerError(
-                f"queue {name!r}: {total:,} messages arrived during the retirement, so it was restored; "
+                f"queue {name!r}: {counted(total, 'message')} arrived during the retirement, so it was restored; "
                 f"run it again with --into"
             )
         is_dead = name == self._spec.dead_name

@@ -333,11 +333,11 @@ def test_retire(shop: Ledger, app: BrokerApp) -> None:
         channel.queue_declare("old", durable=True, auto_delete=False, arguments=arguments)
         channel.basic_publish(amqp.Message("{}"), "", "old")
     assert "old (removed)" in succeed(shop, "queues", "list", "--no-look")
-    assert "expected --into QUEUE for 1 messages" in fail(shop, exit_codes.USAGE, "queues", "retire", "old")
+    assert "expected --into QUEUE for 1 message " in fail(shop, exit_codes.USAGE, "queues", "retire", "old")
     would = succeed_json(shop, "queues", "retire", "old", "--into", "lopri", "--dry-run")
     assert (would["messages"], would["into"], would["is_dry_run"]) == (1, "lopri", True)
     done = run(shop, "queues", "retire", "old", "--into", "lopri")
     assert done.returncode == exit_codes.OK, done.stderr
-    assert done.stdout == "retired old: 1 messages and 0 dead letters to lopri\n"
+    assert done.stdout == "retired old: 1 message and 0 dead letters to lopri\n"
     assert (depth(app, "old"), depth(app, "lopri")) == (None, 1)
-    assert "it does not exist on the broker" in fail(shop, exit_codes.BROKER, "queues", "retire", "old")
+    assert "it does not exist on the broker" in fail(shop, exit_codes.USAGE, "queues", "retire", "old")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from broker_app.errors import SpoolError, SpoolFull
 from broker_app.settings.private_files import make_private_folder, open_private
+from broker_app.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -140,7 +141,7 @@ class SpoolFile:
         with self._transaction() as database:
             count, used = database.execute("SELECT messages, bytes FROM sizes").fetchone()
             if count >= self._max_messages or used + size > self._max_bytes:
-                raise SpoolFull(f"the spool {self.file} is full: {count} messages, {used} bytes")
+                raise SpoolFull(f"the spool {self.file} is full: {counted(count, 'message')}, {used} bytes")
             database.execute(_INSERT, [getattr(message, column) for column in _COLUMNS[1:]])
 
     def first(self, count: int) -> list[SpooledMessage]:

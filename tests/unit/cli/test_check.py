@@ -29,9 +29,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*args: str, config: Path | None = None) -> Result:
+def run(*args: str, config: Path | None = None, include: tuple[str, ...] = ()) -> Result:
     """Run the command with an app of its own."""
-    app = BrokerApp("checked", config=config, set_as_current=False)
+    app = BrokerApp("checked", config=config, include=include, set_as_current=False)
     context = CliContext(app=lambda: app, app_name="checked", is_verbose=False)
     return CliRunner().invoke(check, args, obj=context)
 
@@ -128,3 +128,16 @@ def test_findings_for_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ok", "results"),
         ("error", "broker"),
     ]
+
+
+def test_a_task_module_that_cannot_be_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error that names the fault, for people and for scripts; workers would not start with it."""
+    (folder / "checked_tasks.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(folder)
+    result = run(include=("checked_tasks",))
+    assert result.exit_code == exit_codes.USAGE
+    assert re.search(r"^error .*no_such_library", result.stdout, re.MULTILINE)
+    (finding,) = [
+        one for one in json.loads(run("--json", include=("checked_tasks",)).stdout) if one["level"] == "error"
+    ]
+    assert "no_such_library" in finding["text"]

@@ -131,7 +131,7 @@ def test_the_file_is_found_by_argument_then_variable_then_place(
         ("wait_objective_seconds = 7", "must be a bucket bound of the metrics, the nearest are 5 or 10; got 7"),
         ("wait_objective_seconds = 0", "the nearest are 0.001; got 0"),
         ("wait_objective_seconds = 86400", "the nearest are 3600; got 86400"),
-        ("wait_objective_percent = 100", "wait_objective_percent: Input should be less than or equal to 99.99"),
+        ("wait_objective_percent = 100", "wait_objective_percent: must be less than or equal to 99.99"),
     ],
 )
 def test_an_objective_that_cannot_be_counted(write: Callable[[str], Path], objective: str, expected: str) -> None:
@@ -224,7 +224,7 @@ def test_every_fault_is_told_in_one_run(write: Callable[[str], Path], monkeypatc
         f"{file}: queues.lopri.fleet.concurency is not a setting (did you mean 'concurrency'?)",
         "environment: BROKER_APP_PREFX is not a setting (did you mean 'BROKER_APP_PREFIX'?)",
         f"{file}: heartbeat_seconds: must be a number, got 'often'",
-        f"{file}: queues.default.type: Input should be 'quorum' or 'classic', got 'quorom'",
+        f"{file}: queues.default.type: must be 'quorum' or 'classic', got 'quorom'",
         "environment (BROKER_APP_PUBLISH__POOL_LIMIT): publish.pool_limit: must be a whole number, got 'one'",
         f"{file}: queues.a b: a queue's name must be letters",
         f"{file}: default_queue: must be one of the declared queues (default, lopri, a b), got 'defualt'",
