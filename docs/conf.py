@@ -20,7 +20,10 @@ version = release = installed_version("broker-app")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of Celery and the standard library have no page here
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!broker_app).*"),  # types of Celery and the standard library
+    (r"py:class", r"broker_app\.(fleet|local_broker)\..*"),  # types that are not public
+]
 default_role = "code"
 myst_enable_extensions = ["tasklist"]
 myst_heading_anchors = 4  # the anchors are GitHub's, so links work there too
