@@ -39,6 +39,7 @@ NAMES = (
     "behind_scheduled",
     "worker_memory",
     "broker_cost",
+    "codecs",
     "lane_cost",
     "metrics_cost",
     "metrics_throughput",

@@ -3,6 +3,8 @@
 A worker's event loop waits for its connection, then calls the reader. Messages that arrived whole with a single
 body frame are decoded here; py-amqp handles everything else. Surplus bytes stay in py-amqp's own buffer, where a
 call that waits for an answer finds them.
+
+A third of the processor time of py-amqp's own reading: benchmarks/codecs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ AMQP 0-9-1, sections 2.3.5 and 4.2: a frame consists of type, channel, size, pay
 has a method frame (``basic.publish``), a header frame with the properties, and as many body frames as the
 negotiated frame size requires. py-amqp encodes every message in full; here the parts that many messages share are
 encoded once (`broker_app.publishing.bulk.template`).
+
+A third of the processor time of py-amqp's own publishing: benchmarks/codecs.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 An acknowledgement with ``multiple`` covers all messages up to its delivery tag
 (rabbitmq.com/docs/confirms#multi-ack). So it is used only for tags below that of the first unsettled message.
+With eight at once, a seventh of the processor time of py-amqp's own acknowledging: benchmarks/codecs.
 """
 
 from __future__ import annotations

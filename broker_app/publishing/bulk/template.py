@@ -1,4 +1,7 @@
-"""Message template: the parts shared by all messages of one task and one set of options, encoded once."""
+"""Message template: the parts shared by all messages of one task and one set of options, encoded once.
+
+A seventh of the processor time of py-amqp's own publishing, with `broker_app.wire.frames`: benchmarks/codecs.
+"""
 
 from __future__ import annotations
 
