@@ -50,6 +50,7 @@ NAMES = (
     "io_bound",
     "tuning",
     "curves",
+    "startup",
     "first_task",
     "rolling_restart",
 )

@@ -81,6 +81,7 @@ def worker_environment(url: str, record: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BROKER_APP_", "CELERY_"))}
     return kept | {
         "CELERY_BROKER_URL": url,  # not as -b: a command line is public
+        "BROKER_APP_BROKER_URL": url,  # broker-app refuses to start if the two differ
         RECORD_VARIABLE: str(record),
         "BROKER_APP_STATE_DIR": str(record.parent / "state"),
     }
