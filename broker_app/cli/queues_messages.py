@@ -22,7 +22,6 @@ from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
 from broker_app.messages import CommandOptions, MessageFilter
 from broker_app.queues import parse_duration
-from broker_app.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,7 +151,8 @@ def purge(app: BrokerApp, queue: str, *, yes: bool, as_json: bool) -> None:
         raise SelectionError("purge: expected --yes without a terminal; nothing was removed")
 
     def confirm(source: MessageSource, count: int) -> bool:
-        return yes or click.confirm(f"Permanently remove {counted(count, 'message')} of {source.queue}?", err=True)
+        all_of_them = "the only message" if count == 1 else f"all {count:,} messages"
+        return yes or click.confirm(f"Permanently remove {all_of_them} of {source.queue}?", err=True)
 
     removed = messages.purge(app, queue, confirm)
     if removed is None:
