@@ -34,7 +34,8 @@ from shop import app
 diary = pathlib.Path("published").open("a", buffering=1)
 for number in itertools.count():
     try:
-        task = app.send_task("shop.note", queue="lopri", countdown=1 if number % 5 == 0 else None)
+        countdown = 1 if number % 5 == 0 else None
+        task = app.send_task("shop.note", queue="lopri", countdown=countdown, confirm_timeout=60)
     except Exception as error:
         diary.write(f"refused {error}\\n")
     else:
@@ -83,7 +84,7 @@ def fill(app: BrokerApp) -> set[str]:
     """Publish a backlog and return its ids."""
     with connect(app) as connection:
         apply_plan(app, connection, compare_topology(app, connection))
-    return {app.send_task("shop.note", queue="lopri").id for _ in range(BACKLOG)}
+    return {app.send_task("shop.note", queue="lopri", confirm_timeout=60).id for _ in range(BACKLOG)}
 
 
 def migration(shop: Ledger) -> subprocess.Popen[str]:

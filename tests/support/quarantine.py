@@ -5,7 +5,11 @@ An entry is a debt: it says why the test fails now and then, and goes with the c
 
 from __future__ import annotations
 
-QUARANTINED: dict[str, str] = {}
+QUARANTINED: dict[str, str] = {
+    "tests/chaos/test_cluster.py::test_the_leader_of_the_queue_is_killed": (
+        "failed once on a busy machine, for a reason that was not found; deadlines are longer since"
+    ),
+}
 """A test's id without its parameters, such as ``tests/chaos/test_cluster.py::test_x`` -> why it is unreliable."""
 
 RERUNS = 2
