@@ -7,7 +7,7 @@ OK = 0
 FAILED = 1
 """The command failed."""
 USAGE = 2
-"""Invalid command line, unknown task or queue, or arguments that are not JSON."""
+"""Invalid command line, unknown task or queue, arguments that are not JSON, task modules that fail to import."""
 SETTINGS = 3
 """Invalid settings file or environment."""
 BROKER = 4
