@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 class HardTimeLimit(BaseException):
     """Raised inside a task that exceeded its hard limit. Its failure is already reported; do not catch this."""
+
+
+_INTERRUPTS = (HardTimeLimit, SoftTimeLimitExceeded)
 
 
 class OverLimit(Ignore):
@@ -178,37 +182,41 @@ class TimeLimits:
             Ignore: The task exceeded its hard limit; its failure is already reported.
             SoftTimeLimitExceeded: The task did not catch it.
         """
-        body = self._begin(getattr(self._here, "request", None))
+        body = self._body(getattr(self._here, "request", None))
         self._here.request = None
         if body is None:
             return function()
         try:
+            self._begin(body)
             return function()
         except HardTimeLimit:
             raise OverLimit(body.limit_seconds) from None
         finally:
-            self._end(body)
+            # An interrupt scheduled just before may still be raised, even on entry to a function. At most two
+            # follow each other at once, for the soft and the hard limit; the third is `AGAIN_SECONDS` away.
+            try:
+                self._end(body)
+            except _INTERRUPTS:
+                try:
+                    self._end(body)
+                except _INTERRUPTS:
+                    self._end(body)
+            self._release()
+            self._settle(body)
 
-    def _begin(self, request: Request | None) -> _Body | None:
+    def _body(self, request: Request | None) -> _Body | None:
+        """Return the task to watch; None if it has no limit."""
         hard, soft = self._of(request) if request is not None else (None, None)
         if request is None or (hard is None and soft is None):
             return None
         now = time.monotonic()
-        body = _Body(
+        return _Body(
             request=request,
             target=self._slots.current(),
             soft_at=None if soft is None else now + soft,
             hard_at=None if hard is None else now + hard,
             limit_seconds=hard,
         )
-        with self._changed:
-            self._bodies.add(body)
-            if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch, name="time-limits", daemon=True)
-                self._watcher.start()
-            if body.next_at < self._wakes_at:
-                self._changed.notify()
-        return body
 
     def _of(self, request: Request) -> tuple[float | None, float | None]:
         """Return the hard and the soft limit: the caller's, or else the task's, or else the worker's."""
@@ -216,19 +224,29 @@ class TimeLimits:
         task = request.task
         return hard or task.time_limit or self._hard_seconds, soft or task.soft_time_limit or self._soft_seconds
 
-    def _end(self, body: _Body) -> None:
-        """Remove an ended task and cancel its interrupt, so that the next task here is not interrupted.
+    def _begin(self, body: _Body) -> None:
+        with self._changed:
+            self._bodies.add(body)
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="time-limits", daemon=True)
+                self._watcher.start()
+            if body.next_at < self._wakes_at:
+                self._changed.notify()
 
-        An interrupt scheduled just before may still be raised in this method: then try again.
-        """
-        while True:
-            try:
-                with self._changed:
-                    self._bodies.discard(body)
-                    self._slots.interrupt(body.target, None)
-                break
-            except (HardTimeLimit, SoftTimeLimitExceeded):
-                continue
+    def _end(self, body: _Body) -> None:
+        """Remove an ended task and cancel its interrupt, so that the next task here is not interrupted."""
+        with self._changed:
+            self._bodies.discard(body)
+            self._slots.interrupt(body.target, None)
+
+    def _release(self) -> None:
+        """Release the lock if an interrupt was raised just after it was taken, before its block was entered."""
+        with suppress(RuntimeError):  # raised when this thread does not hold it
+            while True:
+                self._changed.release()
+
+    def _settle(self, body: _Body) -> None:
+        """End a task that exceeded its hard limit once its failure is reported."""
         if body.is_over:
             body.settled.wait()
             if body.is_stuck:

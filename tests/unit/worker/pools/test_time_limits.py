@@ -112,7 +112,7 @@ def test_the_nearest_limit_counts(worker: Worker) -> None:
 
 
 def test_what_ends_at_its_limit_harms_nothing_behind_it(worker: Worker) -> None:
-    """However close the end and the limit are: one outcome, success or time limit, and nothing comes later."""
+    """However close the end and the limit are: one outcome, success or limit, and other tasks are unharmed."""
     for number in range(80):
         accepted = Accepted((0.003 + number % 7 * 0.0001, 0.003))
         worker.limits.accept(accepted)  # type: ignore[arg-type]
@@ -126,6 +126,9 @@ def test_what_ends_at_its_limit_harms_nothing_behind_it(worker: Worker) -> None:
         assert accepted.told == [accepted.time_limits[0]] * is_over
         spin(0.001)  # what was meant for the task would be raised here
     assert worker.limits.stuck == 0
+    late = Accepted((0.05, None))
+    worker.pool.executor.submit(run, worker, late, lambda: spin(SECONDS)).result(SECONDS)
+    assert late.told == [0.05], "limits still hold in other threads"
 
 
 def run(worker: Worker, accepted: Accepted, body: Any) -> None:
