@@ -24,8 +24,8 @@ from broker_app.publishing.bulk import publish_many
 from broker_app.publishing.sent import note_sent
 from broker_app.publishing.single import LateProducer, SingleCalls
 from broker_app.queues import NO_DELAY, Delay, split_delay
-from broker_app.results.deferred import DeferredWrites
 from broker_app.results.fault_tolerance import forgiving
+from broker_app.results.writer import ResultWriter
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
 from broker_app.settings.extras import loading_store
 from broker_app.wire.connection import pooled
@@ -82,7 +82,7 @@ class BrokerApp(Celery):
         self._config_file = config
         self._loading = threading.RLock()
         self._is_loaded = False
-        self._deferred = DeferredWrites()
+        self.result_writer = ResultWriter()
         self._single_calls = SingleCalls(self)
         self._refusal: UnsupportedTask | None = None
         super().__init__(main, **kwargs)
@@ -287,7 +287,7 @@ class BrokerApp(Celery):
 
     def _get_backend(self) -> Any:
         with loading_store(str(self.conf.result_backend)):
-            return closing(forgiving(super()._get_backend(), self._deferred))
+            return closing(forgiving(super()._get_backend(), self.result_writer))
 
     def publish_many(
         self,

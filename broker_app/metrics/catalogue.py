@@ -175,6 +175,12 @@ SLOTS_STUCK = _of_workers(
     "queue node",
     "Slots held by tasks that exceeded their time limit, failed, and cannot be interrupted.",
 )
+RESULTS_WAITING = _of_workers(
+    "worker_results_waiting",
+    MetricType.GAUGE,
+    "queue node",
+    "Task states that the node has yet to write to the result store; at 1000, its tasks wait.",
+)
 RESERVED = _of_workers(
     "worker_reserved_tasks", MetricType.GAUGE, "queue node", "Tasks in the node that are waiting for a slot."
 )

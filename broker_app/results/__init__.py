@@ -1,1 +1,1 @@
-"""Result store: the SQL backend, shared waiting, fault tolerance, deferred writes and checks."""
+"""Result store: the SQL backend, shared waiting, fault tolerance, the writer of batches and checks."""

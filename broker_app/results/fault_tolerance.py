@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.exceptions import SoftTimeLimitExceeded
-from kombu.exceptions import EncodeError
 
 from broker_app.errors import ResultStoreError
+from broker_app.results.redis_batches import RedisBatches
+from broker_app.results.writer import CHORD_PART, FINAL, RESULT, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery.backends.base import Backend
 
-    from broker_app.results.deferred import DeferredWrites
+    from broker_app.results.writer import ResultWriter
 
-DEFERRED = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED})
-"""The final states, which `get()` waits for. Other states are written only once: nothing depends on them."""
-
-RESULT, CHORD_PART = "result", "part of a chord"
+MAX_UNAWAITED_BYTES = 1_000_000
+"""Larger results are stored before their task ends: the store may refuse them, and memory is bounded."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +36,17 @@ class FaultTolerantBackend:
 
     _store_result: Any
     encode_result: Any
-    _deferred: DeferredWrites
+    prepare_row: Any
+    write_rows: Any
+    _writer: ResultWriter
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> Any:
         """Store a state, as Celery does. If a final state cannot be stored, the write is deferred.
+
+        In a worker whose tasks run in its own process, a state is stored a moment later, in a batch. A failure, a
+        part of a chord and a large result are stored when this returns: handlers and chords may read them.
 
         Raises:
             Exception: The store's error, for PENDING, which only `replay` stores, and for a success that the
@@ -53,19 +57,31 @@ class FaultTolerantBackend:
         if state == states.PENDING:
             return store(task_id, result, state, traceback, request=request, **options)
         write = partial(
-            store if state in DEFERRED else self._store_once,
+            store if state in FINAL else self._store_once,
             *(task_id, result, state, traceback),
             request=request,
             **options,
         )
-        self._deferred.drop((task_id, RESULT))
         try:
+            if self._writer.is_batching and getattr(self, "can_batch", False):
+                return self._put(task_id, result, state, traceback, request)
+            self._writer.drop((task_id, RESULT))
             return write()
         except SoftTimeLimitExceeded:
             raise
         except Exception as error:  # noqa: BLE001 - each store has its own errors
             self._on_error(task_id, result, state, write, error)
             return result
+
+    def get_task_meta(self, task_id: str, *args: Any, **options: Any) -> Any:
+        """Return a task's state, as Celery does, with what this process has put but not yet stored."""
+        self._writer.settle((task_id, RESULT))
+        return super().get_task_meta(task_id, *args, **options)  # type: ignore[misc]
+
+    def wait_for_pending(self, result: Any, **options: Any) -> Any:
+        """Wait for a result, as Celery does; what this process has put is stored first."""
+        self._writer.settle((result.id, RESULT))
+        return super().wait_for_pending(result, **options)  # type: ignore[misc]
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **options: Any) -> None:
         """Count a completed chord member, as Celery does. If the store is down, the count is deferred."""
@@ -75,7 +91,7 @@ class FaultTolerantBackend:
         except SoftTimeLimitExceeded:
             raise
         except Exception as error:
-            if not _is_unstorable(error):
+            if not is_unstorable(error):
                 self._defer((request.id, CHORD_PART), count, error, is_needed=state == states.SUCCESS)
             elif state == states.SUCCESS:
                 raise
@@ -90,6 +106,24 @@ class FaultTolerantBackend:
             logger.warning("task [%s]: cannot prepare its result store: %r", task_id, error)
             return {}
 
+    def _put(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Any:
+        """Put a state into the next batch.
+
+        Raises:
+            Exception: The error of the store, if it cannot hold the state or has failed for a while.
+        """
+        encoded = self.encode_result(result, state)
+        row, size = self.prepare_row(task_id, encoded, state, traceback, request)
+        is_awaited = state == states.FAILURE or bool(request and request.chord) or size > MAX_UNAWAITED_BYTES
+        write = self._writer.put((task_id, RESULT), state, row, self.write_rows, is_awaited=is_awaited)
+        if write is None and self._writer.last_error is not None:
+            raise self._writer.last_error
+        if write is not None and is_awaited:
+            self._writer.wait(write)
+            if write.error is not None:
+                raise write.error
+        return encoded
+
     def _store_once(self, task_id: str, result: Any, state: str, traceback: Any, **options: Any) -> Any:
         encoded = self.encode_result(result, state)
         self._store_result(task_id, encoded, state, traceback, **options)
@@ -98,9 +132,9 @@ class FaultTolerantBackend:
     def _on_error(
         self, task_id: str, result: Any, state: str, write: Callable[[], object], error: Exception
     ) -> None:
-        if state not in DEFERRED:
+        if state not in FINAL:
             _warn(task_id, state, error)
-        elif not _is_unstorable(error):
+        elif not is_unstorable(error):
             self._defer((task_id, RESULT), write, error, is_needed=state == states.SUCCESS)
         elif state == states.SUCCESS:
             raise error
@@ -111,7 +145,7 @@ class FaultTolerantBackend:
         self, key: tuple[str, str], write: Callable[[], object], error: Exception, *, is_needed: bool
     ) -> None:
         """Defer a write; if there is no room for it, raise the error if the write is needed."""
-        if self._deferred.add(key, write):
+        if self._writer.add(key, write):
             logger.warning("task [%s]: cannot store its %s, retrying in the background: %r", *key, error)
         elif is_needed:
             raise error
@@ -222,29 +256,24 @@ def storable(text: Any) -> Any:
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
-def forgiving(backend: Backend, deferred: DeferredWrites) -> Backend:
+def forgiving(backend: Backend, writer: ResultWriter) -> Backend:
     """Make a backend fault-tolerant, and return it.
 
     Args:
         backend: Celery's backend, whose class is extended. Each thread has its own.
-        deferred: The deferred writes of the process.
+        writer: The result writer of the process.
     """
     kind: Any = type(backend)
     consumer: Any = getattr(backend, "result_consumer", None)
     is_redis = hasattr(consumer, "_reconnect_pubsub")
-    mixed = (FaultTolerantBackend, CountingChords) if is_redis else (FaultTolerantBackend,)
+    mixed = (FaultTolerantBackend, CountingChords, RedisBatches) if is_redis else (FaultTolerantBackend,)
     backend.__class__ = type(kind.__name__, (*mixed, kind), {"__module__": kind.__module__})
-    backend._deferred = deferred  # noqa: SLF001 - our own attribute
+    backend._writer = writer  # noqa: SLF001 - our own attribute
     if is_redis:
         consumed: Any = type(consumer)
         consumer.__class__ = type(consumed.__name__, (LazyConsumer, consumed), {"__module__": consumed.__module__})
         consumer._wanted = set()  # noqa: SLF001 - our own attribute
     return backend
-
-
-def _is_unstorable(error: Exception) -> bool:
-    """Return whether the error is caused by the value, so that a retry cannot help."""
-    return isinstance(error, (ValueError, TypeError, EncodeError)) or type(error).__name__ == "DataError"
 
 
 def _warn(task_id: str, state: str, error: Exception) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NoSuchModuleError
 
 from broker_app.results.sessions import SessionManager
+from broker_app.results.sql_batches import SqlBatches
 from broker_app.results.waiting import ResultWaiter
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MOST_IDS = 500
 """Ids in one query; every database takes as many parameters."""
 
 
-class DatabaseBackend(CeleryDatabaseBackend):
+class DatabaseBackend(SqlBatches, CeleryDatabaseBackend):
     """Celery's database backend with our `SessionManager`; waiting for results costs few queries and little time.
 
     Raises:

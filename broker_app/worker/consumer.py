@@ -106,7 +106,9 @@ class Consumer(celery_consumer.Consumer):
         self._side_publisher = SidePublisher(self.app)
         dead_letters = DeadLetterPublisher(self.app, self.hostname, self._side_publisher)
         self._acknowledger = Acknowledger(self.connection_errors, is_alone=bool(self.hub))
-        self._deliveries = Deliveries(self.call_soon_ack, self._acknowledger)
+        writer = self.app.result_writer
+        writer.is_batching = self.pool.body_can_be_buffer or self._is_green  # the tasks run in this process
+        self._deliveries = Deliveries(self.call_soon_ack, self._acknowledger, writer.when_stored)
         entry = PoolEntry(self.pool, start, self._deliveries.has, self._limits)
         crash_log = CrashLog(self.app.settings.prefix, self.hostname, self._side_publisher)
         self._suspects = Suspects(crash_log, entry.run)

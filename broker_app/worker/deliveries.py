@@ -73,10 +73,17 @@ class Deliveries:
     Args:
         call_soon: Schedules a function in the worker's loop, where writing to the connection is safe.
         acknowledger: Acknowledges and rejects messages.
+        when_stored: Calls a function once a task's result is stored, in any thread.
     """
 
-    def __init__(self, call_soon: Callable[..., Any], acknowledger: Acknowledger) -> None:
+    def __init__(
+        self,
+        call_soon: Callable[..., Any],
+        acknowledger: Acknowledger,
+        when_stored: Callable[[str, Callable[[], object]], None],
+    ) -> None:
         self._call_soon = call_soon
+        self._when_stored = when_stored
         self._acknowledger = acknowledger
         self._unsettled: deque[TaskRun] = deque()
         self._is_settling = False
@@ -103,11 +110,11 @@ class Deliveries:
             return False
         identity = _identity(message.headers)
         run = self._open.get(identity)
-        if run is not None and run.end is None:
+        if run is not None:  # it runs, or its message waits for its result to be stored
             run.deliveries.append(message)
             logger.info("%s[%s] came again and still runs here: not started twice", identity.task, identity.id)
             return True
-        end = run.end if run is not None else self._ended.get(identity)
+        end = self._ended.get(identity)
         if end is None:
             return False
         logger.info("%s[%s] came again and has ended here: not run again", identity.task, identity.id)
@@ -171,6 +178,9 @@ class Deliveries:
     def _on_end(self, run: TaskRun, _log: Any, _errors: Any, *, end: Disposition = Disposition.ACK) -> None:
         """Record the end at once, in any thread, so that `adopt` finds it if the message is redelivered now."""
         run.end = end
+        self._when_stored(run.request.id, partial(self._settle_soon, run))
+
+    def _settle_soon(self, run: TaskRun) -> None:
         self._unsettled.append(run)
         if not self._is_settling:
             self._is_settling = True

@@ -11,7 +11,7 @@ from celery import states
 from waiting import wait_until
 
 from broker_app import BrokerApp
-from broker_app.results import deferred
+from broker_app.results import writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,17 +64,17 @@ def test_a_state_on_the_way_is_not_stored_later(app: BrokerApp, store: Path) -> 
 
 def test_a_later_state_is_not_overwritten(app: BrokerApp, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A deferred write is forgotten as soon as a later state of the same task is stored."""
-    monkeypatch.setattr(deferred, "FIRST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(writer, "FIRST_PAUSE_SECONDS", 1.0)
     app.backend.store_result("id-1", ValueError("x"), states.FAILURE)
     store.mkdir()
     app.backend.store_result("id-1", {}, states.STARTED)
-    wait_until(lambda: "deferred-writes" not in _threads(), SECONDS, "the background to end")
+    wait_until(lambda: "result-writer" not in _threads(), SECONDS, "the background to end")
     assert app.AsyncResult("id-1").state == states.STARTED
 
 
 def test_a_success_that_cannot_wait_is_an_error(app: BrokerApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of deferred writes is bounded: beyond it a task fails, and a failure is only logged."""
-    monkeypatch.setattr(deferred, "MAX_WAITING", 1)
+    monkeypatch.setattr(writer, "MAX_WAITING", 1)
     app.backend.store_result("id-1", 1, states.SUCCESS)
     with pytest.raises(OSError, match="id-2"):
         app.backend.store_result("id-2", 1, states.SUCCESS)

@@ -165,7 +165,7 @@ def test_a_stuck_thread_is_replaced_until_too_many_are(threads: Ledger) -> None:
     app = threads.app()
     with threads.worker("-Q", "default", "-P", "threads", "-c", "2") as worker:
         end_late(app, 300)
-        wait_until(lambda: "stuck: 1" in worker.text(), SECONDS, "it to be taken for stuck")
+        wait_until(lambda: "stuck tasks: 1" in worker.text(), SECONDS, "it to be taken for stuck")
         naps_side_by_side(threads, app, 2)
         end_late(app, 300)
         assert ended_with(worker) == 1, worker.text()

@@ -1,0 +1,75 @@
+"""SQL batches: many task states in one transaction, each with one statement, for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.backends.database import session_cleanup
+from sqlalchemy import func
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class SqlBatches:
+    """Mixin for Celery's database backend. Other databases than these two write as Celery does."""
+
+    ResultSession: Any
+    task_cls: Any
+    url: str
+    _ensure_retryable: Any
+    _update_result: Any
+
+    @cached_property
+    def can_batch(self) -> bool:
+        """True if the database has the statement for it."""
+        return self._dialect in _INSERTS
+
+    def prepare_row(
+        self, task_id: str, result: Any, state: str, traceback: Any, request: Any
+    ) -> tuple[dict[str, Any], int]:
+        """Return a state as `write_rows` takes it, and its size in bytes."""
+        row = SimpleNamespace(task_id=task_id, children=None, stamps=None)
+        self._update_result(row, result, state, traceback=traceback, request=request)
+        values = vars(row)
+        return values, sum(len(value) for value in values.values() if isinstance(value, (bytes, str)))
+
+    def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Store states in one transaction; like Celery, leave a stored SUCCESS as it is."""
+        self._ensure_retryable(self._write_rows_once, rows)
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
+    ) -> None:
+        if self.can_batch:
+            self._write_rows_once([self.prepare_row(task_id, result, state, traceback, request)[0]])
+        else:
+            super()._store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
+
+    def _write_rows_once(self, rows: Sequence[dict[str, Any]]) -> None:
+        ordered = sorted(rows, key=lambda row: row["task_id"])  # two processes never wait for each other's rows
+        session = self.ResultSession()
+        with session_cleanup(session):
+            session.execute(self._upsert, ordered)
+            session.commit()
+
+    @cached_property
+    def _dialect(self) -> str:
+        return make_url(self.url).get_backend_name()
+
+    @cached_property
+    def _upsert(self) -> Any:
+        table = self.task_cls.__table__
+        statement = _INSERTS[self._dialect](table)
+        new = {column.name: statement.excluded[column.name] for column in table.columns if column.name != "id"}
+        if "stamps" in new:  # a later state without stamps keeps them
+            new["stamps"] = func.coalesce(new["stamps"], table.c.stamps)
+        is_open = table.c.status.is_distinct_from(states.SUCCESS)
+        return statement.on_conflict_do_update(index_elements=["task_id"], set_=new, where=is_open)
