@@ -150,7 +150,7 @@ def test_nothing_is_lost_by_a_refusal(make: MakeMigrated) -> None:
     assert retire(app, is_dry_run=True, into="default").messages == 2
     take(app, "lopri")
     bury(app, 1)
-    with pytest.raises(SelectionError, match="1 dead letters"):
+    with pytest.raises(SelectionError, match="1 dead letter;"):
         retire(app)
     take(app, "lopri.dead")
     assert retire(app).messages == 0
