@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ def config_path(path: Path | str | None = None) -> Path | None:
     where = "the argument config" if path else CONFIG_VARIABLE
     try:
         file = Path(named).expanduser()
-        if file.is_file():
+        if _is_file(file):
             return file.resolve()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -82,6 +83,14 @@ def config_path(path: Path | str | None = None) -> Path | None:
     raise SettingsError(
         [f"{where}: expected a settings file, got {named}, which is not an existing file; correct the path"]
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path is a file; from Python 3.14 on, `Path.is_file` hides a missing permission."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
 
 
 def _names_in(content: Mapping[str, Any], file: str) -> list[str]:
