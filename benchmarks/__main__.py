@@ -48,6 +48,7 @@ NAMES = (
     "metrics_exact",
     "draining",
     "io_bound",
+    "results",
     "tuning",
     "curves",
     "startup",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,13 @@ def ours(nodes: int, *options: str) -> Fleet:
     return _celery("ours", nodes, options, _fill_ours)
 
 
+def storing(result_url: str | None, nodes: int, *options: str) -> Fleet:
+    """Return broker-app's nodes, which store results; None is the default store, SQLite."""
+    fill = partial(_fill_ours, keeps_result=True)
+    variables = {} if result_url is None else {"BROKER_APP_RESULT_URL": result_url}
+    return replace(_celery("ours", nodes, options, fill), variables=variables)
+
+
 def celery(app: str, nodes: int, *options: str) -> Fleet:
     """Return plain Celery's nodes, of an app of `benchmarks.apps`."""
     return _celery(app, nodes, options, _fill_plain)
@@ -130,9 +137,10 @@ def _celery(app: str, nodes: int, options: Sequence[str], fill: Callable[[str, i
     return Fleet([(*base, "-n", f"{app}{number}@localhost") for number in range(nodes)], nodes, fill)
 
 
-def _fill_ours(url: str, count: int, seconds: float) -> None:
+def _fill_ours(url: str, count: int, seconds: float, *, keeps_result: bool = False) -> None:
     declare_ours(url)
-    publish_many(url, count, probes(make_ours(url), LABEL, sleep_seconds=seconds), direct_route)
+    made = probes(make_ours(url), LABEL, sleep_seconds=seconds, keeps_result=keeps_result)
+    publish_many(url, count, made, direct_route)
     wait_for_depth(url, QUEUE, count)
 
 

@@ -88,7 +88,12 @@ def payload(size_bytes: int) -> Callable[[], amqp.Message]:
 
 
 def probes(
-    app: Celery, label: str, *, countdown: float | None = None, sleep_seconds: float = 0.0
+    app: Celery,
+    label: str,
+    *,
+    countdown: float | None = None,
+    sleep_seconds: float = 0.0,
+    keeps_result: bool = False,
 ) -> Callable[[], amqp.Message]:
     """Return a maker of task messages as the app's `apply_async` of the probe would publish them.
 
@@ -97,12 +102,15 @@ def probes(
         label: The probe's.
         countdown: In seconds, None for now; each message has its own eta.
         sleep_seconds: The probe's.
+        keeps_result: Whether the workers store its result.
     """
     args = (label, None, sleep_seconds)
 
     def make() -> amqp.Message:
         task_id = str(uuid4())
-        message = app.amqp.create_task_message(task_id, TASK, args, {}, countdown=countdown, ignore_result=True)
+        message = app.amqp.create_task_message(
+            task_id, TASK, args, {}, countdown=countdown, ignore_result=not keeps_result
+        )
         content_type, encoding, body = serialization.dumps(message.body, "json")
         return amqp.Message(
             body,

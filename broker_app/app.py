@@ -90,7 +90,9 @@ class BrokerApp(Celery):
             self._tasks = TaskRegistry(self._tasks)
         if self.set_as_current and _state.default_app is not None and _state.default_app is globals().get("app"):
             self.set_default()  # Celery's Django fix-up made the first app, `app` below, the default everywhere
-        self.steps["consumer"].add("broker_app.worker.metrics_step:MetricsStep")
+        self.steps["consumer"].update(
+            ("broker_app.worker.metrics_step:MetricsStep", "broker_app.worker.expiry_step:ExpiryStep")
+        )
         shorten_refusals()
 
     @property

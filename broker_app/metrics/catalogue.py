@@ -181,6 +181,12 @@ RESULTS_WAITING = _of_workers(
     "queue node",
     "Task states that the node has yet to write to the result store; at 1000, its tasks wait.",
 )
+RESULTS_EXPIRED = _of_workers(
+    "worker_results_expired_total",
+    MetricType.COUNTER,
+    "queue node",
+    "Expired results that the node removed from an SQL store.",
+)
 RESERVED = _of_workers(
     "worker_reserved_tasks", MetricType.GAUGE, "queue node", "Tasks in the node that are waiting for a slot."
 )

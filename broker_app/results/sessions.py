@@ -31,6 +31,9 @@ class SessionManager(CelerySessionManager):
 
     After a SQLite file was deleted or replaced, the next operation opens the new file. Connections to the old one
     would keep using a file that no other process can open.
+
+    Attributes:
+        file: The SQLite file in use; None before the first use, and for other databases.
     """
 
     prepared: bool
@@ -38,7 +41,7 @@ class SessionManager(CelerySessionManager):
     def __init__(self) -> None:
         super().__init__()
         self._made: tuple[int, Engine, Any] | None = None
-        self._file: Path | None = None
+        self.file: Path | None = None
         self._identity: tuple[int, int] | None = None
         self._make_lock()
         call_after_fork(self._make_lock)
@@ -50,8 +53,8 @@ class SessionManager(CelerySessionManager):
         """Return the engine of this process and its session factory; after a fork, new ones."""
         del short_lived_sessions
         with self._lock:
-            if self._made is not None and _identity_of(self._file) != self._identity:
-                logger.warning("%s was deleted or replaced; results stored in it are lost", self._file)
+            if self._made is not None and _identity_of(self.file) != self._identity:
+                logger.warning("%s was deleted or replaced; results stored in it are lost", self.file)
                 self._forget()
                 self.prepared = False  # the new file has no tables
             if self._made is None or self._made[0] != os.getpid():
@@ -74,10 +77,10 @@ class SessionManager(CelerySessionManager):
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
             return create_engine(parsed, **options)
-        self._file = _file_of(parsed.database)
-        if self._file is not None:
-            _create_file(self._file)
-        self._identity = _identity_of(self._file)
+        self.file = _file_of(parsed.database)
+        if self.file is not None:
+            _create_file(self.file)
+        self._identity = _identity_of(self.file)
         engine = create_engine(parsed)
         event.listen(engine, "connect", _set_pragmas)
         return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from sqlalchemy.engine import make_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_MAX_TEXT = 155
+"""Length of Celery's columns for names."""
 
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -34,11 +38,15 @@ class SqlBatches:
 
     def prepare_row(
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any
-    ) -> tuple[dict[str, Any], int]:
+    ) -> tuple[dict[str, Any], float]:
         """Return a state as `write_rows` takes it, and its size in bytes."""
         row = SimpleNamespace(task_id=task_id, children=None, stamps=None)
         self._update_result(row, result, state, traceback=traceback, request=request)
         values = vars(row)
+        if any(
+            isinstance(value, str) and len(value) > _MAX_TEXT for value in (values | {"traceback": None}).values()
+        ):
+            return values, math.inf  # the database may refuse it
         return values, sum(len(value) for value in values.values() if isinstance(value, (bytes, str)))
 
     def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:

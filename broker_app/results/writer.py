@@ -145,6 +145,8 @@ class ResultWriter:
                 write.callbacks += before.callbacks
                 before.is_over = True
             self._insert(key, write)
+            if self._is_holding_no_more():
+                self._defer(key, write)
         return write
 
     def wait(self, write: Write) -> None:
@@ -291,17 +293,20 @@ class ResultWriter:
         return False
 
     def _defer_all(self) -> list[Callable[[], object]]:
-        """Let nothing wait for the waiting writes any longer."""
+        """Let nothing wait for the waiting writes any longer; return the callbacks to call."""
         callbacks: list[Callable[[], object]] = []
         for key, write in self._writes.items():
-            if not write.is_deferred and write.is_final:
-                write.is_deferred = True
+            if self._defer(key, write):
                 callbacks += write.callbacks
                 write.callbacks = []
-                logger.warning(
-                    "task [%s]: cannot store its %s, retrying in the background: %r", *key, self.last_error
-                )
         return callbacks
+
+    def _defer(self, key: Key, write: Write) -> bool:
+        is_new = write.is_final and not write.is_deferred
+        if is_new:
+            write.is_deferred = True
+            logger.warning("task [%s]: cannot store its %s, retrying in the background: %r", *key, self.last_error)
+        return is_new
 
     def _finish(self, **_signal: Any) -> None:
         """Try the remaining writes one last time, and log those that are lost."""

@@ -287,6 +287,7 @@ class Consumer(celery_consumer.Consumer):
         if self._limits is not None:
             self._limits.close()
         super().stop()
+        self.app.result_writer.is_batching = False
 
     def shutdown(self) -> None:
         """Close the connection for dead letters after the last task has ended."""

@@ -42,7 +42,7 @@ class MetricsStep(bootsteps.StartStopStep):
         self._counts: NodeMetrics | None = consumer.app.metrics.become(consumer.hostname)
         self._started = time.time()
         self._timer: Any = None
-        queues = _queues_of(consumer)
+        queues = queues_of(consumer)
         self._labels = (",".join(queues),)
         if self._counts is not None:
             self._counts.begin(queues)
@@ -82,7 +82,7 @@ class MetricsStep(bootsteps.StartStopStep):
             self._counts.recorder.set(metric, self._labels, value)
 
 
-def _queues_of(consumer: Any) -> tuple[str, ...]:
+def queues_of(consumer: Any) -> tuple[str, ...]:
     """Return the queues that the worker consumes, by their names in the settings."""
     table = consumer.app.settings.routing_table()
     names = {spec.broker_name: spec.name for spec in table}

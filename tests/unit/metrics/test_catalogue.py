@@ -38,6 +38,7 @@ worker_slots gauge queue node
 worker_slots_busy gauge queue node
 worker_slots_stuck gauge queue node
 worker_results_waiting gauge queue node
+worker_results_expired_total counter queue node
 worker_reserved_tasks gauge queue node
 worker_prefetched_messages gauge queue node
 worker_prefetch_limit gauge queue node
