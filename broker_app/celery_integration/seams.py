@@ -118,6 +118,11 @@ SEAMS = (
         "celery.app.base:Celery.__init__ _conf _pending_defaults _tasks _fixups",
     ),
     _seam(
+        "app.py",
+        "a plain call is published without Celery's own work for it, with the same errors",
+        "kombu.connection:Connection _reraise_as_library_errors",
+    ),
+    _seam(
         "celery_integration/amqp.py",
         "publishing is confirmed, and a paused queue is not consumed",
         "celery.app.amqp:AMQP.send_task_message _create_task_sender",
