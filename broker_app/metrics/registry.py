@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from broker_app.errors import RoutingError
+from broker_app.metrics.custom import CustomMetrics
 from broker_app.metrics.producer import ProducerMetrics, PublishScope
 from broker_app.metrics.recorder import Recorder
 from broker_app.metrics.worker import NodeMetrics
@@ -33,18 +34,24 @@ class ProcessMetrics:
     Attributes:
         producer: Producer metrics; None if disabled.
         node: Node metrics; None if disabled or not a worker.
+        custom: The project's own metrics; None if ``metrics.custom`` leaves this process out.
     """
 
     def __init__(self, app: Broker) -> None:
         self._app = app
         self.node: NodeMetrics | None = None
         self.producer: ProducerMetrics | None = None
+        self.custom: CustomMetrics | None = None
         settings = app.settings.metrics
+        if settings.enabled and settings.custom == "all":
+            self.custom = CustomMetrics(custom_folder_of(app))
         if settings.enabled:
             self.producer = ProducerMetrics(Recorder(folder_of(app), PRODUCER_STEM, max_tasks=settings.max_tasks))
 
     def publication(self, task: str, spec: QueueSpec | None) -> PublishScope:
         """Return a context manager for the publishing of one message."""
+        if self.custom is not None:
+            self.custom.start()
         return PublishScope(self.producer, task, spec)
 
     @contextmanager
@@ -67,6 +74,8 @@ class ProcessMetrics:
         """
         if self.producer is None:
             return
+        if self.custom is not None:
+            self.custom.start()
         if error is None:
             self.producer.published(task, spec)
         else:
@@ -86,12 +95,19 @@ class ProcessMetrics:
         if self.node is None and settings.metrics.enabled:
             recorder = Recorder(folder_of(self._app), node_stem(node), node, settings.metrics.max_tasks)
             self.node = NodeMetrics(recorder, settings.routing_table())
+            if self.custom is None and settings.metrics.custom == "workers":
+                self.custom = CustomMetrics(custom_folder_of(self._app))
         return self.node
 
 
 def folder_of(app: Broker) -> Path:
     """Return the folder of an app's metrics files: ``<state_dir>/metrics/<app>``."""
     return app.settings.state_dir / "metrics" / re.sub(r"[^A-Za-z0-9_-]", "_", app.main or "app")
+
+
+def custom_folder_of(app: Broker) -> Path:
+    """Return the folder of an app's custom metrics: ``<state_dir>/metrics/<app>/custom``."""
+    return folder_of(app) / "custom"
 
 
 def node_stem(node: str) -> str:

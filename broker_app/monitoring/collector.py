@@ -16,9 +16,10 @@ from broker_app.fleet.overrides import Overrides
 from broker_app.fleet.state import FleetState
 from broker_app.metrics import catalogue
 from broker_app.metrics.reader import MetricsReader, MetricTotals, Series
-from broker_app.metrics.registry import folder_of
+from broker_app.metrics.registry import custom_folder_of, folder_of
 from broker_app.monitoring.broker_cache import BrokerCache
 from broker_app.monitoring.broker_reader import BrokerNumbers, BrokerReader
+from broker_app.monitoring.custom_metrics import CustomMetricsReader
 from broker_app.monitoring.exposition import registry_of
 from broker_app.publishing.spool.store import SpoolFile
 
@@ -72,6 +73,7 @@ class Collector:
         publish = settings.publish
         self._spool = SpoolFile(settings.state_dir, publish.spool_max_messages, publish.spool_max_bytes)
         self._reader = MetricsReader(folder_of(app))
+        self._custom = CustomMetricsReader(custom_folder_of(app))
         self._broker = BrokerCache(
             BrokerReader(app).read,
             cache_seconds=settings.metrics.broker_cache_seconds,
@@ -94,8 +96,8 @@ class Collector:
         return Snapshot(now, reading, broker, age, numbers)
 
     def registry(self) -> CollectorRegistry:
-        """Return a registry with a snapshot of all metrics."""
-        return registry_of(self.collect().numbers)
+        """Return a registry with a snapshot of all metrics, and the project's own."""
+        return registry_of(self.collect().numbers, self._custom.families())
 
     def close(self) -> None:
         """Stop the broker cache and close the spool."""

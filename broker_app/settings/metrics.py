@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -21,6 +21,10 @@ class MetricsSettings(Table):
     enabled: bool = Field(default=True, description="Collect metrics in producers and workers.")
     max_tasks: int = Field(
         200, ge=1, le=2_000, description="Distinct task names per process; further tasks are counted as `other`."
+    )
+    custom: Literal["workers", "all", "none"] = Field(
+        "workers",
+        description="Whose own `prometheus_client` metrics to export: `workers`, `all`, or `none`.",
     )
     host: str = Field("127.0.0.1", min_length=1, description="Address that `metrics serve` listens on.")
     port: int = Field(9480, ge=0, le=65_535, description="TCP port of `metrics serve`; 0 picks a free one.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 from celery.worker import state
 
 from broker_app.metrics.catalogue import (
@@ -23,6 +23,7 @@ from broker_app.metrics.catalogue import (
 from broker_app.metrics.recorder import OTHER
 
 if TYPE_CHECKING:
+    from broker_app.metrics.custom import CustomMetrics
     from broker_app.metrics.worker import NodeMetrics
 
 SAMPLE_SECONDS = 1.0
@@ -40,6 +41,9 @@ class MetricsStep(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._counts: NodeMetrics | None = consumer.app.metrics.become(consumer.hostname)
+        self._custom: CustomMetrics | None = consumer.app.metrics.custom
+        if self._custom is not None:
+            _prepare(self._custom)
         self._started = time.time()
         self._timer: Any = None
         queues = queues_of(consumer)
@@ -49,6 +53,8 @@ class MetricsStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Start sampling."""
+        if self._custom is not None:
+            self._custom.start()
         if self._counts is not None:
             self._sample(consumer)
             self._timer = consumer.timer.call_repeatedly(SAMPLE_SECONDS, self._sample, (consumer,))
@@ -80,6 +86,24 @@ class MetricsStep(bootsteps.StartStopStep):
         }
         for metric, value in values.items():
             self._counts.recorder.set(metric, self._labels, value)
+
+
+def _prepare(custom: CustomMetrics) -> None:
+    """Let the worker and each process of a prefork pool copy custom metrics; call this before the pool starts."""
+    custom.prepare()
+
+    def start(**_: Any) -> None:
+        custom.start()
+
+    def stop(**_: Any) -> None:
+        custom.stop()
+
+    for signal, receiver in (
+        (signals.worker_process_init, start),
+        (signals.worker_process_shutdown, stop),
+        (signals.worker_shutdown, stop),
+    ):
+        signal.connect(receiver, weak=False, dispatch_uid=(_prepare, id(custom)))
 
 
 def queues_of(consumer: Any) -> tuple[str, ...]:
