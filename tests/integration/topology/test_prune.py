@@ -207,7 +207,7 @@ class Stage:
         ready.wait(READY_SECONDS)
         self.drain([self.names.lane(lane) for lane in scheduled.count_lanes(self.app)])
         threading.Timer(self.start, go.set).start()
-        prune(self.app, waits=WAITS)
+        prune(self.app, waits=replace(SHORT, trust=PruneTimeouts().trust))
         for producer in producers:
             producer.join()
 
