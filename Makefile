@@ -17,6 +17,8 @@ export BROKER_APP_STATE_DIR ?= $(CURDIR)/.state
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv-cache
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := true
+# Where PYTHONDONTWRITEBYTECODE is set, every command and worker would otherwise compile its imports at each start.
+export UV_COMPILE_BYTECODE := 1
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -73,6 +75,7 @@ clean: ## remove what the commands above brought and built
 
 .venv/ready: pyproject.toml uv.lock $(UV)
 	@$(UV) sync --quiet --locked --python $(PYTHON)
+	@$(BIN)/python -m compileall -q broker_app queues
 	@touch $@
 
 $(UV):
