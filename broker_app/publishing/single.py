@@ -1,8 +1,8 @@
 """Single calls: the message of a plain call comes from a template, as in `publish_many`, instead of from Celery.
 
-Celery builds the message of the first calls of each kind. The template then gives the same bytes for a tenth of
-the CPU. Calls that something else may look at, or whose message depends on more than their options, always take
-Celery's way: see `_Snapshot.is_plain` and `SingleCalls.find`.
+Celery builds the message of the first calls of each kind. The template then gives the same bytes for a fraction
+of the work. Calls that something else may look at, or whose message depends on more than their options, always
+take Celery's way: see `_Snapshot.is_plain` and `SingleCalls.find`.
 """
 
 from __future__ import annotations
