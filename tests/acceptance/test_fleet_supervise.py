@@ -160,7 +160,7 @@ def test_a_supervisor_takes_up_settings_and_lets_tasks_finish(machine: Host) -> 
 
 
 def test_a_supervisor_waits_for_a_broker_that_is_away(machine: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so, retries at growing intervals, shows no password, and exits with 0 on SIGTERM."""
+    """It says so, retries at growing intervals, shows no password, and exits with 0 on Ctrl-C."""
     url = {"BROKER_APP_BROKER_URL": "amqp://u:secret@127.0.0.1:1//"}
     monkeypatch.setattr(Host, "environment", machine.environment | url)
     with supervisor(machine, "lopri") as process:

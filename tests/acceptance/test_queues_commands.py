@@ -197,7 +197,7 @@ def test_queues_unrouted(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_queues_bad_words(shop: Ledger, app: BrokerApp) -> None:
-    """An unknown queue, an incomplete option and a broker without our topology have their own exit codes."""
+    """A broker without our topology is exit code 4, an unknown queue or an incomplete option 2."""
     assert "topology declare" in fail(shop, exit_codes.BROKER, "queues", "unrouted")
     park(app)
     assert "did you mean 'lopri'" in fail(
@@ -257,7 +257,7 @@ def test_cancel(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_cancel_without_a_result_store(shop: Ledger, app: BrokerApp) -> None:
-    """It holds, says so, and warns that the result cannot be told."""
+    """The task is cancelled, and a warning says that REVOKED could not be stored."""
     app.send_task("shop.note")
     shop.variables["BROKER_APP_RESULT_URL"] = "db+sqlite:////proc/none/results.sqlite3"
     done = run(shop, "cancel", "an-id")
@@ -277,7 +277,7 @@ def test_topology_declare(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_topology_declare_meets_other_arguments(shop: Ledger, app: BrokerApp) -> None:
-    """A queue declared with other arguments is named, with the cure."""
+    """A queue declared with other arguments is named in one line, with the broker's reply code."""
     with app.connection_for_write() as connection:
         connection.default_channel.queue_declare("lopri", durable=True, auto_delete=False)
     line = fail(shop, exit_codes.BROKER, "topology", "declare")

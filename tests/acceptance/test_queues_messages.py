@@ -145,7 +145,7 @@ def test_a_replayed_task_runs_and_its_result_comes(shop: Ledger, app: BrokerApp)
 
 
 def test_what_has_succeeded_is_skipped(shop: Ledger, app: BrokerApp) -> None:
-    """It is counted, and the exit code is that of success."""
+    """With `--skip-succeeded` a task whose result is SUCCESS stays and is counted; the exit code is 0."""
     ids = bury(app, 2)
     app.backend.store_result(ids[0], 3, states.SUCCESS)
     shown = succeed(shop, "replay", DEAD, "--skip-succeeded")

@@ -99,7 +99,7 @@ def test_what_does_not_finish_goes_back(shop: Ledger, pool: str) -> None:
 
 @pytest.mark.version
 def test_going_back_at_the_deadline_counts_as_no_failure(shop: Ledger, broker_version: tuple[int, ...]) -> None:
-    """A task that outlives many restarts of its workers does not become poison, from RabbitMQ 4.3 on."""
+    """From RabbitMQ 4.3 on, a message returned at the deadline does not increase `x-delivery-count`."""
     app = shop.app()
     app.send_task("shop.nap", (60,))
     for number in range(2):

@@ -91,7 +91,7 @@ def test_other_arguments(shop: Ledger) -> None:
 
 
 def test_without_the_management_api(shop: Ledger) -> None:
-    """A line on stderr says what is not known."""
+    """`plan` and `apply` work, and a line on stderr says what is unknown; `migrate` is refused with 4."""
     shop.variables["BROKER_APP_MANAGEMENT_URL"] = "http://127.0.0.1:1"
     assert run(shop, "apply").returncode == exit_codes.OK
     done = run(shop, "plan")
@@ -126,7 +126,7 @@ def test_migrate(shop: Ledger, app: BrokerApp) -> None:
 
 
 def test_bad_words(shop: Ledger, app: BrokerApp) -> None:
-    """An unknown queue, one of a type that has no migration, and one not declared have their own exit codes."""
+    """`migrate` exits with 2 for an unknown queue or one that never migrates, and with 4 for an undeclared one."""
     unknown = run(shop, "migrate", "lopry")
     assert (unknown.returncode, "did you mean 'lopri'" in unknown.stderr) == (exit_codes.USAGE, True)
     assert run(shop, "migrate", "tasks.cancelled").returncode == exit_codes.USAGE

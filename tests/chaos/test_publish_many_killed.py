@@ -143,7 +143,7 @@ def on_broker(shop: Ledger, request: pytest.FixtureRequest) -> tuple[Counter[str
 
 @pytest.mark.timeout(180)
 def test_a_producer_that_is_killed(shop: Ledger, request: pytest.FixtureRequest) -> None:
-    """Two die in the middle of it: what they were told is there once, and nothing that was not asked for."""
+    """Two producers die in a batch: each accepted task is on the broker once, and no unknown one."""
     for name in ("one", "two"):
         kill(start(shop, name))
     diaries = [Diary.read(shop, name) for name in ("one", "two")]

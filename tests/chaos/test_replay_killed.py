@@ -106,7 +106,7 @@ def settle(app: BrokerApp, ids: list[str]) -> None:
     ],
 )
 def test_a_replay_that_is_killed(make_app: AppMaker, method: str, number: int, pattern: str) -> None:
-    """SIGKILL before it reads, publishes, acknowledges, or hands back what the filters left."""
+    """Killed before it reads, publishes, acknowledges or requeues, a replay loses no task and marks duplicates."""
     app = make_app()
     ids = bury(app)
     command = [sys.executable, "-c", REPLAY, str(app.config_file), method, str(number), pattern]
@@ -129,7 +129,7 @@ def test_a_replay_that_is_cut_off(make_app: AppMaker, fault: str) -> None:
 
 
 def test_a_broker_that_is_killed(tmp_path: Path, broker: FoundBroker) -> None:
-    """It dies in the middle of a replay, and comes back: every task is there."""
+    """If the broker dies in the middle of a replay and comes back, every task is there."""
     with mortal_broker(broker, tmp_path / "mortal") as mortal, app_maker(tmp_path, mortal.amqp_url) as make_app:
         app = make_app()
         ids = bury(app)

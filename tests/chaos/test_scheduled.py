@@ -140,7 +140,7 @@ def check(shop: Ledger, diary: Diary, in_flight: Collection[str] = ()) -> None:
 
 
 def test_publishers_that_are_killed(shop: Ledger) -> None:
-    """Two die in the middle of it: what was confirmed runs once, and only the last call of each is unsure."""
+    """Two publishers die: each confirmed task runs once, and only the last call of each is unsure."""
     with shop.worker("-P", "threads", "-c", "4"):
         for name in ("one", "two"):
             with publishing(shop, name, 0.5, 3):

@@ -28,7 +28,7 @@ def app(make_app: AppMaker) -> BrokerApp:
 
 @pytest.mark.version
 def test_moved_messages_are_as_they_were(app: BrokerApp) -> None:
-    """The marks of a death, the retries and the time go along; into dead letters and back."""
+    """A moved message keeps its dead-letter headers, its retries and its time."""
     headers = task_headers(identity="one") | death_headers()
     publish(app, DEAD, [headers, task_headers("other.run", "two") | death_headers()])
     outcome = messages.move(app, DEAD, "lopri.dead", CommandOptions(MessageFilter(tasks=("shop.*",))))

@@ -122,7 +122,7 @@ def test_a_replayed_task_starts_anew(app: BrokerApp) -> None:
 
 
 def test_one_that_was_in_a_hand_before_says_so(app: BrokerApp) -> None:
-    """A replay that was killed may have sent it; so may a look have been all."""
+    """A replayed dead letter that was peeked before carries `broker_app_maybe_twice`."""
     bury(app)
     messages.peek(app, DEAD, 1)
     replay(app)

@@ -325,7 +325,7 @@ def test_pause_and_resume(browser: Browser, tmp_path: Path, fresh_vhost_url: str
 
 
 def test_a_letter_that_is_gone_is_told(browser: Browser, served: PageServer) -> None:
-    """If the message was already taken, or the broker is gone, the page says that nothing was done, and why."""
+    """If a dead letter was already taken, its replay says that it is not there any more."""
     bury(served.app, 1)
     look(browser, served)
     unlock(browser, TOKEN)

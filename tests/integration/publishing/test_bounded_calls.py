@@ -80,7 +80,7 @@ def test_the_wait_for_a_connection_of_the_pool_counts(
 
 
 def test_a_call_that_gets_no_connection_is_spooled(make_app: AppMaker) -> None:
-    """Producers that must not fail do not fail for a pool that others hold."""
+    """With a spool, a call that gets no connection from the pool in time is spooled."""
     app = make_app(SMALL_POOL.replace("[publish]", "[publish]\nspool = true"))
     held = [app.pool.acquire(block=True) for _ in range(2)]
     with in_its_time():

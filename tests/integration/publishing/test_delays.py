@@ -50,7 +50,7 @@ def _hand_on(app: BrokerApp, lane: str) -> None:
 @pytest.mark.version
 @pytest.mark.parametrize("prefix", ["", "shop."])
 def test_a_delayed_task_arrives_once_in_its_own_queue(make_app: AppMaker, prefix: str) -> None:
-    """Without a worker, whole seconds and broken ones, and whatever the queues' names have in common."""
+    """Delays of whole seconds and fractions lead to the right queue, whatever the queues' names have in common."""
     names = ["default", "a", "b.a", "c.b.a", "a.b", "x-a", "0s", "1s.a"]
     app = make_app(f"prefix = '{prefix}'\n" + "".join(f"[queues.'{name}']\n" for name in names))
     delays = [0.5, 1, 2.3]

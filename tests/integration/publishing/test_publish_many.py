@@ -137,7 +137,7 @@ def test_a_message_is_the_one_that_apply_async_sends(make_app: AppMaker, kind: s
 
 
 def test_moments_are_each_calls_own(app: BrokerApp, add: Any) -> None:
-    """`eta`, `expires` and the moment of publishing count from when each task was published."""
+    """The expiry of each item counts from the moment at which that item was published."""
 
     def signatures() -> Iterator[Any]:
         for _ in range(3):
@@ -192,7 +192,7 @@ def test_a_canvas_goes_by_its_own_way(app: BrokerApp, add: Any) -> None:
 
 
 def test_a_chord_is_published_whole(make_app: AppMaker, tmp_path: Any) -> None:
-    """Its header's tasks are on the broker, and what calls its body."""
+    """A chord is one accepted item, and all tasks of its header are on the broker."""
     app = make_app("result_url = 'db+sqlite:///" + str(tmp_path / "results.sqlite3") + "'\n[queues.default]\n")
 
     @app.task(name="shop.add")
@@ -367,7 +367,7 @@ def test_a_time_out_that_cannot_be_is_said_at_once(app: BrokerApp, add: Any, sec
 
 
 def test_a_full_queue_refuses_each_item(app: BrokerApp) -> None:
-    """Invalid items are refused one by one, and the outcomes say which."""
+    """Items beyond the limit of a full queue are refused one by one, and the outcomes say which."""
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         channel.exchange_declare("full", "fanout", durable=True, auto_delete=False)
@@ -381,7 +381,7 @@ def test_a_full_queue_refuses_each_item(app: BrokerApp) -> None:
 
 
 def test_a_deleted_queue_is_declared_again(app: BrokerApp, add: Any) -> None:
-    """A message returned because its queue was deleted is sent once more, and arrives once."""
+    """Items returned because their queue was deleted are sent once more and accepted, without a mark."""
 
     def signatures() -> Iterator[Any]:
         for n in range(300):
@@ -431,7 +431,7 @@ def test_an_exception_of_the_signatures_comes_after_the_outcomes(app: BrokerApp,
 
 
 def test_stopping_early_leaves_the_connection_usable(app: BrokerApp, add: Any) -> None:
-    """A caller who leaves the loop can publish on; what was not handed out may have been taken."""
+    """A caller that leaves the loop early can go on publishing."""
     with app.publish_many(add.s(n) for n in range(3_000)) as run:
         next(run)
     app.send_task("after")
@@ -461,7 +461,7 @@ def test_delays_go_by_their_lanes(app: BrokerApp, add: Any) -> None:
 
 
 def test_memory_does_not_grow_with_their_number(app: BrokerApp) -> None:
-    """Twenty thousand from a generator need no more than the first two thousand did, and 30 MB."""
+    """Twenty thousand items from a generator need at most 30 MB more than two thousand."""
     script = """
 import resource, sys
 from broker_app import BrokerApp

@@ -85,7 +85,7 @@ def test_a_task_lands_once_in_its_own_queue(make_app: AppMaker, prefix: str) -> 
 
 
 def test_a_task_is_routed_by_its_name_its_own_queue_or_the_default(make_app: AppMaker) -> None:
-    """`queue=` wins, then the routes of the settings, then the task's own queue, then the default queue."""
+    """`queue=` overrides the task's own queue; other tasks follow the settings' routes, then the default queue."""
     app = make_app('[task_routes]\n"reports.*" = "lopri"\n[queues.default]\n[queues.lopri]\n[queues.own]\n')
 
     @app.task(name="shop.own", queue="own")
@@ -256,7 +256,7 @@ def test_a_task_that_expires_before_it_is_due_is_refused(app: BrokerApp, kind: s
 
 
 def test_a_compressed_task_can_be_read(app: BrokerApp) -> None:
-    """Compression is Celery's option, by call or by configuration."""
+    """A task published with `compression=` is compressed, and can be read."""
     app.send_task("shop.add", ("x" * 10_000,), compression="gzip")
     (message,) = take(app, "default")
     assert message.headers["compression"] == "application/x-gzip"
@@ -298,7 +298,7 @@ def test_the_publishing_signals_fire_once(app: BrokerApp) -> None:
 
 
 def test_a_task_that_was_refused_is_not_reported_as_sent(app: BrokerApp) -> None:
-    """`after_task_publish` means that the broker has it."""
+    """`after_task_publish` is not sent for a task that the broker did not accept."""
     seen: list[str] = []
 
     def after(sender: str, **_rest: object) -> None:

@@ -96,7 +96,7 @@ def test_tasks_wait_and_are_sent_in_order(make_app: AppMaker, nobody: str) -> No
 
 
 def test_the_thread_sends_when_the_broker_is_back(make_app: AppMaker, fresh_vhost_url: str) -> None:
-    """No call is needed for it."""
+    """Spooled tasks are sent in order when the broker is back, without another call."""
     proxy = TcpProxy.to(fresh_vhost_url)
     app = make_app(f"{SPOOL}timeout_seconds = 4\n{TWO_QUEUES}", url=proxy.url(fresh_vhost_url))
     app.send_task("first")
@@ -200,7 +200,7 @@ def test_the_commands_without_a_spool_and_without_a_broker(make_app: AppMaker, n
 
 
 def test_one_flusher_at_a_time(make_app: AppMaker, nobody: str) -> None:
-    """A second one says that it has nothing to do."""
+    """A second flusher reports that another is at work, and sends nothing."""
     make_app(AWAY, url=nobody).send_task("any")
     app = make_app(SETTINGS)
     flusher = Flusher(app, store_of(app))
@@ -211,7 +211,7 @@ def test_one_flusher_at_a_time(make_app: AppMaker, nobody: str) -> None:
 
 
 def test_a_flusher_that_was_killed_says_what_may_be_there_twice(make_app: AppMaker, nobody: str) -> None:
-    """A task is marked in the file before it is sent."""
+    """A task that was marked in the file before its flusher was killed is sent with `broker_app_maybe_twice`."""
     away = make_app(AWAY, url=nobody)
     away.send_task("any")
     app, store = make_app(SETTINGS), store_of(away)
@@ -222,7 +222,7 @@ def test_a_flusher_that_was_killed_says_what_may_be_there_twice(make_app: AppMak
 
 
 def test_many_spooled_tasks_arrive_in_order(make_app: AppMaker, nobody: str) -> None:
-    """More than one batch of them."""
+    """Spooled tasks of more than one batch arrive in order."""
     away: Any = make_app(AWAY, url=nobody)
     ids = [away.send_task("any", args=(n,)).id for n in range(700)]
     app = make_app(SETTINGS)
@@ -236,7 +236,7 @@ def spooled(task_id: str) -> SpooledMessage:
 
 
 def test_threads_and_processes_write_beside_each_other(tmp_path: Path) -> None:
-    """Nothing of it is lost, and nothing is there twice."""
+    """Messages that threads and processes spool at the same time are each in the file once, in their order."""
     script = (
         "import pathlib, sys, time\n"
         "from broker_app.publishing.spool.store import SpooledMessage, SpoolFile\n"

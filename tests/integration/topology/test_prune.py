@@ -108,7 +108,7 @@ def test_lanes_in_use_stay_and_all_shorter_ones_with_them(app: BrokerApp) -> Non
 
 
 def test_common_and_short_lanes_stay(make: Callable[..., BrokerApp]) -> None:
-    """Lanes that the settings declare ahead stay, and so does a lane that empties during a prune."""
+    """Lanes of `common_lanes` stay, and so do short ones, which could fill and empty during a prune."""
     app = make('common_lanes = ["8h", "33m"]\n')
     declare(app, *UNUSED, "3s")
     assert words(prune(app, waits=SHORT).removed) == {"2d", "7h", "40s"}

@@ -57,7 +57,7 @@ def taken(connection: Connection, settlements: Acknowledger) -> list[Any]:
 def test_the_broker_keeps_what_is_still_held(
     app: BrokerApp, connection: Connection, ended: list[int], *, is_alone: bool
 ) -> None:
-    """Whichever tasks have ended, in whatever order: those are gone, and all others come again."""
+    """Finished tasks are acknowledged in any order and combination, and all others are redelivered."""
     settlements = Acknowledger(connection.connection_errors, is_alone=is_alone)
     messages = taken(connection, settlements)
     settlements.acknowledge([messages[index] for index in ended])
@@ -67,7 +67,7 @@ def test_the_broker_keeps_what_is_still_held(
 
 
 def test_what_went_back_does_not_stand_in_the_way(app: BrokerApp, connection: Connection) -> None:
-    """Those that were requeued by themselves come again, and the others are acknowledged all the same."""
+    """Messages that were requeued one by one are redelivered, and all others are acknowledged."""
     settlements = Acknowledger(connection.connection_errors, is_alone=True)
     messages = taken(connection, settlements)
     messages[0].requeue()
@@ -95,7 +95,7 @@ def test_messages_of_two_channels_are_kept_apart(app: BrokerApp, connection: Con
 
 
 def test_an_unknown_message_keeps_the_others_apart(app: BrokerApp, connection: Connection) -> None:
-    """If one came that is not known, it might be held: each is acknowledged for itself, and it comes again."""
+    """A message that the acknowledger does not know is not acknowledged with the others, and is redelivered."""
     settlements = Acknowledger(connection.connection_errors, is_alone=True)
     known = taken(connection, Acknowledger(connection.connection_errors, is_alone=True))[1:]
     for message in known:
@@ -106,7 +106,7 @@ def test_an_unknown_message_keeps_the_others_apart(app: BrokerApp, connection: C
 
 
 def test_those_of_a_lost_connection_are_left_alone(app: BrokerApp, connection: Connection) -> None:
-    """They come again: acknowledging them is no error, and touches no other connection."""
+    """Acknowledging messages of a closed connection is no error, and all of them are redelivered."""
     settlements = Acknowledger(connection.connection_errors, is_alone=True)
     messages = taken(connection, settlements)
     connection.close()

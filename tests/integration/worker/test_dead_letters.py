@@ -109,13 +109,13 @@ def test_a_failed_task_says_why_when_and_where(app: BrokerApp, pool: str) -> Non
 
 
 def test_a_task_whose_result_nobody_wants_stands_there_too(app: BrokerApp) -> None:
-    """Ignored results are about results; what could not be done is kept."""
+    """A failed task is kept as a dead letter even if its result is ignored."""
     app.send_task("doomed.fail_unheard")
     assert dead_letter(app).headers["broker_app_dead_exception"] == "ValueError: unheard"
 
 
 def test_a_task_that_was_acknowledged_early_stands_there_too(app: BrokerApp) -> None:
-    """With acks_late=False the message is gone when the task starts; its dead letter is not."""
+    """With acks_late=False a failed task is kept as a dead letter too."""
     app.send_task("doomed.fail_early")
     assert dead_letter(app).headers["broker_app_dead_reason"] == "failed"
 
@@ -169,7 +169,7 @@ def test_a_hard_time_limit_ends_for_good(app: BrokerApp, pool: str) -> None:
 
 
 def test_a_task_that_runs_out_of_memory(app: BrokerApp) -> None:
-    """MemoryError fails the task like any error: plain threads never answer for it, prefork ends its worker."""
+    """MemoryError fails the task like any error, and the worker goes on to run the next one."""
     assert isinstance(failure(app.send_task("doomed.want_too_much")), OutOfMemory)
     assert dead_letter(app).headers["broker_app_dead_reason"] == "failed"
     assert app.send_task("workload.add", (1, 1)).get(timeout=SECONDS, interval=0.05) == 2
@@ -201,7 +201,7 @@ def test_a_task_that_the_worker_does_not_know(app: BrokerApp) -> None:
     ],
 )
 def test_a_body_that_cannot_be_read(app: BrokerApp, body: bytes, content_type: str) -> None:
-    """Broken, or of a kind that is not accepted: kept byte for byte, and the id in its headers gets a result."""
+    """An unreadable body is kept byte for byte, and the result of the id in its headers is `Undecodable`."""
     identity = uuid4().hex
     headers = {"id": identity, "task": "workload.add", "lang": "py"}
     publish_raw(app, body, content_type=content_type, content_encoding="utf-8", application_headers=headers)

@@ -77,7 +77,7 @@ def check_ran_once(app: BrokerApp, shop: Ledger, *ids: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_task_that_outlives_its_connection_runs_once(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
-    """The connection is cut twice while a task runs: it comes again, is held, and is acknowledged when it ends."""
+    """The connection is cut twice while a task runs: its message is held, and acknowledged when the task ends."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
         nap = start_nap(app, shop, 8)
@@ -94,7 +94,7 @@ def test_a_task_that_outlives_its_connection_runs_once(shop: Ledger, cuttable: T
 def test_a_task_that_ended_while_nobody_could_hear_it_is_not_run_again(
     shop: Ledger, cuttable: TcpProxy, pool: str
 ) -> None:
-    """Its acknowledgement was lost on a network that swallows all: when it comes again it is not run."""
+    """A task whose acknowledgement was lost with the connection is not run when it is redelivered."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
         nap = start_nap(app, shop, 2)
@@ -121,7 +121,7 @@ def test_what_had_not_begun_runs_once_too(shop: Ledger, cuttable: TcpProxy, pool
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_half_open_connection_is_left(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
-    """The broker still holds the old connection and its locks; the worker waits and does not exit."""
+    """On a connection that goes dead, the worker reconnects without exiting, and the running task runs once."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
         nap = start_nap(app, shop, 20)
@@ -133,7 +133,7 @@ def test_a_half_open_connection_is_left(shop: Ledger, cuttable: TcpProxy, pool: 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_deleted_queue_disturbs_no_other(shop: Ledger, pool: str) -> None:
-    """It is declared and consumed again within seconds, on the same connection: what runs does not come again."""
+    """A deleted queue is consumed again within seconds on the same connection; other queues' tasks run once."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
         nap = start_nap(app, shop, 6)

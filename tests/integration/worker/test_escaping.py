@@ -66,7 +66,7 @@ def test_what_is_no_exception_fails_the_task(app: BrokerApp) -> None:
 
 
 def test_handlers_of_the_task_itself(app: BrokerApp) -> None:
-    """An exception of its on_failure or on_success leaves no message behind."""
+    """An exception of on_failure or on_success leaves one dead letter: `failed`, or `rejected` after a success."""
     for fails in (True, False):
         app.send_task("escaping.harm", kwargs={"fails": fails})
         (letter,) = dead_letters(app, 1)
@@ -83,7 +83,7 @@ def test_handlers_of_signals_before_it_runs(app: BrokerApp, where: str) -> None:
 
 @pytest.mark.parametrize("where", ["task_failure", "task_postrun", "before_task_publish"])
 def test_handlers_of_signals_of_a_failure(app: BrokerApp, where: str) -> None:
-    """A failed task whose failure cannot be told, or whose errback cannot be published, is dead once."""
+    """A failed task whose signal handlers raise, or whose errback cannot be published, is dead-lettered once."""
     link: Any = app.signature("workload.add", (1, 1), headers={HARM: where})
     results = [
         app.send_task("workload.fail", ("x",), headers={HARM: where}, link_error=link) for _ in range(SLOTS)

@@ -41,7 +41,7 @@ def call(app: BrokerApp, task: str, args: Sequence[Any], *, is_hybrid: bool = Fa
 
 @pytest.mark.parametrize("pool", ["threads", "prefork", "gevent"])
 def test_it_runs_fails_and_is_kept_as_any_other(tmp_path: Path, fresh_vhost_url: str, pool: str) -> None:
-    """Its result is stored; a failure is dead-lettered under its id, and no result is missing."""
+    """Results are stored, and failed and unknown tasks raise and are dead-lettered under their ids."""
     app = client(tmp_path, fresh_vhost_url)
     with running_worker(tmp_path, fresh_vhost_url, "-P", pool, "-c", "2", "-Q", "default"):
         sums = [call(app, "workload.add", [number], kwargs={"y": 2}) for number in range(5)]

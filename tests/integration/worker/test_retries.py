@@ -93,7 +93,7 @@ def test_a_tasks_own_way_comes_first(app: BrokerApp, file: Path, task: str, queu
 
 
 def test_without_a_declaration_nothing_is_retried(app: BrokerApp, file: Path) -> None:
-    """Running a task again is its author's wish, never ours."""
+    """A failed task of a queue without `[retry]` runs once and is dead-lettered."""
     failure(app.send_task("doomed.fail_until", (str(file), 9)))
     assert runs(file) == 1
     wait_until(lambda: depth(app, "default.dead"), SECONDS, "the dead letter")

@@ -70,7 +70,7 @@ def _publish_as_others_do(app: BrokerApp, name: str, priority: int) -> Any:
 @pytest.mark.version
 @pytest.mark.parametrize("task", ["wanderer.retry_at_once", "wanderer.fail_once", "wanderer.fail_once_plainly"])
 def test_what_plain_celery_published_is_retried(app: BrokerApp, vhost_url: str, task: str) -> None:
-    """By its own `retry`, `autoretry_for` and its queue's back-off: kombu's default priority 0 is dropped."""
+    """`retry`, `autoretry_for` and the queue's back-off drop kombu's default priority 0 and retry the task."""
     with Celery("plain", broker=vhost_url, set_as_current=False) as plain:
         sent = plain.send_task(task, exchange="shop.tasks", routing_key="shop.lopri")
     assert _get(app.AsyncResult(sent.id)) == "retried"
@@ -79,7 +79,7 @@ def test_what_plain_celery_published_is_retried(app: BrokerApp, vhost_url: str, 
 
 @pytest.mark.parametrize("priority", [9, 255])
 def test_a_priority_in_a_queue_without_any_hinders_no_retry(app: BrokerApp, priority: int) -> None:
-    """As after `queues move` out of a queue with priorities, or from a client in another language."""
+    """A task with a priority, in a queue without priorities, is retried."""
     assert _get(_publish_as_others_do(app, "wanderer.fail_once", priority)) == "retried"
 
 
@@ -121,7 +121,7 @@ def test_who_looks_sees_the_queue(app: BrokerApp) -> None:
 @pytest.mark.version
 @pytest.mark.parametrize("queue", ["default", "lopri"])
 def test_a_task_that_returns_its_message_kills_nobody(app: BrokerApp, tmp_path: Path, queue: str) -> None:
-    """`Reject(requeue=True)` beyond `delivery_limit`, on classic and quorum queues: it runs in the end."""
+    """A task that raises `Reject(requeue=True)` more often than `delivery_limit` runs in the end."""
     result = app.send_task("wanderer.give_back", (str(tmp_path / "runs"), 7), queue=queue)
     assert _get(result) is False  # not marked as redelivered, as what a dead worker held would be
     wait_until(lambda: depth(app, f"shop.{queue}") == 0, SECONDS, "the queue to be empty")

@@ -153,7 +153,7 @@ def test_an_error_of_ours_comes_back_as_it_was(app: BrokerApp) -> None:
 def test_a_retry_that_the_broker_refuses_is_a_dead_letter(
     app: BrokerApp, management: Management, vhost_url: str
 ) -> None:
-    """A retry that a full lane refuses is not lost: the task is dead-lettered."""
+    """A task whose retry is refused by a full lane becomes a dead letter."""
     vhost = vhost_of(vhost_url)
     policy = {"pattern": "^shop.delay.13s$", "definition": {"max-length": 1}, "apply-to": "queues"}
     management.put(f"policies/{vhost}/full", policy)
@@ -279,7 +279,7 @@ def test_a_worker_that_is_told_to_stop_finishes_first(fresh_vhost_url: str, tmp_
 def test_a_worker_with_a_wrong_option_ends_with_a_reason(
     fresh_vhost_url: str, tmp_path: Path, options: tuple[str, str], expected: str
 ) -> None:
-    """It does not start with less than it was asked for: it ends, non-zero, and names what is wrong."""
+    """A worker with an invalid option exits with a non-zero code, and its last line names the problem."""
     _client(tmp_path, fresh_vhost_url)
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "workload", "worker", *options],

@@ -122,7 +122,7 @@ def test_a_task_beyond_the_workers_limit_fails(shop: Ledger, app: BrokerApp) -> 
 
 
 def test_its_end_is_told_once(shop: Ledger, app: BrokerApp) -> None:
-    """With acks_late=False too: one dead letter, one after_return and one task_postrun, which say FAILURE."""
+    """With acks_late=False: one dead letter, one after_return and one task_postrun, which say FAILURE."""
     early = app.send_task("shop.early")
     assert isinstance(failure(early), TimeLimitExceeded)
     told = ("after FAILURE", "postrun FAILURE")
