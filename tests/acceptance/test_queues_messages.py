@@ -217,8 +217,8 @@ def test_purge_asks_on_a_terminal(shop: Ledger, app: BrokerApp, answer: str, cod
     [
         (("peek", "defalt.dead"), "did you mean 'default.dead'"),
         (("peek", DEAD, "--limit", "0"), "--limit: expected a whole number from 1 on, got '0'"),
-        (("replay", DEAD, "--older-than", "soon"), "--older-than: expected a time such as 90s"),
-        (("replay", DEAD, "--newer-than", "10"), "--newer-than: expected a time such as 90s"),
+        (("replay", DEAD, "--older-than", "soon"), "--older-than: expected a time such as"),
+        (("replay", DEAD, "--newer-than", "10"), "--newer-than: expected a time such as"),
         (("replay", DEAD, "--limit", "many"), "--limit: expected a whole number"),
         (("replay", DEAD, "--to", "lopry"), "did you mean 'lopri'"),
         (("replay", "default"), "expected dead letters, got a work queue"),
