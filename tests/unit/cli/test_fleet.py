@@ -82,7 +82,7 @@ def test_bad_settings_are_told_and_what_is_left_of_them_is_used(
 
 @pytest.mark.parametrize("words", [("flete",), ("fleet", "stpo"), ("queues", "lst"), ("probe", "redy")])
 def test_an_unknown_command_is_refused_with_the_nearest_name(words: tuple[str, ...]) -> None:
-    """In one line, in every group, also below `celery`."""
+    """An unknown command is refused with the nearest name, in every group and below `celery`."""
     known = {"flete": "fleet", "stpo": "stop", "lst": "list", "redy": "ready"}[words[-1]]
     for command in (main, celery):
         done = CliRunner().invoke(command, words)
@@ -162,7 +162,7 @@ def test_a_plan_is_made_without_a_broker(project: Path, monkeypatch: pytest.Monk
 
 
 def test_logs_that_are_not_there_are_one_line(project: Path) -> None:
-    """It says what to do."""
+    """`logs` without any log is one line with the cure, and exit code 1."""
     done = fleet(project, "logs", "lopri")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "found none; start the fleet" in done.stderr

@@ -61,7 +61,7 @@ def test_what_cannot_be_tuned_is_one_line(tmp_path: Path, arguments: list[str], 
 
 
 def test_a_pool_that_is_not_installed_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what to install."""
+    """A pool that is not installed is refused with the command that installs it."""
     monkeypatch.setitem(sys.modules, "gevent", None)
 
     with pytest.raises(TuningError, match=r"--pool gevent: it is not installed; pip install"):
@@ -78,7 +78,7 @@ def test_a_step_without_memory_is_not_taken() -> None:
 
 
 def test_advise_refuses_an_unknown_queue() -> None:
-    """As every verb does, with the nearest name."""
+    """`advise` refuses an unknown queue with exit code 2 and the nearest name."""
     done = CliRunner().invoke(main, ["advise", "loprio"])
 
     assert done.exit_code == 2

@@ -81,14 +81,14 @@ def test_arguments_are_shown_as_celery_shows_them(args: list[Any], kwargs: dict[
     ],
 )
 def test_properties_are_encoded_as_py_amqp_does(properties: dict[str, Any]) -> None:
-    """Byte by byte, whichever properties are there."""
+    """Any set of properties is encoded to py-amqp's bytes."""
     values = outgoing(**properties).properties
     assert frames.properties(values) == amqp.Message("", **values)._serialize_properties()
 
 
 @given(st.binary(max_size=300), st.integers(min_value=20, max_value=60))
 def test_a_message_is_read_back_as_it_was_written(body: bytes, frame_max: int) -> None:
-    """However many frames its body takes."""
+    """An item returns the properties and the body that were encoded for it, in however many frames."""
     one = outgoing()
     one.body = body
     item = BulkItem(
@@ -149,7 +149,7 @@ HEADER_VALUES = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=20), HEADER_VALUES, max_size=6))
 def test_headers_are_encoded_as_py_amqp_does(headers: dict[str, Any]) -> None:
-    """Byte by byte, whatever their content."""
+    """Headers of any content are encoded to py-amqp's bytes."""
     assert frames.table(headers) == dumps("F", [headers])
 
 

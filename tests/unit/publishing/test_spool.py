@@ -84,7 +84,7 @@ def test_what_was_refused_stands_aside(store: SpoolFile) -> None:
 
 
 def test_only_its_owner_may_read_it(store: SpoolFile) -> None:
-    """Arguments are in it."""
+    """Only the owner can read the spool file and enter its folder."""
     store.add(message())
     assert stat.S_IMODE(store.file.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.file.parent.stat().st_mode) == 0o700

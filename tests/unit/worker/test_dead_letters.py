@@ -38,7 +38,7 @@ def test_it_goes_to_the_exchange_of_the_dead_with_its_queue_as_the_key() -> None
 
 
 def test_it_says_why_when_where_and_what_went_wrong() -> None:
-    """Beside the headers that the message had."""
+    """A dead letter has the headers of the message, and reason, time, queue, node, exception and traceback."""
     headers = dead_letter(message(), SPEC, DEATH, "lopri@host").properties["application_headers"]
     assert abs(headers.pop("broker_app_dead_at") - time.time()) < 5
     assert headers == HEADERS | {
@@ -89,7 +89,7 @@ def test_the_body_is_what_came(body: bytes | str) -> None:
 
 
 def test_a_compressed_body_is_compressed_again() -> None:
-    """Its header says that it is, and stays true."""
+    """A compressed body is kept compressed, as its header says."""
     copy = dead_letter(
         message(zlib.compress(b"[1]"), HEADERS | {"compression": "application/x-gzip"}), SPEC, DEATH, "n"
     )
@@ -97,14 +97,14 @@ def test_a_compressed_body_is_compressed_again() -> None:
 
 
 def test_a_body_that_cannot_be_decompressed_stays_as_it_is() -> None:
-    """Then that is why it is dead."""
+    """A body that cannot be decompressed is kept as it is."""
     copy = dead_letter(message(b"no zlib", HEADERS | {"compression": "application/x-gzip"}), SPEC, DEATH, "n")
     assert copy.body == b"no zlib"
 
 
 @given(st.text(st.characters(), max_size=3_000), st.text(st.characters(), max_size=20_000))
 def test_the_headers_are_text_and_small_whatever_was_raised(words: str, traceback: str) -> None:
-    """AMQP carries all headers in one frame, as UTF-8."""
+    """The headers of a dead letter fit into half a frame, as UTF-8, and its exception is one line."""
     death = DeadLetterCause(DeadReason.FAILED, ValueError(words), traceback)
     headers = dead_letters.dead_headers(death, SPEC, "n")
     encoded = [headers[name].encode("utf-8") for name in headers if name != "broker_app_dead_at"]
@@ -113,13 +113,13 @@ def test_the_headers_are_text_and_small_whatever_was_raised(words: str, tracebac
 
 
 def test_a_lone_surrogate_is_shown_by_its_number() -> None:
-    """As in a file name of another system; UTF-8 cannot carry it."""
+    """A lone surrogate in an error's text, which UTF-8 cannot carry, is escaped."""
     death = DeadLetterCause(DeadReason.FAILED, ValueError("\udce9"), "")
     assert dead_letters.dead_headers(death, SPEC, "n")["broker_app_dead_exception"] == "ValueError: \\udce9"
 
 
 def test_what_is_cut_is_the_end_of_the_words_and_the_beginning_of_the_traceback() -> None:
-    """The last lines of a traceback say the most."""
+    """A long error keeps its beginning, and a long traceback its end."""
     death = DeadLetterCause(DeadReason.FAILED, ValueError("a" * 5_000), "b" * 20_000 + "end")
     headers = dead_letters.dead_headers(death, SPEC, "n")
     assert len(headers["broker_app_dead_exception"]) == MAX_EXCEPTION_CHARACTERS
@@ -156,13 +156,13 @@ def test_a_start_that_is_read_twice_counts_once(suspects: CrashLog) -> None:
 
 
 def test_a_retry_and_a_replayed_message_begin_anew(suspects: CrashLog) -> None:
-    """They have the id of the task, and were published later."""
+    """A message that was published later under the same id counts from its first start."""
     suspects.stream.on_entry(entry(key(HEADERS), "one"))
     assert suspects.starts(HEADERS | {PUBLISHED_AT_HEADER: 2.5}) == 1
 
 
 def test_the_brokers_count_stands_in_only_where_the_stream_cannot_be_read(suspects: CrashLog) -> None:
-    """It counts neighbours too; without the stream it is all that there is."""
+    """The broker's delivery count is used only if the stream cannot be read."""
     headers = HEADERS | {"x-delivery-count": 4}
     assert suspects.starts(headers) == 1
     suspects.stream.on_read(False)  # noqa: FBT003 - a callback

@@ -39,7 +39,7 @@ def test_what_celery_writes_has_the_form(payload: Any) -> None:
     ids=str,
 )
 def test_a_body_of_another_shape(payload: Any) -> None:
-    """It is refused, with the reason."""
+    """A body of another shape is refused, with the expected shape."""
     with pytest.raises(InvalidTaskError, match="expected"):
         check_form(HEADERS, payload)
 
@@ -60,7 +60,7 @@ def test_a_header_of_another_kind(header: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("limits", [[None, None], (1, 0.5), [0, None]])
 def test_time_limits(limits: Any) -> None:
-    """Two numbers of seconds, or none."""
+    """Valid time limits are two numbers of seconds, or none."""
     assert are_limits(limits)
 
 
@@ -79,5 +79,5 @@ def test_what_follows_a_task_that_is_given_up() -> None:
 
 
 def test_headers_that_would_hide_methods() -> None:
-    """Celery calls them on the request."""
+    """Header names that would hide methods of Celery's request are known."""
     assert {"get", "update", "clear", "_protected"} <= HIDING

@@ -52,7 +52,7 @@ class Ward:
 
 
 def test_what_came_back_once_runs_beside_others() -> None:
-    """Most come back because a connection was lost: that costs no time."""
+    """Tasks that were redelivered once run next to each other."""
     ward = Ward()
     for task in ("a", "b", "c"):
         ward.quarantine.admit(task)
