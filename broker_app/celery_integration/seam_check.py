@@ -44,12 +44,17 @@ class Part:
         return _PACKAGES.get(root, root)
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names that are missing; all of them if the target itself is."""
+        """Return the names that are missing; all of them if the target itself is.
+
+        A function that a third package has replaced, as Sentry's does, hides its names: nothing is missing then.
+        """
         try:
             target = _resolve(self.target)
         except (ImportError, AttributeError):
             return self.names
         code = getattr(target, "__code__", None)
+        if _is_replaced(target, self.module):
+            return ()
         if code is None:
             return tuple(name for name in self.names if not hasattr(target, name))
         known = set(_names_in(code))
@@ -98,6 +103,14 @@ def _resolve(target: str) -> Any:
     for name in filter(None, path.split(".")):
         found = getattr(found, name)
     return unwrap(getattr(found, "fget", None) or getattr(found, "func", None) or found)  # a property's function
+
+
+def _is_replaced(target: Any, module: str) -> bool:
+    """Return whether a function is not of the package that it was found in."""
+    if isinstance(target, type) or not callable(target):
+        return False
+    of = str(getattr(target, "__module__", None))
+    return of.partition(".")[0] != module.partition(".")[0] or not hasattr(target, "__code__")
 
 
 def _names_in(code: CodeType) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +43,8 @@ def found(target: str) -> Any:
 def rename(monkeypatch: pytest.MonkeyPatch, target: str, name: str) -> None:
     """Take an attribute away; a function that others refer to is replaced by one with other names in it."""
     if name in {"__init__", "create_request_cls"}:
-        monkeypatch.setattr(found(target), name, lambda *_: None)
+        monkeypatch.setattr(found(target), name, other := lambda *_: None)
+        monkeypatch.setattr(other, "__module__", target.partition(":")[0])
     else:
         monkeypatch.delattr(found(target), name)
 
@@ -76,6 +78,22 @@ def test_a_worker_with_a_broken_seam_does_not_start(monkeypatch: pytest.MonkeyPa
     rename(monkeypatch, "celery.worker.request:Request", "_announce_revoked")
     with pytest.raises(SettingsError, match="_announce_revoked"):
         Consumer(lambda _: None, app=None, pool=object())
+
+
+@pytest.mark.parametrize("kind", ["function", "callable"])
+def test_a_function_that_another_package_has_wrapped_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Sentry replaces `build_tracer`, for one: what it wraps cannot be looked at, and works."""
+    trace = import_module("celery.app.trace")
+    own = trace.build_tracer
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        """Stand for a wrapper that does not say what it wraps."""
+        return own(*args, **options)
+
+    monkeypatch.setattr(trace, "build_tracer", wrapped if kind == "function" else partial(own))
+    refuse_broken_seams()
 
 
 def test_modules_that_are_not_loaded_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
