@@ -1,4 +1,4 @@
-"""`broker-app check`: check the settings, and with --broker that the broker supports them."""
+"""`broker-app check`: check the settings and the task modules, and with --broker that the broker supports them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ cancel = LazyCommand(
     "Cancel tasks, including scheduled ones, even if all workers restart.",
 )
 check = LazyCommand(
-    "broker_app.cli.check:check", "check", "Check the settings, and with --broker that the broker supports them."
+    "broker_app.cli.check:check",
+    "check",
+    "Check the settings and the task modules, and with --broker that the broker supports them.",
 )
 demo = LazyCommand(
     "broker_app.cli.demo:demo",

@@ -6,6 +6,12 @@ An entry is a debt: it says why the test fails now and then, and goes with the c
 from __future__ import annotations
 
 QUARANTINED: dict[str, str] = {
+    "tests/integration/results/test_store_away.py::test_what_ended_while_the_store_was_away_is_told_later": (
+        "Celery's Redis client looks for results, then subscribes anew: it is not told of one stored in between"
+    ),
+    "tests/integration/worker/test_deliveries.py::test_a_task_that_outlives_its_connection_runs_once": (
+        "failed once: the task after a cut connection did not run, for a reason that was not found"
+    ),
     "tests/chaos/test_cluster.py::test_the_leader_of_the_queue_is_killed": (
         "failed once on a busy machine, for a reason that was not found; deadlines are longer since"
     ),

@@ -56,7 +56,7 @@ def environment(folder: Path, url: str, **settings: str) -> dict[str, str]:
 def running_worker(
     folder: Path, url: str, *options: str, name: str = "worker", **settings: str
 ) -> Iterator[RunningWorker]:
-    """Start ``celery -A workload worker`` and wait until it is ready; it is ended with the block."""
+    """Start ``celery -A workload worker`` and wait until it is ready, or has died; it is ended with the block."""
     log = folder / f"{name}.log"
     command = [
         sys.executable,
@@ -82,7 +82,11 @@ def running_worker(
         )
     worker = RunningWorker(process, log)
     try:
-        wait_until(lambda: b" ready." in log.read_bytes(), START_SECONDS, f"the worker to be ready: {log}")
+        wait_until(
+            lambda: b" ready." in log.read_bytes() or process.poll() is not None,  # its first task may kill it
+            START_SECONDS,
+            f"the worker to be ready: {log}",
+        )
         yield worker
     finally:
         try:

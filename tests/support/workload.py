@@ -102,14 +102,14 @@ def publish_from_worker(x: int, y: int) -> str:
 
 @app.task(bind=True, max_retries=None)
 def retry_along(
-    self: Any, countdowns: list[float], seen: list[dict[str, Any]] | None = None
+    self: Any, countdowns: list[float], seen: list[dict[str, Any]] | None = None, **options: Any
 ) -> list[dict[str, Any]]:
-    """Retry once for each countdown, and return what each run found in its message."""
+    """Retry once for each countdown with these options, and return what each run found in its message."""
     headers = {name: value for name, value in (self.request.headers or {}).items() if name.startswith("x-")}
     facts = dict(self.request.delivery_info, headers=headers)
     found = [*(seen or []), facts]
     if countdowns:
-        raise self.retry(args=(countdowns[1:], found), countdown=countdowns[0])
+        raise self.retry(args=(countdowns[1:], found), countdown=countdowns[0], **options)
     return found
 
 

@@ -63,10 +63,10 @@ def _get(result: Any) -> Any:
 
 
 def _fill(app: BrokerApp) -> None:
-    """Delay tasks by 13 s until their lane takes no more: a quorum queue takes a few more than its limit."""
+    """Delay tasks by 59 s until their lane takes no more: a quorum queue takes a few more than its limit."""
     for _ in range(50):
         try:
-            app.send_task("fill", countdown=13)
+            app.send_task("fill", countdown=59, retry=False)
         except QueueFull:
             return
     raise AssertionError("the lane was never full")
@@ -153,12 +153,12 @@ def test_an_error_of_ours_comes_back_as_it_was(app: BrokerApp) -> None:
 def test_a_retry_that_the_broker_refuses_is_a_dead_letter(
     app: BrokerApp, management: Management, vhost_url: str
 ) -> None:
-    """A task whose retry is refused by a full lane becomes a dead letter."""
+    """A task whose retry is refused by a full lane, and not sent again, becomes a dead letter."""
     vhost = vhost_of(vhost_url)
-    policy = {"pattern": "^shop.delay.13s$", "definition": {"max-length": 1}, "apply-to": "queues"}
+    policy = {"pattern": "^shop.delay.59s$", "definition": {"max-length": 1}, "apply-to": "queues"}
     management.put(f"policies/{vhost}/full", policy)
     _fill(app)
-    app.send_task("workload.retry_along", ([13],), queue="lopri")
+    app.send_task("workload.retry_along", ([59],), {"retry": False}, queue="lopri")
     wait_until(lambda: depth(app, "shop.lopri.dead") == 1, SECONDS, "the dead letter")
     (message,) = take(app, "shop.lopri.dead")
     assert message.headers["task"] == "workload.retry_along"
