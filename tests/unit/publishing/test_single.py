@@ -108,6 +108,13 @@ def _run(*args: Any, **kwargs: Any) -> None:
     del args, kwargs
 
 
+@pytest.fixture(autouse=True)
+def no_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the receivers of publish signals that other tests have left in this process."""
+    for signal in (signals.before_task_publish, signals.after_task_publish):
+        monkeypatch.setattr(signal, "receivers", [])
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> BrokerApp:
     """Return the app of the tests that change nothing in it."""
