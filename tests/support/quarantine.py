@@ -20,9 +20,6 @@ QUARANTINED: dict[str, str] = {
     "tests/integration/publishing": _PROCESSES,
     "tests/integration/results": _PROCESSES,
     "tests/integration/worker": _PROCESSES,
-    "tests/integration/publishing/test_rights.py::test_a_producer_that_may_not_declare_is_told_what_is_missing": (
-        "failed once on RabbitMQ 4.0, on a busy machine, for a reason that was not found"
-    ),
     "tests/integration/results/test_store_away.py::test_what_ended_while_the_store_was_away_is_told_later": (
         "Celery's Redis client looks for results, then subscribes anew: it is not told of one stored in between"
     ),
