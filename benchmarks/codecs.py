@@ -1,4 +1,4 @@
-"""What each hand-written codec saves against py-amqp's own: processor time of this process for each message."""
+"""Codecs: processor time for each message of the hand-written ones, side by side with py-amqp's."""
 
 from __future__ import annotations
 

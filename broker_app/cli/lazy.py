@@ -51,4 +51,4 @@ class LazyCommand(click.Command):
 
 
 def _unused() -> None:
-    """Stand in for a callback, so that a callback which Celery has wrapped can be told apart."""
+    """Placeholder callback; any other one means that Celery has wrapped the command."""

@@ -68,7 +68,7 @@ class CustomMetricsReader:
     def families(self) -> Iterator[Family]:
         """Yield the families, and those of the folder ``PROMETHEUS_MULTIPROC_DIR`` if it is set.
 
-        A file that cannot be read is logged once, and skipped.
+        An unreadable file is logged once and skipped.
         """
         totals = _Totals()
         for path, data, is_alive in sorted(self._files(), key=itemgetter(2)):  # the last description wins

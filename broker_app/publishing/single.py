@@ -65,7 +65,7 @@ class PlainCall:
 
     @property
     def template(self) -> Template | None:
-        """The template of its kind, None if there is none yet."""
+        """The template of its kind; None until one is made."""
         return self.snapshot.templates.get(self.key)
 
     def note(self, outgoing: OutgoingMessage, message: Any) -> None:
@@ -208,7 +208,7 @@ class LateProducer:
 
 
 class _Snapshot:
-    """What all templates of an app depend on, beside the options of a call; another process has its own.
+    """Shared inputs of an app's templates, apart from a call's options; each process has its own.
 
     Args:
         app: The app.

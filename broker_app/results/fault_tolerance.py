@@ -260,7 +260,7 @@ def forgiving(backend: Backend, writer: ResultWriter) -> Backend:
     """Make a backend fault-tolerant, and return it.
 
     Args:
-        backend: Celery's backend, whose class is extended. Each thread has its own.
+        backend: Celery's backend, whose class is extended.
         writer: The result writer of the process.
     """
     kind: Any = type(backend)

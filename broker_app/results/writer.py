@@ -52,7 +52,7 @@ _URGENT = FINAL | {states.RETRY}
 RESULT, CHORD_PART = "result", "part of a chord"
 
 Key = tuple[str, str]
-"""A task's id and what is written of it."""
+"""A task's id, and `RESULT` or `CHORD_PART`."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Write:
 
     @property
     def is_final(self) -> bool:
-        """True if somebody waits for this state."""
+        """True for a final state, which `get()` waits for."""
         return self.state in FINAL
 
 
@@ -121,7 +121,7 @@ class ResultWriter:
         """Add a state to be written with others, once there is room for it.
 
         Args:
-            key: The task and what is written of it.
+            key: See `Key`.
             state: The state. Nothing replaces a waiting SUCCESS.
             row: The state as `write_batch` takes it.
             write_batch: Writes many rows in one transaction.
@@ -150,7 +150,7 @@ class ResultWriter:
         return write
 
     def wait(self, write: Write) -> None:
-        """Wait until a write is stored, has failed for good, or is deferred."""
+        """Wait until a write is stored, has failed permanently, or is deferred."""
         with self._changed:
             write.due = 0.0
             self._changed.notify_all()

@@ -137,14 +137,12 @@ class Consumer(celery_consumer.Consumer):
             consumption=self._consumption,
             deliveries=self._deliveries,
             suspects=self._suspects,
-            limits=self._limits,
         )
         self._check = ConsumerCheck(
             self,
             shutdown=self._shutdown,
             consumption=self._consumption,
             deliveries=self._deliveries,
-            limits=self._limits,
             heartbeat_file=self._heartbeat_file,
         )
         self._admit_or_give_up = or_given_up(self._admission.admit)

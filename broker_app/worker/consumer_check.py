@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from broker_app.worker.consumption import Consumption
     from broker_app.worker.deliveries import Deliveries
     from broker_app.worker.heartbeat_file import HeartbeatFile
-    from broker_app.worker.pools.time_limits import TimeLimits
     from broker_app.worker.shutdown import Shutdown
 
 
@@ -20,11 +19,10 @@ class ConsumerCheck:
     """Checks a worker's consumers, and shows in the heartbeat file that its loop runs.
 
     Args:
-        consumer: Celery's consumer, with its connection.
+        consumer: The worker's consumer, with its connection and its stuck slots.
         shutdown: The worker's shutdown.
         consumption: The queues that it consumes.
         deliveries: The tasks that were handed to the pool.
-        limits: The time limits, which know the stuck tasks; None if there are none.
         heartbeat_file: The heartbeat file.
     """
 
@@ -35,14 +33,12 @@ class ConsumerCheck:
         shutdown: Shutdown,
         consumption: Consumption,
         deliveries: Deliveries,
-        limits: TimeLimits | None,
         heartbeat_file: HeartbeatFile,
     ) -> None:
         self._consumer = consumer
         self._shutdown = shutdown
         self._consumption = consumption
         self._deliveries = deliveries
-        self._limits = limits
         self._heartbeat_file = heartbeat_file
 
     def run(self) -> None:
@@ -69,7 +65,6 @@ class ConsumerCheck:
 
     def _show(self) -> None:
         """Write the heartbeat file; a worker that is shutting down, or has no slot left, shows no queue."""
-        stuck = 0 if self._limits is None else self._limits.stuck
-        is_ready = not self._shutdown.is_begun and stuck < self._consumer.pool.limit
+        is_ready = not self._shutdown.is_begun and self._consumer.stuck_slots < self._consumer.pool.limit
         consumed, paused = (self._consumption.consumed, self._consumption.paused) if is_ready else ((), ())
         self._heartbeat_file.beat(self._consumption.connection, consumed, paused)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from broker_app.worker.consumption import Consumption
     from broker_app.worker.deliveries import Deliveries
     from broker_app.worker.poison.suspects import Suspects
-    from broker_app.worker.pools.time_limits import TimeLimits
     from broker_app.worker.request import Request
     from broker_app.worker.shutdown import Shutdown
 
@@ -31,12 +30,11 @@ class Drain:
     """Ends a worker's tasks.
 
     Args:
-        consumer: Celery's consumer, with its connection and its loop.
+        consumer: The worker's consumer, with its connection, its loop and its stuck slots.
         shutdown: The worker's shutdown, with the deadline.
         consumption: The queues that it consumes.
         deliveries: The tasks that were handed to the pool.
         suspects: Those of them that wait for another suspect.
-        limits: The time limits, which know the stuck tasks; None if there are none.
     """
 
     def __init__(
@@ -47,14 +45,12 @@ class Drain:
         consumption: Consumption,
         deliveries: Deliveries,
         suspects: Suspects,
-        limits: TimeLimits | None,
     ) -> None:
         self._consumer = consumer
         self._shutdown = shutdown
         self._consumption = consumption
         self._deliveries = deliveries
         self._suspects = suspects
-        self._limits = limits
 
     def run(self) -> None:
         """Run the loop, with heartbeats and acknowledgements, until all tasks have ended or the deadline is over.
@@ -77,7 +73,7 @@ class Drain:
             consumer.connection, lost = None, consumer.connection
             discard(lost)
         left = self._unfinished()
-        if left or (self._limits is not None and self._limits.stuck):
+        if left or self._consumer.stuck_slots:
             self._shutdown.end(consumer.connection, self._consumption.channels, map(str, left))
 
     def _wait(self) -> None:

@@ -21,13 +21,8 @@ def wait_until(condition: Callable[..., Value | None], deadline_seconds: float, 
     Args:
         condition: Called without arguments. ``...`` because mypy takes no lambda with bound defaults
             (``lambda number=number: …``) for a ``Callable[[], …]``.
-        deadline_seconds: How long to wait.
+        deadline_seconds: The longest wait on an idle machine.
         what: The subject of the wait, for the error.
-
-    Args:
-        condition: What is waited for.
-        deadline_seconds: How long it takes at most on a machine with nothing else to do.
-        what: Words for it.
 
     Raises:
         AssertionError: It was not true in time; the text names ``what`` and the last value.
