@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = {name: os.environ.pop(name) for name in names}
     config.stash[_KEY_CHOICES] = chosen if worker is None else worker["choices"]
     config.stash[_KEY_MARK] = RunMark.set()
+    config.pluginmanager.import_plugin("watchdog")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does for a background job
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what we start must hear of Ctrl-C
 
