@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_SECONDS = 150.0
 """Maximum duration of the demo; on an idle machine it takes a third of a minute."""
 
-DEAD_LETTER_SECONDS = 5.0
+DEAD_LETTER_SECONDS = 20.0
 """A dead letter may arrive in its queue shortly after the task's failure event."""
 
 _PAUSE_SECONDS = 0.2
