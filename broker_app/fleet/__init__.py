@@ -3,12 +3,12 @@
 from broker_app.fleet.plan import FleetPlan, plan_fleets
 from broker_app.fleet.rolling import (
     NodeChanges,
-    RollingTimeouts,
     reload_fleets,
     restart_fleets,
     scale_fleet,
     start_fleets,
 )
+from broker_app.fleet.rolling_change import RollingTimeouts
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS
 from broker_app.fleet.startup_check import StartedNode, StartOutcome
 from broker_app.fleet.status import (

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
@@ -29,6 +29,7 @@ from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, resume
 from broker_app.fleet.startup_check import StartedNode, StartOutcome
 from broker_app.fleet.state import FleetState
 from broker_app.fleet.stop import StopOutcome, patience_seconds, stop_fleets
+from broker_app.fleet.supervisor_signals import SIGNALS, SignalFlags, SignalReceived
 from broker_app.metrics.catalogue import HUNG, RESTARTS
 from broker_app.metrics.recorder import Recorder
 from broker_app.metrics.registry import folder_of
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 RESUMED_OPTION = "--resumed"
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _BUSY_SECONDS = 120.0
 _CHILD_SECONDS = 0.2
 _STEM = "supervisor"
@@ -49,46 +49,6 @@ _FATAL_CODES = (2, 3)
 """Exit codes of `fleet reload` when the app fails to load or the settings are invalid."""
 
 logger = logging.getLogger(__name__)
-
-
-class _SignalReceived(BaseException):
-    """A signal requests shutdown or reload; not an Exception, so that handlers of user errors let it pass."""
-
-
-@dataclass(slots=True)
-class _SignalFlags:
-    """The shutdown and reload requests received by signal.
-
-    A signal interrupts the current step, as Ctrl-C does, because a start may take a minute. The next round finds
-    the nodes that the interrupted start has launched.
-    """
-
-    is_ended: bool = False
-    is_reloaded: bool = False
-    _is_listening: bool = False
-
-    def install(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # blocked while the supervisor replaced itself
-
-    def listen(self) -> None:
-        self._is_listening = True
-        if self.is_ended or self.is_reloaded:
-            raise _SignalReceived
-
-    def ignore(self) -> None:
-        self._is_listening = False
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        if number == signal.SIGHUP:
-            self.is_reloaded = True
-        else:
-            self.is_ended = True
-        if self._is_listening:
-            self._is_listening = False
-            raise _SignalReceived
 
 
 class Supervisor:
@@ -113,7 +73,7 @@ class Supervisor:
         self._app_name = app_name
         self._is_resumed = is_resumed
         self._state = FleetState.of(app)
-        self._signal_flags = _SignalFlags()
+        self._signal_flags = SignalFlags()
         self._backoffs: dict[Node, RestartBackoff] = {}
         self._pids: dict[Node, int] = {}
         self._late: set[Node] = set()  # started, but not up in time
@@ -135,7 +95,7 @@ class Supervisor:
             self._hold(stack)
             self._signal_flags.install()
             while not self._signal_flags.is_ended:
-                with suppress(_SignalReceived):
+                with suppress(SignalReceived):
                     self._turn()
                 if self._signal_flags.is_reloaded and not self._signal_flags.is_ended:
                     self._reload()
@@ -279,7 +239,7 @@ class Supervisor:
         if child.returncode in _FATAL_CODES:
             logger.error("the settings or the app are invalid: continuing with the previous ones")
         elif not self._signal_flags.is_ended:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             logging.shutdown()
             words = [word for word in sys.orig_argv[1:] if word != RESUMED_OPTION]
             os.execv(sys.executable, [sys.executable, *words, RESUMED_OPTION])  # noqa: S606 - no shell is wanted

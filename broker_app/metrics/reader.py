@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from broker_app.metrics import storage
+from broker_app.metrics import file_format, storage
 from broker_app.metrics.catalogue import METRICS, WORKER_UP, Metric, MetricType
 from broker_app.metrics.recorder import NODE_KEY
 
@@ -67,8 +67,8 @@ class _CachedFile:
     """Parsed entries of a file from earlier reads; entries never move within a file."""
 
     inode: int
-    end: int = storage.HEADER.size
-    entries: list[tuple[Series, storage.Entry]] = field(default_factory=list)
+    end: int = file_format.HEADER.size
+    entries: list[tuple[Series, file_format.Entry]] = field(default_factory=list)
     node: str = ""
 
 
@@ -133,19 +133,19 @@ class MetricsReader:
         finally:
             os.close(descriptor)
 
-    def _entries(self, path: Path, inode: int, data: bytes) -> list[tuple[Series, storage.Entry]]:
+    def _entries(self, path: Path, inode: int, data: bytes) -> list[tuple[Series, file_format.Entry]]:
         """Return the entries of a file, parsing only those added since the last read."""
         known = self._known.get(path)
-        end = storage.used_bytes(data) if data else storage.HEADER.size
+        end = file_format.used_bytes(data) if data else file_format.HEADER.size
         if known is None or known.inode != inode or known.end > end:
             known = self._known[path] = _CachedFile(inode)
         if end > known.end:
-            for entry in storage.parse(data, known.end):
+            for entry in file_format.parse(data, known.end):
                 self._add_entry(known, entry)
             known.end = end
         return known.entries
 
-    def _add_entry(self, known: _CachedFile, entry: storage.Entry) -> None:
+    def _add_entry(self, known: _CachedFile, entry: file_format.Entry) -> None:
         name, labels, *bounds = json.loads(entry.key)
         if name == NODE_KEY:
             known.node = _valid(labels[0])
@@ -160,10 +160,10 @@ class MetricsReader:
 
 
 def _sum(
-    data: bytes, entries: list[tuple[Series, storage.Entry]], reading: MetricTotals, *, is_alive: bool
+    data: bytes, entries: list[tuple[Series, file_format.Entry]], reading: MetricTotals, *, is_alive: bool
 ) -> None:
     for series, entry in entries:
-        numbers = storage.numbers(data, entry)
+        numbers = file_format.numbers(data, entry)
         is_gauge = series.metric.kind is MetricType.GAUGE
         if is_gauge and series.metric is not WORKER_UP and not is_alive:
             continue

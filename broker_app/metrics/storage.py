@@ -7,24 +7,29 @@ therefore survive restarts, and there are never more files than there were concu
 The file is written with pwrite and not mapped: truncating a mapped file would kill the process with SIGBUS on its
 next access (mmap(2)). A truncated or removed file is restored from memory: see `MetricFile.restore`.
 
-A file consists of a header and entries. Each entry has a key and numbers, aligned to 8 bytes:
-
-    magic (8 bytes) | bytes used (u64)
-    key bytes (u32) | numbers (u32) | key, padded to a multiple of 8 | numbers (f64 each)
-
-No entry crosses a chunk boundary. Each chunk has its own buffer, so that the file can grow without invalidating
-cells in use. Disk space is reserved when the file grows, so a full disk is an error then and not on a later write.
+`broker_app.metrics.file_format` has the format. No entry crosses a chunk boundary. Each chunk has its own buffer,
+so that the file can grow without invalidating cells in use. Disk space is reserved when the file grows, so a full
+disk is an error then and not on a later write.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import struct
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker_app.metrics.file_format import (
+    ENTRY,
+    HEADER,
+    MAGIC,
+    NUMBER_BYTES,
+    CorruptFileError,
+    Entry,
+    entry_bytes,
+    parse,
+    used_bytes,
+)
 from broker_app.settings.private_files import make_private_folder, open_private
 
 if TYPE_CHECKING:
@@ -34,39 +39,15 @@ if TYPE_CHECKING:
     Cells = tuple["Chunk", int]
     """Location of numbers: the chunk, and the index of the first number."""
 
-MAGIC = b"BRAPPM1\n"
-HEADER = struct.Struct("=8sQ")
-ENTRY = struct.Struct("=II")
 CHUNK_BYTES = 64 * 1024
 
 MAX_CHUNKS = 64
 MAX_FILES = 1_000
 SUFFIX = ".metrics"
 
-_NUMBER_BYTES = 8
-
-
-class CorruptFileError(ValueError):
-    """A file is not a metrics file, or is damaged."""
-
 
 class FullError(OSError):
     """A file has reached its maximum size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entry of a file.
-
-    Attributes:
-        key: Key bytes.
-        offset: Byte offset of the first number.
-        count: Number of numbers.
-    """
-
-    key: bytes
-    offset: int
-    count: int
 
 
 class Chunk:
@@ -102,8 +83,8 @@ class Chunk:
     def write(self, first: int, end: int) -> None:
         """Write a range of numbers from memory to the file, in one call."""
         if self._file is not None:
-            start = first * _NUMBER_BYTES
-            self._file.write(self.bytes[start : end * _NUMBER_BYTES], self._offset + start)
+            start = first * NUMBER_BYTES
+            self._file.write(self.bytes[start : end * NUMBER_BYTES], self._offset + start)
 
 
 class MetricFile:
@@ -166,7 +147,7 @@ class MetricFile:
         if entry is None or entry.count != count:
             entry = self.entries[key] = self._append(key, count)
         chunk, place = divmod(entry.offset, CHUNK_BYTES)
-        return self._chunks[chunk], place // _NUMBER_BYTES
+        return self._chunks[chunk], place // NUMBER_BYTES
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write data at an offset; if that fails, `restore` writes it later."""
@@ -210,7 +191,7 @@ class MetricFile:
         self._descriptor = -1
 
     def _append(self, key: bytes, count: int) -> Entry:
-        need = _entry_bytes(len(key), count)
+        need = entry_bytes(len(key), count)
         if need > CHUNK_BYTES - HEADER.size:
             raise FullError(f"{self.path}: an entry of {need} bytes is too large")
         left = -self._used % CHUNK_BYTES
@@ -223,7 +204,7 @@ class MetricFile:
         ENTRY.pack_into(data, place, len(key), count)
         data[place + ENTRY.size : place + ENTRY.size + len(key)] = key
         self.write(data[place : place + need], self._used)
-        entry = Entry(key, self._used + need - count * _NUMBER_BYTES, count)
+        entry = Entry(key, self._used + need - count * NUMBER_BYTES, count)
         self._use(need)
         return entry
 
@@ -232,7 +213,7 @@ class MetricFile:
         if left:
             number, place = divmod(self._used, CHUNK_BYTES)
             data = self._chunks[number].bytes
-            ENTRY.pack_into(data, place, 0, (left - ENTRY.size) // _NUMBER_BYTES)
+            ENTRY.pack_into(data, place, 0, (left - ENTRY.size) // NUMBER_BYTES)
             self.write(data[place : place + ENTRY.size], self._used)
             self._use(left)
 
@@ -293,47 +274,6 @@ def is_locked(descriptor: int) -> bool:
         return True
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     return False
-
-
-def parse(data: bytes, offset: int = HEADER.size) -> Iterator[Entry]:
-    """Yield the entries from an offset on.
-
-    Raises:
-        CorruptFileError: The data is not a metrics file, or is damaged.
-    """
-    end = used_bytes(data)
-    while offset < end:
-        if offset + ENTRY.size > end:
-            raise CorruptFileError(f"an entry at {offset} goes beyond the end at {end}")
-        key_bytes, count = ENTRY.unpack_from(data, offset)
-        size = _entry_bytes(key_bytes, count)
-        if offset + size > end:
-            raise CorruptFileError(f"an entry of {size} bytes at {offset} goes beyond the end at {end}")
-        if key_bytes:
-            start = offset + ENTRY.size
-            yield Entry(data[start : start + key_bytes], offset + size - count * _NUMBER_BYTES, count)
-        offset += size
-
-
-def used_bytes(data: bytes) -> int:
-    """Return the used size of a file in bytes; raises the same errors as `parse`."""
-    if len(data) < HEADER.size:
-        raise CorruptFileError(f"expected at least {HEADER.size} bytes, got {len(data)}")
-    magic, used = HEADER.unpack_from(data)
-    if not used and not any(magic):
-        return HEADER.size  # just created, nothing written yet
-    if magic != MAGIC or not HEADER.size <= used <= len(data) or used % _NUMBER_BYTES:
-        raise CorruptFileError(f"expected {MAGIC!r} and at most {len(data)} bytes, got {magic!r} and {used}")
-    return int(used)
-
-
-def numbers(data: bytes, entry: Entry) -> tuple[float, ...]:
-    """Return the numbers of an entry."""
-    return struct.unpack_from(f"={entry.count}d", data, entry.offset)
-
-
-def _entry_bytes(key_bytes: int, count: int) -> int:
-    return ENTRY.size + -(-key_bytes // _NUMBER_BYTES) * _NUMBER_BYTES + count * _NUMBER_BYTES
 
 
 def _reserve(descriptor: int, offset: int, size: int) -> None:

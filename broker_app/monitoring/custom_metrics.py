@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client.core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from broker_app.metrics import storage
+from broker_app.metrics import file_format, storage
 from broker_app.metrics.custom import GAUGE_NUMBERS, FamilyEntry, parse_key
 from broker_app.monitoring.exposition import bound_label
 
@@ -43,8 +43,8 @@ class _Totals:
 
     def add(self, data: bytes, *, is_alive: bool) -> None:
         """Add the entries of a file."""
-        for entry in storage.parse(data):
-            key, numbers = parse_key(entry.key), storage.numbers(data, entry)
+        for entry in file_format.parse(data):
+            key, numbers = parse_key(entry.key), file_format.numbers(data, entry)
             if isinstance(key, FamilyEntry):
                 self.families[key.name] = key
             elif entry.count == GAUGE_NUMBERS and numbers[2]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hmac
 import io
-import json
 import logging
 import re
 import socket
@@ -17,7 +16,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -25,10 +23,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from broker_app.errors import MetricsError
 from broker_app.monitoring.hosts import KnownHosts
+from broker_app.monitoring.http_messages import MAX_BODY_BYTES, HttpRequest, HttpResponse, as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from broker_app.monitoring.http_messages import HttpRoute
     from broker_app.settings import MetricsSettings
 
 REQUEST_SECONDS = 10.0
@@ -41,74 +41,11 @@ MAX_REQUESTS = 32
 _ROOM_SECONDS = 1.0
 """Maximum time a new request waits for the thread of a closed connection to end."""
 
-MAX_BODY_BYTES = 64 * 1024
-
 _POLL_SECONDS = 0.05
-
-TEXT = "text/plain; charset=utf-8"
-JSON = "application/json"
 
 _LENGTH = re.compile(r"[0-9]{1,12}")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """An HTTP request.
-
-    Attributes:
-        method: ``GET`` or ``POST``; ``HEAD`` is passed on as ``GET``.
-        path: Path without the query string.
-        query: Query parameters; the last value wins.
-        headers: Headers, with names in lower case.
-        body: At most `MAX_BODY_BYTES`.
-        client: Address of the client.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    client: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """An HTTP response.
-
-    Attributes:
-        body: Text, sent as UTF-8, or bytes.
-        content_type: Value of the Content-Type header.
-        status: HTTP status.
-        headers: Additional headers.
-    """
-
-    body: str | bytes
-    content_type: str = TEXT
-    status: HTTPStatus = HTTPStatus.OK
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRoute:
-    """An entry of the routing table.
-
-    Attributes:
-        answer: Handles the request.
-        methods: Allowed methods.
-        is_open: Whether the route needs no authentication.
-    """
-
-    answer: Callable[[HttpRequest], HttpResponse]
-    methods: tuple[str, ...] = ("GET",)
-    is_open: bool = False
-
-
-def as_json(value: object, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
-    """Return a JSON response."""
-    return HttpResponse(json.dumps(value) + "\n", JSON, status)
 
 
 class MetricsServer:

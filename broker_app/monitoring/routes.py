@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
 from broker_app.monitoring.exposition import encode
-from broker_app.monitoring.http_server import HttpRequest, HttpResponse, HttpRoute, as_json
+from broker_app.monitoring.http_messages import HttpRequest, HttpResponse, HttpRoute, as_json
 from broker_app.monitoring.probes import Probe, probe
 from broker_app.monitoring.targets import found_targets
 

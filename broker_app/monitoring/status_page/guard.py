@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from broker_app.monitoring.http_server import HttpRequest, HttpResponse, as_json
+from broker_app.monitoring.http_messages import HttpRequest, HttpResponse, as_json
 from broker_app.monitoring.targets import is_local
 
 if TYPE_CHECKING:

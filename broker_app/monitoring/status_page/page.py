@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from broker_app.errors import BrokerAppError, BrokerError, RoutingError, SelectionError
-from broker_app.monitoring.http_server import HttpResponse, HttpRoute, as_json
+from broker_app.monitoring.http_messages import HttpResponse, HttpRoute, as_json
 from broker_app.monitoring.status_page.actions import (
     DeadLetterAction,
     QueueAction,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from broker_app.app import BrokerApp
     from broker_app.monitoring.collector import Collector
-    from broker_app.monitoring.http_server import HttpRequest
+    from broker_app.monitoring.http_messages import HttpRequest
     from broker_app.settings import MetricsSettings, QueueSettings
 
 TURN_SECONDS = 20.0

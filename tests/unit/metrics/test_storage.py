@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker_app.metrics import storage
-from broker_app.metrics.storage import CHUNK_BYTES, CorruptFileError, FullError, MetricFile
+from broker_app.metrics import file_format, storage
+from broker_app.metrics.file_format import CorruptFileError
+from broker_app.metrics.storage import CHUNK_BYTES, FullError, MetricFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def content(path: Path) -> dict[bytes, tuple[float, ...]]:
     """Return the content of a file."""
     data = path.read_bytes()
-    return {entry.key: storage.numbers(data, entry) for entry in storage.parse(data)}
+    return {entry.key: file_format.numbers(data, entry) for entry in file_format.parse(data)}
 
 
 def test_what_a_killed_process_has_counted_is_kept_and_counted_on(tmp_path: Path) -> None:
@@ -133,9 +134,9 @@ def test_a_file_that_was_only_made_is_no_fault(tmp_path: Path, damage: bytes) ->
     [
         b"short",
         b"something else that is long enough",
-        storage.HEADER.pack(storage.MAGIC, 1 << 40) + b"\0" * 100,
-        storage.HEADER.pack(storage.MAGIC, 32) + storage.ENTRY.pack(1_000_000, 1) + b"\0" * 8,
-        storage.HEADER.pack(storage.MAGIC, 24) + storage.ENTRY.pack(0, 1_000_000),
+        file_format.HEADER.pack(file_format.MAGIC, 1 << 40) + b"\0" * 100,
+        file_format.HEADER.pack(file_format.MAGIC, 32) + file_format.ENTRY.pack(1_000_000, 1) + b"\0" * 8,
+        file_format.HEADER.pack(file_format.MAGIC, 24) + file_format.ENTRY.pack(0, 1_000_000),
     ],
     ids=["too short", "no file of ours", "length", "key", "numbers"],
 )
@@ -144,7 +145,7 @@ def test_a_damaged_file_is_told_and_begun_anew(tmp_path: Path, damage: bytes) ->
     path = tmp_path / "node.0.metrics"
     path.write_bytes(damage)
     with pytest.raises(CorruptFileError):
-        list(storage.parse(damage))
+        list(file_format.parse(damage))
     file = MetricFile.take(tmp_path, "node")
     file.cells(b"key", 1)
     assert content(file.path) == {b"key": (0.0,)}

@@ -22,15 +22,8 @@ from broker_app.errors import MetricsError
 from broker_app.monitoring import http_server as server_module
 from broker_app.monitoring.broker_cache import BrokerCache
 from broker_app.monitoring.broker_reader import BrokerNumbers
-from broker_app.monitoring.http_server import (
-    MAX_BODY_BYTES,
-    MAX_REQUESTS,
-    HttpRequest,
-    HttpResponse,
-    HttpRoute,
-    MetricsServer,
-    as_json,
-)
+from broker_app.monitoring.http_messages import MAX_BODY_BYTES, HttpRequest, HttpResponse, HttpRoute, as_json
+from broker_app.monitoring.http_server import MAX_REQUESTS, MetricsServer
 from broker_app.monitoring.targets import found_targets, targets
 from broker_app.settings import MetricsSettings
 

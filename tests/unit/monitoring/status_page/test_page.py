@@ -14,7 +14,7 @@ from page_states import Told, quiet
 from pydantic import SecretStr, ValidationError
 
 from broker_app.errors import SelectionError
-from broker_app.monitoring.http_server import HttpRequest
+from broker_app.monitoring.http_messages import HttpRequest
 from broker_app.monitoring.status_page.actions import ActionRequest, parse_queue, parse_wish
 from broker_app.monitoring.status_page.guard import TOKEN_HEADER, RequestGuard
 from broker_app.monitoring.status_page.page import FILES
