@@ -107,6 +107,14 @@ SEAMS = (
         "celery.app.task:Task Strategy",
     ),
     _seam(
+        "results/redis_consumer.py",
+        "reads the store once Redis has confirmed a subscription, so that `get()` misses no result",
+        "celery.backends.redis:ResultConsumer _drain_one _locked _pubsub _reconnect_pubsub reconnect_on_error",
+        "celery.backends.redis:ResultConsumer.drain_events _drain_one",
+        "celery.backends.redis:ResultConsumer._reconnect _reconnect_pubsub",
+        "celery.backends.redis:ResultConsumer._reset_sync _pending_unsubscribe",
+    ),
+    _seam(
         "publishing/bulk/signature.py",
         "publish_many takes the options of the task's class",
         "celery.app.task:Task _get_exec_options",

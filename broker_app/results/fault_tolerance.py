@@ -16,6 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from broker_app.errors import ResultStoreError
 from broker_app.results.redis_batches import RedisBatches
+from broker_app.results.redis_consumer import LazyConsumer
 from broker_app.results.writer import CHORD_PART, FINAL, RESULT, is_unstorable
 
 if TYPE_CHECKING:
@@ -180,73 +181,6 @@ class CountingChords:
                 f"got {type(error).__name__}: {error}; nothing was published"
             ) from error
         return super().apply_chord(header_result_args, body, **options)  # type: ignore[misc]
-
-
-class LazyConsumer:
-    """Mixin for the Redis backend's result consumer: subscribes when a result is awaited.
-
-    Celery subscribes before it publishes each task and whenever a group's result is created, so that nothing can
-    be published while the store is down. Here `get()` subscribes and then reads the store, so that it misses no
-    result.
-    """
-
-    backend: Any
-    subscribed_to: set[bytes]
-    reconnect_on_error: Any
-    _get_key_for_task: Any
-    _pending_unsubscribe: set[bytes]
-    _locked: Any
-    _pubsub: Any
-    _wanted: set[bytes]
-
-    def consume_from(self, task_id: str) -> None:
-        """Record that a result may be awaited."""
-        key = self._get_key_for_task(task_id)
-        self._pending_unsubscribe.discard(key)
-        if key not in self.subscribed_to:
-            self._wanted.add(key)
-
-    def cancel_for(self, task_id: str) -> None:
-        """Record that a result is no longer awaited."""
-        key = self._get_key_for_task(task_id)
-        if key in self._wanted:
-            self._wanted.discard(key)
-        else:
-            super().cancel_for(task_id)  # type: ignore[misc]
-
-    def on_wait_for_pending(self, result: Any, **options: Any) -> None:
-        """Subscribe, then read the store, as Celery does."""
-        self._subscribe()
-        super().on_wait_for_pending(result, **options)  # type: ignore[misc]
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Read the messages that have arrived, as Celery does.
-
-        Raises:
-            OSError: The store is unreachable. Celery's waiting loops handle this error and no other.
-        """
-        try:
-            self._subscribe()
-            super().drain_events(timeout)  # type: ignore[misc]
-        except TimeoutError:
-            raise
-        except (RuntimeError, *self.backend.connection_errors) as error:
-            raise OSError(f"the result store does not answer: {error!r}") from error
-
-    def _subscribe(self) -> None:
-        if not self._wanted and (self._pubsub is not None or not self.subscribed_to):
-            return
-        with self._locked():
-            if self._pubsub is None:
-                self._pubsub = self.backend.client.pubsub(ignore_subscribe_messages=True)
-                self._wanted |= self.subscribed_to
-            keys = tuple(self._wanted)
-            if not keys:  # another thread has just subscribed
-                return
-            self.subscribed_to.update(keys)
-            self._wanted.difference_update(keys)
-            with self.reconnect_on_error():
-                self._pubsub.subscribe(*keys)
 
 
 def storable(text: Any) -> Any:

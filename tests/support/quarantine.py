@@ -20,9 +20,6 @@ QUARANTINED: dict[str, str] = {
     "tests/integration/publishing": _PROCESSES,
     "tests/integration/results": _PROCESSES,
     "tests/integration/worker": _PROCESSES,
-    "tests/integration/results/test_store_away.py::test_what_ended_while_the_store_was_away_is_told_later": (
-        "Celery's Redis client looks for results, then subscribes anew: it is not told of one stored in between"
-    ),
     "tests/integration/worker/test_deliveries.py::test_a_task_that_outlives_its_connection_runs_once": (
         "failed once: the task after a cut connection did not run, for a reason that was not found"
     ),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from apps import TWO_QUEUES, depth
 from celery import chain, chord, group, states
 from ledger import Ledger, ledger
-from redis import Redis, RedisError
+from redis_server import NEEDS_REDIS, free_port, redis_server
 from waiting import wait_until
 
 from broker_app import messages
@@ -89,39 +85,18 @@ def test_a_chord_that_cannot_be_counted_publishes_nothing(make_app: AppMaker) ->
     assert depth(app, "default") is None
 
 
-@contextmanager
-def redis(folder: Path, port: int) -> Iterator[None]:
-    """Run a Redis for the length of a block; it keeps what it has for the next block."""
-    command = ["redis-server", "--port", str(port), "--dir", str(folder), "--appendonly", "yes"]
-    command += ["--appendfsync", "always"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: _answers(port), SECONDS, "Redis")
-            yield
-        finally:
-            process.kill()
-
-
-def _answers(port: int) -> bool:
-    try:
-        return bool(Redis(port=port).ping())
-    except RedisError:  # not there yet, or reading its file
-        return False
-
-
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+@NEEDS_REDIS
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_what_ended_while_the_store_was_away_is_told_later(
     tmp_path: Path, fresh_vhost_url: str, pool: str
 ) -> None:
     """A success, a failure and the last member of a chord, as soon as the store is back."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     settings = f'result_url = "redis://127.0.0.1:{port}/0"\n[queues.default]\n'
     with ledger(tmp_path, fresh_vhost_url, settings) as shop, shop.worker("-P", pool, "-c", "3"):
         app = shop.app()
-        with redis(tmp_path, port):
+        with redis_server(tmp_path, port):
             grouped = group([app.signature("shop.note")] * 3, app=app).apply_async()
             assert grouped.get(timeout=SECONDS) == [None] * 3
             body = app.signature("shop.note", immutable=True)
@@ -133,7 +108,7 @@ def test_what_ended_while_the_store_was_away_is_told_later(
         wait_until(lambda: len(shop.runs("end")) == 2, SECONDS, "both to end")
         failed = app.send_task("shop.nap", ("no number",))
         wait_until(lambda: depth(app, "default.dead"), SECONDS, "the failure")
-        with redis(tmp_path, port):
+        with redis_server(tmp_path, port):
             wait_until(lambda: app.AsyncResult(slow.id).state == states.SUCCESS, SECONDS, "the success")
             wait_until(lambda: app.AsyncResult(failed.id).state == states.FAILURE, SECONDS, "the failure's state")
             wait_until(lambda: app.AsyncResult(late.id).state == states.SUCCESS, SECONDS, "the chord's body")
