@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from commands import outputs
 from waiting import wait_until
 
 from broker_app.fleet.processes import find_workers, kill
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCRIPTS = Path(sys.executable).parent
-COMMAND_SECONDS = 400.0
+COMMAND_SECONDS = 240.0
 
 SETTINGS = """
 [queues.default.fleet]
@@ -70,7 +71,7 @@ class Host:
         """Run a command to its end."""
         with self.popen(*command) as process:
             try:
-                out, err = process.communicate(timeout=COMMAND_SECONDS)
+                out, err = outputs(process, COMMAND_SECONDS)
             finally:
                 process.kill()
         return subprocess.CompletedProcess(command, process.returncode, out, err)

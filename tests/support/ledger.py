@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands import outputs
 from waiting import wait_until
 
 from broker_app import BrokerApp
@@ -115,7 +116,7 @@ class Ledger:
         """Run such a command to its end."""
         with self.popen(*command) as process:
             try:
-                out, err = process.communicate(timeout=timeout_seconds)
+                out, err = outputs(process, timeout_seconds)
             finally:
                 kill(process)
         return subprocess.CompletedProcess(command, process.returncode, out, err)

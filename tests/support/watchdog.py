@@ -7,6 +7,7 @@ would wait for ever. Here each try has its whole time, its alarm comes back, and
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -55,7 +56,11 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell of failures where there is a terminal: not in the processes of pytest-xdist."""
+    """Tell of failures where there is a terminal: not in the processes of pytest-xdist.
+
+    What the tests start says where it stands when it is ended by SIGABRT: see `commands.outputs`.
+    """
+    os.environ["PYTHONFAULTHANDLER"] = "1"
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Teller(config))
 
