@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +18,19 @@ from broker_app.cli.command import Command, Number, app_name, pass_app
 from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
 from broker_app.cli.send_file import load_tasks
+from broker_app.cli.tune_output import as_record, print_result
 from broker_app.errors import CallError, SettingsError
 from broker_app.tuning import NodeLimits, SampleCall, SweepPlan, TaskLoad, TrialEffort, tune
 from broker_app.tuning.chart import draw
-from broker_app.tuning.limits import WORDS
 from broker_app.tuning.live_load import WATCH_SECONDS, cpu_seconds, observe
 from broker_app.tuning.load import parse_profile, parse_time
-from broker_app.tuning.readable import shown_duration, shown_number
-from broker_app.tuning.settings_file import apply_fleet, fleet_lines
+from broker_app.tuning.readable import shown_duration
+from broker_app.tuning.settings_file import apply_fleet
 from broker_app.tuning.worker import is_installed
 
 if TYPE_CHECKING:
     from broker_app.app import BrokerApp
-    from broker_app.tuning import Measurement, TuningResult
-    from broker_app.tuning.recommendation import PoolResult
+    from broker_app.tuning import TuningResult
 
 POOLS = ("threads", "gevent", "prefork")
 """Default pools, if installed; solo has one slot and nothing to tune."""
@@ -128,9 +125,9 @@ def tune_command(app: BrokerApp, queue: str, **options: Any) -> None:
             raise KeyboardInterrupt
     svg.write_text(draw(tuning), encoding="utf-8")
     if options["is_json"]:
-        echo(json.dumps(_record(tuning, name)))
+        echo(json.dumps(as_record(tuning, name)))
     else:
-        _print(tuning, name)
+        print_result(tuning, name)
     _say(f"curves: {svg}")
     _finish(tuning, config)
 
@@ -228,103 +225,3 @@ def _config_file(app: BrokerApp) -> Path:
 
 def _say(text: str) -> None:
     echo(text, err=True)
-
-
-_COLUMNS: tuple[str, ...] = ("pool", "-c", "tasks/s", "±", "run p50", "run p95", "wait p50", "wait p95", "busy")
-_COLUMNS += ("CPU", "memory", "threads", "files", "")
-
-
-def _print(tuning: TuningResult, name: str) -> None:
-    rows = [_row(point, result, tuning) for result in tuning.results for point in result.points.values()]
-    lines = [_COLUMNS, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        first, *rest = zip(line, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest[:-1]), line[-1]]
-        echo("  ".join(cells).rstrip())
-    echo("times in ms; wait at 80 % load, all else at full load; CPU in cores, memory in MiB\n")
-    for result in tuning.results:
-        echo(_judgement(result))
-    for note in tuning.recommendation.notes:
-        echo(f"note: {note}")
-    if point := tuning.recommendation.point:
-        echo(f"\nrecommended: {point.pool} -c {point.slots}, {shown_number(point.throughput)} tasks a second")
-        echo(f"  {_multi_line(tuning, name)}")
-        echo("in the settings file (--apply writes it):")
-        for setting in fleet_lines(tuning.plan.queue, point.pool, point.slots):
-            echo(f"  {setting}")
-
-
-def _row(point: Measurement, result: PoolResult, tuning: TuningResult) -> tuple[str, ...]:
-    broken = tuning.plan.limits.broken_by(point)
-    mark = "recommended" if point is tuning.recommendation.point else "knee" if point is result.knee else ""
-    return (
-        point.pool,
-        str(point.slots),
-        shown_number(point.throughput),
-        f"{100 * point.error:.0f} %",
-        *(shown_number(1000 * seconds) for seconds in (point.run.p50, point.run.p95)),
-        *(shown_number(1000 * seconds) for seconds in ((point.wait.p50, point.wait.p95) if point.wait else ())),
-        *(() if point.wait else ("-", "-")),
-        f"{100 * point.busy_share:.0f} %",
-        f"{point.usage.cpu_cores:.2f}",
-        f"{point.usage.memory_bytes / 2**20:.0f}",
-        str(point.usage.threads),
-        str(point.usage.descriptors),
-        f"over: {broken}" if broken else mark,
-    )
-
-
-def _judgement(result: PoolResult) -> str:
-    law, sure = result.law, result.confidence
-    fitted = f"{shown_number(law.rate)} a second for each slot"
-    if sure:
-        fitted += f", contention {_span(sure.contention.low, sure.contention.high)}"
-        fitted += f", coherency {_span(sure.coherency.low, sure.coherency.high)}"
-        fitted += f", knee of the law {sure.knee.low:.0f} to {sure.knee.high:.0f}"
-    if len(result.points) == 1:
-        return f"{result.pool}: a single number of slots shows neither a limit nor a law"
-    return f"{result.pool}: {WORDS[result.ceiling]}\n  law: {fitted}; off by up to {100 * result.misfit:.0f} %"
-
-
-def _span(low: float, high: float) -> str:
-    return f"{shown_number(low)} to {shown_number(high)}"
-
-
-def _multi_line(tuning: TuningResult, name: str) -> str:
-    point, queue = tuning.recommendation.point, tuning.plan.queue
-    assert point is not None  # noqa: S101 - only called with a recommendation
-    words = ["celery", "multi", "start", queue, "-A", name, "-Q", queue, "-P", point.pool, "-c", str(point.slots)]
-    return shlex.join(words)
-
-
-def _record(tuning: TuningResult, name: str) -> dict[str, Any]:
-    """Return all figures as a JSON object."""
-    point = tuning.recommendation.point
-    return {
-        "queue": tuning.plan.queue,
-        "load": str(tuning.plan.load),
-        "recommended": None if point is None else {"pool": point.pool, "concurrency": point.slots},
-        "settings": [] if point is None else fleet_lines(tuning.plan.queue, point.pool, point.slots),
-        "celery_multi": None if point is None else _multi_line(tuning, name),
-        "refusals": tuning.recommendation.refusals,
-        "notes": tuning.recommendation.notes,
-        "pools": [_pool_record(result) for result in tuning.results],
-    }
-
-
-def _pool_record(result: PoolResult) -> dict[str, Any]:
-    points = [
-        asdict(point)
-        | {"throughput": point.throughput, "error": min(point.error, 1e9), "busy_share": point.busy_share}
-        for point in result.points.values()
-    ]
-    return {
-        "pool": result.pool,
-        "knee": result.knee.slots if result.knee else None,
-        "law": asdict(result.law),
-        "confidence": asdict(result.confidence) if result.confidence else None,
-        "misfit": result.misfit,
-        "ceiling": str(result.ceiling),
-        "points": points,
-    }
