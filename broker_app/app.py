@@ -154,7 +154,7 @@ class BrokerApp(Celery):
         """Define a task, like Celery's decorator.
 
         Raises:
-            UnsupportedTask: The function is a coroutine or a generator, whose body would never run.
+            UnsupportedTask: The function has a ``yield``, so that its body would never run.
         """
         make = super().task
         if args:

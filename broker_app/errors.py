@@ -25,7 +25,7 @@ BrokerAppError                     queues/errors.py: base class; the text is one
 │   ├── Poisoned                   each of its starts killed the worker
 │   ├── Rejected                   it rejected its message
 │   ├── OutOfMemory                it raised MemoryError, and its worker survived
-│   ├── Unawaited                  it returned an awaitable, which no worker awaits
+│   ├── Unawaited                  a plain function returned an awaitable, which no worker awaits
 │   ├── UncaughtBaseException      it raised SystemExit, asyncio.CancelledError or a similar BaseException
 │   ├── UnknownTask                the worker does not know the task (also Celery's NotRegistered)
 │   └── Undecodable                its message cannot be decoded
@@ -314,9 +314,9 @@ class OutOfMemory(TaskFailure):
 
 
 class Unawaited(TaskFailure):
-    """Raised by ``get()`` when the task returned an awaitable. Call ``asyncio.run(…)`` inside the task instead."""
+    """Raised by ``get()`` when a plain task returned an awaitable. Define it with ``async def`` instead."""
 
-    advice = "call `asyncio.run(…)` inside the task, then replay it from the dead letters"
+    advice = "define the task with `async def` and await inside it, then replay it from the dead letters"
 
 
 class UncaughtBaseException(TaskFailure):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app import registry
 from celery.app import task as celery_task
+from celery.utils.threads import LocalStack, _FastLocalStack
 
 from broker_app.celery_integration.task import Task, defines_call, in_front_of
 from broker_app.errors import UnsupportedTask
@@ -35,8 +36,12 @@ class TaskRegistry(registry.TaskRegistry):
         """
         if isinstance(task, celery_task.Task) and not isinstance(task, Task):
             _check_class(name, task)
-            check_function(name, _function_of(task), lambda: type(task))
-            task.__class__ = in_front_of(task)
+            function = _function_of(task)
+            check_function(name, function, lambda: type(task))
+            is_async = "async" in (_kind_of(function), _kind_of(type(task).__call__))
+            if is_async:
+                _check_locals(name, function)
+            task.__class__ = in_front_of(task, is_async=is_async)
         super().__setitem__(name, task)
 
     def update(self, tasks: Any = (), **named: Any) -> None:
@@ -51,21 +56,30 @@ def check_function(name: str, function: Any, cls: Callable[[], type]) -> None:
     Args:
         name: The task's name.
         function: The task's function.
-        cls: Returns the task's class. A class with its own ``__call__`` may run a coroutine function.
+        cls: Returns the task's class. A class with its own ``__call__`` may iterate over a generator.
 
     Raises:
-        UnsupportedTask: The function is ``async def``, or has a ``yield``.
+        UnsupportedTask: The function has a ``yield``.
     """
     kind = _kind_of(function)
-    if kind is None or defines_call(cls()):
+    if kind not in _CURES or defines_call(cls()):
         return
     raise _refusal(name, _place_of(function), *_CURES[kind])
 
 
+def _check_locals(name: str, function: Any) -> None:
+    if _FastLocalStack is LocalStack:
+        place, got = _place_of(function), "USE_FAST_LOCALS, with which self.request would be that of another task"
+        raise _refusal(name, place, "Celery's own request stack for an async def", got, "unset USE_FAST_LOCALS")
+
+
 def _check_class(name: str, task: celery_task.Task) -> None:
     cls = type(task)
-    if _kind_of(cls.__call__) is not None:
-        raise _refusal(name, _place_of(cls.__call__), *_CURES["async"])
+    if (kind := _kind_of(cls.__call__)) in _CURES:
+        raise _refusal(name, _place_of(cls.__call__), *_CURES[kind])
+    for handler in (getattr(cls, handler) for handler in _HANDLERS):
+        if _kind_of(handler) is not None:
+            raise _refusal(name, _place_of(handler), *_ASYNC_HANDLER)
     if task.Strategy != celery_task.Task.Strategy:
         raise _refusal(
             name,
@@ -86,10 +100,12 @@ def _function_of(task: Any) -> Any:
 
 
 def _kind_of(function: Any) -> str | None:
-    """Return ``async`` or ``generator``, or None for a plain function."""
+    """Return ``async``, ``async generator`` or ``generator``, or None for a plain function."""
     for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - the method itself
-        if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
+        if inspect.iscoroutinefunction(one):
             return "async"
+        if inspect.isasyncgenfunction(one):
+            return "async generator"
         if inspect.isgeneratorfunction(one):
             return "generator"
     return None
@@ -103,10 +119,10 @@ def _place_of(function: Any) -> str:
 
 
 _CURES = {
-    "async": (
-        "a plain function",
-        "async def, whose body no worker would run",
-        "write `def` and call `asyncio.run(…)` inside it",
+    "async generator": (
+        "a function",
+        "an async def with a yield, whose body no worker would run",
+        "return a list, or iterate over it in an async def without a yield",
     ),
     "generator": (
         "a plain function",
@@ -115,3 +131,8 @@ _CURES = {
     ),
 }
 """The expected function, the refused one, and the cure."""
+
+_HANDLERS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
+"""Methods of a task that Celery calls."""
+
+_ASYNC_HANDLER = ("a plain method", "async def, which Celery would not await", "write `def`")

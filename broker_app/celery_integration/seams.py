@@ -101,7 +101,7 @@ SEAMS = (
     ),
     _seam(
         "celery_integration/registry.py",
-        "an async def is refused with the place of its function, and so is a Strategy of a task's own",
+        "a function with a yield is refused with its place, and so is a Strategy of a task's own",
         "celery.app.base:Celery._task_from_fun _decorated_fun",
         "celery.app.autoretry:add_autoretry_behaviour _orig_run",
         "celery.app.task:Task Strategy",
@@ -113,6 +113,25 @@ SEAMS = (
         "celery.backends.redis:ResultConsumer.drain_events _drain_one",
         "celery.backends.redis:ResultConsumer._reconnect _reconnect_pubsub",
         "celery.backends.redis:ResultConsumer._reset_sync _pending_unsubscribe",
+    ),
+    _seam(
+        "celery_integration/registry.py",
+        "an async def is refused with USE_FAST_LOCALS, whose stacks know threads alone",
+        "celery.utils.threads _FastLocalStack LocalStack",
+    ),
+    _seam(
+        "celery_integration/coroutine_task.py",
+        "autoretry_for and pydantic=True work for an async def",
+        "celery.app.autoretry:add_autoretry_behaviour _orig_run",
+        "celery.app.base:pydantic_wrapper dump_kwargs",
+        "celery.app.base:Celery._task_from_fun _dump_pydantic_arguments",
+    ),
+    _seam(
+        "coroutines/context.py",
+        "self.request and current_task are right in each coroutine",
+        "celery._state _task_stack",
+        "celery.utils.threads:_LocalStack __ident_func__",
+        "celery.app.task:Task request_stack",
     ),
     _seam(
         "publishing/bulk/signature.py",

@@ -11,6 +11,7 @@ from celery.app import task as celery_task
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
 
+from broker_app.celery_integration import coroutine_task
 from broker_app.celery_integration.task_body import run_body
 from broker_app.errors import RoutingError, Unawaited
 from broker_app.publishing import trace_context
@@ -41,25 +42,30 @@ class Task(celery_task.Task):
 
     Attributes:
         has_own_call: Whether the task's own class defines ``__call__``, which is then called instead of ``run``.
+        is_async: Whether its function is ``async def``. A worker then runs the coroutine that a call returns.
     """
 
     Request = "broker_app.worker.request:Request"
 
     has_own_call = False
+    is_async = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task; in a worker, an exception causes a retry until the retries are used up.
 
+        Called directly, an ``async def`` task returns its coroutine.
+
         Raises:
-            Unawaited: The task returned an awaitable.
+            Unawaited: The task returned an awaitable, and is not ``async def``.
         """
         request = self.request_stack.top
         if request is None or request.called_directly or not self._begins(request):
-            return super().__call__(*args, **kwargs)
-        body = super().__call__ if self.has_own_call else self.run
+            answer = super().__call__(*args, **kwargs)
+            return coroutine_task.run_for_celery(self, answer, args, kwargs) if self.is_async else answer
+        body = partial(super().__call__ if self.has_own_call else self.run, *args, **kwargs)
         trace_context.enter(request)
         try:
-            answer = run_body(partial(body, *args, **kwargs))
+            answer = run_body(partial(coroutine_task.run_body, self, request, body) if self.is_async else body)
         except (Ignore, Reject, Retry):
             raise
         except BaseException as error:
@@ -85,6 +91,15 @@ class Task(celery_task.Task):
         """Retry, as Celery does; for a task that calls this, the queue's default retries do not apply."""
         self.request.has_own_retries = True
         return super().retry(*args, **options)
+
+    @property
+    def _orig_run(self) -> Any:
+        """The task's own function, which Celery's wrapper for ``autoretry_for`` calls."""
+        return coroutine_task.own_function(self)
+
+    @_orig_run.setter
+    def _orig_run(self, function: Any) -> None:
+        self.__dict__[coroutine_task.OWN_FUNCTION] = function
 
     def _begins(self, request: Context) -> bool:
         """Mark a delivered task as started; return False if it already was: the task then calls itself directly.
@@ -129,10 +144,14 @@ class Task(celery_task.Task):
         return spec.retry
 
 
-def in_front_of(task: celery_task.Task) -> type[Task]:
+def in_front_of(task: celery_task.Task, *, is_async: bool = False) -> type[Task]:
     """Return a copy of a task's class with `Task` in front.
 
     A custom ``Request`` class stays in effect, as if it derived from ours.
+
+    Args:
+        task: The task.
+        is_async: See `Task`.
     """
     own, asked = type(task), task.Request
     namespace: dict[str, Any] = {
@@ -141,6 +160,7 @@ def in_front_of(task: celery_task.Task) -> type[Task]:
         "__doc__": own.__doc__,
         "app": vars(celery_task.Task)["app"],  # as bound; the class of a task made by another app has that app
         "has_own_call": defines_call(own),
+        "is_async": is_async,
     }
     if own.apply_async is not celery_task.Task.apply_async:
         namespace["apply_async"] = _apply_async

@@ -17,8 +17,6 @@ from celery.worker import loops, state
 import broker_app.worker.remote_control  # noqa: F401 - registers commands that replace Celery's
 from broker_app.celery_integration.seams import refuse_broken_seams
 from broker_app.celery_integration.tracer import let_answer, let_processes_answer, let_slots_answer
-from broker_app.errors import SettingsError
-from broker_app.settings import shown_in_one_line
 from broker_app.wire.connection import discard
 from broker_app.wire.field_tables import accept_undecodable
 from broker_app.wire.frame_reader import FrameReader
@@ -42,6 +40,7 @@ from broker_app.worker.pools.time_limits import limits_of
 from broker_app.worker.reconnect_pauses import Refusals
 from broker_app.worker.shutdown import Shutdown, drain_seconds
 from broker_app.worker.side_publisher import SidePublisher
+from broker_app.worker.unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +79,7 @@ class Consumer(celery_consumer.Consumer):
         )
 
     def __init__(self, on_task_request: Callable[[Request], object], *args: Any, **options: Any) -> None:
-        _refuse_eventlet(options["pool"])
+        refuse_unsupported(options["pool"], options["app"])
         refuse_broken_seams()
         connect_seconds = options["app"].conf.broker_connection_timeout
         super().__init__(self._admit, *args, **options)
@@ -299,10 +298,3 @@ class Consumer(celery_consumer.Consumer):
     def _apply_pauses(self) -> None:
         if not self._shutdown.is_begun and self._consumption.apply_pauses():
             self._check.run()
-
-
-def _refuse_eventlet(pool: object) -> None:
-    """Refuse to start with eventlet, for which time limits and bounded shutdown are not implemented."""
-    if type(pool).__module__.endswith(".eventlet"):
-        with shown_in_one_line():
-            raise SettingsError(["-P eventlet: expected prefork, threads, gevent or solo; use -P gevent instead"])

@@ -8,6 +8,8 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from broker_app.coroutines.elsewhere import body_elsewhere
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -66,13 +68,19 @@ class InterruptibleThreads:
         return threading.get_ident()
 
     def interrupt(self, target: int, error: type[BaseException] | None) -> None:
-        """Raise an error in a thread (docs.python.org/3/c-api, PyThreadState_SetAsyncExc)."""
-        raised = None if error is None else ctypes.py_object(error)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(target), raised)
+        """Raise an error in a thread, or in the coroutine that it waits for."""
+        if body_elsewhere(target) is None:
+            _raise_in_thread(target, error)
+        body = body_elsewhere(target)  # again: the thread may have started to wait, in which nothing can be raised
+        if body is not None:
+            _raise_in_thread(target, None)
+            body.interrupt(error)
 
     def frame(self, target: int) -> FrameType | None:
-        """Return a thread's current frame."""
-        return sys._current_frames().get(target)  # noqa: SLF001 - documented for debugging
+        """Return a thread's current frame, or that of the coroutine that it waits for."""
+        body = body_elsewhere(target)
+        frame = None if body is None else body.frame
+        return frame or sys._current_frames().get(target)  # noqa: SLF001 - documented for debugging
 
     def lose(self) -> None:
         """Replace the stuck thread by a waiting one, or else by a new one."""
@@ -142,3 +150,9 @@ class InterruptibleGreenlets:
 
     def close(self) -> None:
         """Do nothing: no greenlet waits."""
+
+
+def _raise_in_thread(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an error in a thread (docs.python.org/3/c-api, PyThreadState_SetAsyncExc); None cancels it."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)

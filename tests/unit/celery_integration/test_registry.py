@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +17,10 @@ from broker_app.worker.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+RAN: Counter[str] = Counter()
+"""Counts the runs of coroutines."""
 
 
 class Base(Task):
@@ -56,6 +60,16 @@ class Awaiting(Task):
     abstract = True
 
     async def __call__(self) -> None:
+        """Run."""
+        RAN["work"] += 1
+
+
+class Handling(Task):
+    """Has an async handler."""
+
+    abstract = True
+
+    async def on_success(self, *_: Any) -> None:
         """Do nothing."""
 
 
@@ -64,7 +78,13 @@ def work() -> None:
 
 
 async def work_later() -> None:
-    """Do nothing."""
+    """Run."""
+    RAN["work"] += 1
+
+
+async def work_bound_later(_: Any) -> None:
+    """Run."""
+    RAN["work"] += 1
 
 
 async def work_piecemeal() -> Any:
@@ -83,16 +103,19 @@ class LaterWork(Task):
     name = "work"
 
     async def run(self) -> None:
-        """Do nothing."""
+        """Run."""
+        RAN["work"] += 1
 
 
 class CalledLater:
     """A callable object."""
 
-    __name__ = "work"
+    __name__: str = "work"
+    __qualname__: str
 
     async def __call__(self) -> None:
-        """Do nothing."""
+        """Run."""
+        RAN["work"] += 1
 
 
 def make(**options: Any) -> BrokerApp:
@@ -175,18 +198,35 @@ def test_a_request_class_is_kept_as_if_derived_from_ours() -> None:
     assert found.__mro__[1:3] == (foreign, Request)
 
 
-REFUSED = {
+COROUTINES = {
     "async def": lambda app: app.task(work_later),
-    "async def, with options": lambda app: app.task(bind=True, autoretry_for=(OSError,))(work_later),
-    "async def, pydantic": lambda app: app.task(pydantic=True)(work_later),
-    "async def, made at once": lambda app: app.task(lazy=False)(work_later),
-    "async def, partial": lambda app: app.task(name="work")(partial(work_later)),
-    "async def with a yield": lambda app: app.task(work_piecemeal),
-    "a yield": lambda app: app.task(work_in_parts),
+    "with options": lambda app: app.task(bind=True, autoretry_for=(OSError,))(work_bound_later),
+    "pydantic": lambda app: app.task(pydantic=True)(work_later),
+    "made at once": lambda app: app.task(lazy=False)(work_later),
     "an object": lambda app: app.task(CalledLater()),
     "a class": lambda app: app.register_task(LaterWork()),
     "a class that retries": lambda app: app.register_task(LaterWork(), autoretry_for=(OSError,)),
     "an async __call__": lambda app: app.task(base=Awaiting, lazy=False)(work),
+    "shared_task": lambda app: app.tasks[shared_task(name="shared_later")(work_later).name],
+}
+
+
+@pytest.mark.parametrize("way", COROUTINES.values(), ids=COROUTINES)
+def test_a_coroutine_function_runs_however_it_is_defined(way: Callable[[BrokerApp], Any]) -> None:
+    """Its body runs where Celery runs a task; called directly, it returns its coroutine."""
+    task = way(make())
+    before = RAN.total()
+    task.apply(throw=True)
+    assert RAN.total() == before + 1
+    coroutine = task()
+    assert RAN.total() == before + 1
+    coroutine.close()
+
+
+REFUSED = {
+    "async def with a yield": lambda app: app.task(work_piecemeal),
+    "a yield": lambda app: app.task(work_in_parts),
+    "an async on_success": lambda app: app.task(base=Handling, lazy=False)(work),
     "a strategy": lambda app: app.task(base=Batches, lazy=False)(work),
     "a strategy, register_task": lambda app: app.register_task(type("Own", (Batches, Work), {})),
 }
@@ -209,7 +249,7 @@ def test_a_task_that_no_worker_can_run_is_refused(way: Callable[[BrokerApp], Any
 def test_a_refused_shared_task_is_not_forgotten() -> None:
     """It has no app when it is defined; then each use of an app's tasks raises the error."""
     with suppress(UnsupportedTask):  # an app of another test may still be in use, and refuses it here
-        shared_task(name="shared_later")(work_later)
+        shared_task(name="shared_piecemeal")(work_piecemeal)
     app = make()
     for _ in range(2):
         with pytest.raises(BrokerAppError, match="async def"):

@@ -1,0 +1,71 @@
+"""Tasks that are coroutines; workers load them with ``-A workload -I coroutine_tasks``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from celery import current_task
+from celery.exceptions import SoftTimeLimitExceeded
+from workload import app, note
+
+
+def current_id() -> Any:
+    """Return the id of the current task."""
+    return current_task.request.id
+
+
+@app.task(bind=True)
+async def ids(self: Any) -> list[Any]:
+    """Return the ids that a coroutine, and what it starts, see between others."""
+    await asyncio.sleep(0.05)
+    inner = asyncio.create_task(asyncio.to_thread(current_id))
+    return [self.request.id, current_id(), await inner]
+
+
+@app.task(ignore_result=True)
+async def write(file: str) -> None:
+    """Note a run."""
+    await asyncio.sleep(0)
+    note(file, "ran")
+
+
+@app.task(bind=True)
+async def retry_by_hand(self: Any) -> int:
+    """Retry once."""
+    await asyncio.sleep(0)
+    if not self.request.retries:
+        await self.retry(countdown=0)
+    return int(self.request.retries)
+
+
+@app.task(bind=True, autoretry_for=(ConnectionError,), default_retry_delay=0)
+async def retry_itself(self: Any) -> int:
+    """Fail once."""
+    await asyncio.sleep(0)
+    if not self.request.retries:
+        raise ConnectionError
+    return int(self.request.retries)
+
+
+@app.task
+async def leave() -> None:
+    """Raise what is not an Exception."""
+    await asyncio.sleep(0)
+    raise SystemExit
+
+
+@app.task(soft_time_limit=1)
+async def polite() -> str:
+    """Clean up at the soft limit."""
+    try:
+        await asyncio.sleep(60)
+    except SoftTimeLimitExceeded:
+        await asyncio.sleep(0)
+    return "cleaned up"
+
+
+@app.task(time_limit=1)
+async def outlast() -> None:
+    """Wait."""
+    await asyncio.sleep(60)
