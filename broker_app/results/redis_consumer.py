@@ -44,17 +44,20 @@ class LazyConsumer:
             self._wanted.add(key)
 
     def cancel_for(self, task_id: str) -> None:
-        """Record that a result is no longer awaited."""
+        """Record that a result is no longer awaited; the next wait ends its subscription.
+
+        Python calls this when it deletes a result. Celery unsubscribes here, and waits for a store that is away.
+        """
         key = self._get_key_for_task(task_id)
         if key in self._wanted:
             self._wanted.discard(key)
-        else:
-            super().cancel_for(task_id)  # type: ignore[misc] # Celery's consumer follows this class in the MRO
+        elif key in self.subscribed_to:
+            self._pending_unsubscribe.add(key)
 
     def on_wait_for_pending(self, result: Any, **options: Any) -> None:
         """Subscribe, then read the store, as Celery does: most results that are ready are found here."""
         self._subscribe()
-        super().on_wait_for_pending(result, **options)  # type: ignore[misc]
+        super().on_wait_for_pending(result, **options)  # type: ignore[misc] # Celery's consumer follows in the MRO
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Read the messages that have arrived, as Celery does.

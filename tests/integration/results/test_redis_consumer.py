@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import states
+from celery.exceptions import TimeoutError as ResultTimeout
 from redis.client import PubSub
 from redis_server import NEEDS_REDIS, free_port, redis_server
 
@@ -29,15 +31,22 @@ def server(tmp_path: Path) -> Iterator[Redis]:
         yield client
 
 
+@contextmanager
+def reader(folder: Path, port: int) -> Iterator[BrokerApp]:
+    """Run an app whose results are in the Redis on a port, and which soon gives up on connecting to it."""
+    file = folder / "settings.toml"
+    file.write_text(f"state_dir = '{folder}'\nresult_url = 'redis://127.0.0.1:{port}/0'\n", encoding="utf-8")
+    made = BrokerApp("tests", config=file, set_as_current=False)
+    made.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 1, "interval_start": 0}}
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def app(tmp_path: Path, server: Redis) -> Iterator[BrokerApp]:
     """Return an app whose results are in that Redis."""
-    port = server.connection_pool.connection_kwargs["port"]
-    file = tmp_path / "settings.toml"
-    file.write_text(f"state_dir = '{tmp_path}'\nresult_url = 'redis://127.0.0.1:{port}/0'\n", encoding="utf-8")
-    made = BrokerApp("tests", config=file, set_as_current=False)
-    yield made
-    made.close()
+    with reader(tmp_path, server.connection_pool.connection_kwargs["port"]) as made:
+        yield made
 
 
 @pytest.fixture
@@ -105,16 +114,22 @@ def test_a_result_stored_before_redis_py_reconnects_by_itself_is_found(app: Brok
 def test_a_reader_whose_store_was_away_for_long_reads_again(tmp_path: Path) -> None:
     """All attempts to subscribe fail, and the reader tries again on its next call."""
     port = free_port()
-    file = tmp_path / "settings.toml"
-    file.write_text(f"state_dir = '{tmp_path}'\nresult_url = 'redis://127.0.0.1:{port}/0'\n", encoding="utf-8")
-    app = BrokerApp("tests", config=file, set_as_current=False)
-    app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 1, "interval_start": 0}}
-    result = app.AsyncResult("id-1")
-    with pytest.raises(Exception, match="Retry limit exceeded"):
-        result.get(timeout=SECONDS)
-    with redis_server(tmp_path, port):
-        assert result.get(timeout=SECONDS, on_interval=lambda: _store(app, "id-1")) == "id-1"
-    app.close()
+    with reader(tmp_path, port) as app:
+        result = app.AsyncResult("id-1")
+        with pytest.raises(Exception, match="Retry limit exceeded"):
+            result.get(timeout=SECONDS)
+        with redis_server(tmp_path, port):
+            assert result.get(timeout=SECONDS, on_interval=lambda: _store(app, "id-1")) == "id-1"
+
+
+def test_a_result_that_is_deleted_asks_no_store(tmp_path: Path) -> None:
+    """An awaited result is deleted while the store is away: nothing is raised."""
+    port = free_port()
+    with reader(tmp_path, port) as app:
+        result = app.AsyncResult("id-1")
+        with redis_server(tmp_path, port), pytest.raises(ResultTimeout):
+            result.get(timeout=0.01)
+        app.backend.remove_pending_result(result)
 
 
 def test_many_results_are_found(app: BrokerApp) -> None:
