@@ -259,8 +259,12 @@ class ResultWriter:
                 callbacks += write.callbacks
                 if self._writes.get(key) is write:
                     del self._writes[key]
-            elif self._writes.get(key) is write:
+            elif (newer := self._writes.get(key)) is write:
                 self._writes.move_to_end(key)
+            else:  # replaced, or dropped, while it was written
+                write.is_over = True
+                if newer is not None:
+                    newer.callbacks += write.callbacks
         if self._is_holding_no_more():
             callbacks += self._defer_all()
         return callbacks

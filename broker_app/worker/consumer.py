@@ -271,6 +271,9 @@ class Consumer(celery_consumer.Consumer):
     def on_close(self) -> None:
         """Remove unstarted tasks, which the broker redelivers; running ones stay tracked."""
         super().on_close()
+        self._deliveries.settle()
+        if self.stuck_slots >= self.pool.limit:
+            self._shutdown.recycle()  # the loop may have dropped this call too
         self._suspects.clear()
         self._consumption.on_lost_connection()
         self._deliveries.forget_unstarted(self.pool, is_flushed=True)

@@ -172,6 +172,22 @@ class Deliveries:
             del self._open[run.identity]
         return gone
 
+    def settle(self) -> None:
+        """Settle all deliveries of ended runs; those of a lost connection are redelivered.
+
+        Call this in the loop, and after a lost connection: if a scheduled call raises, the loop drops the others.
+        """
+        self._is_settling = False  # first: a run that ends from now on schedules another call
+        acknowledged: list[Message] = []
+        while self._unsettled:
+            run = self._unsettled.popleft()
+            self._close(run)
+            if run.end is Disposition.ACK:
+                acknowledged += run.deliveries
+            elif run.end is not None:
+                self._reject(run.end, run.deliveries)
+        self._acknowledger.acknowledge(acknowledged)
+
     def _on_reject(self, run: TaskRun, log: Any, errors: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         self._on_end(run, log, errors, end=Disposition.REQUEUE if requeue else Disposition.REJECT)
 
@@ -184,20 +200,7 @@ class Deliveries:
         self._unsettled.append(run)
         if not self._is_settling:
             self._is_settling = True
-            self._call_soon(self._settle)
-
-    def _settle(self) -> None:
-        """Settle all deliveries of ended runs; those of a lost connection are redelivered."""
-        self._is_settling = False  # first: a run that ends from now on schedules another call
-        acknowledged: list[Message] = []
-        while self._unsettled:
-            run = self._unsettled.popleft()
-            self._close(run)
-            if run.end is Disposition.ACK:
-                acknowledged += run.deliveries
-            elif run.end is not None:
-                self._reject(run.end, run.deliveries)
-        self._acknowledger.acknowledge(acknowledged)
+            self._call_soon(self.settle)
 
     def _close(self, run: TaskRun) -> None:
         identity = run.identity

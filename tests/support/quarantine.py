@@ -20,9 +20,6 @@ QUARANTINED: dict[str, str] = {
     "tests/integration/publishing": _PROCESSES,
     "tests/integration/results": _PROCESSES,
     "tests/integration/worker": _PROCESSES,
-    "tests/integration/worker/test_deliveries.py::test_a_task_that_outlives_its_connection_runs_once": (
-        "failed once: the task after a cut connection did not run, for a reason that was not found"
-    ),
     "tests/chaos/test_cluster.py::test_the_leader_of_the_queue_is_killed": (
         "failed once on a busy machine, for a reason that was not found; deadlines are longer since"
     ),

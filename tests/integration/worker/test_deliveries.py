@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 import pytest
 from apps import delete, depth
 from brokers import vhost_of
-from ledger import Ledger, ledger
+from ledger import PROJECT, Ledger, ledger
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -88,6 +88,48 @@ def test_a_task_that_outlives_its_connection_runs_once(shop: Ledger, cuttable: T
         assert "not started twice" in worker.text()
         worker.stop()
     assert depth(app, "default") == 0
+
+
+ENDS_BADLY = """
+
+import threading
+from celery import signals
+
+loops = []
+
+
+@signals.worker_ready.connect(weak=False)
+def keep(sender, **_):
+    loops.append(sender.hub)
+
+
+def fail():
+    raise ConnectionResetError(104, "cut")
+
+
+@app.task(bind=True)
+def end_as_the_loop_fails(self):
+    held, go = threading.Event(), threading.Event()
+    loops[0].call_soon(lambda: held.set() or go.wait(60))
+    held.wait(60)
+    for _ in range(200):  # called in any order: the first one to raise makes the loop drop the others
+        loops[0].call_soon(fail)
+    threading.Timer(2, go.set).start()  # by then the end of this task is among them
+    write(self.request, "begin")
+    write(self.request, "end")
+"""
+"""A task that ends in the moment in which the worker's loop finds that its connection is lost."""
+
+
+def test_an_end_that_the_loop_drops_with_its_connection_is_settled(shop: Ledger) -> None:
+    """A task ends just as the connection is lost: its message is acknowledged on the next, and frees its slot."""
+    app = shop.app()
+    (shop.folder / "shop.py").write_text(PROJECT + ENDS_BADLY)
+    with shop.worker("-P", "threads", "-c", "2"):
+        sent = app.send_task("shop.end_as_the_loop_fails").id
+        for _ in range(4):  # as many as prefetch, and more
+            run_one(app, shop)
+        check_ran_once(app, shop, sent)
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -87,6 +87,27 @@ def test_a_message_is_settled_after_its_result_is_stored() -> None:
     wait_until(lambda: settled == [0, 1, 2], SECONDS, "both to be settled")
 
 
+def test_a_later_state_takes_over_the_message_of_one_that_fails() -> None:
+    """A state is replaced while its write fails: what waits for it goes on, and the message is settled."""
+    store, to, settled = _Store(), ResultWriter(), threading.Event()
+
+    def fail(rows: Sequence[Any]) -> None:
+        store.write(rows)
+        raise OSError("away")
+
+    first = to.put(("id-1", RESULT), states.FAILURE, (1, states.FAILURE), fail, is_awaited=True)
+    assert first is not None
+    assert store.is_asked.wait(SECONDS)
+    to.when_stored("id-1", settled.set)
+    _put(to, 1, states.SUCCESS, store.write)
+    waiting = threading.Thread(target=to.wait, args=(first,), daemon=True)
+    waiting.start()
+    store.is_open.set()
+    waiting.join(SECONDS)
+    assert not waiting.is_alive()
+    assert settled.wait(SECONDS)
+
+
 def test_the_number_of_waiting_states_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task whose state finds no room waits for the store."""
     monkeypatch.setattr(writer, "MAX_WAITING", 1)
