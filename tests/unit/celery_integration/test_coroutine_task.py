@@ -35,4 +35,4 @@ def test_a_pydantic_model_is_read_and_dumped(function: Any, options: dict[str, A
     """Arguments become models, and a model that the coroutine returns becomes JSON; retries change nothing."""
     app = BrokerApp("models", set_as_current=False)
     task = app.task(pydantic=True, **options)(function)
-    assert task.apply(({"value": 2},), throw=True).get() == {"value": 4}
+    assert task.apply(({"value": 2},)).get() == {"value": 4}
