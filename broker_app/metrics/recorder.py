@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 class Recorder:
     """Metric values of this process. Never raises: a metrics failure must not affect a task.
 
-    After a fork, the child records to its own file.
+    Each change is written to the file at once, with a system call, unless `defer` was called. After a fork, the
+    child records to its own file.
 
     Args:
         folder: Folder of the metrics files.
@@ -79,29 +80,34 @@ class Recorder:
         self.observe_all(((metric, seconds),), labels)
 
     def observe_all(self, times: Iterable[tuple[Metric, float]], labels: tuple[str, ...]) -> None:
-        """Record durations in several histograms with the same labels, like `observe`.
-
-        Histograms initialised together by `begin` are adjacent in the file and written in one call.
-        """
+        """Record durations in several histograms with the same labels, like `observe`."""
         with self._lock:
-            written, first, end = None, 0, 0
             for metric, seconds in times:
                 chunk, index = self._cells.get((metric, labels)) or self._find(metric, labels)
-                bucket, after = index + bisect_left(BOUNDS_SECONDS, max(0.0, seconds)), index + _HISTOGRAM_NUMBERS
+                counted = seconds if seconds > 0 else 0.0
+                bucket, total = index + bisect_left(BOUNDS_SECONDS, counted), index + _HISTOGRAM_NUMBERS - 1
                 chunk.numbers[bucket] += 1
-                chunk.numbers[after - 1] += max(0.0, seconds)
-                if chunk is not written:
-                    if written is not None:
-                        written.write(first, end)
-                    written, first, end = chunk, bucket, after
-                first, end = min(first, bucket), max(end, after)
-            if written is not None:
-                self._save(written, first, end)
+                chunk.numbers[total] += counted
+                self._save(chunk, bucket, total + 1)
 
     def begin(self, metric: Metric, labels: tuple[str, ...]) -> None:
         """Create a series with zeros, since ``rate`` and ``increase`` miss the first step of a new series."""
         with self._lock:
             self._find(metric, labels)
+
+    def defer(self) -> None:
+        """Leave writing the file to `flush`, which the caller calls periodically and at the end."""
+        self._is_deferring = True
+
+    def flush(self, *, ends_deferring: bool = False) -> None:
+        """Write what has changed since the last call; then, if asked, write each change at once again."""
+        with self._lock:
+            self._is_deferring = self._is_deferring and not ends_deferring
+            for chunk in self._unwritten:
+                chunk.write(0, len(chunk.numbers))
+            self._unwritten.clear()
+            if time.monotonic() >= self._check_at:
+                self._check_file()
 
     def task(self, name: str) -> str:
         """Return the label of a task."""
@@ -120,6 +126,8 @@ class Recorder:
         self._tasks: dict[str, str] = {}
         self._file: MetricFile | None = None
         self._is_open = False
+        self._is_deferring = False
+        self._unwritten: set[Chunk] = set()
         self._has_warned = False
         self._dropped = 0
         self._check_at = 0.0
@@ -131,6 +139,9 @@ class Recorder:
             file.forget()
 
     def _save(self, chunk: Chunk, first: int, end: int) -> None:
+        if self._is_deferring:
+            self._unwritten.add(chunk)
+            return
         chunk.write(first, end)
         if time.monotonic() >= self._check_at:
             self._check_file()

@@ -1,6 +1,6 @@
 """Metrics file: the values of one process, in memory and on disk.
 
-Each change is written to the file at once, so it survives a crash of the process. A process locks its file; the
+What was written to the file survives a crash of the process. A process locks its file; the
 kernel releases the lock when the process ends, and the next process of the same kind continues the file. Counters
 therefore survive restarts, and there are never more files than there were concurrent processes.
 

@@ -164,11 +164,13 @@ class ResultWriter:
 
     def when_stored(self, task_id: str, callback: Callable[[], object]) -> None:
         """Call a function once a task's final state is stored or deferred, or now if none waits; in any thread."""
-        with self._changed:
-            write = self._writes.get((task_id, RESULT))
-            if write is not None and write.is_final and not (write.is_over or write.is_deferred):
-                write.callbacks.append(callback)
-                return
+        key = (task_id, RESULT)
+        if key in self._writes:  # only once it is stored does it go, so without it no lock is needed
+            with self._changed:
+                write = self._writes.get(key)
+                if write is not None and write.is_final and not (write.is_over or write.is_deferred):
+                    write.callbacks.append(callback)
+                    return
         callback()
 
     def drop(self, key: Key) -> None:

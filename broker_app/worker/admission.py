@@ -75,12 +75,12 @@ class Admission:
             suspects.admit,  # a suspect starts alone, later, or never
         )
 
-    def receive(self, message: Message, take: Callable[[Message], object]) -> None:
+    def receive(self, take: Callable[[Message], object], message: Message) -> None:
         """Take a message through the first list of steps.
 
         Args:
-            message: The message, as it was delivered.
             take: Celery's handler, which parses it.
+            message: The message, as it was delivered.
         """
         if _passes(message, self._message_steps):
             take(message)
@@ -134,4 +134,7 @@ class Admission:
 
 def _passes(shown: Shown, steps: Iterable[Callable[[Shown], Any]]) -> bool:
     """Return whether something passes all steps; the first that returns False ends its way."""
-    return all(step(shown) is not False for step in steps)
+    for step in steps:  # noqa: SIM110 - `all` over a generator takes twice as long, for each message
+        if step(shown) is False:
+            return False
+    return True

@@ -16,9 +16,10 @@ def keep_arrived(message: Message) -> None:
     Error trackers write into a request's headers. With threads and greenlets, the task and the worker share one
     request.
     """
-    headers = {
-        name: _copied(value) if type(value) in _CHANGEABLE else value for name, value in message.headers.items()
-    }
+    headers = message.headers.copy()
+    for name, value in headers.items():
+        if type(value) in _CHANGEABLE:
+            headers[name] = _copied(value)
     message.headers = headers
     message.properties = {**message.properties, "application_headers": headers}
 

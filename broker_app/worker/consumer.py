@@ -6,6 +6,7 @@ It also omits Celery's native delayed delivery, and removes a bottleneck with gr
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ResourceLocked
@@ -154,10 +155,12 @@ class Consumer(celery_consumer.Consumer):
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
         """Return the handler of delivered messages; Celery's parses them."""
         take = super().create_task_handler(*args, **options)
+        receive = partial(self._admission.receive, take)
+        take_or_give_up, hold = self._invalid.take_or_give_up, self._acknowledger.hold
 
         def on_task_received(message: Message) -> None:
-            self._invalid.take_or_give_up(lambda message: self._admission.receive(message, take), message)
-            self._acknowledger.hold(message)
+            take_or_give_up(receive, message)
+            hold(message)
 
         return on_task_received
 

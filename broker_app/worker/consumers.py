@@ -119,11 +119,10 @@ class Consumers:
 
     def is_late(self, message: Message) -> bool:
         """Return whether a message was in transit when its queue was paused."""
-        return message.delivery_info.get("consumer_tag") in self._ended
+        return bool(self._ended) and message.delivery_info.get("consumer_tag") in self._ended
 
-    def queue_of(self, message: Message) -> str | None:
-        """Return the broker's name of the queue that delivered a message, None if it is unknown."""
-        tag = message.delivery_info.get("consumer_tag", "")
+    def queue_of(self, tag: str) -> str | None:
+        """Return the broker's name of a consumer's queue, None if its tag is unknown."""
         return self._ended.get(tag) or next((queue for queue, known in self._tags().items() if known == tag), None)
 
     def keep(self) -> None:

@@ -47,8 +47,9 @@ class WellFormed(celery_request.Request):
             raise InvalidTaskError(f"it cannot be parsed: {error!r}") from error
         if not are_limits(self.time_limits):  # checked here: in the pool, malformed limits would leak a slot
             raise InvalidTaskError(f"timelimit: expected two numbers of seconds, got {self.time_limits!r}")
-        for name in self._request_dict.keys() & HIDING:
-            del self._request_dict[name]
+        if not HIDING.isdisjoint(self._request_dict):
+            for name in HIDING.intersection(self._request_dict):
+                del self._request_dict[name]
 
 
 def check_form(headers: Mapping[str, Any], payload: object) -> None:

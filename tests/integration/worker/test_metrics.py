@@ -201,8 +201,8 @@ def test_tasks_that_were_ended_by_their_time_limit(tmp_path: Path, fresh_vhost_u
 
 
 @pytest.mark.timeout(180)
-def test_a_killed_worker_loses_no_count(tmp_path: Path, fresh_vhost_url: str, counted: Counted) -> None:
-    """After SIGKILL the counts are there, the unfinished task has not ended, and its redelivery is counted."""
+def test_a_killed_worker_loses_no_written_count(tmp_path: Path, fresh_vhost_url: str, counted: Counted) -> None:
+    """After SIGKILL the written counts are there, the unfinished task has not ended, its redelivery is counted."""
     app = client(tmp_path, fresh_vhost_url)
     options = ("-P", "threads", "-c", "4", "-Q", "default")
     with running_worker(tmp_path, fresh_vhost_url, *options, name="one") as worker:
@@ -211,6 +211,7 @@ def test_a_killed_worker_loses_no_count(tmp_path: Path, fresh_vhost_url: str, co
         wait_until(lambda: outcomes(counted) == {"succeeded": 50}, SECONDS, "50 tasks")
         app.send_task("workload.note_and_wait", (str(tmp_path / "starts"), 4.0))
         wait_until((tmp_path / "starts").exists, SECONDS, "the long task")
+        wait_until(lambda: counted(catalogue.RECEIVED) == 51, SECONDS, "the count of its message")
         worker.kill()
     assert outcomes(counted) == {"succeeded": 50}
     assert counted(catalogue.SLOTS) == 0

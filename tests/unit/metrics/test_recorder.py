@@ -75,6 +75,33 @@ def test_a_time_is_in_the_bucket_whose_bound_it_does_not_exceed(
     assert total == max(0.0, seconds)
 
 
+def test_deferred_counts_are_read_after_a_flush(tmp_path: Path) -> None:
+    """A recorder that defers writes when it is flushed; once it defers no more, it writes each count at once."""
+    recorder = Recorder(tmp_path, "producer")
+    labels = ("lopri", "a")
+
+    def count() -> list[float]:
+        recorder.add(PUBLISHED, labels)
+        return MetricsReader(tmp_path).read().numbers[Series(PUBLISHED, labels)]
+
+    recorder.begin(PUBLISHED, labels)
+    recorder.defer()
+    assert count() == [0.0]
+    recorder.flush()
+    assert MetricsReader(tmp_path).read().numbers[Series(PUBLISHED, labels)] == [1.0]
+    recorder.flush(ends_deferring=True)
+    assert count() == [2.0]
+
+
+def test_a_process_that_is_forked_does_not_defer(tmp_path: Path) -> None:
+    """After a fork, nobody flushes in the child, so that each of its counts is written at once."""
+    recorder = Recorder(tmp_path, "producer")
+    recorder.defer()
+    recorder._after_fork()
+    recorder.add(PUBLISHED, ("lopri", "a"))
+    assert MetricsReader(tmp_path).read().numbers[Series(PUBLISHED, ("lopri", "a"))] == [1.0]
+
+
 def test_threads_lose_no_count(tmp_path: Path) -> None:
     """Every count of many threads at once is there."""
     recorder = Recorder(tmp_path, "node", "n@h")
