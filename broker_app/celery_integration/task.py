@@ -83,7 +83,7 @@ class Task(celery_task.Task):
             if backoff is None or request.retries >= backoff.max_retries:
                 raise
             self._try_again(failure, backoff.wait(request.retries), backoff.max_retries)
-        if inspect.isawaitable(answer):
+        if answer is not None and inspect.isawaitable(answer):
             raise self._unawaited(answer, request)
         return answer
 

@@ -40,7 +40,7 @@ class WellFormed(celery_request.Request):
     def __init__(self, message: Any, **options: Any) -> None:
         try:
             super().__init__(message, **options)
-            check_form(self._request_dict, self._payload)
+            check_form(self._request_dict, self._body if self._decoded else message.payload)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
         except Exception as error:  # Celery parses it without checks: one odd message would end every worker

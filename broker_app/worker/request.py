@@ -20,7 +20,7 @@ from broker_app.metrics.catalogue import TaskOutcome
 from broker_app.queues.dead_letters import DeadLetterCause, DeadReason
 from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 from broker_app.queues.headers import DELAY_HEADER
-from broker_app.worker.arrived_message import keep_arrived
+from broker_app.worker.arrived_message import custom_headers, keep_arrived
 from broker_app.worker.last_resort import begun, settled
 from broker_app.worker.message_form import WellFormed
 from broker_app.worker.request_metrics import CountedRequest
@@ -66,6 +66,8 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
         keep_arrived(message)
+        if self._request_dict.get("headers") is None:
+            self._request_dict["headers"] = custom_headers(self._request_dict)
         if self._eta is not None:
             self._eta: datetime | None = remaining_eta(self._eta, self._request_dict, datetime.now(UTC))
 

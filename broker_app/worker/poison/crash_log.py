@@ -96,8 +96,9 @@ class CrashLog:
 
     def note_end(self, headers: Mapping[str, Any]) -> None:
         """Record that a task has ended here, or died with its pool process; its entry is not retracted."""
-        with self._lock:
-            self._running.pop(key(headers), None)
+        if self._running:  # a suspect's entry was there before it started
+            with self._lock:
+                self._running.pop(key(headers), None)
 
     def excuse(self, headers: Mapping[str, Any]) -> None:
         """Record that a task was not started after all, and retract its entry."""

@@ -56,6 +56,8 @@ class PoisonGuard(Generic[Task]):
 
     def release(self, task: Task) -> None:
         """Record that a task, isolated or not, has ended with any outcome, and admit the next one."""
+        if self._alone is None:  # most of the time: nothing waits then
+            return
         with self._lock:
             if self._alone is not task:
                 return

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from celery.app.task import Context
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 from broker_app.queues.headers import DELAY_HEADER
+from broker_app.worker.arrived_message import custom_headers
 from broker_app.worker.request import remaining_eta
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -67,3 +69,13 @@ def test_a_header_that_is_no_number_is_none_of_ours(header: Any) -> None:
     """A forged message must not stop the worker that gets it: its eta is used."""
     eta = NOW + timedelta(hours=1)
     assert remaining_eta(eta, {DELAY_HEADER: header}, NOW) == eta
+
+
+@pytest.mark.parametrize(
+    "own", [{}, {"x-published-at": 1.5, "traceparent": "00-a-b-01"}, {b"\xff": 1, "deliveries": {}}]
+)
+def test_a_task_sees_the_headers_that_celery_would_show(own: dict[Any, Any]) -> None:
+    """``request.headers`` holds exactly the headers that Celery's context would find in a request, or is None."""
+    known = {"lang": "py", "id": "1", "task": "a", "argsrepr": "()", "timelimit": [None, None], "stamps": {}}
+    request = known | own | {"args": [], "kwargs": {}, "delivery_info": {}, "properties": {}}
+    assert custom_headers(request) == Context(request, called_directly=False).headers == (own or None)
