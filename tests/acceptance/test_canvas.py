@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
+from ending import END_SECONDS
 from waiting import wait_until
 from workers import client, environment, running_worker
 
@@ -127,6 +128,7 @@ def test_another_process_reads_the_result(app: BrokerApp, folder: Path, vhost_ur
         capture_output=True,
         text=True,
         check=True,
+        timeout=END_SECONDS,
     )
     assert done.stdout.strip() == "42"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
+from ending import ended
 from proxy import TcpProxy
 from waiting import wait_until
 from workers import client, environment, running_worker
@@ -118,7 +119,7 @@ def test_the_broker_of_the_command_line_wins(fresh_vhost_url: str, tmp_path: Pat
         assert depth(app, "default") == 1
     finally:
         process.terminate()
-        process.wait(SECONDS)
+        ended(process)
 
 
 def test_no_native_delay_is_set_up(fresh_vhost_url: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from ending import joined
 from fleets import SETTINGS, Host, host
 from ledger import ledger
 from waiting import wait_until
@@ -64,13 +65,13 @@ def watched_consumers(app: BrokerApp, queue: str) -> Iterator[Seen]:
             seen.counts.append(channel.queue_declare(queue, passive=True).consumer_count)
 
     with connect(app) as connection:
-        thread = threading.Thread(target=watch, args=(connection.channel(),))
+        thread = threading.Thread(target=watch, args=(connection.channel(),), daemon=True)
         thread.start()
         try:
             yield seen
         finally:
             is_over.set()
-            thread.join()
+            joined(thread)
 
 
 @contextmanager
@@ -83,13 +84,13 @@ def steady_load(app: BrokerApp, queue: str) -> Iterator[list[str]]:
         while not is_over.wait(0.02):
             sent.append(app.send_task("shop.nap", (0.1,), queue=queue).id)
 
-    thread = threading.Thread(target=send)
+    thread = threading.Thread(target=send, daemon=True)
     thread.start()
     try:
         yield sent
     finally:
         is_over.set()
-        thread.join()
+        joined(thread)
 
 
 @pytest.mark.timeout(400)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ending import Process
 from fleets import SCRIPTS, Host, host
 from waiting import wait_until
 
@@ -180,7 +181,7 @@ def test_a_pid_file_of_a_killed_worker_is_no_obstacle(machine: Host) -> None:
     os.kill(machine.workers()["lopri"], signal.SIGKILL)
     wait_until(lambda: not machine.workers(), 10, "the end of the worker")
     assert machine.status("lopri")["lopri"]["state"] == "dead"
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    with Process([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (machine.state / "run" / "broker_app" / "lopri.pid").write_text(f"{other.pid}\n")
 
         machine.start("lopri")

@@ -13,6 +13,7 @@ import pytest
 from apps import depth
 from celery import states
 from deaths import bury, death_headers, declare, publish, task_headers
+from ending import ending
 from ledger import SCRIPTS, Ledger, kill, ledger
 from waiting import wait_until
 
@@ -200,8 +201,10 @@ def test_purge_asks_on_a_terminal(shop: Ledger, app: BrokerApp, answer: str, cod
     bury(app, 2)
     ours, theirs = pty.openpty()
     command = [str(SCRIPTS / "broker-app"), "-A", "shop", "queues", "purge", DEAD]
-    with subprocess.Popen(
-        command, cwd=shop.folder, env=shop.environment, stdin=theirs, stderr=subprocess.PIPE, text=True
+    with ending(
+        subprocess.Popen(
+            command, cwd=shop.folder, env=shop.environment, stdin=theirs, stderr=subprocess.PIPE, text=True
+        )
     ) as process:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from brokers import vhost_of
+from ending import END_SECONDS
 from fleets import SCRIPTS, Host, host
 from waiting import wait_until
 
@@ -125,7 +126,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(machine: Host, management
     with begin(machine) as process:
         (place,) = places(machine)
         process.kill()
-        process.communicate()
+        process.communicate(timeout=END_SECONDS)
     wait_until(lambda: not workers(place.name), 20, "the end of the worker")
     assert on_broker(management, machine)
 

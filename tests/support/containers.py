@@ -26,5 +26,5 @@ def container_at(port: int, column: str = "{{.ID}}") -> str:
     """
     try:
         return docker("ps", "--filter", f"publish={port}", "--format", column)
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    except (FileNotFoundError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return ""

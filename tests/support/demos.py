@@ -18,6 +18,7 @@ from urllib.parse import quote
 import docker
 from brokers import Management, vhost_of
 from docker.errors import DockerException
+from ending import ended
 from waiting import wait_until
 
 from broker_app.local_broker.container import remove_container
@@ -204,12 +205,12 @@ class Demo:
         wait_until(has_ended, END_SECONDS, "the end of the demo")
         for reader in self._readers:
             reader.join(timeout=_GONE_SECONDS)
-        return self._process.wait()
+        return ended(self._process)
 
     def kill(self) -> None:
         """End all that it started, by force."""
         self.remains.kill()
-        self._process.wait()
+        ended(self._process)
 
     def _read_out(self) -> None:
         assert self._process.stdout is not None

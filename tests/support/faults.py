@@ -9,6 +9,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+from ending import END_SECONDS
+
 if TYPE_CHECKING:
     from storm import Storm
 
@@ -33,6 +35,7 @@ def kill_child(storm: Storm) -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=END_SECONDS,
     )
     os.kill(int(random.choice(listed.stdout.split())), signal.SIGKILL)  # noqa: S311 - any will do
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from commands import outputs
+from ending import Process
 from waiting import wait_until
 
 from broker_app.fleet.processes import find_workers, kill
@@ -57,7 +58,7 @@ class Host:
 
     def popen(self, *command: str, output: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start a command and do not wait for it; what it prints goes into pipes, or all into a file."""
-        return subprocess.Popen(
+        return Process(
             command,
             cwd=self.folder,
             env=self.environment,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands import outputs
+from ending import Process
 from waiting import wait_until
 
 from broker_app import BrokerApp
@@ -101,7 +102,7 @@ class Ledger:
 
     def popen(self, *command: str, output: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start a command of the environment that the tests run in, in the project's folder."""
-        return subprocess.Popen(
+        return Process(
             [str(SCRIPTS / command[0]), *command[1:]],
             cwd=self.folder,
             env=self.environment,

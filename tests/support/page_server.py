@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from apps import app_maker
+from ending import joined
 from page_states import SETTINGS, Told
 
 from broker_app.monitoring.http_server import MetricsServer
@@ -56,10 +57,10 @@ def page_server(folder: Path, told: Told, *, url: str = NOWHERE, **settings: Any
         page = StatusPage(app, cast("Collector", told), chosen, "1.2.3")
         told.fill(page)
         server = MetricsServer(chosen)
-        thread = threading.Thread(target=server.serve, args=(page.routes(),))
+        thread = threading.Thread(target=server.serve, args=(page.routes(),), daemon=True)
         thread.start()
         try:
             yield PageServer(server.url, app, page)
         finally:
             server.close()
-            thread.join()
+            joined(thread)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from documents import ROOT, blocks
+from ending import ended
 from fleets import SCRIPTS, SETTINGS, Host
 from waiting import wait_until
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READY_SECONDS = 90.0
-END_SECONDS = 30.0
 
 
 class Project(Host):
@@ -64,11 +63,7 @@ class Project(Host):
             yield log
         finally:
             process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            ended(process)
 
     @contextmanager
     def worker(

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from ending import ended
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def running_prometheus(folder: Path, config: str) -> Iterator[Prometheus]:
         yield Prometheus(f"http://127.0.0.1:{port}")
     finally:
         process.kill()
-        process.wait()
+        ended(process)
 
 
 def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -13,6 +13,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from ending import joined
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
@@ -77,9 +79,9 @@ class TcpProxy:
     def cut(self) -> None:
         """Reset every connection, at both ends; a new one is carried."""
         with self._lock:
-            for link in self._links:
-                link.cut()
-            self._links.clear()
+            links, self._links = self._links, []
+        for link in links:  # without the lock, for which their threads may wait
+            link.cut()
 
     def freeze(self, *ways: Way, new_too: bool = True) -> None:
         """Make every connection a black hole: nothing passes, and neither end learns that the other has gone.
@@ -108,7 +110,7 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() alone does not
         self._listener.close()
-        self._acceptor.join()
+        joined(self._acceptor)
         self.cut()
 
     def __enter__(self) -> Self:
@@ -136,9 +138,10 @@ class TcpProxy:
         server.settimeout(None)
         with self._lock:
             link = _Link(client, server, self._frozen, self._latency_seconds, self._count)
-            if self._is_closed:
-                link.cut()
             self._links = [*(old for old in self._links if old.is_open), link]
+            is_closed = self._is_closed
+        if is_closed:
+            link.cut()
 
     def _count(self) -> None:
         with self._lock:
@@ -183,7 +186,7 @@ class _Link:
 
     def cut(self) -> None:
         self._stop()
-        self._thread.join()
+        joined(self._thread)
 
     def _stop(self) -> None:
         self._is_cut = True

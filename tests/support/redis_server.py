@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from ending import Process
 from redis import Redis, RedisError
 from waiting import wait_until
 
@@ -33,7 +34,7 @@ def redis_server(folder: Path, port: int) -> Iterator[Redis]:
     """Run a Redis for the length of a block, and yield a client; it keeps what it has for the next block."""
     command = ["redis-server", "--port", str(port), "--dir", str(folder), "--appendonly", "yes"]
     command += ["--appendfsync", "always"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, Redis(port=port) as client:
+    with Process(command, stdout=subprocess.DEVNULL) as process, Redis(port=port) as client:
         try:
             wait_until(lambda: _answers(client), _SECONDS, "Redis")
             yield client

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pytest
 from brokers import vhost_of
 from click.testing import CliRunner
+from ending import Process, joined
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -340,11 +341,11 @@ def deaf_port() -> Iterator[int]:
                 with client:
                     client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        joined(thread)
 
 
 def test_a_broker_that_cannot_be_used(make_app: Callable[..., BrokerApp], deaf_port: int) -> None:
@@ -468,7 +469,7 @@ def worker(app: BrokerApp, state: Path) -> Iterator[None]:
     """Run a worker with the app's settings, and results in a state folder, until the block ends."""
     variables = os.environ | {"BROKER_APP_CONFIG": str(app.config_file), "BROKER_APP_STATE_DIR": str(state)}
     command = [sys.executable, "-m", "celery", "-A", "broker_app", "worker", "-P", "solo", "-Q", "default"]
-    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with Process(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: app.control.ping(timeout=1), 90, "the worker")
             yield

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import amqp
 import pytest
 from apps import delete, depth, take
+from ending import joined
 from waiting import wait_until
 
 from broker_app.broker import delay_lanes
@@ -127,7 +128,7 @@ def test_a_declaration_waits_for_a_prune(app: BrokerApp) -> None:
             held.set()
             let_go.wait(PROMPT_SECONDS)
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=hold, daemon=True)
     holder.start()
     try:
         assert held.wait(PROMPT_SECONDS)
@@ -140,7 +141,7 @@ def test_a_declaration_waits_for_a_prune(app: BrokerApp) -> None:
             assert depth(app, "delay.1d") == 0
     finally:
         let_go.set()
-        holder.join()
+        joined(holder)
 
 
 def test_a_call_that_needs_a_lane_during_a_prune_waits_no_longer_than_it_may(app: BrokerApp) -> None:
@@ -171,11 +172,11 @@ def test_a_declaration_is_repeated_if_a_prune_began_meanwhile(app: BrokerApp) ->
             delete(app, *(Names().lane(lane) for lane in many))
             removed.set()
 
-    pruner = threading.Thread(target=remove)
+    pruner = threading.Thread(target=remove, daemon=True)
     pruner.start()
     with connect(app) as connection:
         delay_lanes.declare(connection, many, "", soon())
-    pruner.join()
+    joined(pruner)
 
     assert removed.is_set()
     assert [depth(app, Names().lane(lane)) for lane in many] == [0] * len(many)

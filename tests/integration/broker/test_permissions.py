@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pytest
 from apps import USER_PASSWORD, depth
 from brokers import Management, vhost_of
+from ending import END_SECONDS
 from ledger import SCRIPTS, Ledger, ledger
 from waiting import wait_until
 
@@ -42,7 +43,9 @@ def grant(management: Management, url: str, user_prefix: str) -> None:
     for role in ROLES:
         management.put(f"users/{user_prefix}{role}", {"password": USER_PASSWORD, "tags": ""})
     command = [str(SCRIPTS / "broker-app"), "topology", "permissions", "--user-prefix", user_prefix]
-    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    printed = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, timeout=END_SECONDS
+    )
     for line in printed.stdout.replace("\\\n", "").splitlines():
         match shlex.split(line, comments=True):
             case ["rabbitmqctl", "set_permissions", "-p", vhost, user, configure, write, read]:

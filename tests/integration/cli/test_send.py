@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from brokers import vhost_of
 from click.testing import CliRunner
+from ending import END_SECONDS, Process, ending
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -374,11 +375,8 @@ def worker(fresh_vhost_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
     """Run a worker of the default app, and return the environment that it shares with commands."""
     ours = {"BROKER_APP_BROKER_URL": fresh_vhost_url, "BROKER_APP_STATE_DIR": str(tmp_path / "state")}
     command = [str(SCRIPTS / "celery"), "-A", "broker_app", "worker", "-P", "solo", "-l", "ERROR"]
-    with subprocess.Popen(command, env=os.environ | ours, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield os.environ | ours
-        finally:
-            process.terminate()
+    with ending(subprocess.Popen(command, env=os.environ | ours, cwd=tmp_path, stdout=subprocess.DEVNULL)):
+        yield os.environ | ours
 
 
 def test_a_task_is_run_and_its_end_is_printed(worker: dict[str, str], tmp_path: Path) -> None:
@@ -386,7 +384,9 @@ def test_a_task_is_run_and_its_end_is_printed(worker: dict[str, str], tmp_path: 
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         command = [str(SCRIPTS / "broker-app"), "send", *words, "--wait", "--timeout", "60"]
-        return subprocess.run(command, env=worker, cwd=tmp_path, text=True, capture_output=True, check=False)
+        return subprocess.run(
+            command, env=worker, cwd=tmp_path, text=True, capture_output=True, check=False, timeout=END_SECONDS
+        )
 
     done = call("broker_app.tasks.add", "2", "2")
     assert (done.returncode, done.stdout, done.stderr) == (exit_codes.OK, "4\n", "")
@@ -400,7 +400,7 @@ def test_a_task_is_run_and_its_end_is_printed(worker: dict[str, str], tmp_path: 
 def sending(app: BrokerApp, source: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Start the command as a process that reads a file."""
     environment = os.environ | {"BROKER_APP_BROKER_URL": app.settings.broker_url.get_secret_value()}
-    with subprocess.Popen(
+    with Process(
         [SCRIPTS / "broker-app", "send", "--from", source, "--unregistered"],
         env=environment | {"BROKER_APP_CONFIG": str(app.config_file)},
         text=True,

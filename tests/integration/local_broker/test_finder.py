@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from amqp.exceptions import ConnectionForced
 from brokers import Management, vhost_of, virtual_host
+from ending import Process
 from kombu.connection import Connection
 from leftovers import RunMark
 from waiting import wait_until
@@ -36,7 +37,8 @@ if sys.argv[2] == "crash":
 def find_elsewhere(state_dir: Path, end: str) -> None:
     """Let another process find a broker, and end it: it crashes, or keeps the broker."""
     command = [sys.executable, "-c", SCRIPT, str(state_dir), end]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    process: Process[bytes] = Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         if end == "crash":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from brokers import Management
+from ending import END_SECONDS
 from kombu.connection import Connection
 
 from broker_app.errors import BrokerNotFound, PrivateNodeError
@@ -131,7 +132,7 @@ def test_stop_from_another_process(node: PrivateNode) -> None:
     script = (
         "import pathlib, sys; from broker_app.local_broker import *; PrivateNode.attach(pathlib.Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", f"{script}.stop()", node.folder], check=True)
+    subprocess.run([sys.executable, "-c", f"{script}.stop()", node.folder], check=True, timeout=END_SECONDS)
     assert node.processes() == []
     assert "SIGTERM received - shutting down" in "".join(
         path.read_text() for path in node.folder.glob("log/*.log")

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 import amqp
 import pytest
 from apps import TWO_QUEUES, USER_PASSWORD, depth, take
+from ending import joined
 from waiting import wait_until
 
 from broker_app.broker.access import connect
@@ -74,12 +75,12 @@ def management_url(management: Management) -> Iterator[tuple[str, list[str]]]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Between)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}", asked
     server.shutdown()
     server.server_close()
-    thread.join()
+    joined(thread)
 
 
 def when(reader: BrokerReader, condition: Callable[[BrokerNumbers], bool], what: str) -> BrokerNumbers:

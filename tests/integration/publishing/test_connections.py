@@ -105,11 +105,13 @@ def test_no_task_is_lost_while_the_network_breaks(make_app: AppMaker) -> None:
 
         with ThreadPoolExecutor(2) as pool:
             sending = [pool.submit(send) for _ in range(2)]
-            for _ in range(5):
-                known = len(sent)
-                wait_until(lambda known=known: len(sent) > known + 5, SLACK_SECONDS, "more tasks to be sent")
-                proxy.cut()
-            is_over.set()
+            try:
+                for _ in range(5):
+                    known = len(sent)
+                    wait_until(lambda known=known: len(sent) > known + 5, SLACK_SECONDS, "more tasks to be sent")
+                    proxy.cut()
+            finally:
+                is_over.set()
             for future in sending:
                 future.result(SLACK_SECONDS)
         assert set(sent) <= {message.headers["id"] for message in take(app, "default")}

@@ -14,6 +14,7 @@ import pytest
 from apps import delete, depth, take
 from celery import chain, chord, group, signals
 from celery.app.trace import build_tracer
+from ending import END_SECONDS
 from kombu.entity import Exchange
 
 from broker_app import publish_many
@@ -472,5 +473,6 @@ for count in (2_000, 20_000):
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     command = [sys.executable, "-c", script, str(app.config_file)]
-    first, last = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=END_SECONDS)
+    first, last = map(int, done.stdout.split())
     assert (last - first) / 1_024 < 30  # kilobytes on Linux, getrusage(2)

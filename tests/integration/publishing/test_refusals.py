@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apps import depth, take
 from brokers import vhost_of
+from ending import joined
 
 from broker_app import publish_many
 from broker_app.errors import (
@@ -71,12 +72,13 @@ def test_a_lane_that_refuses_is_asked_again(
     management.put(policy, cap)
     _fill(app, "lopri", countdown=40, retry=False)
     lifting = threading.Timer(1, management.delete, [policy])
+    lifting.daemon = True
     lifting.start()
     if is_bulk:
         publish_many([app.signature("shop.add", queue="lopri", countdown=40)], app=app).run()
     else:
         app.send_task("shop.add", queue="lopri", countdown=40)
-    lifting.join()
+    joined(lifting)
     held = [message for seconds in range(35, 41) for message in _held(app, f"delay.{seconds}s")]
     assert [message.headers["task"] for message in held].count("shop.add") == 1
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apps import TWO_QUEUES, delete, depth, take
 from click.testing import CliRunner
+from ending import ended
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -249,7 +250,7 @@ def test_threads_and_processes_write_beside_each_other(tmp_path: Path) -> None:
     store = SpoolFile(tmp_path, 1_000, 10**6)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: store.add(spooled(f"t{n}")), range(30)))
-    assert [other.wait() for other in others] == [0, 0]
+    assert [ended(other) for other in others] == [0, 0]
     found = [one.task_id for one in store.first(100)]
     assert len(found) == len(set(found)) == 90
     assert [name for name in found if name[0] == "x"] == [f"x{n}" for n in range(30)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import states
+from ending import Process
 from waiting import wait_until
 from workers import environment, running_worker
 
@@ -58,7 +59,7 @@ for line in sys.stdin:
 @contextmanager
 def _storing_process(folder: Path) -> Iterator[Callable[[str], str]]:
     """Start a process that stores results; yields what makes it store one, and returns its value."""
-    with subprocess.Popen(
+    with Process(
         [sys.executable, "-c", STORE_EACH],
         env=environment(folder, "amqp://127.0.0.1:1//"),
         cwd=folder,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps import TWO_QUEUES, depth, take
+from ending import joined
 from migrating import (
     CLASSIC,
     HOLDING,
@@ -55,7 +56,8 @@ def test_producers_go_on(make: MakeMigrated) -> None:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is shown
                 errors.append(error)
 
-    producers = [threading.Thread(target=produce, kwargs=kwargs) for kwargs in ({}, {}, {"countdown": 1})]
+    options: tuple[dict[str, Any], ...] = ({}, {}, {"countdown": 1})
+    producers = [threading.Thread(target=produce, kwargs=kwargs, daemon=True) for kwargs in options]
     for producer in producers:
         producer.start()
     try:
@@ -63,7 +65,7 @@ def test_producers_go_on(make: MakeMigrated) -> None:
     finally:
         stop.set()
         for producer in producers:
-            producer.join()
+            joined(producer)
 
     assert errors == []
     assert done[-1].messages > 200

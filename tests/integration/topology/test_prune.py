@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import amqp
 import pytest
 from apps import TWO_QUEUES, depth, take
+from ending import joined
 from stopwatch import Stopwatch
 from waiting import wait_until
 
@@ -201,7 +202,7 @@ class Stage:
         ways = [60 * minutes + seconds for minutes in (0, 1, 2) for seconds in SECONDS]
         declare(self.app, *UNUSED)
         ready, go = threading.Barrier(3), threading.Event()
-        producers = [threading.Thread(target=self.produce, args=(ways, ready, go)) for _ in range(2)]
+        producers = [threading.Thread(target=self.produce, args=(ways, ready, go), daemon=True) for _ in range(2)]
         for producer in producers:
             producer.start()
         ready.wait(READY_SECONDS)
@@ -209,7 +210,7 @@ class Stage:
         threading.Timer(self.start, go.set).start()
         prune(self.app, waits=replace(SHORT, trust=PruneTimeouts().trust))
         for producer in producers:
-            producer.join()
+            joined(producer)
 
     def produce(self, ways: list[int], ready: threading.Barrier, go: threading.Event) -> None:
         """Publish by each way once; later, for a while, by any of them."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 from apps import app_maker
+from ending import END_SECONDS
 from kombu import pools
 from ledger import ledger
 from tls_node import PASSWORD, QUOTED, TlsNode, tls_node
@@ -181,7 +182,7 @@ def test_a_fleet_whose_password_stands_in_a_file(node: TlsNode, tmp_path: Path) 
             status = shop.run("broker-app", "-A", "shop", "fleet", "status", "--json")
             json.loads(status.stdout)
             processes = subprocess.run(
-                ["/bin/ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True
+                ["/bin/ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True, timeout=END_SECONDS
             ).stdout
         finally:
             stop = shop.run("broker-app", "-A", "shop", "fleet", "stopwait")

@@ -14,6 +14,7 @@ import pytest
 from apps import delete, depth, take
 from brokers import vhost_of
 from celery import chord, group
+from ending import ended
 from proxy import TcpProxy
 from waiting import wait_until
 from workers import environment, running_worker
@@ -224,7 +225,7 @@ def test_a_worker_waits_for_its_broker(fresh_vhost_url: str, tmp_path: Path) -> 
             assert _get(result) == 2
         finally:
             worker.terminate()
-            worker.wait(SECONDS)
+            ended(worker)
 
 
 def test_a_second_worker_of_the_same_name_harms_nobody(fresh_vhost_url: str, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_a_second_worker_of_the_same_name_harms_nobody(fresh_vhost_url: str, tmp
             assert _get(app.send_task("workload.add", (1, 2))) == 3
         finally:
             second.terminate()
-            second.wait(SECONDS)
+            ended(second)
 
 
 # Shutdown

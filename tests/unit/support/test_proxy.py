@@ -70,6 +70,34 @@ def hears_nothing(client: socket.socket) -> bool:
     return False
 
 
+def test_a_connection_is_cut_while_it_carries() -> None:
+    """The thread that carries may just then be counting a round trip."""
+    counting, is_cut = threading.Event(), threading.Event()
+
+    class Slow(TcpProxy):
+        """Counts only once the connection is being cut."""
+
+        def _count(self) -> None:
+            counting.set()
+            is_cut.wait(5)
+            super()._count()
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Slow("127.0.0.1", server.getsockname()[1]) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client,
+    ):
+        client.sendall(b"x")
+        assert counting.wait(5)
+        (link,) = wait_until(lambda: proxy._links, 5, "the connection")
+        cutting = threading.Thread(target=proxy.cut, daemon=True)
+        cutting.start()
+        wait_until(lambda: link._is_cut, 5, "the cut to begin")
+        is_cut.set()
+        cutting.join(5)
+        assert not cutting.is_alive()
+
+
 def test_carries(proxy: TcpProxy) -> None:
     """Without a fault all bytes arrive, both ways, and so does the end."""
     with connect(proxy) as client:

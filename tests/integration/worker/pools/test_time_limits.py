@@ -178,4 +178,5 @@ def test_a_stuck_thread_is_replaced_until_too_many_are(threads: Ledger) -> None:
 def ended_with(worker: Worker) -> int:
     """Return the exit code of a worker that ends by itself."""
     wait_until(lambda: worker.process.poll() is not None, SECONDS, "the worker to end by itself")
-    return worker.process.wait()
+    code: int = worker.process.returncode
+    return code

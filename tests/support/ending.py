@@ -1,0 +1,69 @@
+"""The end of processes and threads that a test has started: awaited for a bounded time, then brought about.
+
+The time limit of a test interrupts the thread that runs it. It ends no process, and no thread that keeps the run
+from exiting.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+END_SECONDS = 90.0
+"""How long a process or a thread that has been told to end may take, on a busy machine too."""
+
+Text = TypeVar("Text", str, bytes)
+
+
+class Process(subprocess.Popen[Text]):
+    """A process that does not outlive its block: it is killed if the block fails, or if it ends too late."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close its pipes and wait for its end."""
+        if kind is not None:
+            self.kill()
+        killing = threading.Timer(END_SECONDS, self.kill)
+        killing.daemon = True
+        killing.start()
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            killing.cancel()
+
+
+def ended(process: subprocess.Popen[Text]) -> int:
+    """Wait for the end of a process, and return its exit code; one that does not end in time is killed."""
+    try:
+        return process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(END_SECONDS)
+
+
+@contextmanager
+def ending(process: subprocess.Popen[Text]) -> Iterator[subprocess.Popen[Text]]:
+    """Tell a process to end after the block, and see to it that it does."""
+    with process:  # closes its pipes
+        try:
+            yield process
+        finally:
+            process.terminate()
+            ended(process)
+
+
+def joined(thread: threading.Thread) -> None:
+    """Wait for the end of a thread.
+
+    Raises:
+        AssertionError: It goes on.
+    """
+    thread.join(END_SECONDS)
+    assert not thread.is_alive(), f"the thread {thread.name} did not end within {END_SECONDS:g} s"
