@@ -49,6 +49,7 @@ NAMES = (
     "draining",
     "io_bound",
     "results",
+    "chords",
     "tuning",
     "curves",
     "startup",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult
 
 TASK = "benchmarks.probe"
+MEMBER, BODY = "benchmarks.member", "benchmarks.body"
+"""The tasks of chords, which store their results."""
+
 READY = "ready"
 RECORD_VARIABLE = "BENCHMARK_RECORD"
 """The file that a worker appends to: a line for each start, ``label since started``, times since the epoch."""
@@ -38,9 +41,21 @@ def probe(self: Any, label: str, due: float | None = None, sleep_seconds: float 
         time.sleep(sleep_seconds)
 
 
+def member(number: int) -> int:
+    """Return the number."""
+    return number
+
+
+def body(numbers: list[int]) -> int:
+    """Return the sum."""
+    return sum(numbers)
+
+
 def install(app: _App) -> _App:
-    """Return the app, with the probe as a task that ignores its result."""
+    """Return the app, with the probe as a task that ignores its result, and the tasks of chords."""
     app.task(name=TASK, bind=True, ignore_result=True)(probe)
+    app.task(name=MEMBER)(member)
+    app.task(name=BODY)(body)
     return app
 
 

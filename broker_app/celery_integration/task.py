@@ -32,6 +32,10 @@ _CELERYS = "celery."
 _BEGUN = "_broker_app_begun"
 
 
+class Replaced(Ignore):
+    """Raised in a task that `replace` has replaced."""
+
+
 class Task(celery_task.Task):
     """First in the MRO of each registered task, whatever the task's own base class (see `in_front_of`).
 
@@ -100,6 +104,17 @@ class Task(celery_task.Task):
     @_orig_run.setter
     def _orig_run(self, function: Any) -> None:
         self.__dict__[coroutine_task.OWN_FUNCTION] = function
+
+    def on_replace(self, sig: Any) -> Any:
+        """Publish the task that replaces this one, as Celery does.
+
+        Raises:
+            Replaced: Always in a worker; the new task continues the chord, if this one is in a chord.
+        """
+        try:
+            return super().on_replace(sig)
+        except Ignore as error:
+            raise Replaced(*error.args) from None
 
     def _begins(self, request: Context) -> bool:
         """Mark a delivered task as started; return False if it already was: the task then calls itself directly.

@@ -112,7 +112,7 @@ def _answering(
     @wraps(trace)
     def answer(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         try:
-            return trace(uuid, args, kwargs, request)
+            return _ending_ignored(trace(uuid, args, kwargs, request), task, uuid, request)
         except Reject:  # from a handler or Celery itself; the pool reports it
             raise
         except BaseException as error:
@@ -129,6 +129,17 @@ def _answering(
             return _failed(task, failure, Context(request or {}, args=args, kwargs=kwargs, called_directly=False))
 
     return answer
+
+
+def _ending_ignored(outcome: Any, task: Task, uuid: str, request: Any) -> Any:
+    """Return an outcome; if it is `Ignore`, end the task's chord, which Celery would leave waiting."""
+    from broker_app.celery_integration.task import Replaced  # noqa: PLC0415 - it imports this module
+
+    info = outcome.info
+    if info and info.state == states.IGNORED and not isinstance(info.retval, Replaced):
+        with contained("%s[%s]: ending its chord", task.name, uuid):
+            task.backend.end_ignored(Context(request or {}, id=uuid), info.retval)
+    return outcome
 
 
 def _failed(task: Task, failure: Exception, request: Context) -> Any:

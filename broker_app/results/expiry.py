@@ -77,6 +77,15 @@ class Expiry:
                 if removed:
                     self._on_removed(removed)
                     self._is_ended.wait(PAUSE_SECONDS)
+        while not self._is_ended.is_set() and self._remove_chords(before):
+            self._is_ended.wait(PAUSE_SECONDS)
+
+    def _remove_chords(self, before: datetime) -> int:
+        session = self._backend.ResultSession()
+        with session_cleanup(session), _alone(session, self._backend.session_manager.file) as is_alone:
+            removed = self._backend.remove_old_chords(session, before) if is_alone else 0
+            session.commit()
+            return removed
 
     def _remove_some(self, model: Any, before: datetime) -> int:
         session = self._backend.ResultSession()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.exceptions import SoftTimeLimitExceeded
 
-from broker_app.errors import ResultStoreError
+from broker_app.results.chord_members import ChordMembers, chord_refused
 from broker_app.results.redis_batches import RedisBatches
 from broker_app.results.redis_consumer import LazyConsumer
 from broker_app.results.writer import CHORD_PART, FINAL, RESULT, is_unstorable
@@ -99,6 +99,23 @@ class FaultTolerantBackend:
             else:
                 _warn(request.id, state, error)
 
+    def write_part(self, part: Any) -> None:
+        """Store the outcome of a chord's member; if states are stored in batches, with the next one.
+
+        Raises:
+            Exception: The error of the store, if it cannot hold the outcome or has failed for a while.
+        """
+        if not self._writer.is_batching or self._writer.is_this_thread:
+            super().write_part(part)  # type: ignore[misc]
+            return
+        key = (part.task_id, CHORD_PART)
+        write = self._writer.put(key, states.SUCCESS, part, self.write_rows, is_awaited=True)
+        if write is not None:
+            self._writer.wait(write)
+        error = write.error if write is not None and write.is_over else self._writer.last_error
+        if error is not None:
+            raise error
+
     def on_task_call(self, producer: Any, task_id: str) -> Any:
         """Prepare for a result, as Celery does. An unreachable store does not prevent publishing."""
         try:
@@ -176,10 +193,7 @@ class CountingChords:
         try:
             self.client.ping()
         except Exception as error:
-            raise ResultStoreError(
-                f"chord {header_result_args[0]}: expected the result store, which counts its members, to answer; "
-                f"got {type(error).__name__}: {error}; nothing was published"
-            ) from error
+            raise chord_refused(header_result_args[0], error) from error
         return super().apply_chord(header_result_args, body, **options)  # type: ignore[misc]
 
 
@@ -200,7 +214,8 @@ def forgiving(backend: Backend, writer: ResultWriter) -> Backend:
     kind: Any = type(backend)
     consumer: Any = getattr(backend, "result_consumer", None)
     is_redis = hasattr(consumer, "_reconnect_pubsub")
-    mixed = (FaultTolerantBackend, CountingChords, RedisBatches) if is_redis else (FaultTolerantBackend,)
+    mixed: tuple[type, ...] = (FaultTolerantBackend, ChordMembers)
+    mixed += (CountingChords, RedisBatches) if is_redis else ()
     backend.__class__ = type(kind.__name__, (*mixed, kind), {"__module__": kind.__module__})
     backend._writer = writer  # noqa: SLF001 - our own attribute
     if is_redis:

@@ -20,6 +20,7 @@ class RedisBatches:
     """Mixin for the Redis backend."""
 
     can_batch = True
+    counts_once = True
 
     client: Any
     decode: Any

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.backends.database import session_cleanup
 from sqlalchemy import func
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
+
+from broker_app.results.chord_rows import INSERTS, ChordPart
+from broker_app.results.sql_chords import SqlChords
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,22 +21,17 @@ if TYPE_CHECKING:
 _MAX_TEXT = 155
 """Length of Celery's columns for names."""
 
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
-
-class SqlBatches:
+class SqlBatches(SqlChords):
     """Mixin for Celery's database backend. Other databases than these two write as Celery does."""
 
-    ResultSession: Any
     task_cls: Any
-    url: str
-    _ensure_retryable: Any
     _update_result: Any
 
     @cached_property
     def can_batch(self) -> bool:
         """True if the database has the statement for it."""
-        return self._dialect in _INSERTS
+        return self._dialect in INSERTS
 
     def prepare_row(
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any
@@ -49,8 +46,8 @@ class SqlBatches:
             return values, math.inf  # the database may refuse it
         return values, sum(len(value) for value in values.values() if isinstance(value, (bytes, str)))
 
-    def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Store states in one transaction; like Celery, leave a stored SUCCESS as it is."""
+    def write_rows(self, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
+        """Store states and outcomes of chords in one transaction; like Celery, leave a stored SUCCESS as it is."""
         self._ensure_retryable(self._write_rows_once, rows)
 
     def _store_result(
@@ -61,11 +58,15 @@ class SqlBatches:
         else:
             super()._store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
 
-    def _write_rows_once(self, rows: Sequence[dict[str, Any]]) -> None:
-        ordered = sorted(rows, key=lambda row: row["task_id"])  # two processes never wait for each other's rows
+    def _write_rows_once(self, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
+        parts = [row for row in rows if isinstance(row, ChordPart)]
+        results = [row for row in rows if not isinstance(row, ChordPart)]
         session = self.ResultSession()
         with session_cleanup(session):
-            session.execute(self._upsert, ordered)
+            if results:  # sorted, so that two processes never wait for each other's rows
+                session.execute(self._upsert, sorted(results, key=lambda row: row["task_id"]))
+            if parts:
+                self.count_parts(session, parts)
             session.commit()
 
     @cached_property
@@ -75,7 +76,7 @@ class SqlBatches:
     @cached_property
     def _upsert(self) -> Any:
         table = self.task_cls.__table__
-        statement = _INSERTS[self._dialect](table)
+        statement = INSERTS[self._dialect](table)
         new = {column.name: statement.excluded[column.name] for column in table.columns if column.name != "id"}
         if "stamps" in new:  # a later state without stamps keeps them
             new["stamps"] = func.coalesce(new["stamps"], table.c.stamps)

@@ -106,6 +106,11 @@ class ResultWriter:
         """Return the number of waiting writes."""
         return len(self._writes)
 
+    @property
+    def is_this_thread(self) -> bool:
+        """True in the thread that writes, which cannot wait for a write."""
+        return threading.current_thread() is self._thread
+
     def add(self, key: Key, function: Callable[[], object]) -> bool:
         """Add a write that has failed, and return True; return False if `MAX_WAITING` are waiting already."""
         now = time.monotonic()

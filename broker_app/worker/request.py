@@ -194,6 +194,8 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         """Return the result if the task succeeded before its worker was lost; it is then not dead-lettered."""
         stored = super()._success_was_stored()
         self._death = None if stored else self._death
+        if stored:
+            self.task.backend.count_again(self._context, states.SUCCESS, stored.get("result"))
         return stored
 
     def _retry_worker_lost(self, exc: Any, exc_info: Any) -> bool:

@@ -76,9 +76,10 @@ def test_calls_are_published_without_a_store(make_app: AppMaker, store: str) -> 
     assert depth(app, "delay.1m") == 1
 
 
-def test_a_chord_that_cannot_be_counted_publishes_nothing(make_app: AppMaker) -> None:
-    """Redis counts a chord's members: without it they could run, and the body never would."""
-    app = make_app(f"{NO_REDIS}{TWO_QUEUES}")
+@pytest.mark.parametrize("store", [NO_REDIS, NO_STORE])
+def test_a_chord_that_cannot_be_counted_publishes_nothing(make_app: AppMaker, store: str) -> None:
+    """The store counts a chord's members: without it they could run, and the body never would."""
+    app = make_app(f"{store}\n{TWO_QUEUES}")
     add = app.signature("shop.add", (1, 2))
     with pytest.raises(ResultStoreError, match="nothing was published"):
         chord([add, add], app=app)(add)
