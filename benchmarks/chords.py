@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from celery import chord
 
@@ -84,10 +86,17 @@ def _client(bench: Bench, name: str, store: str) -> Iterator[Celery]:
         variable = "BROKER_APP_RESULT_URL" if name == OURS else "CELERY_RESULT_BACKEND"
         environment = worker_environment(url, record.path) | {variable: store}
         command = ("celery", "-A", f"benchmarks.apps:{name}", "worker", "-l", "WARNING", "-Q", QUEUE, *OPTIONS)
-        client: Celery = make_ours(url) if name == OURS else make_careful(url)
-        client.conf.result_backend = store
+        client = _make(name, url, variable, store)
         with running_commands([command], environment, record, 1):
             yield client
+
+
+def _make(name: str, url: str, variable: str, store: str) -> Celery:
+    """Return a client, whose store is read from the environment, as its worker's is."""
+    with patch.dict(os.environ, {variable: store}):
+        client: Celery = make_ours(url) if name == OURS else make_careful(url)
+        assert client.backend.as_uri()
+        return client
 
 
 def _median_ms(app: Celery, size: int, number: int) -> float:
