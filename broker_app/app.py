@@ -218,7 +218,7 @@ class BrokerApp(Celery):
 
         Raises:
             RoutingError: The queue is unknown, or the priority or the delay is invalid; nothing was sent.
-            CallError: The ``task_id`` is not a string; nothing was sent.
+            CallError: The ``task_id`` is not a string, or no worker would accept an option; nothing was sent.
             PublishError: The broker did not confirm the task. Also kombu's OperationalError.
         """
         began = time.monotonic()

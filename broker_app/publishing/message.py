@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_make_aware
 from kombu import compression as kombu_compression
 from kombu import serialization
 
-from broker_app.errors import InvalidDelay, PublishError, RoutingError
+from broker_app.errors import CallError, InvalidDelay, PublishError, RoutingError, shortened
 from broker_app.publishing import trace_context
+from broker_app.publishing.validation import check_form, check_limits
 from broker_app.queues import Names, QueueSpec, RoutingTable
 from broker_app.queues.delay import NO_DELAY, UNITS, Delay, parse_routing_key, rest_of
 from broker_app.queues.headers import (
@@ -129,6 +131,7 @@ class MessageBuilder:
 
         Raises:
             RoutingError: The destination, priority or delay is invalid.
+            CallError: Another option is invalid.
         """
         delay: Delay = options.pop("broker_app_delay", None) or NO_DELAY
         began: float = options.pop("broker_app_began", None) or time.monotonic()
@@ -136,6 +139,7 @@ class MessageBuilder:
         headers = dict(message.headers, **options.pop("headers", None) or {})
         for stale in (MAYBE_TWICE_HEADER, *BROKER_HEADERS):  # a retry copies the headers of its last message
             headers.pop(stale, None)
+        _check_call(name, message.headers, message.body)
         # A delay counts from the start of the call, which may have waited since.
         headers[PUBLISHED_AT_HEADER] = time.time() - (time.monotonic() - began if delay.seconds else 0.0)
         headers[DELAY_HEADER] = delay.seconds
@@ -219,9 +223,30 @@ class MessageBuilder:
         conf = self._app.conf
         content_type, encoding, data = serialization.dumps(body, serializer or conf.task_serializer)
         if compression or conf.task_compression:
-            data, headers["compression"] = kombu_compression.compress(data, compression or conf.task_compression)
+            data, headers["compression"] = _compress(data, compression or conf.task_compression)
         data = data.encode() if isinstance(data, str) else data
         return data, {"content_type": content_type, "content_encoding": encoding}
+
+
+def _compress(data: str | bytes, compression: str) -> tuple[bytes, str]:
+    """Return the compressed data and its content type."""
+    try:
+        compressed: tuple[bytes, str] = kombu_compression.compress(data, compression)
+    except (KeyError, TypeError):
+        known = ", ".join(sorted(kombu_compression.encoders()))
+        raise CallError(f"compression: expected one of {known}, got {shortened(repr(compression))}") from None
+    return compressed
+
+
+def _check_call(name: str, headers: Mapping[str, Any], body: Any) -> None:
+    """Refuse options that no worker accepts. Retries pass: refusing one would lose the task."""
+    if "id" not in headers or headers.get("retries"):  # protocol 1 has no headers
+        return
+    try:
+        check_form(headers, body)
+        check_limits(headers.get("timelimit", (None, None)))
+    except InvalidTaskError as error:
+        raise CallError(f"task {name}: {error}; correct this option of the call") from None
 
 
 def _check_expiry(headers: Mapping[str, Any], delay: Delay, zone: tzinfo) -> None:

@@ -9,11 +9,11 @@ from celery.app.task import Context
 
 from broker_app.celery_integration.tracer import ENDS_OF_WORKER, contained
 from broker_app.errors import PublishError
+from broker_app.publishing.validation import following
 from broker_app.queues import DeadLetters
 from broker_app.queues.dead_letters import TRACEBACK_HEADER
 from broker_app.wire import frames
 from broker_app.worker.dead_letters import dead_letter
-from broker_app.worker.message_form import following
 from broker_app.worker.requeue import requeued
 
 if TYPE_CHECKING:

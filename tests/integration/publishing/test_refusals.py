@@ -13,6 +13,7 @@ from ending import joined
 
 from broker_app import publish_many
 from broker_app.errors import (
+    CallError,
     NoRoute,
     PublishRefused,
     QueueFull,
@@ -169,3 +170,24 @@ def test_a_body_over_the_brokers_limit_is_refused(app: BrokerApp, broker_version
             app.send_task("big", ("x" * 17_000_000,))
     app.send_task("after")
     assert [message.headers["task"] for message in take(app, "default")] == ["before", "after"]
+
+
+UNACCEPTED: list[dict[str, Any]] = [
+    *({"link": "x"}, {"link": [{"task": 5}]}, {"link_error": "x"}, {"chain": ["x"]}, {"chord": "x"}),
+    *({"time_limit": "x"}, {"soft_time_limit": -1}, {"time_limit": float("nan")}),
+    *({"shadow": 4}, {"group_id": 4}, {"root_id": 4}, {"parent_id": 4}, {"compression": "zippy"}),
+]
+
+
+def test_options_that_no_worker_accepts_are_refused_in_the_call(make_app: AppMaker) -> None:
+    """A single call, a countdown and a bulk call with such an option raise the same error, and publish nothing."""
+    app = make_app()
+    for options in UNACCEPTED:
+        for call in (options, options | {"countdown": 30}):
+            with pytest.raises(CallError, match="expected"):
+                app.send_task("shop.add", (1,), queue="lopri", **call)
+    signatures = [app.signature("shop.add", (1,), queue="lopri", **options) for options in UNACCEPTED]
+    outcomes = list(publish_many(signatures, app=app))
+    assert [type(outcome.error) for outcome in outcomes] == [CallError] * len(UNACCEPTED)
+    app.send_task("shop.add", (1,), queue="lopri", link=app.signature("shop.mul"), time_limit=5, shadow="s")
+    assert len(take(app, "lopri")) == 1

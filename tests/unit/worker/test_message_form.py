@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from celery.exceptions import InvalidTaskError
 
-from broker_app.worker.message_form import HIDING, MAX_RETRIES, are_limits, check_form, following
+from broker_app.publishing.validation import MAX_RETRIES, are_limits, check_form, following
+from broker_app.worker.message_form import HIDING
 
 HEADERS = {"id": "1", "task": "t"}
 LINK = {"task": "t", "args": [1], "kwargs": {}, "options": {}}
