@@ -56,6 +56,7 @@ class OutgoingMessage:
         properties: AMQP basic properties, headers included.
         is_unanswered: Whether it was sent and the broker has not answered yet.
         due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
+        asked: The requested delay, if `delay` is what was left of it.
     """
 
     task: str
@@ -68,6 +69,7 @@ class OutgoingMessage:
     properties: dict[str, Any]
     is_unanswered: bool = False
     due: float | None = None
+    asked: Delay | None = None
 
     @property
     def is_behind(self) -> bool:
@@ -82,7 +84,23 @@ class OutgoingMessage:
         """
         if self.due is None or self.spec is None or not self.is_behind:
             return False
+        self.asked = self.asked or self.delay
         self.delay = rest_of(self.delay, self.due - time.monotonic())
+        self.exchange, self.routing_key = way(self.spec, self.delay)
+        return True
+
+    def wait_in_full(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
+        """Take the requested delay again, and return whether it had been shortened.
+
+        A user without the right to declare lanes has those that were declared for it, such as ``common_lanes``.
+        The rest of a delay needs others; a task that is late by what has passed is better than none.
+
+        Args:
+            way: `MessageBuilder.way`.
+        """
+        if self.asked is None or self.spec is None:
+            return False
+        self.delay, self.asked, self.due = self.asked, None, None
         self.exchange, self.routing_key = way(self.spec, self.delay)
         return True
 

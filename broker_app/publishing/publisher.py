@@ -242,7 +242,9 @@ class Publisher:
             return
         faults = delay_lanes.ensure(channel.connection, held, [spec], channel.seen, self._names.prefix, deadline)
         if reason := delay_lanes.missing(faults, held, spec.broker_name, self._names.prefix):
-            raise outgoing.refused(NoRoute, reason)
+            if not outgoing.wait_in_full(self._builder.way):
+                raise outgoing.refused(NoRoute, reason)
+            self._ensure_way(channel, outgoing, deadline)
 
     def _declare_path(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
         """Declare the queue and lanes of a message that could not be routed."""

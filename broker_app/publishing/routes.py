@@ -11,10 +11,10 @@ from broker_app.errors import NoRoute
 from broker_app.queues import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from broker_app.publishing.bulk.item import BulkItem
-    from broker_app.queues import Lane
+    from broker_app.queues import Delay, Lane, QueueSpec
     from broker_app.wire.confirm_channel import ConfirmChannel
 
     _Route = tuple[str, tuple[Lane, ...]]  # the queue's name on the broker, and the lanes before it
@@ -30,10 +30,12 @@ class KnownRoutes:
 
     Args:
         prefix: The prefix of names on the broker.
+        way: `broker_app.publishing.message.MessageBuilder.way`.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
         self._names = Names(prefix)
+        self._way = way
         self._until: dict[_Route, float] = {}  # on the clock of time.monotonic
 
     def forget(self) -> None:
@@ -52,7 +54,7 @@ class KnownRoutes:
         Args:
             channel: The channel to send them on.
             items: In sending order; only the first `MOST_AT_ONCE` routes are checked. A message whose route
-                cannot be declared is settled with the reason.
+                cannot be declared waits for its whole delay if it was shortened, or is settled with the reason.
             deadline: On the clock of `time.monotonic`.
 
         Raises:
@@ -68,6 +70,8 @@ class KnownRoutes:
         for (end, lanes), alike in routes.items():
             if reason := delay_lanes.missing(faults, lanes, end, self._names.prefix):
                 for item in alike:
+                    if item.wait_in_full(self._way):
+                        continue
                     item.settle(NoRoute(task=item.task, task_id=item.task_id, queue=item.place, reason=reason))
             else:
                 seen = [channel.seen.get(name, -inf) for name in (end, *map(self._names.lane, lanes))]

@@ -74,6 +74,7 @@ class BulkItem:
         sent: The encoded frames; empty if it is not sent in bulk.
         channel: The channel number and frame_max that the frames were encoded for.
         due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
+        asked: The requested delay, if `delay` is what was left of it.
         catch_ups: How often it was rerouted because part of its delay had passed.
         told: Celery's message and the context of its first signal, if a publish signal has receivers.
         is_unanswered: Whether it was sent and the broker has not answered yet.
@@ -93,6 +94,7 @@ class BulkItem:
     sent: bytes = b""
     channel: tuple[int, int] = NOT_MADE
     due: float | None = None
+    asked: Delay | None = None
     catch_ups: int = 0
     told: tuple[Any, Context] | None = None
     is_unanswered: bool = False
@@ -121,6 +123,7 @@ class BulkItem:
             properties=properties,
             is_unanswered=self.is_unanswered,
             due=self.due,
+            asked=self.asked,
         )
 
     def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
@@ -133,9 +136,22 @@ class BulkItem:
             return
         left = rest_of(self.delay, self.due - time.monotonic())
         if left is not self.delay:
-            self.delay, self.catch_ups = left, self.catch_ups + 1
-            self.address = (self.task_id, *way(self.spec, left))
-            self.channel = NOT_MADE
+            self.asked = self.asked or self.delay
+            self.catch_ups += 1
+            self._wait(self.spec, left, way)
+
+    def wait_in_full(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
+        """Take the requested delay again; see `OutgoingMessage.wait_in_full`."""
+        if self.asked is None or self.spec is None:
+            return False
+        self._wait(self.spec, self.asked, way)
+        self.asked = self.due = None
+        return True
+
+    def _wait(self, spec: QueueSpec, delay: Delay, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
+        self.delay = delay
+        self.address = (self.task_id, *way(spec, delay))
+        self.channel = NOT_MADE
 
     def outcome(self) -> ItemOutcome:
         """Return the outcome for the caller."""

@@ -61,8 +61,8 @@ class Window:
         self.failure: PublishError | None = None
         self._app = app
         self._connection = connection
-        self._known_routes = KnownRoutes(app.settings.prefix)
         self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
+        self._known_routes = KnownRoutes(app.settings.prefix, self._way)
         self._timeout_seconds = timeout_seconds
         self._channel: ConfirmChannel | None = None
         self._queue: deque[BulkItem] = deque()  # to be sent next

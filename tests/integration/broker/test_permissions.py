@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -13,6 +14,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pytest
 from apps import USER_PASSWORD, depth
 from brokers import Management, vhost_of
+from celery import signals
 from ending import END_SECONDS
 from ledger import SCRIPTS, Ledger, ledger
 from waiting import wait_until
@@ -110,6 +112,28 @@ def test_three_roles(shop: Ledger, urls: dict[str, str]) -> None:
         assert "ACCESS_REFUSED" not in worker.text().replace(
             next(line for line in worker.text().splitlines() if "used as they are" in line), ""
         )
+
+
+@pytest.mark.version
+def test_who_may_not_declare_lanes_uses_the_common_ones(shop: Ledger, urls: dict[str, str]) -> None:
+    """A call that takes a moment waits in the lane that was asked for: the one for the rest cannot be declared."""
+    assert topology(shop, "apply").returncode == 0
+    shop.url = urls["producer"]
+    app = shop.app()
+
+    def take_a_moment(**_: object) -> None:
+        time.sleep(0.2)
+
+    signals.before_task_publish.connect(take_a_moment)
+    try:
+        app.send_task("shop.note", queue="lopri", countdown=1)
+        bulk = [app.signature("shop.note").set(queue="lopri", countdown=1) for _ in range(2)]
+        assert [outcome.error for outcome in app.publish_many(bulk)] == [None, None]
+    finally:
+        signals.before_task_publish.disconnect(take_a_moment)
+
+    shop.url = urls["deploy"]
+    wait_until(lambda: depth(shop.app(), "shop.lopri") == 3, 30, "the tasks")
 
 
 @pytest.mark.version
