@@ -157,23 +157,23 @@ class Storm:
         """Publish no more, wait until all that was confirmed, but for so many, has an end; return the account."""
         (self.shop.folder / "enough").touch()
         confirmed = self._confirmed()
-        app, dead = self.shop.app(), set[str]()
+        app = self.shop.app()
 
         def missing() -> set[str]:
             nonlocal confirmed
             confirmed = self._confirmed()
-            return confirmed - self.shop.runs("end").keys() - dead
+            return confirmed - self.shop.runs("end").keys()
 
         deadline = time.monotonic() + SECONDS
-        while len(missing()) > without and time.monotonic() < deadline:
+        while len(lost := missing()) > without and time.monotonic() < deadline:
             time.sleep(0.2)
-        if missing():
-            dead |= {message.headers["id"] for message in take(app, f"{app.settings.prefix}default.dead")}
+        if lost:  # not looked for again: the publisher may be about to confirm one more
+            lost -= {message.headers["id"] for message in take(app, f"{app.settings.prefix}default.dead")}
         ends = self.ends()
         return Account(
             messages=len(confirmed),
             faults=self.faults,
-            lost=len(missing()),
+            lost=len(lost),
             duplicates=sum(
                 1 for runs in self.shop.runs("begin").values() for run in runs[1:] if not run["maybe_twice"]
             ),
