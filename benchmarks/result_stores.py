@@ -6,6 +6,7 @@ import getpass
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -60,7 +61,7 @@ def _running(command: Sequence[str], port: int, user: str | None = None) -> Iter
             _wait_for(port)
             yield
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # at SIGTERM, PostgreSQL waits for its clients to leave
 
 
 def _wait_for(port: int) -> None:
