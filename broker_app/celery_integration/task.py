@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
 
 from broker_app.celery_integration import coroutine_task
-from broker_app.celery_integration.task_body import run_body
+from broker_app.celery_integration.task_body import Replaced, run_body
 from broker_app.errors import RoutingError, Unawaited
 from broker_app.publishing import trace_context
 from broker_app.publishing.sent import noting_sent
@@ -30,10 +30,6 @@ _CELERYS = "celery."
 """Prefix of the names of Celery's own tasks, which define their own retries."""
 
 _BEGUN = "_broker_app_begun"
-
-
-class Replaced(Ignore):
-    """Raised in a task that `replace` has replaced."""
 
 
 class Task(celery_task.Task):

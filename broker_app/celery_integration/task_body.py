@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery.exceptions import Ignore
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Value = TypeVar("Value")
 
 _slot = threading.local()
+
+
+class Replaced(Ignore):
+    """Raised in the body of a task that `replace` has replaced."""
 
 
 def surround(run: Callable[[Callable[[], Any]], Any]) -> None:

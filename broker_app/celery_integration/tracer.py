@@ -21,6 +21,7 @@ from celery.app.trace import TraceInfo, report_internal_error, trace_ok_t
 from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.worker import state
 
+from broker_app.celery_integration.task_body import Replaced
 from broker_app.errors import OutOfMemory, UncaughtBaseException
 
 if TYPE_CHECKING:
@@ -133,8 +134,6 @@ def _answering(
 
 def _ending_ignored(outcome: Any, task: Task, uuid: str, request: Any) -> Any:
     """Return an outcome; if it is `Ignore`, end the task's chord, which Celery would leave waiting."""
-    from broker_app.celery_integration.task import Replaced  # noqa: PLC0415 - it imports this module
-
     info = outcome.info
     if info and info.state == states.IGNORED and not isinstance(info.retval, Replaced):
         with contained("%s[%s]: ending its chord", task.name, uuid):
