@@ -13,6 +13,7 @@ import random
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.database import session_cleanup
@@ -73,31 +74,30 @@ class Expiry:
         for model in (self._backend.task_cls, self._backend.taskset_cls):
             removed = MAX_ROWS
             while removed == MAX_ROWS and not self._is_ended.is_set():
-                removed = self._remove_some(model, before)
+                removed = self._remove_alone(partial(_remove_some, model), before)
                 if removed:
                     self._on_removed(removed)
                     self._is_ended.wait(PAUSE_SECONDS)
-        while not self._is_ended.is_set() and self._remove_chords(before):
+        while not self._is_ended.is_set() and self._remove_alone(self._backend.remove_old_chords, before):
             self._is_ended.wait(PAUSE_SECONDS)
 
-    def _remove_chords(self, before: datetime) -> int:
-        session = self._backend.ResultSession()
-        with session_cleanup(session), _alone(session, self._backend.session_manager.file) as is_alone:
-            removed = self._backend.remove_old_chords(session, before) if is_alone else 0
-            session.commit()
-            return removed
-
-    def _remove_some(self, model: Any, before: datetime) -> int:
+    def _remove_alone(self, remove: Callable[[Any, datetime], int], before: datetime) -> int:
+        """Remove some in a transaction, unless another process is doing it, and return how many."""
         session = self._backend.ResultSession()
         with session_cleanup(session), _alone(session, self._backend.session_manager.file) as is_alone:
             if not is_alone:
                 return 0
-            expired = select(model.id).where(model.date_done < before).order_by(model.date_done).limit(MAX_ROWS)
-            removed = session.execute(
-                delete(model).where(model.id.in_(expired)).execution_options(synchronize_session=False)
-            )
+            removed = remove(session, before)
             session.commit()
-            return int(removed.rowcount)
+            return removed
+
+
+def _remove_some(model: Any, session: Any, before: datetime) -> int:
+    expired = select(model.id).where(model.date_done < before).order_by(model.date_done).limit(MAX_ROWS)
+    removed = session.execute(
+        delete(model).where(model.id.in_(expired)).execution_options(synchronize_session=False)
+    )
+    return int(removed.rowcount)
 
 
 @contextmanager

@@ -8,9 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from celery import states
-from celery.backends.database import session_cleanup
 from sqlalchemy import func
-from sqlalchemy.engine import make_url
 
 from broker_app.results.chord_rows import INSERTS, ChordPart
 from broker_app.results.sql_chords import SqlChords
@@ -28,11 +26,6 @@ class SqlBatches(SqlChords):
     task_cls: Any
     _update_result: Any
 
-    @cached_property
-    def can_batch(self) -> bool:
-        """True if the database has the statement for it."""
-        return self._dialect in INSERTS
-
     def prepare_row(
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any
     ) -> tuple[dict[str, Any], float]:
@@ -48,30 +41,23 @@ class SqlBatches(SqlChords):
 
     def write_rows(self, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
         """Store states and outcomes of chords in one transaction; like Celery, leave a stored SUCCESS as it is."""
-        self._ensure_retryable(self._write_rows_once, rows)
+        self._in_store(self._execute, rows)
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **options: Any
     ) -> None:
         if self.can_batch:
-            self._write_rows_once([self.prepare_row(task_id, result, state, traceback, request)[0]])
+            self._transact(self._execute, [self.prepare_row(task_id, result, state, traceback, request)[0]])
         else:
             super()._store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
 
-    def _write_rows_once(self, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
+    def _execute(self, session: Any, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
         parts = [row for row in rows if isinstance(row, ChordPart)]
         results = [row for row in rows if not isinstance(row, ChordPart)]
-        session = self.ResultSession()
-        with session_cleanup(session):
-            if results:  # sorted, so that two processes never wait for each other's rows
-                session.execute(self._upsert, sorted(results, key=lambda row: row["task_id"]))
-            if parts:
-                self.count_parts(session, parts)
-            session.commit()
-
-    @cached_property
-    def _dialect(self) -> str:
-        return make_url(self.url).get_backend_name()
+        if results:  # sorted, so that two processes never wait for each other's rows
+            session.execute(self._upsert, sorted(results, key=lambda row: row["task_id"]))
+        if parts:
+            self._rows.count(session, parts)
 
     @cached_property
     def _upsert(self) -> Any:

@@ -108,27 +108,28 @@ class SqlChords:
         """Store the outcome of a member, and set what the store says about its chord."""
         self.write_rows([part])
 
-    def count_parts(self, session: Any, parts: list[ChordPart]) -> None:
-        """Store outcomes in a transaction; see `ChordRows.count`."""
-        self._rows.count(session, parts)
-
     def remove_old_chords(self, session: Any, before: datetime) -> int:
         """Remove some expired chords, and return how many it removed."""
         return self._rows.remove_old(session, before, _MAX_CHORDS)
 
     def _cleanup(self) -> None:
         super()._cleanup()  # type: ignore[misc]
-        if self._can_count:
+        if self.can_batch:
             while self._transact(self.remove_old_chords, datetime.now(UTC) - self.expires):
                 pass
 
     @cached_property
-    def _can_count(self) -> bool:
-        return make_url(self.url).get_backend_name() in INSERTS
+    def can_batch(self) -> bool:
+        """True if the database has the statement for batches and for chords."""
+        return self._dialect in INSERTS
+
+    @cached_property
+    def _dialect(self) -> str:
+        return make_url(self.url).get_backend_name()
 
     @cached_property
     def _rows(self) -> ChordRows:
-        return ChordRows(make_url(self.url).get_backend_name(), self.taskset_cls.__table__.schema)
+        return ChordRows(self._dialect, self.taskset_cls.__table__.schema)
 
     def _has_chords(self) -> bool:
         """Return whether the store counts chords; create the tables on first use.
@@ -136,7 +137,7 @@ class SqlChords:
         Raises:
             DatabaseError: The store cannot be used.
         """
-        if not self._can_count:
+        if not self.can_batch:
             return False
         engine, _factory = self.session_manager.create_session(
             self.url, short_lived_sessions=self.short_lived_sessions, **self.engine_options
