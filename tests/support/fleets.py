@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from commands import outputs
-from ending import Process
+from ending import Process, outputs
 from waiting import wait_until
 
 from broker_app.fleet.processes import find_workers, kill
@@ -71,10 +70,7 @@ class Host:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         with self.popen(*command) as process:
-            try:
-                out, err = outputs(process, COMMAND_SECONDS)
-            finally:
-                process.kill()
+            out, err = outputs(process, COMMAND_SECONDS)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def fleet(self, *arguments: str, app: str = "broker_app") -> subprocess.CompletedProcess[str]:

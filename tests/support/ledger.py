@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands import outputs
-from ending import Process
+from ending import Process, outputs
 from waiting import wait_until
 
 from broker_app import BrokerApp

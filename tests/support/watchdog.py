@@ -58,7 +58,7 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Tell of failures where there is a terminal: not in the processes of pytest-xdist.
 
-    What the tests start says where it stands when it is ended by SIGABRT: see `commands.outputs`.
+    What the tests start says where it stands when it is ended by SIGABRT: see `ending.outputs`.
     """
     os.environ["PYTHONFAULTHANDLER"] = "1"
     if not hasattr(config, "workerinput"):

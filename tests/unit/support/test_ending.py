@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
 
 import ending
@@ -54,3 +55,14 @@ def test_a_thread_that_goes_on_is_an_error() -> None:
         ending.joined(thread)
     stop.set()
     ending.joined(thread)
+
+
+def test_a_command_that_hangs_says_where() -> None:
+    """The failure has the stack of the command, which is ended."""
+    code = "import threading\ndef waits_in_vain(): threading.Event().wait()\nwaits_in_vain()"
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process,
+        pytest.raises(AssertionError, match="in waits_in_vain"),
+    ):
+        ending.outputs(process, 2)
+    assert process.poll() is not None
