@@ -1,4 +1,4 @@
-"""What `broker-app tune` prints: a table for people, or all figures as JSON."""
+"""Output of `broker-app tune`: a table for people, or all figures as JSON."""
 
 from __future__ import annotations
 

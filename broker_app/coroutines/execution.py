@@ -1,7 +1,7 @@
 """Execution: the run of one coroutine in the event loop, for the slot that waits for its outcome.
 
-What is raised in the waiting slot, such as a time limit, is raised in the coroutine, where it awaits. asyncio
-can only cancel a task, so the task is cancelled, and the error takes the place of CancelledError.
+An error raised in the waiting slot, such as a time limit, is raised in the coroutine, where it awaits. asyncio
+can only cancel a task, so the task is cancelled, and the error replaces CancelledError.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Execution:
                 self._abandon()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Await the coroutine; the pending error takes the place of what it would be resumed with."""
+        """Await the coroutine; a pending error replaces the value or error that it would be resumed with."""
         step: Any = self._coroutine.send
         argument: Any = None
         while True:

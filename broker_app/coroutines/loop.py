@@ -54,7 +54,7 @@ class LoopThread:
         self.loop.close()
 
     def _has_ended(self) -> bool:
-        """Run the loop; return False if a task that nobody awaits stopped it."""
+        """Run the loop; return False if it was stopped by a task that is not awaited."""
         try:
             self.loop.run_forever()
         except (SystemExit, KeyboardInterrupt) as error:  # asyncio stores it in the task, and lets it end the loop

@@ -92,8 +92,8 @@ class OutgoingMessage:
     def wait_in_full(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
         """Take the requested delay again, and return whether it had been shortened.
 
-        A user without the right to declare lanes has those that were declared for it, such as ``common_lanes``.
-        The rest of a delay needs others; a task that is late by what has passed is better than none.
+        A user without the permission to declare lanes can use only existing ones, such as ``common_lanes``. The
+        rest of a delay needs others, so the task is late by the time that has passed.
 
         Args:
             way: `MessageBuilder.way`.
