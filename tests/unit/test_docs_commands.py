@@ -63,7 +63,7 @@ def test_examples(line: str) -> None:
 
 def test_there_are_examples() -> None:
     """The test above has something to test."""
-    assert len(COMMANDS) > 10
+    assert len(COMMANDS) > 5
     assert len(LINES) == 3
 
 
