@@ -21,6 +21,7 @@ from broker_app.celery_integration.registry import TaskRegistry, check_function
 from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask, shortened
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.bulk import publish_many
+from broker_app.publishing.group import group_of, publishing_group
 from broker_app.publishing.sent import note_sent
 from broker_app.publishing.single import LateProducer, SingleCalls
 from broker_app.queues import NO_DELAY, Delay, split_delay
@@ -238,8 +239,8 @@ class BrokerApp(Celery):
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
             if not any(options.get(option) for option in ("producer", "publisher", "connection")):
                 options["producer"] = _Until(began + self.amqp.publisher.timeout_seconds(options))
-            timing = {"broker_app_delay": delay, "broker_app_began": began}
-            result = super().send_task(name, args, kwargs, **timing, **options)
+            ours = {"broker_app_delay": delay, "broker_app_began": began, "broker_app_group": group_of(options)}
+            result = super().send_task(name, args, kwargs, **ours, **options)
         note_sent(result.id)
         return result
 
@@ -261,13 +262,21 @@ class BrokerApp(Celery):
         result.ignored = is_ignored
         return result
 
+    @cached_property
+    def GroupResult(self) -> Any:  # noqa: N802 - Celery's name
+        """The class of groups' results."""
+        return self.subclass_with_self("broker_app.results.group:GroupResult")
+
     def producer_or_acquire(self, producer: Any = None) -> AbstractContextManager[Any]:
-        """Return a context manager with the producer, or with one from the pool; `send_task` limits the wait."""
+        """Return a context manager with the producer, or with one from the pool; `send_task` limits the wait.
+
+        Celery publishes groups, and headers of chords, in a block with one from the pool; see `publishing_group`.
+        """
         if isinstance(producer, _Until):
             taken: AbstractContextManager[Any] = self.amqp.pooled_producer(producer.deadline)
             return taken
         block: AbstractContextManager[Any] = super().producer_or_acquire(producer)
-        return block
+        return block if producer is not None or self.conf.task_always_eager else publishing_group(self, block)
 
     def _delay(
         self, countdown: float | None, eta: datetime | str | None, began: float

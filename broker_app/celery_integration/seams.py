@@ -150,6 +150,12 @@ SEAMS = (
         "kombu.connection:Connection _reraise_as_library_errors",
     ),
     _seam(
+        "publishing/group.py",
+        "the confirms of a group's members are awaited together, at the end of the block that publishes them",
+        "celery.canvas:group._apply_tasks producer_or_acquire add_to_parent",
+        "kombu.connection:Connection _reraise_as_library_errors",
+    ),
+    _seam(
         "celery_integration/amqp.py",
         "publishing is confirmed, and a paused queue is not consumed",
         "celery.app.amqp:AMQP.send_task_message _create_task_sender",

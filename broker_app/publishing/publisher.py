@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kombu.messaging import Producer
 
     from broker_app.errors import PublishError
+    from broker_app.publishing.group import GroupPublisher
     from broker_app.publishing.message import OutgoingMessage
     from broker_app.queues import Delay, QueueSpec
 
@@ -63,7 +64,12 @@ class Publisher:
         table: The declared queues.
         prefix: The prefix of names on the broker.
         timeout_seconds: Limit of one call, including waiting for a connection, connecting and retrying.
+
+    Attributes:
+        can_send_ahead: Whether a message may be sent before those before it are confirmed.
     """
+
+    can_send_ahead = True
 
     def __init__(self, app: Celery, table: RoutingTable, prefix: str, timeout_seconds: float) -> None:
         self._app = app
@@ -101,12 +107,15 @@ class Publisher:
         for option in _TIMEOUTS:
             options.pop(option, None)
         keep, note = options.pop("broker_app_keep", None), options.pop("broker_app_note", None)
+        group: GroupPublisher | None = options.pop("broker_app_group", None)
         outgoing = self._builder.pack(name, message, options)
         if keep is not None:  # `publish_many` sends it
             keep(outgoing, message, context)
             return
         if note is not None:  # `SingleCalls` makes a template of it
             note(outgoing, message)
+        if group is not None and group.take(context, outgoing, message, deadline, retry=retry):
+            return
         if self.send_packed(producer.connection, outgoing, deadline, retry=retry):
             self.tell(producer, outgoing, message, retry=retry)
 
@@ -144,6 +153,18 @@ class Publisher:
         """Deliver a message and return True; a `SpoolingPublisher` may spool it instead and return False."""
         self.deliver(connection, outgoing, deadline, retry=retry)
         return True
+
+    def ensure_rest(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
+        """Shorten the delay to the time left and declare the matching lanes, right before publishing.
+
+        Raises:
+            PublishError: The lanes cannot be declared. Also the errors of the connection.
+        """
+        for _ in range(MOST_CATCH_UPS):
+            outgoing.catch_up(self._builder.way)
+            self._ensure_way(channel, outgoing, deadline)
+            if not outgoing.is_behind:
+                return
 
     def deliver(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool = True) -> None:
         """Deliver one message to the broker, reconnecting if the connection is lost.
@@ -193,7 +214,7 @@ class Publisher:
         try:
             channel = ConfirmChannel.of(raw)
             channel.wait_until_unblocked(deadline)
-            self._ensure_rest(channel, outgoing, deadline)  # right before publishing: lanes may expire
+            self.ensure_rest(channel, outgoing, deadline)  # right before publishing: lanes may expire
             if self._is_routed(channel, outgoing, deadline):
                 return
             self._declare_path(channel, outgoing, deadline)
@@ -226,14 +247,6 @@ class Publisher:
         if answer.outcome is ConfirmOutcome.REFUSED:
             raise outgoing.refused(QueueFull, answer.reason)
         return answer.outcome is ConfirmOutcome.CONFIRMED
-
-    def _ensure_rest(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
-        """Shorten the delay to the time left and declare the matching lanes."""
-        for _ in range(MOST_CATCH_UPS):
-            outgoing.catch_up(self._builder.way)
-            self._ensure_way(channel, outgoing, deadline)
-            if not outgoing.is_behind:
-                return
 
     def _ensure_way(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> None:
         """Declare the message's delay lanes and its target queue before they are needed."""

@@ -129,36 +129,44 @@ class DatabaseBackend(SqlBatches, CeleryDatabaseBackend):
             if left and not ready and not metas:
                 raise ResultTimeoutError("The operation timed out.")
 
+    def find_failed(self, task_ids: AbstractSet[str]) -> set[str]:
+        """Return those of the tasks whose results `get()` raises."""
+        return self._find(task_ids, states.PROPAGATE_STATES) if task_ids else set()
+
     def _find_ready(self, task_ids: AbstractSet[str]) -> set[str]:
         """Return those of the tasks whose results are ready."""
-        return {row.task_id for row in self._query_ready(task_ids, (self.task_cls.task_id,))}
+        return self._find(task_ids, states.READY_STATES)
+
+    def _find(self, task_ids: AbstractSet[str], wanted: AbstractSet[str]) -> set[str]:
+        return {row.task_id for row in self._query(task_ids, (self.task_cls.task_id,), wanted)}
 
     def _ready_metas(self, task_ids: AbstractSet[str]) -> list[tuple[str, Any]]:
         """Return the ids and results of those tasks that are ready."""
-        rows = self._query_ready(task_ids, (self.task_cls,))
+        rows = self._query(task_ids, (self.task_cls,), states.READY_STATES)
         metas = [(row[0].task_id, self._meta_of(row[0])) for row in rows]
         for task_id, meta in metas:
             if meta["status"] == states.SUCCESS:  # as Celery does: any other state may change when it is replayed
                 self._cache[task_id] = meta
         return metas
 
-    def _query_ready(self, task_ids: AbstractSet[str], columns: tuple[Any, ...]) -> list[Any]:
+    def _query(self, task_ids: AbstractSet[str], columns: tuple[Any, ...], wanted: AbstractSet[str]) -> list[Any]:
         ids = tuple(task_ids)
         return self._ensure_retryable(  # type: ignore[no-any-return] # Celery has no annotations
-            self._query_ready_once,
+            self._query_once,
             ids,
             columns,
+            wanted,
             fallback_exc=partial(BackendGetMetaError, task_id=ids[0]),
             fallback_msg="failed to get meta",
         )
 
-    def _query_ready_once(self, ids: tuple[str, ...], columns: tuple[Any, ...]) -> list[Any]:
+    def _query_once(self, ids: tuple[str, ...], columns: tuple[Any, ...], wanted: AbstractSet[str]) -> list[Any]:
         task, rows = self.task_cls, []
         session = self.ResultSession()
         with session_cleanup(session):
             for first in range(0, len(ids), _MOST_IDS):
                 some = task.task_id.in_(ids[first : first + _MOST_IDS])
-                rows += session.execute(select(*columns).where(some, task.status.in_(states.READY_STATES))).all()
+                rows += session.execute(select(*columns).where(some, task.status.in_(wanted))).all()
         return rows
 
     def _meta_of(self, row: Any) -> Any:

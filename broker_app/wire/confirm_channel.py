@@ -191,6 +191,10 @@ class ConfirmChannel:
         answers, self._answers = self._answers, {}
         return answers
 
+    def take_answer(self, tag: int) -> Confirmation | None:
+        """Return the answer to a tag if it has arrived."""
+        return self._answers.pop(tag, None)
+
     def wait(self, tag: int, deadline: float) -> Confirmation:
         """Return the answer to a tag.
 

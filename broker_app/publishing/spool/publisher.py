@@ -41,6 +41,8 @@ class SpoolingPublisher(Publisher):
         settings: Its settings.
     """
 
+    can_send_ahead = False  # it might have to be spooled behind them
+
     def __init__(self, app: Celery, settings: Settings) -> None:
         publish = settings.publish
         super().__init__(app, settings.routing_table(), settings.prefix, publish.timeout_seconds)
