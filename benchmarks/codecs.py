@@ -126,7 +126,7 @@ def _with_frames(channel: Any, task_id: str) -> None:
 
 def _with_template(link: amqp.Connection) -> Callable[[Any, str], None]:
     spec, sample = QueueSpec(QUEUE), _properties("0")
-    outgoing = OutgoingMessage("broker_app.tasks.add", "0", spec, NO_DELAY, "", QUEUE, _BODY, sample)
+    outgoing = OutgoingMessage("broker_app.tasks.add", "0", "", QUEUE, _BODY, sample, spec=spec, delay=NO_DELAY)
     template = Template(outgoing, spec, None)
     empty, frame_max = text_value(None), link.frame_max
 

@@ -15,9 +15,10 @@ from kombu import serialization
 
 from broker_app.errors import CallError, InvalidDelay, PublishError, RoutingError, shortened
 from broker_app.publishing import trace_context
+from broker_app.publishing.delayed_message import DelayedMessage
 from broker_app.publishing.validation import check_form, check_limits
 from broker_app.queues import Names, QueueSpec, RoutingTable
-from broker_app.queues.delay import NO_DELAY, UNITS, Delay, parse_routing_key, rest_of
+from broker_app.queues.delay import NO_DELAY, UNITS, Delay, parse_routing_key
 from broker_app.queues.headers import (
     BROKER_HEADERS,
     DELAY_HEADER,
@@ -28,7 +29,7 @@ from broker_app.queues.headers import (
 from broker_app.queues.spec import MAX_PRIORITY, MIN_PRIORITY, check_priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import tzinfo
 
     from celery import Celery
@@ -42,67 +43,29 @@ expired task and its result would stay pending; the worker checks ``expires`` in
 
 
 @dataclass(slots=True)
-class OutgoingMessage:
+class OutgoingMessage(DelayedMessage):
     """One message that is ready to send.
 
     Attributes:
         task: The task's name.
         task_id: Its id.
-        spec: The target queue; None for a foreign exchange.
-        delay: How long it waits in the broker first.
         exchange: The exchange to publish to.
         routing_key: At most 255 bytes.
         body: Serialised.
         properties: AMQP basic properties, headers included.
         is_unanswered: Whether it was sent and the broker has not answered yet.
-        due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
-        asked: The requested delay, if `delay` is what was left of it.
     """
 
     task: str
     task_id: str
-    spec: QueueSpec | None
-    delay: Delay
     exchange: str
     routing_key: str
     body: bytes
     properties: dict[str, Any]
     is_unanswered: bool = False
-    due: float | None = None
-    asked: Delay | None = None
 
-    @property
-    def is_behind(self) -> bool:
-        """True if enough of the delay has passed that the rest needs other lanes."""
-        return self.due is not None and rest_of(self.delay, self.due - time.monotonic()) is not self.delay
-
-    def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
-        """Shorten the delay to the time left, and return whether the route changed.
-
-        Args:
-            way: `MessageBuilder.way`.
-        """
-        if self.due is None or self.spec is None or not self.is_behind:
-            return False
-        self.asked = self.asked or self.delay
-        self.delay = rest_of(self.delay, self.due - time.monotonic())
-        self.exchange, self.routing_key = way(self.spec, self.delay)
-        return True
-
-    def wait_in_full(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
-        """Take the requested delay again, and return whether it had been shortened.
-
-        A user without the permission to declare lanes can use only existing ones, such as ``common_lanes``. The
-        rest of a delay needs others, so the task is late by the time that has passed.
-
-        Args:
-            way: `MessageBuilder.way`.
-        """
-        if self.asked is None or self.spec is None:
-            return False
-        self.delay, self.asked, self.due = self.asked, None, None
-        self.exchange, self.routing_key = way(self.spec, self.delay)
-        return True
+    def _redirect(self, exchange: str, routing_key: str) -> None:
+        self.exchange, self.routing_key = exchange, routing_key
 
     @property
     def address(self) -> tuple[str, str]:

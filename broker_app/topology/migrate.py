@@ -254,6 +254,8 @@ class _Migration:
             return 0
         stage = f"moving messages from {source} to {to}"
         report = self._report
+        if self._is_storage:
+            self._route_holding_exchange(to)
         return move(
             self._connection, source, self._destination(to), limit, lambda moved: report(stage, moved, total)
         )
@@ -266,15 +268,18 @@ class _Migration:
         """
         ours = {"", self._holding.name}
         is_direct = (lambda exchange: exchange not in ours) if to == self._name else (lambda _: False)
-        if not self._is_storage:
-            return Destination("", to, is_direct)
+        if self._is_storage:
+            return Destination(self._holding.name, None, is_direct)
+        return Destination("", to, is_direct)
+
+    def _route_holding_exchange(self, to: str) -> None:
+        """Declare the holding exchange, and route it to only one of the two queues."""
         other = self._name if to == self._holding.name else self._holding.name
-        lead = [QueueBindings(self._holding.name, "")]
+        binding = [QueueBindings(self._holding.name, "")]
         with pipelined_channel(self._connection, f"exchange {self._holding.name!r}") as channel:
             self._holding.exchange(channel).declare()
-        unbind(self._connection, other, lead)
-        bind(self._connection, to, lead)
-        return Destination(self._holding.name, None, is_direct)
+        unbind(self._connection, other, binding)
+        bind(self._connection, to, binding)
 
     def _declare_holding(self) -> None:
         """Declare the holding queue, unless an earlier migration has left one."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from broker_app.publishing.delayed_message import DelayedMessage
 from broker_app.publishing.message import OutgoingMessage
-from broker_app.queues import NO_DELAY, rest_of
 from broker_app.wire import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextvars import Context
 
-    from broker_app.queues import Delay, QueueSpec
     from broker_app.wire.confirm_channel import Address
 
 
@@ -55,12 +52,9 @@ class ItemOutcome:
 NOT_MADE = (0, 0)
 """The channel of an item whose frames must be encoded again."""
 
-MOST_CATCH_UPS = 2
-"""Limit on moving an item to shorter delay lanes, because declaring lanes takes time as well."""
-
 
 @dataclass(slots=True)
-class BulkItem:
+class BulkItem(DelayedMessage):
     """One signature while it is being published.
 
     Attributes:
@@ -68,13 +62,9 @@ class BulkItem:
         task: The task's name.
         task_id: Its id.
         place: The queue, or exchange and routing key, for display.
-        spec: The target queue; None for a foreign exchange, or if it was refused.
-        delay: How long it waits in the broker.
         address: Identifies the message if the broker returns it.
         sent: The encoded frames; empty if it is not sent in bulk.
         channel: The channel number and frame_max that the frames were encoded for.
-        due: When its delay ends, on the clock of `time.monotonic`; None if it has none.
-        asked: The requested delay, if `delay` is what was left of it.
         catch_ups: How often it was rerouted because part of its delay had passed.
         told: Celery's message and the context of its first signal, if a publish signal has receivers.
         is_unanswered: Whether it was sent and the broker has not answered yet.
@@ -88,13 +78,9 @@ class BulkItem:
     task: str
     task_id: str
     place: str = ""
-    spec: QueueSpec | None = None
-    delay: Delay = NO_DELAY
     address: Address = ("", "", "")
     sent: bytes = b""
     channel: tuple[int, int] = NOT_MADE
-    due: float | None = None
-    asked: Delay | None = None
     catch_ups: int = 0
     told: tuple[Any, Context] | None = None
     is_unanswered: bool = False
@@ -126,31 +112,8 @@ class BulkItem:
             asked=self.asked,
         )
 
-    def catch_up(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
-        """Shorten the delay to the time left; if that changes the route, the frames are encoded again.
-
-        Args:
-            way: `broker_app.publishing.message.MessageBuilder.way`.
-        """
-        if self.due is None or self.spec is None or self.catch_ups >= MOST_CATCH_UPS:
-            return
-        left = rest_of(self.delay, self.due - time.monotonic())
-        if left is not self.delay:
-            self.asked = self.asked or self.delay
-            self.catch_ups += 1
-            self._wait(self.spec, left, way)
-
-    def wait_in_full(self, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> bool:
-        """Take the requested delay again; see `OutgoingMessage.wait_in_full`."""
-        if self.asked is None or self.spec is None:
-            return False
-        self._wait(self.spec, self.asked, way)
-        self.asked = self.due = None
-        return True
-
-    def _wait(self, spec: QueueSpec, delay: Delay, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
-        self.delay = delay
-        self.address = (self.task_id, *way(spec, delay))
+    def _redirect(self, exchange: str, routing_key: str) -> None:
+        self.address = (self.task_id, exchange, routing_key)
         self.channel = NOT_MADE
 
     def outcome(self) -> ItemOutcome:

@@ -36,6 +36,9 @@ WINDOW_ITEMS = 1_000
 WINDOW_BYTES = 8 * 1024 * 1024
 """Maximum bytes in flight; beyond this the next message waits."""
 
+MOST_CATCH_UPS = 2
+"""Limit on moving an item to shorter delay lanes, because declaring lanes takes time as well."""
+
 _LOOK_EVERY = 32
 """Messages sent between two checks for answers."""
 
@@ -151,11 +154,11 @@ class Window:
         if not self._in_flight:
             self._read(None)  # notices a connection that the broker closed in the meantime
         channel.wait_until_unblocked(self._give_up_at)
-        item.catch_up(self._way)
+        self._catch_up(item)
         if not self._known_routes.is_known(item):
             self._known_routes.ensure(channel, self._queue, self._give_up_at)
             self._progress()
-            item.catch_up(self._way)
+            self._catch_up(item)
             while self._queue and self._queue[0].is_settled:
                 self._queue.popleft()
             return
@@ -168,6 +171,10 @@ class Window:
         self._unread += 1
         if self._unread >= _LOOK_EVERY:
             self._read(None)
+
+    def _catch_up(self, item: BulkItem) -> None:
+        if item.catch_ups < MOST_CATCH_UPS and item.catch_up(self._way):
+            item.catch_ups += 1
 
     def _encode_again(self, item: BulkItem) -> None:
         outgoing = item.outgoing()

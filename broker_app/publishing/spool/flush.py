@@ -146,11 +146,17 @@ class Flusher:
         left = (headers.get(PUBLISHED_AT_HEADER) or message.spooled_at) + message.delay_seconds - time.time()
         delay = split_rest(left)
         exchange, key = (message.exchange, message.routing_key) if spec is None else self._way(spec, delay)
-        outgoing = OutgoingMessage(
-            message.task, message.task_id, spec, delay, exchange, key, message.body, properties
+        return OutgoingMessage(
+            task=message.task,
+            task_id=message.task_id,
+            spec=spec,
+            delay=delay,
+            exchange=exchange,
+            routing_key=key,
+            body=message.body,
+            properties=properties,
+            due=time.monotonic() + left if delay.lanes else None,
         )
-        outgoing.due = time.monotonic() + left if delay.lanes else None
-        return outgoing
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

@@ -53,7 +53,8 @@ def outgoing(**properties: Any) -> OutgoingMessage:
         "correlation_id": "1",
         "reply_to": "",
     }
-    return OutgoingMessage("shop.add", "1", SPEC, Delay((), 0.0), "tasks", "default", b"[]", values | properties)
+    written = values | properties
+    return OutgoingMessage("shop.add", "1", "tasks", "default", b"[]", written, spec=SPEC, delay=Delay((), 0.0))
 
 
 def properties_of(encoded: bytes) -> dict[str, Any]:
