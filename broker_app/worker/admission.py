@@ -98,10 +98,6 @@ class Admission:
         """Record that a request's task did not kill its worker."""
         self._suspects.excuse(request)
 
-    def release(self, request: Request) -> None:
-        """Record that a request has ended; the next suspect may start."""
-        self._suspects.release(request)
-
     def _is_new(self, message: Message) -> bool:
         return not self._deliveries.adopt(message)
 

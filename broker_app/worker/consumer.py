@@ -108,7 +108,12 @@ class Consumer(celery_consumer.Consumer):
         self._acknowledger = Acknowledger(self.connection_errors, is_alone=bool(self.hub))
         writer = self.app.result_writer
         writer.is_batching = self.pool.body_can_be_buffer or self._is_green  # the tasks run in this process
-        self._deliveries = Deliveries(self.call_soon_ack, self._acknowledger, writer.when_stored)
+        self._deliveries = Deliveries(
+            self.call_soon_ack,
+            self._acknowledger,
+            when_stored=writer.when_stored,
+            on_settled=lambda request: self._suspects.release(request),  # noqa: PLW0108 - made below
+        )
         entry = PoolEntry(self.pool, start, self._deliveries.has, self._limits)
         crash_log = CrashLog(self.app.settings.prefix, self.hostname, self._side_publisher)
         self._suspects = Suspects(crash_log, entry.run)
@@ -274,10 +279,10 @@ class Consumer(celery_consumer.Consumer):
     def on_close(self) -> None:
         """Remove unstarted tasks, which the broker redelivers; running ones stay tracked."""
         super().on_close()
-        self._deliveries.settle()
         if self.stuck_slots >= self.pool.limit:
             self._shutdown.recycle()  # the loop may have dropped this call too
-        self._suspects.clear()
+        self._suspects.clear()  # first: settling would start the next one
+        self._deliveries.settle()
         self._consumption.on_lost_connection()
         self._deliveries.forget_unstarted(self.pool, is_flushed=True)
 

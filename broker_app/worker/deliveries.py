@@ -74,6 +74,7 @@ class Deliveries:
         call_soon: Schedules a function in the worker's loop, where writing to the connection is safe.
         acknowledger: Acknowledges and rejects messages.
         when_stored: Calls a function once a task's result is stored, in any thread.
+        on_settled: Called in the loop with each ended request, once its message is settled.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Deliveries:
         call_soon: Callable[..., Any],
         acknowledger: Acknowledger,
         when_stored: Callable[[str, Callable[[], object]], None],
+        on_settled: Callable[[Request], object],
     ) -> None:
         self._call_soon = call_soon
         self._when_stored = when_stored
+        self._on_settled = on_settled
         self._acknowledger = acknowledger
         self._unsettled: deque[TaskRun] = deque()
         self._is_settling = False
@@ -178,15 +181,19 @@ class Deliveries:
         Call this in the loop, and after a lost connection: if a scheduled call raises, the loop drops the others.
         """
         self._is_settling = False  # first: a run that ends from now on schedules another call
+        settled: list[Request] = []
         acknowledged: list[Message] = []
         while self._unsettled:
             run = self._unsettled.popleft()
             self._close(run)
+            settled.append(run.request)
             if run.end is Disposition.ACK:
                 acknowledged += run.deliveries
             elif run.end is not None:
                 self._reject(run.end, run.deliveries)
         self._acknowledger.acknowledge(acknowledged)
+        for request in settled:
+            self._on_settled(request)
 
     def _on_reject(self, run: TaskRun, log: Any, errors: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's
         self._on_end(run, log, errors, end=Disposition.REQUEUE if requeue else Disposition.REJECT)

@@ -172,11 +172,6 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         else:
             self.reject(requeue=False)
 
-    def acknowledge(self) -> None:
-        """Acknowledge the message, as Celery does, and let the next suspect start."""
-        super().acknowledge()
-        self._release()
-
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - Celery's signature
         """Reject the message, as Celery does; without requeue it is dead-lettered with its reason.
 
@@ -188,7 +183,6 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
             self.acknowledge()
             return
         super().reject(requeue=requeue and not is_final)
-        self._release()
 
     def _success_was_stored(self) -> Any:
         """Return the result if the task succeeded before its worker was lost; it is then not dead-lettered."""
@@ -228,10 +222,6 @@ class Request(CountedRequest, WellFormed, celery_request.Request):
         if self.admission is None or self.spec is None:
             return False
         return self.admission.dead_letters.keep(self.message, self.spec, death)
-
-    def _release(self) -> None:
-        if self.admission is not None:
-            self.admission.release(self)
 
 
 def _error_of(exc_info: Any) -> BaseException:

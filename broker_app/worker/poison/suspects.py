@@ -50,7 +50,11 @@ class Suspects:
         return False
 
     def release(self, request: Request) -> None:
-        """Record that a request has ended; the next suspect starts unless the worker is shutting down."""
+        """Record that a request has ended; the next suspect starts unless the worker is shutting down.
+
+        Call this once the request's message is settled. A suspect that starts earlier may kill the worker first;
+        the ended task would then run again, and be blamed for that death.
+        """
         self._crash_log.note_end(request.message.headers)
         if _is_stopping():
             self._guard.clear()

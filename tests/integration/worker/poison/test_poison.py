@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +20,7 @@ from workers import running_worker
 from broker_app.errors import Poisoned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from apps import MakeUser
@@ -85,6 +89,42 @@ def test_poison_is_buried_and_its_neighbours_finish(
     assert message.headers["id"] == poison.id
     assert message.headers["broker_app_dead_reason"] == "poisoned"
     assert message.headers["broker_app_dead_starts"] == LIMIT
+
+
+@contextmanager
+def slow_store(file: Path) -> Iterator[None]:
+    """Hold the write lock of a SQLite file almost all of the time, as a slow disk does."""
+    over = threading.Event()
+
+    def hold() -> None:
+        with closing(sqlite3.connect(file, timeout=SECONDS, isolation_level=None)) as store:
+            while not over.wait(0.02):
+                store.execute("BEGIN IMMEDIATE")
+                over.wait(0.5)
+                store.execute("COMMIT")
+
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(hold)
+        try:
+            yield
+        finally:
+            over.set()
+            held.result(SECONDS)
+
+
+def test_a_suspect_waits_until_the_one_before_it_is_settled(fresh_vhost_url: str, tmp_path: Path) -> None:
+    """However slowly results are stored, a suspect that finished is not blamed for the death that follows."""
+    app = configured_client(tmp_path, fresh_vhost_url, SETTINGS.format(type="quorum", limit=LIMIT))
+    file = tmp_path / "runs"
+    innocent = app.send_task("doomed.note_and_last", (str(file), "innocent", 0.3))
+    poison = app.send_task("doomed.kill", (str(file), "poison"))
+    assert innocent.state == "PENDING"  # the store is there from now on
+    with slow_store(tmp_path / "state" / "results.sqlite3"):
+        work_until(lambda: poison.ready() and innocent.ready(), tmp_path, fresh_vhost_url, "-P", "threads")
+    wait_until(lambda: ended(app), SECONDS, "the dead letter")
+    assert runs(file) == {"innocent": LIMIT, "poison": LIMIT}
+    (message,) = take(app, "default.dead")
+    assert message.headers["id"] == poison.id
 
 
 def test_a_killed_child_counts_as_a_death(fresh_vhost_url: str, tmp_path: Path) -> None:
