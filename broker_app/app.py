@@ -18,10 +18,11 @@ from broker_app.celery_integration.beat import shorten_refusals
 from broker_app.celery_integration.config import celery_settings
 from broker_app.celery_integration.django import closing
 from broker_app.celery_integration.registry import TaskRegistry, check_function
-from broker_app.errors import CallError, InvalidDelay, SettingsError, UnsupportedTask, shortened
+from broker_app.errors import InvalidDelay, SettingsError, UnsupportedTask
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.bulk import publish_many
 from broker_app.publishing.group import group_of, publishing_group
+from broker_app.publishing.options import check_option, check_options
 from broker_app.publishing.sent import note_sent
 from broker_app.publishing.single import LateProducer, SingleCalls
 from broker_app.queues import NO_DELAY, Delay, split_delay
@@ -219,12 +220,13 @@ class BrokerApp(Celery):
 
         Raises:
             RoutingError: The queue is unknown, or the priority or the delay is invalid; nothing was sent.
-            CallError: The ``task_id`` is not a string, or no worker would accept an option; nothing was sent.
+            CallError: An option is misspelt or has a value that no worker would accept; nothing was sent.
+            NotEncodable: An argument cannot be encoded; nothing was sent. Also kombu's EncodeError.
             PublishError: The broker did not confirm the task. Also kombu's OperationalError.
         """
         began = time.monotonic()
         with self.metrics.routing(name):
-            _check_id(options.get("task_id"))
+            check_option(name, "task_id", options.get("task_id"))
             _check_expires(options.get("expires"))
             if options.get("retries") and isinstance(countdown, Real) and countdown < 0:
                 countdown = 0.0  # an error would dead-letter a task that only miscalculated
@@ -235,6 +237,7 @@ class BrokerApp(Celery):
                     note_sent(result.id)
                     return result
                 options["broker_app_note"] = plain.note
+            check_options(name, options, self._tasks)
             if due is not None:
                 options["headers"] = dict(options.get("headers") or {}, eta=due.isoformat())
             if not any(options.get(option) for option in ("producer", "publisher", "connection")):
@@ -332,11 +335,6 @@ def _check_eta(eta: datetime | str) -> datetime:
     if not isinstance(moment, datetime):
         raise InvalidDelay(f"an eta must be a datetime or an ISO 8601 string, got {eta!r}")
     return moment
-
-
-def _check_id(task_id: object) -> None:
-    if task_id is not None and not isinstance(task_id, str):
-        raise CallError(f"task_id must be a string, got {shortened(repr(task_id))}")
 
 
 def _check_expires(expires: object) -> None:

@@ -36,6 +36,7 @@ BrokerAppError                     queues/errors.py: base class; the text is one
 ├── FetchError                     a download failed
 ├── UnsupportedTask                no worker can run the task; refused when it is registered
 └── CallError                      an invalid task call or command argument
+    └── NotEncodable               an argument of a call cannot be encoded (also kombu's EncodeError)
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery.exceptions import NotRegistered
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
 
 from broker_app.queues.errors import (
     BrokerAppError,
@@ -77,6 +78,7 @@ __all__ = [
     "MetricsError",
     "NoRoute",
     "NodesFailed",
+    "NotEncodable",
     "NotOnBroker",
     "OutOfMemory",
     "Poisoned",
@@ -365,6 +367,13 @@ class UnsupportedTask(BrokerAppError, TypeError):
 
 class CallError(BrokerAppError):
     """Raised when a task call or a command's argument is invalid. Correct the value that the text names."""
+
+
+class NotEncodable(CallError, EncodeError):
+    """Raised when the serializer cannot encode an argument of a task. Also kombu's ``EncodeError``.
+
+    Pass a value of a type that the serializer knows, or register its type with it.
+    """
 
 
 def shortened(text: str, length: int = 60) -> str:

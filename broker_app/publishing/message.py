@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_make_aware
-from kombu import compression as kombu_compression
-from kombu import serialization
 
-from broker_app.errors import CallError, InvalidDelay, PublishError, RoutingError, shortened
+from broker_app.errors import CallError, InvalidDelay, InvalidPriority, PublishError, RoutingError
 from broker_app.publishing import trace_context
 from broker_app.publishing.delayed_message import DelayedMessage
+from broker_app.publishing.encoding import check_serializer, compress, encode
 from broker_app.publishing.validation import check_form, check_limits
 from broker_app.queues import Names, QueueSpec, RoutingTable
 from broker_app.queues.delay import NO_DELAY, UNITS, Delay, parse_routing_key
@@ -113,6 +112,7 @@ class MessageBuilder:
         Raises:
             RoutingError: The destination, priority or delay is invalid.
             CallError: Another option is invalid.
+            NotEncodable: An argument cannot be encoded.
         """
         delay: Delay = options.pop("broker_app_delay", None) or NO_DELAY
         began: float = options.pop("broker_app_began", None) or time.monotonic()
@@ -129,7 +129,11 @@ class MessageBuilder:
         priority = self._priority(spec, name, options.pop("priority", None), headers)
         properties = dict(message.properties, priority=priority)
         properties.update((option, options[option]) for option in MESSAGE_OPTIONS & options.keys())
-        serializer, compression = options.pop("serializer", None), options.pop("compression", None)
+        compression = options.pop("compression", None)
+        serializer = options.pop("serializer", None) or self._app.conf.task_serializer
+        queue = f"{exchange}/{routing_key}" if spec is None else spec.name
+        if spec is not None:  # the consumers of another exchange are not ours
+            check_serializer(name, serializer, self._app.conf.accept_content)
         signals.before_task_publish.send(
             sender=name,
             body=message.body,
@@ -139,7 +143,9 @@ class MessageBuilder:
             properties=properties,
             retry_policy=options.pop("retry_policy", None) or {},
         )
-        body, encoded = self._encode(message.body, serializer, compression, headers)
+        body, encoded = encode(message.body, serializer, name, queue)
+        if compression := compression or self._app.conf.task_compression:
+            body, headers["compression"] = compress(body, compression, name)
         return OutgoingMessage(
             task=name,
             task_id=properties["correlation_id"],
@@ -185,7 +191,7 @@ class MessageBuilder:
         children if ``task_inherit_parent_priority`` is set. Refusing it would fail a task that has already run.
         """
         if spec is None or priority is None:
-            return priority if spec is None else check_priority(spec, None)
+            return _foreign_priority(priority) if spec is None else check_priority(spec, None)
         conf = self._app.conf
         is_inherited = (
             bool(headers.get("retries"))
@@ -198,25 +204,11 @@ class MessageBuilder:
             priority = min(max(priority, MIN_PRIORITY), MAX_PRIORITY)
         return check_priority(spec, priority)
 
-    def _encode(
-        self, body: Any, serializer: str | None, compression: str | None, headers: dict[str, Any]
-    ) -> tuple[bytes, dict[str, str]]:
-        conf = self._app.conf
-        content_type, encoding, data = serialization.dumps(body, serializer or conf.task_serializer)
-        if compression or conf.task_compression:
-            data, headers["compression"] = _compress(data, compression or conf.task_compression)
-        data = data.encode() if isinstance(data, str) else data
-        return data, {"content_type": content_type, "content_encoding": encoding}
 
-
-def _compress(data: str | bytes, compression: str) -> tuple[bytes, str]:
-    """Return the compressed data and its content type."""
-    try:
-        compressed: tuple[bytes, str] = kombu_compression.compress(data, compression)
-    except (KeyError, TypeError):
-        known = ", ".join(sorted(kombu_compression.encoders()))
-        raise CallError(f"compression: expected one of {known}, got {shortened(repr(compression))}") from None
-    return compressed
+def _foreign_priority(priority: int | None) -> int | None:
+    if priority is not None and not isinstance(priority, int):
+        raise InvalidPriority(f"priority: expected a whole number, got {priority!r}")
+    return priority
 
 
 def _check_call(name: str, headers: Mapping[str, Any], body: Any) -> None:

@@ -43,7 +43,7 @@ def check_form(headers: Mapping[str, Any], payload: object) -> None:
 
 def are_limits(limits: object) -> bool:
     """Return whether a value is a pair of time limits, hard and soft, each in seconds or None."""
-    return isinstance(limits, (list, tuple)) and len(limits) == 2 and all(map(_is_limit, limits))  # noqa: PLR2004
+    return isinstance(limits, (list, tuple)) and len(limits) == 2 and all(map(is_limit, limits))  # noqa: PLR2004
 
 
 def check_limits(limits: object) -> None:
@@ -56,7 +56,7 @@ def check_limits(limits: object) -> None:
         raise InvalidTaskError(f"timelimit: expected two numbers of seconds, got {limits!r}")
 
 
-def _is_limit(limit: object) -> bool:
+def is_limit(limit: object) -> bool:
     """Return whether a limit is usable as a time-out: neither NaN nor longer than a lock can wait."""
     return limit is None or (
         isinstance(limit, (int, float)) and type(limit) is not bool and 0 <= limit <= threading.TIMEOUT_MAX
@@ -66,7 +66,7 @@ def _is_limit(limit: object) -> bool:
 def _check_facts(headers: Mapping[str, Any]) -> None:
     if not headers["id"] or not isinstance(headers["id"], str):
         raise _wrong("id", "a text", headers["id"])
-    if headers.get("retries") is not None and not _is_count(headers["retries"]):
+    if headers.get("retries") is not None and not is_count(headers["retries"]):
         raise _wrong("retries", f"a number from 0 to {MAX_RETRIES:,}", headers["retries"])
     for name in _TEXTS:
         value = headers.get(name)
@@ -74,7 +74,8 @@ def _check_facts(headers: Mapping[str, Any]) -> None:
             raise _wrong(name, "a text", value)
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Return whether a value is a number of retries that Celery can handle."""
     return isinstance(value, int) and 0 <= value <= MAX_RETRIES
 
 
@@ -82,31 +83,32 @@ def following(embed: object) -> dict[str, Any]:
     """Return the callbacks, errbacks, chain and chord that a message's body embeds, without malformed ones."""
     if not isinstance(embed, dict):
         return {}
-    tasks = {name: embed[name] for name in _LISTS_OF_TASKS if _are_tasks(embed.get(name))}
-    return tasks | ({"chord": embed["chord"]} if _is_task(embed.get("chord")) else {})
+    tasks = {name: embed[name] for name in _LISTS_OF_TASKS if are_tasks(embed.get(name))}
+    return tasks | ({"chord": embed["chord"]} if is_task(embed.get("chord")) else {})
 
 
 def _check_tasks(embed: Mapping[str, Any]) -> None:
     """Check callbacks, errbacks, chain and chord; Celery reads them from the headers if the body has none."""
     for name in _LISTS_OF_TASKS:
         tasks = embed.get(name)
-        if tasks is not None and not _are_tasks(tasks):
+        if tasks is not None and not are_tasks(tasks):
             raise _wrong(name, "a list of signatures", _not_a_task(tasks))
     chord = embed.get("chord")
-    if chord is not None and not _is_task(chord):
+    if chord is not None and not is_task(chord):
         raise _wrong("chord", "a signature", chord)
 
 
-def _are_tasks(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_is_task, value))
+def are_tasks(value: object) -> bool:
+    """Return whether a value is a list of signatures."""
+    return isinstance(value, (list, tuple)) and all(map(is_task, value))
 
 
 def _not_a_task(tasks: Any) -> Any:
     """Return the first item that is no signature, or the value itself if it is not a list."""
-    return next((one for one in tasks if not _is_task(one)), None) if isinstance(tasks, (list, tuple)) else tasks
+    return next((one for one in tasks if not is_task(one)), None) if isinstance(tasks, (list, tuple)) else tasks
 
 
-def _is_task(value: object) -> bool:
+def is_task(value: object) -> bool:
     """Return whether a value is a signature as Celery serializes it."""
     return (
         isinstance(value, dict)

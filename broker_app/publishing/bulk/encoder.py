@@ -16,6 +16,7 @@ from broker_app.errors import CallError, shortened
 from broker_app.publishing.bulk.filler import TemplateFiller
 from broker_app.publishing.bulk.item import BulkItem
 from broker_app.publishing.bulk.signature import BulkCall, CallClassifier
+from broker_app.publishing.encoding import not_encodable
 from broker_app.publishing.message import MessageBuilder
 from broker_app.publishing.publisher import refusal
 from broker_app.queues import NO_DELAY
@@ -150,11 +151,18 @@ class MessageEncoder:
                 *self._channel,
                 self._method(self._channel[0], exchange, key),
                 properties,
-                self._filler.body(template, call),
+                self._body(template, call),
             ),
             channel=self._channel,
             due=began + delay.seconds if delay.lanes else None,
         )
+
+    def _body(self, template: Template, call: BulkCall) -> bytes:
+        try:
+            return self._filler.body(template, call)
+        except Exception as error:
+            body = (call.args, call.kwargs, template.embed)
+            raise not_encodable(body, call.serializer, call.task, template.spec.name, error) from error
 
 
 def _signature(given: Any, app: Celery) -> Signature:

@@ -116,7 +116,8 @@ SIGNATURES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", SIGNATURES)
 def test_a_message_is_the_one_that_apply_async_sends(make_app: AppMaker, kind: str) -> None:
     """Field by field, for each kind of call, whether it is the first of its kind or the hundredth."""
-    app = make_app("[queues.default]\n[queues.lopri]\n[queues.ranked]\ntype = 'classic'\npriorities = true\n")
+    queues = "[queues.default]\n[queues.lopri]\n[queues.ranked]\ntype = 'classic'\npriorities = true\n"
+    app = make_app(queues, accept_content=["json", "pickle"])
 
     @app.task(name="shop.any")
     def anything(*args: Any, **kwargs: Any) -> None:

@@ -6,15 +6,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import celery
 import pytest
 from apps import depth, take
 from brokers import vhost_of
 from ending import joined
+from kombu.exceptions import EncodeError
 
 from broker_app import publish_many
 from broker_app.errors import (
     CallError,
     NoRoute,
+    NotEncodable,
     PublishRefused,
     QueueFull,
 )
@@ -176,6 +179,8 @@ UNACCEPTED: list[dict[str, Any]] = [
     *({"link": "x"}, {"link": [{"task": 5}]}, {"link_error": "x"}, {"chain": ["x"]}, {"chord": "x"}),
     *({"time_limit": "x"}, {"soft_time_limit": -1}, {"time_limit": float("nan")}),
     *({"shadow": 4}, {"group_id": 4}, {"root_id": 4}, {"parent_id": 4}, {"compression": "zippy"}),
+    *({"serializer": "pickle"}, {"serializer": "jsom"}, {"reply_to": 4}, {"headers": "x"}, {"headers": {1: 2}}),
+    *({"message_id": 4}, {"argsrepr": 4}, {"stamped_headers": "x"}, {"stamped_headers": ["x"]}, {"retries": -1}),
 ]
 
 
@@ -190,4 +195,34 @@ def test_options_that_no_worker_accepts_are_refused_in_the_call(make_app: AppMak
     outcomes = list(publish_many(signatures, app=app))
     assert [type(outcome.error) for outcome in outcomes] == [CallError] * len(UNACCEPTED)
     app.send_task("shop.add", (1,), queue="lopri", link=app.signature("shop.mul"), time_limit=5, shadow="s")
+    assert len(take(app, "lopri")) == 1
+
+
+@pytest.mark.parametrize("options", [{"qeue": "lopri"}, {"headers": "x"}, {"reply_to": 4}])
+def test_a_canvas_with_a_bad_option_is_not_begun(make_app: AppMaker, options: dict[str, Any]) -> None:
+    """A later member of a chain, a link, a group's member and a chord's body are checked as a call is."""
+    app = make_app()
+    good, bad = app.signature("shop.add"), app.signature("shop.mul", **options)
+    group = celery.group([bad], app=app)
+    linked = app.signature("shop.add").set(link=bad)
+    for canvas in (celery.chain(good, bad, app=app), celery.chain(good, good, bad, app=app), group, linked):
+        with pytest.raises(CallError, match=r"task shop.mul: .*(qeue|headers|reply_to)"):
+            canvas.apply_async()
+    app.send_task("shop.add")
+    assert len(take(app, "default")) == 1
+
+
+def test_an_argument_that_cannot_be_encoded_is_named(make_app: AppMaker) -> None:
+    """Task, queue, place and type, for a single call, a countdown, and a bulk call with and without a template."""
+    app = make_app()
+    wrong = app.signature("shop.add", (1, {"when": [object()]}), queue="lopri")
+    signatures = [wrong, app.signature("shop.add", queue="lopri"), wrong]
+    errors = [outcome.error for outcome in publish_many(signatures, app=app)]
+    for options in ({}, {"countdown": 30}):
+        with pytest.raises(EncodeError) as caught:
+            wrong.apply_async(**options)
+        errors.append(caught.value)
+    assert [type(error) for error in errors] == [NotEncodable, type(None), *[NotEncodable] * 3]
+    for fact in ("shop.add", "'lopri'", "args[1]['when'][0]", "object"):
+        assert all(fact in str(error) for error in errors if error is not None)
     assert len(take(app, "lopri")) == 1

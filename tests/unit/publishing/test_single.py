@@ -90,6 +90,7 @@ def make_app(folder: Path) -> BrokerApp:
     app = StillApp("single", config=file, set_as_current=False)
     app.conf.result_backend = "disabled://"
     app.conf.task_ignore_result = True
+    app.conf.accept_content = ["json", "pickle"]
     loaded = app.settings
     publisher = KeepingPublisher(app, loaded.routing_table(), loaded.prefix, 5.0)
     publisher.kept = []
