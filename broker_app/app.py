@@ -7,20 +7,25 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, _state
+from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
+from broker_app.celery_integration.awaitables import add_awaitables
 from broker_app.celery_integration.beat import shorten_refusals
 from broker_app.celery_integration.config import celery_settings
 from broker_app.celery_integration.django import closing
 from broker_app.celery_integration.registry import TaskRegistry, check_function
 from broker_app.errors import InvalidDelay, SettingsError, UnsupportedTask
 from broker_app.metrics.registry import ProcessMetrics
+from broker_app.publishing.awaited import awaited
 from broker_app.publishing.bulk import publish_many
+from broker_app.publishing.bulk.awaited import AsyncBulkPublication
+from broker_app.publishing.call_start import call_start
 from broker_app.publishing.group import group_of, publishing_group
 from broker_app.publishing.options import check_option, check_options
 from broker_app.publishing.sent import note_sent
@@ -96,6 +101,7 @@ class BrokerApp(Celery):
             ("broker_app.worker.metrics_step:MetricsStep", "broker_app.worker.expiry_step:ExpiryStep")
         )
         shorten_refusals()
+        add_awaitables()
 
     @property
     def config_file(self) -> Path | None:
@@ -224,7 +230,7 @@ class BrokerApp(Celery):
             NotEncodable: An argument cannot be encoded; nothing was sent. Also kombu's EncodeError.
             PublishError: The broker did not confirm the task. Also kombu's OperationalError.
         """
-        began = time.monotonic()
+        began = call_start()
         with self.metrics.routing(name):
             check_option(name, "task_id", options.get("task_id"))
             _check_expires(options.get("expires"))
@@ -246,6 +252,17 @@ class BrokerApp(Celery):
             result = super().send_task(name, args, kwargs, **ours, **options)
         note_sent(result.id)
         return result
+
+    async def asend_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
+        """Publish a task from a coroutine, like `send_task`, with the same options and errors.
+
+        Raises:
+            CancelledError: The await was cancelled. It has the attributes ``task_id`` and ``maybe_taken``: False
+                if the task was not published.
+        """
+        options["task_id"] = uuid() if options.get("task_id") is None else options["task_id"]
+        call = partial(self.send_task, name, args, kwargs, **options)
+        return await awaited(self, call, name, options["task_id"])
 
     def _send_plain(
         self, plain: PlainCall, delay: Delay, due: datetime | None, began: float, options: dict[str, Any]
@@ -312,6 +329,20 @@ class BrokerApp(Celery):
     ) -> BulkPublication:
         """Publish many tasks of this app; see `broker_app.publish_many`."""
         return publish_many(signatures, app=self, timeout_seconds=timeout_seconds, keep_going=keep_going)
+
+    def apublish_many(
+        self,
+        signatures: Iterable[Signature | Mapping[str, Any] | None],
+        *,
+        timeout_seconds: float | None = None,
+        keep_going: bool = True,
+    ) -> AsyncBulkPublication:
+        """Publish many tasks of this app from a coroutine: iterate with ``async for``, or await its ``run()``.
+
+        A thread reads ``signatures`` and publishes. See `broker_app.publish_many` for the arguments and errors.
+        """
+        publication = self.publish_many(signatures, timeout_seconds=timeout_seconds, keep_going=keep_going)
+        return AsyncBulkPublication(publication, self)
 
     def __reduce_keys__(self) -> dict[str, Any]:
         """Keep the settings file when the app is pickled to another process."""

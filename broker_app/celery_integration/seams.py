@@ -134,6 +134,17 @@ SEAMS = (
         "celery.app.task:Task request_stack",
     ),
     _seam(
+        "publishing/awaited.py",
+        "eager tasks that overlap in threads leave the process as it was",
+        "celery._state _set_task_join_will_block task_join_will_block",
+    ),
+    _seam(
+        "results/awaited.py",
+        "a result that a coroutine awaits gets what the store said, as in Celery's own waits",
+        "celery.result:AsyncResult.__init__ _cache",
+        "celery.result:AsyncResult _maybe_set_cache maybe_throw",
+    ),
+    _seam(
         "publishing/bulk/signature.py",
         "publish_many takes the options of the task's class",
         "celery.app.task:Task _get_exec_options",

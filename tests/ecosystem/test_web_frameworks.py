@@ -1,4 +1,4 @@
-"""FastAPI and Flask publish from their requests: docs/how-to/web-frameworks.md."""
+"""Requests and coroutines publish and wait: docs/how-to/web-frameworks.md and docs/how-to/asyncio.md."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from projects import Project
 
 FASTAPI = """
-from fastapi.concurrency import run_in_threadpool
 from fastapi.testclient import TestClient
 from shop.api import api, total
 
-@api.post("/async")
-async def order_from_the_loop(prices: list[int]) -> dict[str, str]:
-    return {"id": (await run_in_threadpool(total.apply_async, [prices])).id}
+@api.post("/threads")
+def order_in_a_thread(prices: list[int]) -> dict[str, str]:
+    return {"id": total.apply_async([prices]).id}
 
 client = TestClient(api)
 """
@@ -45,6 +44,23 @@ if wait == "wait":
 print(json.dumps(told))
 """
 
+WAIT = """
+import json
+
+body = client.post("/totals", json=[1, 2, 3]).json()
+answer = client.get(f"/totals/{body['id']}/wait")
+print(json.dumps({"status": answer.status_code, "body": answer.json()}))
+"""
+
+COROUTINES = """
+import asyncio, json, sys
+from shop.charging import charge
+from shop.orders import publish
+
+asyncio.run(publish(["a", "bb"]))
+print(json.dumps(asyncio.run(charge("order-1", [1, 2])).id))
+"""
+
 UNREACHABLE = """
 import os
 os.environ["BROKER_APP_BROKER_URL"] = "amqp://127.0.0.1:1//"
@@ -56,8 +72,9 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def shop(project: Project) -> Iterator[Project]:
-    """Return the document's project, with a worker."""
+    """Return the project of the two documents, with a worker."""
     project.put_document("web-frameworks.md")
+    project.put_document("asyncio.md")  # its tasks include those of the other
     with project.worker("shop"):
         yield project
 
@@ -72,7 +89,7 @@ def told(project: Project, script: str, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("framework", "path", "status"),
-    [("fastapi", "/totals", 202), ("fastapi", "/async", 200), ("flask", "/totals", 202)],
+    [("fastapi", "/totals", 202), ("fastapi", "/threads", 200), ("flask", "/totals", 202)],
 )
 def test_request_publishes_a_task(shop: Project, framework: str, path: str, status: int) -> None:
     """A request answers with the id of a task that a worker then runs, and another one with its result."""
@@ -80,6 +97,19 @@ def test_request_publishes_a_task(shop: Project, framework: str, path: str, stat
 
     assert answer["status"] == status
     assert answer["look"] == {"state": "SUCCESS", "total": 6}
+
+
+def test_request_waits_for_a_result(shop: Project) -> None:
+    """An endpoint in the event loop answers with the result once a worker has stored it."""
+    assert told(shop, FASTAPI + WAIT) == {"status": 200, "body": {"total": 6}}
+
+
+def test_coroutine_publishes_and_waits(shop: Project) -> None:
+    """The coroutines of the document print their tasks' results."""
+    done = shop.run(sys.executable, "-c", COROUTINES)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["6", "3", str([n + n for n in range(10)]), '"order-1"']
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
