@@ -126,17 +126,20 @@ class Consumers:
         return self._ended.get(tag) or next((queue for queue, known in self._tags().items() if known == tag), None)
 
     def keep(self) -> None:
-        """Keep the connection when the broker cancels a consumer.
+        """Keep the connection when the broker cancels a consumer, and cancel that consumer on the broker too.
 
-        By default py-amqp raises, Celery reconnects, and the broker redelivers every running task.
+        By default py-amqp raises, Celery reconnects, and the broker redelivers every running task. RabbitMQ 4.3
+        cancels a consumer that held a message too long, but delivers to it again once that message is settled:
+        py-amqp would reject all of these deliveries, and each would count as a failed one.
         """
-        callbacks = self._consumer.channel.cancel_callbacks
+        channel = self._consumer.channel
 
-        def ignore(tag: str) -> None:
-            callbacks[tag] = ignore  # 4.3 cancels a consumer once for each message that it held too long
+        def end(tag: str) -> None:
+            channel.cancel_callbacks[tag] = end  # 4.3 cancels a consumer once for each message held too long
+            channel.basic_cancel(tag, nowait=True)
 
         for tag in self._tags().values():
-            callbacks[tag] = ignore
+            channel.cancel_callbacks[tag] = end
 
     def consumed(self) -> tuple[str, ...]:
         """Return the queues that are being consumed, by their names on the broker."""
