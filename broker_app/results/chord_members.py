@@ -7,9 +7,11 @@ that raises `Ignore`. Such chords would wait for ever.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery._state import _task_stack
 from celery.app.task import Context
 from celery.exceptions import Ignore, TaskRevokedError
 
@@ -80,6 +82,22 @@ def _chord_parts(chain: Any) -> Iterator[Context]:
             yield context
         if signature.get("subtask_type") == "chord" and (body := (signature.get("kwargs") or {}).get("body")):
             left.append(body)
+
+
+@contextmanager
+def acting_for(task: Any, request: Any) -> Iterator[None]:
+    """Publish in the block as a task that handles a request would: with its root, its parent and its priority."""
+    if task is None:
+        yield
+        return
+    stacks = ((_task_stack, task), (task.request_stack, request))
+    for stack, value in stacks:
+        stack.push(value)
+    try:
+        yield
+    finally:
+        for stack, _ in stacks:
+            stack.pop()
 
 
 def chord_refused(group_id: str, error: Exception) -> ResultStoreError:

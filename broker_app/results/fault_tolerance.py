@@ -8,22 +8,26 @@ every worker that receives a cancelled or expired task, and skip errbacks.
 from __future__ import annotations
 
 import logging
+import threading
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.exceptions import SoftTimeLimitExceeded
 
-from broker_app.results.chord_members import ChordMembers, chord_refused
+from broker_app.results.chord_members import ChordMembers, acting_for, chord_refused
 from broker_app.results.redis_batches import RedisBatches
 from broker_app.results.redis_consumer import LazyConsumer
 from broker_app.results.writer import CHORD_PART, FINAL, RESULT, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from celery.backends.base import Backend
 
+    from broker_app.results.chord_rows import ChordPart
     from broker_app.results.writer import ResultWriter
 
 MAX_UNAWAITED_BYTES = 1_000_000
@@ -36,8 +40,10 @@ class FaultTolerantBackend:
     """Mixin for result backends."""
 
     _store_result: Any
+    app: Any
     encode_result: Any
     prepare_row: Any
+    start_if_claimed: Any
     write_rows: Any
     _writer: ResultWriter
 
@@ -47,7 +53,7 @@ class FaultTolerantBackend:
         """Store a state, as Celery does. If a final state cannot be stored, the write is deferred.
 
         In a worker whose tasks run in its own process, a state is stored a moment later, in a batch. A failure, a
-        part of a chord and a large result are stored when this returns: handlers and chords may read them.
+        large result and, on Redis, a part of a chord are stored when this returns: handlers may read them.
 
         Raises:
             Exception: The store's error, for PENDING, which only `replay` stores, and for a success that the
@@ -99,22 +105,29 @@ class FaultTolerantBackend:
             else:
                 _warn(request.id, state, error)
 
-    def write_part(self, part: Any) -> None:
-        """Store the outcome of a chord's member; if states are stored in batches, with the next one.
+    def count_part(self, part: ChordPart, state: str, request: Any) -> None:
+        """Store the outcome of a chord's member, as `SqlChords`, or with the next batch of states.
+
+        A success is stored, and its chord's body started, while the slot takes the next task.
 
         Raises:
             Exception: The error of the store, if it cannot hold the outcome or has failed for a while.
         """
         if not self._writer.is_batching or self._writer.is_this_thread:
-            super().write_part(part)  # type: ignore[misc]
+            super().count_part(part, state, request)  # type: ignore[misc]
             return
+        is_awaited = state != states.SUCCESS or len(part.outcome) > MAX_UNAWAITED_BYTES
+        then = None if is_awaited else partial(self._start_soon, part, state, request, copy_context())
         key = (part.task_id, CHORD_PART)
-        write = self._writer.put(key, states.SUCCESS, part, self.write_rows, is_awaited=True)
-        if write is not None:
+        write = self._writer.put(key, states.SUCCESS, part, self.write_rows, is_awaited=is_awaited, then=then)
+        if write is None and self._writer.last_error is not None:
+            raise self._writer.last_error
+        if write is not None and is_awaited:
             self._writer.wait(write)
-        error = write.error if write is not None and write.is_over else self._writer.last_error
-        if error is not None:
-            raise error
+            error = write.error if write.is_over else self._writer.last_error
+            if error is not None:
+                raise error
+            self.start_if_claimed(part, request)
 
     def on_task_call(self, producer: Any, task_id: str) -> Any:
         """Prepare for a result, as Celery does. An unreachable store does not prevent publishing."""
@@ -132,8 +145,12 @@ class FaultTolerantBackend:
         """
         encoded = self.encode_result(result, state)
         row, size = self.prepare_row(task_id, encoded, state, traceback, request)
-        is_awaited = state == states.FAILURE or bool(request and request.chord) or size > MAX_UNAWAITED_BYTES
-        write = self._writer.put((task_id, RESULT), state, row, self.write_rows, is_awaited=is_awaited)
+        is_member = bool(request and request.chord)
+        is_followed = is_member and state == states.SUCCESS and getattr(self, "counts_in_batches", False)
+        is_awaited = state == states.FAILURE or (is_member and not is_followed) or size > MAX_UNAWAITED_BYTES
+        write = self._writer.put(
+            (task_id, RESULT), state, row, self.write_rows, is_awaited=is_awaited, is_followed=is_followed
+        )
         if write is None and self._writer.last_error is not None:
             raise self._writer.last_error
         if write is not None and is_awaited:
@@ -141,6 +158,26 @@ class FaultTolerantBackend:
             if write.error is not None:
                 raise write.error
         return encoded
+
+    def _start_soon(
+        self, part: ChordPart, state: str, request: Any, context: Context, done: Callable[[], None]
+    ) -> None:
+        """Start the body, if the member has to, in a thread: it waits for the broker."""
+        if not part.is_claimer:
+            done()
+            return
+        start = partial(self._start_or_defer, part, state, request, done)
+        threading.Thread(target=context.run, args=(start,), name="chord-body", daemon=True).start()
+
+    def _start_or_defer(self, part: ChordPart, state: str, request: Any, done: Callable[[], None]) -> None:
+        try:
+            with acting_for(self.app.tasks.get(getattr(request, "task", None)), request):
+                self.start_if_claimed(part, request)
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
+            count = partial(super().count_part, part, state, request)  # type: ignore[misc]
+            self._defer((part.task_id, CHORD_PART), count, error, is_needed=False)
+        finally:
+            done()
 
     def _store_once(self, task_id: str, result: Any, state: str, traceback: Any, **options: Any) -> Any:
         encoded = self.encode_result(result, state)

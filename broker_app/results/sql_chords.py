@@ -46,6 +46,7 @@ class SqlChords:
     """Mixin for Celery's database backend. With other databases than those of `INSERTS`, Celery polls."""
 
     counts_once = True
+    counts_in_batches = True
 
     ResultSession: Any
     app: Any
@@ -100,13 +101,18 @@ class SqlChords:
         outcome = self.encode([request.id, state, self.encode_result(result, state)])
         position = _LAST if request.group_index is None else request.group_index
         part = ChordPart(request.group, request.id, position, ensure_bytes(outcome))
-        self.write_part(part)
+        self.count_part(part, state, request)
+
+    def count_part(self, part: ChordPart, state: str, request: Any) -> None:
+        """Store the outcome of a member, and start the body if the store says so."""
+        del state
+        self.write_rows([part])
+        self.start_if_claimed(part, request)
+
+    def start_if_claimed(self, part: ChordPart, request: Any) -> None:
+        """Start the body, or fail it with a `ChordError`, if a stored member has to."""
         if part.is_claimer and not (part.is_claimed_before and self._is_started_soon(part.group_id)):
             self._start_body(part.group_id, request.chord)
-
-    def write_part(self, part: ChordPart) -> None:
-        """Store the outcome of a member, and set what the store says about its chord."""
-        self.write_rows([part])
 
     def remove_old_chords(self, session: Any, before: datetime) -> int:
         """Remove some expired chords, and return how many it removed."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals, states
@@ -66,6 +67,8 @@ class Write:
         row: The prepared state; None for a write that cannot be part of a batch.
         state: The task's state.
         is_deferred: Whether nothing waits for it any longer, since the store has failed for a while.
+        then: Called in the thread that writes, once the row is stored, with a function that it calls when what
+            follows is done. The callbacks wait for that.
         error: Why the store cannot hold it; None otherwise.
     """
 
@@ -77,6 +80,7 @@ class Write:
     is_awaited: bool = False
     is_deferred: bool = False
     is_over: bool = False
+    then: Callable[[Callable[[], None]], object] | None = None
     error: Exception | None = None
     callbacks: list[Callable[[], object]] = field(default_factory=list)
 
@@ -89,7 +93,7 @@ class Write:
 class ResultWriter:
     """The waiting writes of one process. A forked process starts with none, and writes at once.
 
-    A later write with the same key replaces the earlier one. One thread writes, while there is something to write.
+    A later result of a task replaces the earlier one. One thread writes, while there is something to write.
 
     Attributes:
         is_batching: Whether this process puts all states here.
@@ -120,8 +124,16 @@ class ResultWriter:
             self._insert(key, Write(function, None, states.SUCCESS, now, now, is_deferred=True))
         return True
 
-    def put(
-        self, key: Key, state: str, row: Any, write_batch: Callable[[Sequence[Any]], object], *, is_awaited: bool
+    def put(  # noqa: PLR0913 - most are named
+        self,
+        key: Key,
+        state: str,
+        row: Any,
+        write_batch: Callable[[Sequence[Any]], object],
+        *,
+        is_awaited: bool,
+        is_followed: bool = False,
+        then: Callable[[Callable[[], None]], object] | None = None,
     ) -> Write | None:
         """Add a state to be written with others, once there is room for it.
 
@@ -131,17 +143,21 @@ class ResultWriter:
             row: The state as `write_batch` takes it.
             write_batch: Writes many rows in one transaction.
             is_awaited: Whether the caller goes on to `wait`, which then tells why the store cannot hold the row.
+            is_followed: Whether the task's other write follows at once; the two are written together.
+            then: See `Write`.
 
         Returns:
             The write; None if there is no room for it because the store has failed for a while.
         """
         now = time.monotonic()
-        due = now if state in _URGENT else now + FOLD_SECONDS
-        write = Write(write_batch, row, state, now, due, is_awaited)
+        due = now if state in _URGENT and not is_followed else now + FOLD_SECONDS
+        write = Write(write_batch, row, state, now, due, is_awaited, then=then)
         with self._changed:
             while len(self._writes) >= MAX_WAITING and key not in self._writes:
                 if self._is_holding_no_more():
                     return None
+                self._changed.wait(FIRST_PAUSE_SECONDS)
+            while key[1] == CHORD_PART and self._is_waiting(key):  # a header can contain a task's id twice
                 self._changed.wait(FIRST_PAUSE_SECONDS)
             before = self._writes.get(key)
             if before is not None and before.row is not None and before.state == states.SUCCESS != state:
@@ -149,6 +165,8 @@ class ResultWriter:
             if before is not None and self._current.get(key) is not before:
                 write.callbacks += before.callbacks
                 before.is_over = True
+            if key[1] == CHORD_PART and (result := self._writes.get((key[0], RESULT))) is not None:
+                result.due = min(result.due, due)
             self._insert(key, write)
             if self._is_holding_no_more():
                 self._defer(key, write)
@@ -168,14 +186,17 @@ class ResultWriter:
             self.wait(write)
 
     def when_stored(self, task_id: str, callback: Callable[[], object]) -> None:
-        """Call a function once a task's final state is stored or deferred, or now if none waits; in any thread."""
-        key = (task_id, RESULT)
-        if key in self._writes:  # only once it is stored does it go, so without it no lock is needed
-            with self._changed:
-                write = self._writes.get(key)
-                if write is not None and write.is_final and not (write.is_over or write.is_deferred):
-                    write.callbacks.append(callback)
-                    return
+        """Call a function once a task's final state is stored or deferred, or now if none waits; in any thread.
+
+        A member of a chord is also counted, and the body is started if it has to be.
+        """
+        for key in ((task_id, RESULT), (task_id, CHORD_PART)):
+            if key in self._writes or key in self._following:  # none is added for a task that has ended: no lock
+                with self._changed:
+                    write = self._pending(key)
+                    if write is not None:
+                        write.callbacks.append(partial(self.when_stored, task_id, callback))
+                        return
         callback()
 
     def drop(self, key: Key) -> None:
@@ -193,11 +214,24 @@ class ResultWriter:
         self._changed = threading.Condition()
         self._writes: OrderedDict[Key, Write] = OrderedDict()
         self._current: dict[Key, Write] = {}
+        self._following: dict[Key, Write] = {}  # stored, but what follows is not done
         self._thread: threading.Thread | None = None
         self._retry_at = 0.0
         self._pause = FIRST_PAUSE_SECONDS
         self._failing_since: float | None = None
         self.last_error: Exception | None = None
+
+    def _is_waiting(self, key: Key) -> bool:
+        """Return whether a write with this key will be in the next batch, with the lock held."""
+        write = self._writes.get(key)
+        return write is not None and not write.is_deferred and self._current.get(key) is not write
+
+    def _pending(self, key: Key) -> Write | None:
+        """Return the write that callbacks of a task wait for, with the lock held."""
+        write = self._writes.get(key)
+        if write is not None and write.is_final and not (write.is_over or write.is_deferred):
+            return write
+        return self._following.get(key)
 
     def _insert(self, key: Key, write: Write) -> None:
         """Add a write, with the lock held."""
@@ -260,12 +294,7 @@ class ResultWriter:
         for key, write in batch.items():
             error = errors.get(key)
             if error is None or self._is_given_up(key, write, error, now):
-                write.is_over = True
-                if error is None and write.is_deferred:
-                    logger.info("task [%s]: stored its %s after a retry", *key)
-                callbacks += write.callbacks
-                if self._writes.get(key) is write:
-                    del self._writes[key]
+                callbacks += self._end(key, write, is_stored=error is None)
             elif (newer := self._writes.get(key)) is write:
                 self._writes.move_to_end(key)
             else:  # replaced, or dropped, while it was written
@@ -275,6 +304,28 @@ class ResultWriter:
         if self._is_holding_no_more():
             callbacks += self._defer_all()
         return callbacks
+
+    def _end(self, key: Key, write: Write, *, is_stored: bool) -> list[Callable[[], object]]:
+        """Remove a write, with the lock held, and return what to call."""
+        write.is_over = True
+        if is_stored and write.is_deferred:
+            logger.info("task [%s]: stored its %s after a retry", *key)
+        callbacks = write.callbacks
+        if is_stored and write.then is not None:
+            self._following[key] = write  # before it leaves the others: `when_stored` looks without the lock
+            callbacks = [partial(write.then, partial(self._end_following, key, write))]
+        if self._writes.get(key) is write:
+            del self._writes[key]
+        return callbacks
+
+    def _end_following(self, key: Key, write: Write) -> None:
+        """Call the callbacks of a write after what follows from it is done; in any thread."""
+        with self._changed:
+            if self._following.get(key) is write:
+                del self._following[key]
+            callbacks, write.callbacks = write.callbacks, []
+            self._changed.notify_all()
+        _call(callbacks)
 
     def _note_health(self, error: Exception | None, now: float) -> None:
         if error is None:
@@ -321,10 +372,10 @@ class ResultWriter:
 
     def _finish(self, **_signal: Any) -> None:
         """Try the remaining writes one last time, and log those that are lost."""
-        if not self._writes:
+        if not (self._writes or self._following):
             return
         deadline = time.monotonic() + FAREWELL_SECONDS
-        while self._writes and time.monotonic() < deadline:
+        while (self._writes or self._following) and time.monotonic() < deadline:
             with self._changed:
                 self._retry_at = 0.0
                 for write in self._writes.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import states
 from celery.app.task import Context
+from waiting import wait_until
 
 from broker_app import BrokerApp
 from broker_app.errors import ResultStoreError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHORDS, SIZE = 20, 4
+SECONDS = 20.0
+_MEMBER = {"task": "celery.backend_cleanup", "called_directly": False}
 
 
 @pytest.fixture
@@ -49,7 +53,8 @@ def _begin(app: BrokerApp, group_id: str, size: int) -> None:
 
 
 def _end(app: BrokerApp, group_id: str, number: int) -> None:
-    request = Context(id=f"{group_id}-{number}", group=group_id, group_index=number, chord={"task": "body"})
+    chord = {"task": "body"}
+    request = Context(id=f"{group_id}-{number}", group=group_id, group_index=number, chord=chord, **_MEMBER)
     app.backend.on_chord_part_return(request, states.SUCCESS, number)
 
 
@@ -94,6 +99,35 @@ def test_a_member_that_is_added(apps: list[BrokerApp], started: list[str]) -> No
     assert started == []
     _end(app, "chord", 1)
     assert started == ["chord"]
+
+
+def test_a_body_that_is_started_while_the_slot_goes_on(
+    apps: list[BrokerApp], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a worker, a member's message waits for the body, its slot does not; a start that fails is repeated."""
+    app, is_open, settled, tries = apps[0], threading.Event(), threading.Event(), [OSError("away")]
+    app.result_writer.is_batching = True
+    parents: list[str] = []
+
+    def start(group_id: str, _chord: Any) -> None:
+        is_open.wait(SECONDS)
+        if tries:
+            parents.append(app.current_worker_task.request.id)
+            raise tries.pop()
+        started.append(group_id)
+
+    monkeypatch.setattr(app.backend, "_start_body", start)
+    _begin(app, "chord", 2)
+    for number in range(2):
+        _end(app, "chord", number)
+    app.result_writer.when_stored("chord-1", settled.set)
+    app.backend.store_result("other", 1, states.SUCCESS)
+    assert app.AsyncResult("other").state == states.SUCCESS
+    assert not settled.is_set()
+    is_open.set()
+    assert settled.wait(SECONDS)
+    wait_until(lambda: started == ["chord"], SECONDS, "the body to be started")
+    assert parents == ["chord-1"]
 
 
 def test_a_chord_of_another_client(apps: list[BrokerApp], started: list[str], tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import states
-from celery.app.task import Context
 from waiting import wait_until
 
 from broker_app import BrokerApp
 from broker_app.results import writer
-from broker_app.results.writer import RESULT, ResultWriter
+from broker_app.results.writer import CHORD_PART, RESULT, ResultWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +86,40 @@ def test_a_message_is_settled_after_its_result_is_stored() -> None:
     wait_until(lambda: settled == [0, 1, 2], SECONDS, "both to be settled")
 
 
+def test_a_member_of_a_chord_is_settled_after_what_follows() -> None:
+    """Its result and its part are one batch; its message waits until what follows from the part is done."""
+    store, to, settled = _Store(), ResultWriter(), threading.Event()
+    store.is_open.set()
+    ends: list[Callable[[], None]] = []
+    for key, is_followed, then in (((RESULT), True, None), ((CHORD_PART), False, ends.append)):
+        assert to.put(
+            ("id-1", key), states.SUCCESS, key, store.write, is_awaited=False, is_followed=is_followed, then=then
+        )
+    to.when_stored("id-1", settled.set)
+    wait_until(lambda: bool(ends), SECONDS, "the part to be stored")
+    assert (store.batches, settled.is_set()) == ([[RESULT, CHORD_PART]], False)
+    ends.pop()()
+    assert settled.is_set()
+
+
+def test_a_member_that_is_twice_in_a_header_is_stored_twice() -> None:
+    """Both have the same id: the second one waits until the first is being written."""
+    store, to, ends = _Store(), ResultWriter(), list[Any]()
+
+    def put(position: int) -> None:
+        to.put(("id-1", CHORD_PART), states.SUCCESS, position, store.write, is_awaited=False, then=ends.append)
+
+    _put(to, 0, states.SUCCESS, store.write)
+    assert store.is_asked.wait(SECONDS)
+    put(0)
+    second = threading.Thread(target=put, args=(1,), daemon=True)
+    second.start()
+    store.is_open.set()
+    second.join(SECONDS)
+    wait_until(lambda: len(ends) == 2, SECONDS, "both to be stored")
+    assert store.batches[1:] == [[0], [1]]
+
+
 def test_a_later_state_takes_over_the_message_of_one_that_fails() -> None:
     """A state is replaced while its write fails: what waits for it goes on, and the message is settled."""
     store, to, settled = _Store(), ResultWriter(), threading.Event()
@@ -148,19 +181,18 @@ def test_this_process_reads_what_waits(app: BrokerApp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "result", "request_"),
+    ("state", "result"),
     [
-        (states.FAILURE, ValueError("x"), None),
-        (states.SUCCESS, "x" * 1_100_000, None),
-        (states.SUCCESS, 1, Context(id="id-1", chord={"task": "shop.body"})),
+        (states.FAILURE, ValueError("x")),
+        (states.SUCCESS, "x" * 1_100_000),
     ],
-    ids=["failure", "large", "chord"],
+    ids=["failure", "large"],
 )
 def test_what_others_may_read_at_once_is_stored_at_once(
-    app: BrokerApp, tmp_path: Path, state: str, result: Any, request_: Context | None
+    app: BrokerApp, tmp_path: Path, state: str, result: Any
 ) -> None:
-    """A failure, a large result and a member of a chord are there for all when `store_result` returns."""
-    app.backend.store_result("id-1", result, state, request=request_)
+    """A failure and a large result are there for all when `store_result` returns."""
+    app.backend.store_result("id-1", result, state)
     reader = _app(tmp_path)
     assert reader.AsyncResult("id-1").state == state
     reader.close()
