@@ -19,6 +19,7 @@ from broker_app.celery_integration.awaitables import add_awaitables
 from broker_app.celery_integration.beat import shorten_refusals
 from broker_app.celery_integration.config import celery_settings
 from broker_app.celery_integration.django import closing
+from broker_app.celery_integration.pool_names import add_asyncio_pool
 from broker_app.celery_integration.registry import TaskRegistry, check_function
 from broker_app.errors import InvalidDelay, SettingsError, UnsupportedTask
 from broker_app.metrics.registry import ProcessMetrics
@@ -102,6 +103,7 @@ class BrokerApp(Celery):
         )
         shorten_refusals()
         add_awaitables()
+        add_asyncio_pool()
 
     @property
     def config_file(self) -> Path | None:

@@ -145,6 +145,19 @@ SEAMS = (
         "celery.result:AsyncResult _maybe_set_cache maybe_throw",
     ),
     _seam(
+        "celery_integration/pool_names.py",
+        "Celery accepts -P asyncio",
+        "celery.concurrency ALIASES",
+        "celery.bin.worker WORKERS_POOL",
+    ),
+    _seam(
+        "worker/pools/asyncio_pool.py",
+        "coroutines are told from plain tasks; Celery drops what has not started when the connection is lost",
+        "celery.concurrency.base:BasePool.__init__ app limit",
+        "celery.concurrency.base:BasePool.apply_async on_apply",
+        "celery.concurrency.base:apply_target accept_callback callback pid",
+    ),
+    _seam(
         "publishing/bulk/signature.py",
         "publish_many takes the options of the task's class",
         "celery.app.task:Task _get_exec_options",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from broker_app.coroutines.slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-_bodies: dict[int, Elsewhere] = {}
+    from broker_app.coroutines.slot import Slot
+
+_bodies: dict[Slot | int, Elsewhere] = {}
 
 
 class Elsewhere(Protocol):
@@ -26,19 +29,29 @@ class Elsewhere(Protocol):
 
 @contextmanager
 def running_elsewhere(body: Elsewhere) -> Iterator[None]:
-    """Interrupt a body in place of the calling thread, which waits for it."""
-    thread = threading.get_ident()
-    before = _bodies.get(thread)
+    """Interrupt a body in place of the calling slot, which waits for it."""
+    slot = current_slot()
+    before = _bodies.get(slot)
     try:
-        _bodies[thread] = body
+        _bodies[slot] = body
+        if not isinstance(slot, int) and slot.pending is not None:
+            body.interrupt(slot.pending)
         yield
     finally:
         if before is None:
-            _bodies.pop(thread, None)
+            _bodies.pop(slot, None)
         else:
-            _bodies[thread] = before
+            _bodies[slot] = before
 
 
-def body_elsewhere(thread: int) -> Elsewhere | None:
-    """Return the body that a thread waits for; None if it runs its body itself."""
-    return _bodies.get(thread)
+def body_elsewhere(slot: Slot | int) -> Elsewhere | None:
+    """Return the body that a thread or another slot waits for; None if a thread runs its body itself."""
+    return _bodies.get(slot)
+
+
+def interrupt_elsewhere(slot: Slot, error: type[BaseException] | None) -> None:
+    """Raise an error soon in the body that a slot waits for, or will wait for; None cancels it."""
+    slot.pending = error
+    body = body_elsewhere(slot)
+    if body is not None:
+        body.interrupt(error)

@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from broker_app.coroutines.context import enter, leave
 from broker_app.coroutines.elsewhere import running_elsewhere
 from broker_app.coroutines.loop import running_loop
-from broker_app.coroutines.waiting import Signal
+from broker_app.coroutines.slot import new_signal
 from broker_app.errors import UnsupportedTask
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Execution:
         self._coroutine = coroutine
         self._celery_task = task
         self._request = request
-        self._done = Signal()
+        self._done = new_signal()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[Any]] = set()

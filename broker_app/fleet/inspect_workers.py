@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_POOLS = {"thread": "threads"}
+_POOLS = {"thread": "threads", "asyncio_pool": "asyncio"}
 """Values of Celery's ``-P`` that differ from the pool's module name."""
 
 

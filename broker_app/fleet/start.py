@@ -10,7 +10,6 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from celery.exceptions import ImproperlyConfigured
@@ -27,6 +26,7 @@ from broker_app.fleet.space import check_files
 from broker_app.fleet.startup_check import ASK_SECONDS, StartedNode, StartOutcome, StartupWatch
 from broker_app.fleet.state import FleetState
 from broker_app.queues import work_topology
+from broker_app.settings.extras import missing_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -167,10 +167,8 @@ def check_ready(app: BrokerApp, fleets: Iterable[Fleet], nodes: Iterable[Node]) 
 def _check_installed(app: BrokerApp, fleets: Iterable[Fleet]) -> None:
     """Check that the packages of the pools and the result backend are installed."""
     for fleet in fleets:
-        if fleet.pool == "gevent" and find_spec(fleet.pool) is None:
-            raise FleetError(
-                f'queues.{fleet.queue}.fleet.pool: gevent is not installed; pip install "broker-app[gevent]"'
-            )
+        if missing := missing_pool(fleet.pool):
+            raise FleetError(f"queues.{fleet.queue}.fleet.pool: {missing}")
     try:
         _ = app.backend
     except ImproperlyConfigured as error:

@@ -20,8 +20,11 @@ _EXTRAS = {
     "sentinel": "redis",
     "postgresql+psycopg": "postgresql",
     "gevent": "gevent",
+    "asyncio": "asyncio",
 }
 """Extra by what needs it: the scheme of a result URL without ``db+``, or a pool."""
+
+_POOL_PACKAGES = {"gevent": "gevent", "asyncio": "greenlet"}
 
 
 @contextmanager
@@ -43,7 +46,8 @@ def loading_store(url: str) -> Iterator[None]:
 
 def missing_pool(pool: str) -> str:
     """Return a message that says what to install for a pool; empty if nothing is missing."""
-    return "" if pool != "gevent" or find_spec("gevent") else _cure(pool, "gevent")
+    package = _POOL_PACKAGES.get(pool)
+    return "" if package is None or find_spec(package) else _cure(pool, package)
 
 
 def _missing(url: str, error: Exception) -> str:

@@ -27,7 +27,7 @@ class FleetSettings(Table):
     """The workers of one queue, started with `celery multi`."""
 
     nodes: int = Field(1, ge=0, le=1_000, description="Worker processes on this host; 0 starts none.")
-    pool: Literal["prefork", "threads", "solo", "gevent"] = Field("threads", description="Celery's -P.")
+    pool: Literal["prefork", "threads", "asyncio", "solo", "gevent"] = Field("threads", description="Celery's -P.")
     concurrency: int = Field(
         8, ge=1, le=10_000, description="Celery's -c: tasks each node runs at once; solo allows only 1."
     )
@@ -88,7 +88,7 @@ class FleetSettings(Table):
             yield ("pool", "concurrency"), f'concurrency must be 1 with pool = "solo", got {self.concurrency}'
         if self.pool == "solo":
             limits = ("time_limit_seconds", "soft_time_limit_seconds")
-            yield from self._refused(limits, "prefork, threads or gevent")
+            yield from self._refused(limits, "prefork, threads, asyncio or gevent")
         if self.pool != "prefork":
             yield from self._refused(("max_tasks_per_child", "max_memory_per_child_mb"), "prefork")
 

@@ -245,7 +245,10 @@ def _identity(headers: Mapping[str, Any]) -> _DeliveryKey:
 
 
 def _drop_queued(pool: Any) -> None:
-    """Cancel the queued calls of a thread pool, as ``shutdown(cancel_futures=True)`` does."""
+    """Cancel the queued calls of an asyncio or thread pool, as ``shutdown(cancel_futures=True)`` does."""
+    drop = getattr(pool, "drop_unstarted", None)
+    if drop is not None:
+        drop()
     executor = getattr(pool, "executor", None)
     while executor is not None:
         try:

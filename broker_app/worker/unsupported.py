@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from broker_app.errors import SettingsError
@@ -16,9 +17,11 @@ def refuse_unsupported(pool: Any, app: Any) -> None:
         app: The app, with its tasks.
 
     Raises:
-        SettingsError: The pool is eventlet, or gevent with tasks that are ``async def``.
+        SettingsError: The pool is eventlet, or gevent with tasks that are ``async def``, or asyncio in a process
+            that gevent or eventlet has patched.
     """
     _refuse_eventlet(pool)
+    _refuse_patched(pool)
     _refuse_coroutines(pool, app)
 
 
@@ -26,7 +29,31 @@ def _refuse_eventlet(pool: object) -> None:
     """Refuse to start with eventlet, for which time limits and bounded shutdown are not implemented."""
     if type(pool).__module__.endswith(".eventlet"):
         with shown_in_one_line():
-            raise SettingsError(["-P eventlet: expected prefork, threads, gevent or solo; use -P gevent instead"])
+            known = "prefork, threads, asyncio, gevent or solo"
+            raise SettingsError([f"-P eventlet: expected {known}; use -P gevent instead"])
+
+
+def _refuse_patched(pool: object) -> None:
+    """Refuse asyncio where threads are greenlets: its loop and the worker's would wait for each other."""
+    if not type(pool).__module__.endswith(".asyncio_pool"):
+        return
+    for patcher in (by for by, is_patched in _PATCHERS.items() if is_patched()):
+        with shown_in_one_line():
+            problem = f"-P asyncio: expected a process without green threads, got one that {patcher} has patched"
+            raise SettingsError([f"{problem}; remove its monkey patching"])
+
+
+def _is_patched_by_gevent() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _is_patched_by_eventlet() -> bool:
+    patcher = sys.modules.get("eventlet.patcher")
+    return patcher is not None and bool(patcher.is_monkey_patched("thread"))
+
+
+_PATCHERS = {"gevent": _is_patched_by_gevent, "eventlet": _is_patched_by_eventlet}
 
 
 def _refuse_coroutines(pool: Any, app: Any) -> None:
@@ -39,4 +66,5 @@ def _refuse_coroutines(pool: Any, app: Any) -> None:
     if found:
         with shown_in_one_line():
             problem = f"-P gevent: expected plain tasks, got async def: {', '.join(found)}"
-            raise SettingsError([f"{problem}; use -P threads, or leave their modules out of this worker"])
+            cure = "use -P asyncio or -P threads, or leave their modules out of this worker"
+            raise SettingsError([f"{problem}; {cure}"])

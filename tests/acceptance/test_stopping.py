@@ -81,7 +81,7 @@ def test_what_runs_finishes_and_is_acknowledged(shop: Ledger, pool: str) -> None
 
 
 @pytest.mark.version
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", [*POOLS, "asyncio"])
 def test_what_does_not_finish_goes_back(shop: Ledger, pool: str) -> None:
     """At the deadline a worker ends with 0, and every task that it had is in the queue, once."""
     app = shop.app()

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.timeout(240 + 2 * storm_seconds())
 STORMS = [
     (kill_worker, "prefork"),
     (kill_worker, "threads"),
+    (kill_worker, "asyncio"),
     (kill_child, "prefork"),
     (stop_worker, "prefork"),
     (stop_worker, "threads"),

@@ -59,7 +59,25 @@ def again(self, countdown, times):
     write(self.request, "again")
     if self.request.retries < times:
         raise self.retry(countdown=countdown)
+
+
+if "COROUTINES" in os.environ:
+    import asyncio
+
+    for task in ("note", "nap"):
+        app.tasks.unregister(f"shop.{task}")
+
+    @app.task(bind=True)
+    async def note(self):
+        write(self.request, "note")
+
+    @app.task(bind=True)
+    async def nap(self, seconds):
+        write(self.request, "begin")
+        await asyncio.sleep(seconds)
+        write(self.request, "end")
 """
+"""In a worker with the pool asyncio, ``note`` and ``nap`` are coroutines."""
 
 
 @dataclass
@@ -101,10 +119,11 @@ class Ledger:
 
     def popen(self, *command: str, output: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start a command of the environment that the tests run in, in the project's folder."""
+        more = {"COROUTINES": "1"} if "asyncio" in command else {}
         return Process(
             [str(SCRIPTS / command[0]), *command[1:]],
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | more,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -1,4 +1,4 @@
-"""Interrupts: raise exceptions inside running tasks, for thread pools and gevent pools."""
+"""Interrupts: raise exceptions inside running tasks, for pools of threads, greenlets and coroutines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from broker_app.coroutines.elsewhere import body_elsewhere
+from broker_app.coroutines.elsewhere import body_elsewhere, interrupt_elsewhere
+from broker_app.coroutines.slot import current_slot
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from broker_app.coroutines.slot import Slot
 
 
 class InterruptiblePool(Protocol):
@@ -26,11 +29,11 @@ class InterruptiblePool(Protocol):
     def frame(self, target: Any) -> FrameType | None:
         """Return a target's current frame."""
 
-    def lose(self) -> None:
-        """Replace a slot whose task is stuck."""
+    def lose(self, target: Any) -> None:
+        """Replace the slot of a target whose task is stuck."""
 
-    def regain(self) -> None:
-        """Give back a slot whose stuck task has ended after all; called by its target."""
+    def regain(self, target: Any) -> None:
+        """Give back the slot of a target whose stuck task has ended after all; called by the target."""
 
     def close(self) -> None:
         """Release all waiting targets because the pool is closing."""
@@ -42,23 +45,25 @@ def slots_of(pool: Any) -> InterruptiblePool | None:
     Args:
         pool: Celery's pool.
     """
+    if type(pool).__module__.endswith(".asyncio_pool"):
+        return InterruptibleSlots(pool)
     if hasattr(pool, "executor"):
-        return InterruptibleThreads(pool)
+        return InterruptibleThreads(pool.executor)
     return InterruptibleGreenlets(pool) if type(pool).__module__.endswith(".gevent") else None
 
 
 class InterruptibleThreads:
-    """Interrupts the tasks of Celery's thread pool.
+    """Interrupts the tasks of a thread pool.
 
     A stuck task keeps its thread, and the executor may start another one. If the stuck task ends later, its thread
     waits until another one is stuck, so that there are never more usable threads than slots.
 
     Args:
-        pool: Celery's pool.
+        executor: Its threads.
     """
 
-    def __init__(self, pool: Any) -> None:
-        self._executor = pool.executor
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
         self._lock = threading.Lock()
         self._is_closed = False
         self._idle: list[threading.Event] = []
@@ -82,8 +87,9 @@ class InterruptibleThreads:
         frame = None if body is None else body.frame
         return frame or sys._current_frames().get(target)  # noqa: SLF001 - documented for debugging
 
-    def lose(self) -> None:
+    def lose(self, target: int) -> None:
         """Replace the stuck thread by a waiting one, or else by a new one."""
+        del target
         with self._lock:
             if self._idle:
                 self._idle.pop().set()
@@ -91,8 +97,9 @@ class InterruptibleThreads:
                 self._executor._max_workers += 1  # noqa: SLF001 - there is no public way
                 self._executor._adjust_thread_count()  # noqa: SLF001 - serves calls that are already queued
 
-    def regain(self) -> None:
+    def regain(self, target: int) -> None:
         """Wait until another thread is stuck."""
+        del target
         wake = threading.Event()
         with self._lock:
             if self._is_closed:
@@ -106,6 +113,50 @@ class InterruptibleThreads:
             self._is_closed = True
             for wake in self._idle:
                 wake.set()
+
+
+class InterruptibleSlots:
+    """Interrupts the tasks of the asyncio pool: coroutines where they await, plain tasks in their threads.
+
+    Args:
+        pool: The pool.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._threads = InterruptibleThreads(pool.threads)
+
+    def current(self) -> Slot | int:
+        """Return the slot of a coroutine, or the thread's identifier."""
+        return current_slot()
+
+    def interrupt(self, target: Slot | int, error: type[BaseException] | None) -> None:
+        """Raise an error in a coroutine, or in a thread."""
+        if isinstance(target, int):
+            self._threads.interrupt(target, error)
+        else:
+            interrupt_elsewhere(target, error)
+
+    def frame(self, target: Slot | int) -> FrameType | None:
+        """Return the frame of a coroutine, or of a thread."""
+        if isinstance(target, int):
+            return self._threads.frame(target)
+        body = body_elsewhere(target)
+        return None if body is None else body.frame
+
+    def lose(self, target: Slot | int) -> None:
+        """Add a slot, and a thread for one that is stuck."""
+        if isinstance(target, int):
+            self._threads.lose(target)
+        self._pool.add_slot()
+
+    def regain(self, target: Slot | int) -> None:
+        """Take the slot back. A thread more may remain, which changes little."""
+        del target
+        self._pool.remove_slot()
+
+    def close(self) -> None:
+        """Do nothing: no target waits."""
 
 
 class InterruptibleGreenlets:
@@ -142,10 +193,10 @@ class InterruptibleGreenlets:
         frame: FrameType | None = target.gr_frame
         return frame
 
-    def lose(self) -> None:
+    def lose(self, target: Any) -> None:
         """Do nothing: the slot stays occupied."""
 
-    def regain(self) -> None:
+    def regain(self, target: Any) -> None:
         """Do nothing: the slot is freed when the greenlet ends."""
 
     def close(self) -> None:

@@ -74,14 +74,18 @@ class _Call:
 
     def run(self, *_context: Any) -> None:
         """Call the function; its exceptions do not end the thread."""
-        if self._is_cancelled:
-            return
-        try:
-            self._function(*self._arguments)
-        except TaskRevokedError as error:
-            logger.debug("not run: %s", error)
-        except BaseException:  # SystemExit too, which would end this thread and lose its slot
-            logger.exception("failed to report a task's outcome")
+        if not self._is_cancelled:
+            guarded(self._function, *self._arguments)
+
+
+def guarded(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function that runs a task; its exceptions do not end the calling thread."""
+    try:
+        function(*arguments)
+    except TaskRevokedError as error:
+        logger.debug("not run: %s", error)
+    except BaseException:  # SystemExit too, which would end this thread and lose its slot
+        logger.exception("failed to report a task's outcome")
 
 
 def lighten(pool: Any) -> None:

@@ -251,7 +251,7 @@ class TimeLimits:
             body.settled.wait()
             if body.is_stuck:
                 body.is_stuck = False
-                self._slots.regain()
+                self._slots.regain(body.target)
             raise OverLimit(body.limit_seconds)
 
     def _watch(self) -> None:
@@ -310,7 +310,7 @@ class TimeLimits:
             if is_newly_stuck:
                 body.stuck_at, body.is_stuck = None, True
         if is_newly_stuck:
-            self._slots.lose()
+            self._slots.lose(body.target)
             stuck = self.stuck
             name = body.request.humaninfo()
             logger.error("%s: exceeded its time limit and cannot be interrupted; stuck tasks: %d", name, stuck)

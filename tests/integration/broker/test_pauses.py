@@ -31,7 +31,7 @@ heartbeat_seconds = 4
 [queues.lopri]
 prefetch = 3
 """
-POOLS = ["prefork", "threads", "gevent"]
+POOLS = ["prefork", "threads", "gevent", "asyncio"]
 
 
 @pytest.fixture

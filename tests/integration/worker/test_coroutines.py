@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker_app import BrokerApp
 
 SECONDS = 60.0
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "asyncio"]
 
 
 @pytest.fixture(scope="module", params=POOLS)

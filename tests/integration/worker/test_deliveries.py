@@ -75,7 +75,7 @@ def check_ran_once(app: BrokerApp, shop: Ledger, *ids: str) -> None:
     assert delivered == []
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", [*POOLS, "asyncio"])
 def test_a_task_that_outlives_its_connection_runs_once(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
     """The connection is cut twice while a task runs: its message is held, and acknowledged when the task ends."""
     app = shop.app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,7 +74,13 @@ def polite(self):
 """
 
 
-@pytest.fixture(scope="module", params=["threads", "gevent"])
+COROUTINES = re.sub(r"^def (?=wait|slow|early|stub|polite)", "async def ", TASKS, flags=re.MULTILINE)
+COROUTINES = COROUTINES.replace("time.sleep(", "await asyncio.sleep(")
+COROUTINES = re.sub(r"(?<= )wait_in_steps\(\)", "await wait_in_steps()", COROUTINES)
+"""The same tasks, each an ``async def``."""
+
+
+@pytest.fixture(scope="module", params=["threads", "gevent", "asyncio"])
 def shop(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, vhost_url: str
 ) -> Iterator[Ledger]:
@@ -81,7 +88,8 @@ def shop(
     folder = tmp_path_factory.mktemp(request.param)
     settings = f'prefix = "{request.param}."\n[queues.default]\n'
     with ledger(folder, vhost_url, settings) as made:
-        (folder / "shop.py").write_text((folder / "shop.py").read_text() + TASKS)
+        tasks = COROUTINES if request.param == "asyncio" else TASKS
+        (folder / "shop.py").write_text((folder / "shop.py").read_text() + tasks)
         with made.worker("-Q", "default", "-P", request.param, "-c", "2", "--time-limit", "2"):
             yield made
 

@@ -68,7 +68,7 @@ def worker() -> Iterator[Worker]:
     too_many: list[bool] = []
     pool = TaskPool(limit=2)
     limits = TimeLimits(
-        InterruptibleThreads(pool),
+        InterruptibleThreads(pool.executor),
         hard_seconds=50,
         soft_seconds=None,
         most_stuck=2,
