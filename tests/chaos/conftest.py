@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from broker_app.local_broker import FoundBroker
 
 _KEY_ACCOUNTS = pytest.StashKey[dict[str, Account]]()
-_COLUMNS = ("messages", "faults", "lost", "duplicates", "longest_gap_seconds")
+_COLUMNS = ("messages", "faults", "lost", "unstored", "duplicates", "longest_gap_seconds")
 
 
 @pytest.fixture(scope="session")

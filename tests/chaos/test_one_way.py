@@ -64,5 +64,6 @@ def test_nothing_is_lost(
         account = go_through(fault, storm)
         book(account)
         assert account.lost == 0, account
+        assert account.unstored == 0, account
         assert account.duplicates <= 2 * SLOTS * storm.faults, account
         assert storm.worker.process.poll() is None, storm.worker.text()

@@ -1,7 +1,8 @@
 """Workers are killed, told to end and cut off while a publisher publishes: nothing that was confirmed is lost.
 
 Each storm is one fault in its short form; with ``TEST_CHAOS_SECONDS`` the fault comes again for so long. The end
-of the run shows a table: messages, faults, lost, duplicates, longest gap between two ends of tasks.
+of the run shows a table: messages, faults, lost, acknowledged without a result, duplicates, and the longest gap
+between two ends of tasks.
 """
 
 from __future__ import annotations
@@ -60,5 +61,6 @@ def test_nothing_is_lost(
         account = go_through(fault, storm)
         book(account)
         assert account.lost == 0, account
+        assert account.unstored == 0, account
         assert account.duplicates <= 2 * SLOTS * storm.faults, account
         assert storm.worker.process.poll() is None, storm.worker.text()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mortal import MortalBroker
 
+    from broker_app import BrokerApp
+
 SLOTS = 4
 SECONDS = 90
 """Longest time until all is well again; the machine may be busy."""
@@ -72,6 +74,7 @@ class Account:
         messages: Confirmed ones.
         faults: How often something failed.
         lost: Confirmed, and neither run to the end nor in the dead letters.
+        unstored: Run to the end without a stored result: their messages were acknowledged too early.
         duplicates: Starts beyond the first of a task, but those of messages that say that they may be twice.
         longest_gap_seconds: Between two ends of tasks.
     """
@@ -79,6 +82,7 @@ class Account:
     messages: int
     faults: int
     lost: int
+    unstored: int
     duplicates: int
     longest_gap_seconds: float
 
@@ -174,11 +178,22 @@ class Storm:
             messages=len(confirmed),
             faults=self.faults,
             lost=len(lost),
+            unstored=len(self._unstored(app, confirmed & self.shop.runs("end").keys())),
             duplicates=sum(
                 1 for runs in self.shop.runs("begin").values() for run in runs[1:] if not run["maybe_twice"]
             ),
             longest_gap_seconds=max(later - earlier for earlier, later in pairwise(ends)),
         )
+
+    def _unstored(self, app: BrokerApp, ended: set[str]) -> set[str]:
+        """Return the tasks that are not stored as succeeded; those that still run again have time to get there."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            ended = {identity for identity in ended if app.AsyncResult(identity).state != "SUCCESS"}
+            if not ended:
+                break
+            time.sleep(0.2)
+        return ended
 
     def _confirmed(self) -> set[str]:
         lines = (self.shop.folder / "published").read_text().split("\n")[:-1]
