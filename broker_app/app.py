@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, _state
 from celery.utils import uuid
-from celery.utils.time import maybe_make_aware
 
 from broker_app.celery_integration.awaitables import add_awaitables
 from broker_app.celery_integration.beat import shorten_refusals
@@ -21,17 +17,17 @@ from broker_app.celery_integration.config import celery_settings
 from broker_app.celery_integration.django import closing
 from broker_app.celery_integration.pool_names import add_asyncio_pool
 from broker_app.celery_integration.registry import TaskRegistry, check_function
-from broker_app.errors import InvalidDelay, SettingsError, UnsupportedTask
+from broker_app.errors import SettingsError, UnsupportedTask
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.awaited import awaited
 from broker_app.publishing.bulk import publish_many
 from broker_app.publishing.bulk.awaited import AsyncBulkPublication
 from broker_app.publishing.call_start import call_start
+from broker_app.publishing.call_times import check_expires, requested_delay
 from broker_app.publishing.group import group_of, publishing_group
 from broker_app.publishing.options import check_option, check_options
 from broker_app.publishing.sent import note_sent
 from broker_app.publishing.single import LateProducer, SingleCalls
-from broker_app.queues import NO_DELAY, Delay, split_delay
 from broker_app.results.fault_tolerance import forgiving
 from broker_app.results.writer import ResultWriter
 from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
@@ -41,6 +37,7 @@ from broker_app.wire.connection import pooled
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager
+    from datetime import datetime
     from pathlib import Path
 
     from celery.canvas import Signature
@@ -48,6 +45,7 @@ if TYPE_CHECKING:
 
     from broker_app.publishing.bulk import BulkPublication
     from broker_app.publishing.single import PlainCall
+    from broker_app.queues import Delay
     from broker_app.settings import Settings
 
 
@@ -235,10 +233,10 @@ class BrokerApp(Celery):
         began = call_start()
         with self.metrics.routing(name):
             check_option(name, "task_id", options.get("task_id"))
-            _check_expires(options.get("expires"))
+            check_expires(options.get("expires"))
             if options.get("retries") and isinstance(countdown, Real) and countdown < 0:
                 countdown = 0.0  # an error would dead-letter a task that only miscalculated
-            delay, due = self._delay(countdown, eta, began)
+            delay, due = requested_delay(self, countdown, eta, began)
             plain = self._single_calls.find(name, args, kwargs, delay, options)
             if plain is not None:
                 if result := self._send_plain(plain, delay, due, began, options):
@@ -300,24 +298,6 @@ class BrokerApp(Celery):
         block: AbstractContextManager[Any] = super().producer_or_acquire(producer)
         return block if producer is not None or self.conf.task_always_eager else publishing_group(self, block)
 
-    def _delay(
-        self, countdown: float | None, eta: datetime | str | None, began: float
-    ) -> tuple[Delay, datetime | None]:
-        """Return the delay and its end, None for now. The delay counts from the start of the call."""
-        if countdown is not None and eta is not None:
-            raise InvalidDelay("expected a countdown or an eta, got both; leave one of them out")
-        if countdown is None and eta is None:
-            return NO_DELAY, None
-        now = self.now() - timedelta(seconds=time.monotonic() - began)
-        if eta is not None:
-            seconds = max(0.0, (maybe_make_aware(_check_eta(eta), self.timezone) - now).total_seconds())
-        else:
-            seconds = _check_countdown(countdown)
-        delay = split_delay(seconds)
-        if not delay.seconds:
-            return NO_DELAY, None
-        return delay, now + timedelta(seconds=delay.seconds)
-
     def _get_backend(self) -> Any:
         with loading_store(str(self.conf.result_backend)):
             return closing(forgiving(super()._get_backend(), self.result_writer))
@@ -349,41 +329,6 @@ class BrokerApp(Celery):
     def __reduce_keys__(self) -> dict[str, Any]:
         """Keep the settings file when the app is pickled to another process."""
         return dict(super().__reduce_keys__(), config=self._config_file)
-
-
-def _check_countdown(countdown: float | None) -> float:
-    if isinstance(countdown, bool) or not isinstance(countdown, Real) or countdown < 0:
-        raise InvalidDelay(f"a countdown must be a number of seconds, at least 0, got {countdown!r}")
-    try:
-        return float(countdown)
-    except OverflowError:
-        return math.inf
-
-
-def _check_eta(eta: datetime | str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
-    except ValueError:
-        moment = None
-    if not isinstance(moment, datetime):
-        raise InvalidDelay(f"an eta must be a datetime or an ISO 8601 string, got {eta!r}")
-    return moment
-
-
-def _check_expires(expires: object) -> None:
-    """Refuse values on which Celery would fail with an unclear error."""
-    if expires is None or isinstance(expires, datetime):
-        return
-    try:
-        if isinstance(expires, str):
-            datetime.fromisoformat(expires)
-            return
-        if isinstance(expires, Real) and not isinstance(expires, bool):
-            datetime.now(UTC) + timedelta(seconds=float(expires))
-            return
-    except (ValueError, OverflowError):
-        pass
-    raise InvalidDelay(f"expires must be a number of seconds, a datetime or an ISO 8601 string, got {expires!r}")
 
 
 app = BrokerApp("broker_app", include=["broker_app.tasks"])

@@ -17,8 +17,8 @@ from broker_app.broker.findings import Finding, Level
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Command, pass_app
 from broker_app.cli.output import echo
-from broker_app.cli.send_file import load_tasks
 from broker_app.cli.table import Table
+from broker_app.cli.task_modules import load_tasks
 from broker_app.errors import CallError, SettingsError
 from broker_app.queues import DeadLetters
 from broker_app.results.check import judge_reach, judge_store, judge_workers

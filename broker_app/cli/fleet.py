@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,7 +28,7 @@ from broker_app.fleet import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from broker_app.app import BrokerApp
 
@@ -57,6 +59,40 @@ _kill = click.option(
     is_flag=True,
     help="Kill nodes that still run then; their tasks return to the queue.",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _ReplaceOptions:
+    """The options of commands that replace nodes."""
+
+    end_seconds: float | None
+    wait_seconds: float
+    is_kill_allowed: bool
+
+    def timeouts(self, app: BrokerApp, queues: tuple[str, ...]) -> RollingTimeouts:
+        """Return the time-outs, with the default of --timeout for these queues."""
+        return RollingTimeouts(
+            _end_seconds(app, queues, self.end_seconds), self.wait_seconds, self.is_kill_allowed
+        )
+
+
+def _replacing(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of commands that replace nodes, passed as ``options``."""
+
+    @_timeout
+    @_kill
+    @_wait
+    @functools.wraps(verb)
+    def with_options(
+        *args: Any, end_seconds: float | None, wait_seconds: float, is_kill_allowed: bool, **others: Any
+    ) -> None:
+        verb(*args, options=_ReplaceOptions(end_seconds, wait_seconds, is_kill_allowed), **others)
+
+    return with_options
+
+
+def _end_seconds(app: BrokerApp, queues: tuple[str, ...], given: float | None) -> float:
+    return patience_seconds(app, queues) if given is None else given
 
 
 @click.group(
@@ -109,48 +145,30 @@ def stopwait(app: BrokerApp, queues: tuple[str, ...], end_seconds: float | None,
 
     Exit code 1 if a node still runs after --timeout.
     """
-    wait_seconds = patience_seconds(app, queues) if end_seconds is None else end_seconds
+    wait_seconds = _end_seconds(app, queues, end_seconds)
     _print_stopped(stop_fleets(app, queues, wait_seconds=wait_seconds, is_kill_allowed=is_kill_allowed))
 
 
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet restart\n  broker-app fleet restart lopri --timeout 600")
 @_queues
-@_timeout
-@_kill
-@_wait
+@_replacing
 @pass_app
-def restart(
-    app: BrokerApp,
-    queues: tuple[str, ...],
-    end_seconds: float | None,
-    wait_seconds: float,
-    *,
-    is_kill_allowed: bool,
-) -> None:
+def restart(app: BrokerApp, queues: tuple[str, ...], options: _ReplaceOptions) -> None:
     """Restart the nodes, one of each queue at a time.
 
     A node is only stopped once its predecessor consumes again, so a queue with two or more nodes is always served.
     If a new node fails to start, the other nodes of its queue are left as they are, and the exit code is 1.
     """
     name = app_name(click.get_current_context())
-    patience = _patience(app, queues, end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
+    patience = options.timeouts(app, queues)
     report(app, queues, lambda: restart_fleets(app, queues, app_name=name, patience=patience))
 
 
 @fleet.command("reload", epilog="\b\nExamples:\n  broker-app fleet reload\n  broker-app fleet reload lopri")
 @_queues
-@_timeout
-@_kill
-@_wait
+@_replacing
 @pass_app
-def reload_(
-    app: BrokerApp,
-    queues: tuple[str, ...],
-    end_seconds: float | None,
-    wait_seconds: float,
-    *,
-    is_kill_allowed: bool,
-) -> None:
+def reload_(app: BrokerApp, queues: tuple[str, ...], options: _ReplaceOptions) -> None:
     """Apply changed settings: restart only the affected nodes.
 
     Missing nodes are started, surplus nodes stopped, and changed nodes restarted, one of each queue at a time.
@@ -158,7 +176,7 @@ def reload_(
     environment counts as a change.
     """
     name = app_name(click.get_current_context())
-    patience = _patience(app, queues, end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
+    patience = options.timeouts(app, queues)
     report(app, queues, lambda: reload_fleets(app, queues, app_name=name, patience=patience))
 
 
@@ -166,20 +184,9 @@ def reload_(
 @click.argument("queue")
 @click.argument("nodes", type=click.IntRange(0, _MAX_NODES), required=False)
 @click.option("--reset", "is_reset", is_flag=True, help="Return to the number in the settings.")
-@_timeout
-@_kill
-@_wait
+@_replacing
 @pass_app
-def scale(  # noqa: PLR0913 - click passes each option
-    app: BrokerApp,
-    queue: str,
-    nodes: int | None,
-    end_seconds: float | None,
-    wait_seconds: float,
-    *,
-    is_reset: bool,
-    is_kill_allowed: bool,
-) -> None:
+def scale(app: BrokerApp, queue: str, nodes: int | None, options: _ReplaceOptions, *, is_reset: bool) -> None:
     """Run NODES nodes of a queue on this host, regardless of the settings.
 
     This survives a restart of the machine. It ends with --reset, `fleet reload`, or the next `fleet scale`.
@@ -187,20 +194,8 @@ def scale(  # noqa: PLR0913 - click passes each option
     if (nodes is None) != is_reset:
         raise click.UsageError("expected a number of nodes, or --reset")
     name = app_name(click.get_current_context())
-    patience = _patience(app, (queue,), end_seconds, wait_seconds, is_kill_allowed=is_kill_allowed)
+    patience = options.timeouts(app, (queue,))
     report(app, (queue,), lambda: scale_fleet(app, queue, nodes, app_name=name, patience=patience))
-
-
-def _patience(
-    app: BrokerApp,
-    queues: tuple[str, ...],
-    end_seconds: float | None,
-    wait_seconds: float,
-    *,
-    is_kill_allowed: bool,
-) -> RollingTimeouts:
-    stop_seconds = patience_seconds(app, queues) if end_seconds is None else end_seconds
-    return RollingTimeouts(stop_seconds, wait_seconds, is_kill_allowed)
 
 
 def _print_stopped(outcomes: Iterable[StoppedNode]) -> None:

@@ -18,7 +18,8 @@ from broker_app.cli.arguments import parse_argument, parse_keyword, parse_keywor
 from broker_app.cli.calls import CallRequest, check_call, parse_call
 from broker_app.cli.command import Command, Number, pass_app
 from broker_app.cli.output import echo
-from broker_app.cli.send_file import load_tasks, publish, send_file
+from broker_app.cli.send_file import send_file
+from broker_app.cli.task_modules import load_tasks
 from broker_app.errors import BrokerAppError, CallError
 from broker_app.wire.errors import error_text
 
@@ -128,11 +129,24 @@ def _send_one(app: BrokerApp, task: str | None, args: Sequence[str], options: di
     check_call(call, load_tasks(app), allow_unregistered=options["unregistered"])
     if options["wait"]:
         _check_keeps_result(app, call)
-    result = publish(app, call)
+    result = _publish(app, call)
     if options["wait"]:
         return _wait(result, call, options["timeout"], as_json=options["as_json"])
     echo(json.dumps({"id": result.id, "task": call.task}) if options["as_json"] else result.id)
     return exit_codes.OK
+
+
+def _publish(app: BrokerApp, call: CallRequest) -> AsyncResult:
+    """Publish one call with confirmation; a registered task keeps its own defaults (queue, priority, …).
+
+    Raises:
+        RoutingError: Invalid queue, priority or delay; nothing was sent.
+        PublishError: The broker did not accept it.
+    """
+    task = app.tasks.get(call.task)
+    if task is None:
+        return app.send_task(call.task, call.args, call.kwargs, **call.options())
+    return task.apply_async(call.args, call.kwargs, **call.options())
 
 
 def _call(task: str, args: Sequence[str], options: dict[str, Any]) -> CallRequest:

@@ -17,16 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker_app.cli import exit_codes
 from broker_app.cli.calls import CallRequest, check_call, read_calls
-from broker_app.cli.command import described
 from broker_app.cli.output import echo
-from broker_app.errors import BrokerAppError, BrokerUnreachable, CallError, PublishError, PublishTimeout
+from broker_app.cli.task_modules import load_tasks
+from broker_app.errors import BrokerUnreachable, CallError, PublishError, PublishTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from celery import Task
-    from celery.result import AsyncResult
-    from kombu.messaging import Producer
+    from collections.abc import Callable, Iterator
 
     from broker_app.app import BrokerApp
     from broker_app.publishing.bulk import ItemOutcome
@@ -125,37 +121,6 @@ def send_file(app: BrokerApp, source: str, *, keep_going: bool, allow_unregister
         summary.is_interrupted, summary.stopped_at = True, next((line for line, _ in sender.under_way), None)
     summary.seconds = time.monotonic() - started
     return summary
-
-
-def load_tasks(app: BrokerApp) -> Mapping[str, Task]:
-    """Import the app's task modules, and return its tasks by name.
-
-    Raises:
-        CallError: A module fails to import.
-    """
-    try:
-        app.loader.import_default_modules()
-    except BrokerAppError:
-        raise
-    except Exception as error:
-        raise CallError(
-            f"the app's tasks: expected modules that can be imported, got: {described(error)}"
-        ) from error
-    tasks: Mapping[str, Task] = app.tasks
-    return tasks
-
-
-def publish(app: BrokerApp, call: CallRequest, producer: Producer | None = None) -> AsyncResult:
-    """Publish one call with confirmation; a registered task keeps its own defaults (queue, priority, …).
-
-    Raises:
-        RoutingError: Invalid queue, priority or delay; nothing was sent.
-        PublishError: The broker did not accept it.
-    """
-    task = app.tasks.get(call.task)
-    if task is None:
-        return app.send_task(call.task, call.args, call.kwargs, producer=producer, **call.options())
-    return task.apply_async(call.args, call.kwargs, producer=producer, **call.options())
 
 
 class _Sender:

@@ -17,7 +17,7 @@ from broker_app.cli.calls import check_call
 from broker_app.cli.command import Command, Number, app_name, pass_app
 from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
-from broker_app.cli.send_file import load_tasks
+from broker_app.cli.task_modules import load_tasks
 from broker_app.cli.tune_output import as_record, print_result
 from broker_app.errors import CallError, SettingsError
 from broker_app.tuning import NodeLimits, SampleCall, SweepPlan, TaskLoad, TrialEffort, tune

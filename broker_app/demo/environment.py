@@ -5,24 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from broker_app.app import BrokerApp
-from broker_app.broker import delay_lanes
-from broker_app.broker.access import connect
-from broker_app.broker.declare import declare_topology, delete_exchange, delete_queue, exclusive_queue, queue_state
 from broker_app.demo import running, site_process
-from broker_app.demo.running import PREFIX, RunningDemo
-from broker_app.errors import BrokerAppError, BrokerLocked, NodesFailed
+from broker_app.demo.running import RunningDemo
+from broker_app.demo.topology import DemoError, claim, declare, delete_all
+from broker_app.errors import NodesFailed
 from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
 from broker_app.fleet.state import FleetState
 from broker_app.local_broker import attach_broker, end_leftovers, find_broker
-from broker_app.queues import Names, work_topology
-from broker_app.queues.delay import parse_lane
 from broker_app.settings.private_files import make_private_folder, open_private
 
 if TYPE_CHECKING:
@@ -37,13 +32,8 @@ if TYPE_CHECKING:
 
 APP_NAME = "broker_app"
 QUEUES = ("default", "lopri")
-DECLARE_SECONDS = 10.0
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
-
-
-class DemoError(BrokerAppError):
-    """The demo cannot run; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +181,7 @@ def _end(folder: Path, facts: RunningDemo, say: Say) -> None:
         if facts.is_broker_ours:
             ending.callback(_end_broker, folder, say)
         else:
-            ending.callback(_delete_all, app)
+            ending.callback(delete_all, app)
         ending.callback(site_process.stop, facts.site_url, facts.site_key)
         ending.callback(_stop_fleets, app)
 
@@ -217,11 +207,11 @@ def _begin(folder: Path, facts: RunningDemo, ending: ExitStack) -> BrokerApp:
     """Write the record, claim the broker if it is shared, and declare the queues."""
     app = _app(folder, facts)
     if not facts.is_broker_ours:
-        ending.enter_context(_claim(app))
-        ending.callback(_delete_all, app)
+        ending.enter_context(claim(app))
+        ending.callback(delete_all, app)
     ending.callback(running.forget, folder)
     facts.write(folder)
-    _declare(app)
+    declare(app)
     return app
 
 
@@ -231,58 +221,6 @@ def _app(folder: Path, facts: RunningDemo) -> BrokerApp:
     app = BrokerApp(APP_NAME, include=["broker_app.tasks"])
     app.loader.import_default_modules()
     return app
-
-
-@contextmanager
-def _claim(app: BrokerApp) -> Iterator[None]:
-    """Lock out other demos on this broker, as they use the same queues.
-
-    Raises:
-        DemoError: Another demo is running there, or was kept.
-    """
-    with connect(app) as connection, ExitStack() as held:
-        where = app.connection_for_write().as_uri()
-        try:
-            held.enter_context(exclusive_queue(connection, f"{PREFIX}lock"))
-        except BrokerLocked as error:
-            raise DemoError(
-                f"{where}: another demo is running on this broker; wait until it ends, or use another broker"
-            ) from error
-        for spec in app.settings.specs():
-            state = queue_state(connection, spec.broker_name)
-            if state is not None and state.consumers:
-                raise DemoError(
-                    f"{where}: queue {spec.broker_name!r} has {state.consumers} workers of another demo; "
-                    f"stop it with `broker-app demo --stop` where it was started, or use another broker"
-                )
-        yield
-
-
-def _declare(app: BrokerApp) -> None:
-    settings = app.settings
-    common = [parse_lane(word) for word in settings.common_lanes]
-    with connect(app) as connection:
-        declare_topology(connection, work_topology(settings.specs(), settings.prefix))
-        delay_lanes.declare(connection, common, settings.prefix, time.monotonic() + DECLARE_SECONDS)
-
-
-def _delete_all(app: BrokerApp) -> None:
-    """Delete everything that the demo and its workers declared under the demo's prefix."""
-    settings, mailbox = app.settings, app.control.mailbox
-    names = Names(settings.prefix)
-    wanted = work_topology(settings.specs(), settings.prefix)
-    exchanges = [
-        *(exchange.name for exchange in wanted.exchanges),
-        *(app.conf.event_exchange, mailbox.exchange.name, mailbox.reply_exchange.name),
-    ]
-    with connect(app) as connection:
-        for queue in [
-            *(queue.name for queue in wanted.queues),
-            *(names.lane(lane) for lane in delay_lanes.every()),
-        ]:
-            delete_queue(connection, queue)
-        for exchange in exchanges:
-            delete_exchange(connection, exchange)
 
 
 def _start_fleets(app: BrokerApp, say: Say) -> tuple[StartedNode, ...]:

@@ -22,7 +22,6 @@ Messages that were in the queue before keep their order; those published during 
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,24 +32,23 @@ from broker_app.broker.access import connect
 from broker_app.broker.declare import (
     delete_exchange,
     delete_queue,
-    exclusive_queue,
-    is_exclusive,
     pipelined_channel,
     queue_depth,
     wanted_topology,
 )
 from broker_app.broker.management import management_of
-from broker_app.errors import BrokerError, BrokerLocked, NotOnBroker
+from broker_app.errors import BrokerError, NotOnBroker
 from broker_app.queues import QueueType
-from broker_app.queues.holding import HoldingQueue, lock_name
+from broker_app.queues.holding import HoldingQueue
 from broker_app.topology.bindings import QueueBindings, bind, declare, list_bindings, replace, unbind
 from broker_app.topology.diff import differences
+from broker_app.topology.lock import migration_lock
 from broker_app.topology.plan import movable
 from broker_app.topology.relocate import Destination, move
 from broker_app.wire.errors import error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import amqp
 
@@ -65,8 +63,6 @@ _ROUNDS = 5
 """Attempts, if another client redeclares the queue with its old arguments just after it was deleted."""
 
 _PAUSE_SECONDS = 0.5
-
-_LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,20 +294,3 @@ class _Migration:
 
     def _unbind_all(self, name: str) -> None:
         unbind(self._connection, name, self._current_bindings(name))
-
-
-@contextmanager
-def migration_lock(connection: amqp.Connection, prefix: str) -> Iterator[None]:
-    """Hold the lock that excludes other migrations and retirements; the broker releases it if the process dies.
-
-    Raises:
-        BrokerLocked: Another one is in progress.
-    """
-    deadline = time.monotonic() + _LOCK_SECONDS
-    name = lock_name(prefix)
-    while is_exclusive(connection, name):
-        if time.monotonic() >= deadline:
-            raise BrokerLocked("another `topology migrate` or `queues retire` is at work; try again after it")
-        time.sleep(_PAUSE_SECONDS)
-    with exclusive_queue(connection, name):
-        yield

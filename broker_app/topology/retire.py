@@ -35,7 +35,8 @@ from broker_app.queues.delay import due_pattern
 from broker_app.queues.spec import check_queue_name
 from broker_app.text import counted
 from broker_app.topology.bindings import QueueBindings, bind, list_bindings, unbind
-from broker_app.topology.migrate import MigrationTimeouts, migration_lock
+from broker_app.topology.lock import migration_lock
+from broker_app.topology.migrate import MigrationTimeouts
 from broker_app.topology.relocate import Destination, move
 from broker_app.wire.errors import error_text
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from statistics import StatisticsError, linear_regression
 from typing import TYPE_CHECKING, Any
 
 from broker_app.metrics import catalogue
-from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, HistorySample, QueueCounts, sample
+from broker_app.monitoring.status_page.history import STEP_SECONDS, STEPS, HistorySample, sample
 from broker_app.monitoring.status_page.queues import (
     FleetSummary,
     Objective,
@@ -19,7 +18,14 @@ from broker_app.monitoring.status_page.queues import (
     verdict,
 )
 from broker_app.monitoring.status_page.shown import LINE_CHARACTERS, shown
-from broker_app.monitoring.status_page.waits import bucket_of, quantile, share_within
+from broker_app.monitoring.status_page.trends import (
+    NOW_SECONDS,
+    current_wait,
+    estimated_wait,
+    growth_of,
+    sample_before,
+)
+from broker_app.monitoring.status_page.waits import share_within
 from broker_app.queues.objectives import BOUNDS_SECONDS
 
 if TYPE_CHECKING:
@@ -27,20 +33,6 @@ if TYPE_CHECKING:
 
     from broker_app.metrics.catalogue import Metric
     from broker_app.monitoring.collector import Snapshot
-
-NOW_SECONDS = 60.0
-"""Window of started tasks from which the current wait is computed."""
-
-GROWTH_SECONDS = 75.0
-"""Window over which the growth of a queue is computed: about five samples, few enough to be current."""
-
-_LEAST_COUNTS = 3
-
-HEAD_SECONDS = 5.0
-"""Error of the wait at the head of a queue: the broker updates its counts, and is read, every five seconds."""
-
-DEFAULT_PERCENT = 99.0
-"""Percentile of the wait for queues without an objective."""
 
 MAX_NODES = 200
 
@@ -64,15 +56,6 @@ class PageContext:
     queues: Mapping[str, Objective | None]
     keeps_dead: frozenset[str] = frozenset()
     has_actions: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    """An estimated wait with its bounds, in seconds; ``high`` is None if unbounded."""
-
-    about: float
-    low: float
-    high: float | None
 
 
 @dataclass(slots=True)
@@ -159,11 +142,11 @@ def _host(snapshot: Snapshot) -> _Host:
 def _queue(
     name: str, snapshot: Snapshot, samples: list[HistorySample], host: _Host, about: PageContext
 ) -> QueueSummary:
-    broker, objective, now = snapshot.broker, about.queues.get(name), samples[-1]
+    broker, objective = snapshot.broker, about.queues.get(name)
     numbers = broker.queues.get(name)
-    wait = _wait(now.since(_wait_window(samples, name), name), objective)
-    growth, recent = _growth(samples, name)
-    long = now.since(samples[0], name)
+    wait = current_wait(samples, name, objective)
+    growth, recent = growth_of(samples, name)
+    long = samples[-1].since(samples[0], name)
     within = share_within(BOUNDS_SECONDS, long.waited, objective.seconds) if objective else None
     return QueueSummary(
         name=name,
@@ -187,71 +170,6 @@ def _queue(
     )
 
 
-def _wait(counts: QueueCounts, objective: Objective | None) -> _Wait | None:
-    """Return the wait of started tasks or of the message at the head, whichever is longer."""
-    share = (objective.percent if objective else DEFAULT_PERCENT) / 100
-    known = []
-    if (bucket := bucket_of(BOUNDS_SECONDS, counts.waited, share)) is not None:
-        about = quantile(BOUNDS_SECONDS, counts.waited, share)
-        known.append(_Wait(about or 0.0, *bucket))
-    elif counts.ready == 0:
-        return _Wait(0.0, 0.0, 0.0)
-    if counts.head and (counts.head > HEAD_SECONDS or not known):
-        known.append(_Wait(counts.head, max(0.0, counts.head - HEAD_SECONDS), counts.head + HEAD_SECONDS))
-    if not known:
-        return None
-    highs = [wait.high for wait in known]
-    high = None if None in highs else max(one for one in highs if one is not None)
-    return _Wait(max(wait.about for wait in known), max(wait.low for wait in known), high)
-
-
-def _wait_window(samples: list[HistorySample], name: str) -> HistorySample:
-    """Return the sample at which the window for the current wait begins.
-
-    If the queue is empty, earlier waits no longer matter: the window begins after the first sample in which it was
-    empty, when the nodes had started the tasks that they had prefetched.
-    """
-    since, empty = _back(samples, NOW_SECONDS), []
-    for one in reversed(samples):
-        if one.queues.get(name, QueueCounts()).ready != 0:
-            break
-        empty.append(one)
-    if not empty:
-        return since
-    emptied = empty[-2] if len(empty) > 1 else empty[-1]
-    return max(since, emptied, key=lambda one: one.at)
-
-
-def _back(samples: list[HistorySample], seconds: float) -> HistorySample:
-    """Return the latest sample at least this old, or the oldest one."""
-    at = samples[-1].at - seconds
-    return next((one for one in reversed(samples) if one.at <= at), samples[0])
-
-
-def _growth(samples: list[HistorySample], name: str) -> tuple[float | None, float | None]:
-    """Return the growth of a queue in messages per second, over the last minute and over the last three samples.
-
-    Both are least-squares slopes; None with fewer than three samples.
-    """
-    last = samples[-1].at
-    counts = [
-        (one.read_at or one.at, one.queues.get(name, QueueCounts()).ready)
-        for one in samples
-        if one.at >= last - GROWTH_SECONDS
-    ]
-    known = [(at, ready) for at, ready in counts if ready is not None]
-    if len(known) < _LEAST_COUNTS or counts[-1][1] is None:
-        return None, None
-    return _slope(known), _slope(known[-_LEAST_COUNTS:])
-
-
-def _slope(points: list[tuple[float, int]]) -> float | None:
-    try:
-        return linear_regression(*zip(*points, strict=True)).slope
-    except StatisticsError:  # all points have the same time: the broker was read once
-        return None
-
-
 def _fleet(name: str, host: _Host) -> FleetSummary:
     nodes = [node for node in host.nodes.values() if name in node.queues and node.is_up]
     return FleetSummary(
@@ -264,7 +182,7 @@ def _fleet(name: str, host: _Host) -> FleetSummary:
 
 def _entry(queue: QueueSummary, about: PageContext, samples: list[HistorySample]) -> dict[str, Any]:
     level, word = verdict(queue)
-    lately = samples[-1].since(before := _back(samples, NOW_SECONDS), queue.name)
+    lately = samples[-1].since(before := sample_before(samples, NOW_SECONDS), queue.name)
     seconds = samples[-1].at - before.at
     return (
         asdict(queue)
@@ -287,7 +205,7 @@ def _chart(queue: QueueSummary, samples: list[HistorySample]) -> dict[str, list[
         counts, seconds = after.since(before, queue.name), max(after.at - before.at, 0.001)
         for key in ("published", "finished", "failed"):
             chart[key].append(round(getattr(counts, key) / seconds, 3))
-        wait = _wait(counts, queue.objective)
+        wait = estimated_wait(counts, queue.objective)
         chart["wait"].append(None if wait is None else round(wait.about, 3))
         chart["ready"].append(counts.ready)
     return dict(chart)
@@ -295,7 +213,8 @@ def _chart(queue: QueueSummary, samples: list[HistorySample]) -> dict[str, list[
 
 def _wait_ranges(queue: QueueSummary, samples: list[HistorySample]) -> list[tuple[float, float | None] | None]:
     """Return the bounds of each wait in the chart."""
-    waits = [_wait(after.since(before, queue.name), queue.objective) for before, after in pairwise(samples)]
+    counts = [after.since(before, queue.name) for before, after in pairwise(samples)]
+    waits = [estimated_wait(one, queue.objective) for one in counts]
     return [None if wait is None else (wait.low, wait.high) for wait in waits]
 
 

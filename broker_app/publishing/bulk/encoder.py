@@ -16,6 +16,7 @@ from broker_app.errors import CallError, shortened
 from broker_app.publishing.bulk.filler import TemplateFiller
 from broker_app.publishing.bulk.item import BulkItem
 from broker_app.publishing.bulk.signature import BulkCall, CallClassifier
+from broker_app.publishing.call_times import requested_delay
 from broker_app.publishing.encoding import not_encodable
 from broker_app.publishing.message import MessageBuilder
 from broker_app.publishing.publisher import refusal
@@ -136,7 +137,7 @@ class MessageEncoder:
         task_id = call.task_id or uuid()
         delay, due = NO_DELAY, None
         if call.countdown is not None or call.eta is not None:
-            delay, due = self._app._delay(call.countdown, call.eta, began)  # noqa: SLF001 - the app's own
+            delay, due = requested_delay(self._app, call.countdown, call.eta, began)
         exchange, key = self._way(template.spec, delay)
         properties = self._filler.properties(template, call, task_id, delay, due, time.time())
         return BulkItem(
