@@ -26,6 +26,8 @@ from broker_app.publishing.call_start import call_start
 from broker_app.publishing.call_times import check_expires, requested_delay
 from broker_app.publishing.group import group_of, publishing_group
 from broker_app.publishing.options import check_option, check_options
+from broker_app.publishing.pipeline import current_pipeline
+from broker_app.publishing.publisher import TIMEOUT_OPTIONS
 from broker_app.publishing.sent import note_sent
 from broker_app.publishing.single import LateProducer, SingleCalls
 from broker_app.results.fault_tolerance import forgiving
@@ -262,7 +264,15 @@ class BrokerApp(Celery):
         """
         options["task_id"] = uuid() if options.get("task_id") is None else options["task_id"]
         call = partial(self.send_task, name, args, kwargs, **options)
-        return await awaited(self, call, name, options["task_id"])
+        return await awaited(self, call, name, options["task_id"], is_shared=self.can_share_call(options))
+
+    def can_share_call(self, options: Mapping[str, Any]) -> bool:
+        """Return whether a call with these options may wait for the broker's answer together with other calls.
+
+        A call with a time limit of its own may not: those behind it would wait as long.
+        """
+        is_ours: bool = type(self).send_task is BrokerApp.send_task and self.amqp.publisher.can_send_ahead
+        return is_ours and not any(options.get(option) for option in TIMEOUT_OPTIONS)
 
     def _send_plain(
         self, plain: PlainCall, delay: Delay, due: datetime | None, began: float, options: dict[str, Any]
@@ -274,11 +284,19 @@ class BrokerApp(Celery):
             return None
         deadline = began + publisher.timeout_seconds(options)
         is_ignored, retry = options.get("ignore_result"), options.get("retry") is not False
+        if (pipeline := current_pipeline()) is not None:
+            if not is_ignored:
+                self.backend.on_task_call(LateProducer(self.amqp, pipeline.connection), outgoing.task_id)
+            pipeline.send(outgoing, deadline, retry=retry)
+            return self._result_of(outgoing.task_id, is_ignored, options)
         with pooled(self.pool, deadline) as connection, connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery
             if not is_ignored:
                 self.backend.on_task_call(LateProducer(self.amqp, connection), outgoing.task_id)
             publisher.send_packed(connection, outgoing, deadline, retry=retry)
-        result: AsyncResult = (options.get("result_cls") or self.AsyncResult)(outgoing.task_id)
+        return self._result_of(outgoing.task_id, is_ignored, options)
+
+    def _result_of(self, task_id: str, is_ignored: Any, options: dict[str, Any]) -> AsyncResult:
+        result: AsyncResult = (options.get("result_cls") or self.AsyncResult)(task_id)
         result.ignored = is_ignored
         return result
 

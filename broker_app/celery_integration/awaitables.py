@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery.app import task as celery_task
 from celery.app.task import Task
 from celery.canvas import Signature
 from celery.result import AsyncResult, EagerResult, ResultSet
@@ -41,7 +42,15 @@ async def _aapply_async_task(
     """
     task_id = uuid() if task_id is None else task_id
     call = partial(self.apply_async, args, kwargs, task_id=task_id, **options)
-    return await awaited(self.app, call, self.name, task_id)
+    can_share = getattr(self.app, "can_share_call", None)  # a BrokerApp's
+    is_shared = can_share is not None and _has_celerys_call(self) and can_share(options)
+    return await awaited(self.app, call, self.name, task_id, is_shared=is_shared)
+
+
+def _has_celerys_call(task: Any) -> bool:
+    """Return whether neither the task's class nor an instrumentation has replaced Celery's ``apply_async``."""
+    code = getattr(type(task).apply_async, "__code__", None)
+    return code is not None and code.co_filename == celery_task.__file__
 
 
 async def _adelay(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +20,10 @@ from weakref import WeakKeyDictionary
 from celery._state import _set_task_join_will_block, task_join_will_block
 
 from broker_app.publishing.call_start import set_call_start
+from broker_app.publishing.pipeline import SharedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     from celery import Celery
 
@@ -35,7 +35,9 @@ Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 
 
-async def awaited(app: Celery, call: Callable[[], Value], name: str, task_id: str | None = None) -> Value:
+async def awaited(
+    app: Celery, call: Callable[[], Value], name: str, task_id: str | None = None, *, is_shared: bool = False
+) -> Value:
     """Make a blocking call in a thread, and await its outcome.
 
     Args:
@@ -43,12 +45,17 @@ async def awaited(app: Celery, call: Callable[[], Value], name: str, task_id: st
         call: The call.
         name: The task's name.
         task_id: The task's id; None if the call may publish several tasks.
+        is_shared: Whether the call publishes one task and then does nothing, so that it may share a connection.
 
     Raises:
         Exception: That of the call.
         CancelledError: The await was cancelled. It has the attributes ``task_id`` and ``maybe_taken``: False if
             nothing was published, and never will be by this call.
     """
+    if is_shared and not app.conf.task_always_eager:
+        shared = _threads_of(app).shared
+        if not shared.is_apart:
+            return await _shared_outcome(app, shared, call, name, task_id)
     return await outcome_of(submit(app, call), name, task_id)
 
 
@@ -76,6 +83,19 @@ async def outcome_of(work: Future[Value], name: str, task_id: str | None) -> Val
         raise
 
 
+async def _shared_outcome(
+    app: Celery, shared: SharedCalls, call: Callable[[], Value], name: str, task_id: str | None
+) -> Value:
+    work: Future[Value] = Future()
+    try:
+        await shared.add(app, call, work)
+    except asyncio.CancelledError as error:
+        work.cancel()
+        _explain(error, work, name, task_id)
+        raise
+    return work.result()
+
+
 class CallThreads:
     """The threads of an app.
 
@@ -84,11 +104,15 @@ class CallThreads:
 
     Args:
         count: The number of threads.
+
+    Attributes:
+        shared: The calls that share connections.
     """
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="awaited-call")
         self._succeeded_at = -math.inf
+        self.shared = SharedCalls(self._pool)
 
     def submit(self, call: Callable[[], Value]) -> Future[Value]:
         """Make a call in the first free thread."""

@@ -36,7 +36,7 @@ MAX_IN_FLIGHT = 200
 _ATTRIBUTE = "broker_app_group"
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """A member that was sent.
 
     Attributes:
@@ -70,7 +70,7 @@ class GroupPublisher:
         self._app = app
         self._publisher: Publisher = app.amqp.publisher
         self._producer = producer
-        self._members: deque[_Member] = deque()
+        self._members: deque[Member] = deque()
 
     def take(
         self, context: Context, outgoing: OutgoingMessage, message: Any, deadline: float, *, retry: bool
@@ -96,7 +96,7 @@ class GroupPublisher:
         def tell() -> None:
             context.run(self._publisher.tell, self._producer, outgoing, message, retry=retry)
 
-        self._members.append(_Member(outgoing, *sent, deadline, retry, publication, tell))
+        self._members.append(Member(outgoing, *sent, deadline, retry, publication, tell))
         if len(self._members) > MAX_IN_FLIGHT:
             self._settle(self._members.popleft())
         return True
@@ -132,7 +132,7 @@ class GroupPublisher:
         except (*connection.recoverable_connection_errors, AMQPError, BrokerError, PublishError, struct.error):
             return None
 
-    def _settle(self, member: _Member, *, is_sent_again: bool = True) -> None:
+    def _settle(self, member: Member, *, is_sent_again: bool = True) -> None:
         """Wait for the answer to a member; if need be, publish it on its own.
 
         Raises:
@@ -152,7 +152,7 @@ class GroupPublisher:
         if publication.is_taken:
             member.tell()
 
-    def _answer_to(self, member: _Member) -> Confirmation | None:
+    def _answer_to(self, member: Member) -> Confirmation | None:
         """Return the broker's answer; None if the channel was lost before it came."""
         channel, connection = member.channel, self._producer.connection
         answer = channel.take_answer(member.tag)
@@ -168,7 +168,7 @@ class GroupPublisher:
             return None
 
 
-def _check_again(member: _Member, answer: Confirmation | None, *, is_sent_again: bool) -> None:
+def _check_again(member: Member, answer: Confirmation | None, *, is_sent_again: bool) -> None:
     """Raise the error of a member that must not be sent again, with the broker's answer or after none."""
     outgoing = member.outgoing
     if answer is None and not (member.retry and is_sent_again):

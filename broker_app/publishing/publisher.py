@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from broker_app.publishing.message import OutgoingMessage
     from broker_app.queues import Delay, QueueSpec
 
-_TIMEOUTS = ("confirm_timeout", "timeout")
+TIMEOUT_OPTIONS = ("confirm_timeout", "timeout")
 """Options that limit the duration of a call; the first one given wins."""
 
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
@@ -104,7 +104,7 @@ class Publisher:
     ) -> None:
         retry = options.pop("retry", None) is not False
         deadline = options.get("broker_app_began", time.monotonic()) + self.timeout_seconds(options)
-        for option in _TIMEOUTS:
+        for option in TIMEOUT_OPTIONS:
             options.pop(option, None)
         keep, note = options.pop("broker_app_keep", None), options.pop("broker_app_note", None)
         group: GroupPublisher | None = options.pop("broker_app_group", None)
@@ -136,7 +136,7 @@ class Publisher:
         Raises:
             InvalidDelay: ``confirm_timeout`` or ``timeout`` is not a number above 0.
         """
-        given = [options[option] for option in _TIMEOUTS if options.get(option) is not None]
+        given = [options[option] for option in TIMEOUT_OPTIONS if options.get(option) is not None]
         checked = [check_seconds("confirm_timeout", seconds) for seconds in given]
         return checked[0] if checked else self._timeout_seconds
 

@@ -1,0 +1,311 @@
+"""Shared pipeline: sends the plain calls of many coroutines together, then waits for all of the broker's answers.
+
+A call is plain if its message comes from a template (`SingleCalls`). Any other call is made as usual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import struct
+import threading
+import time
+from collections import defaultdict, deque
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import AMQPError
+
+from broker_app.publishing.call_start import set_call_start
+from broker_app.publishing.group import GroupPublisher, Member
+from broker_app.wire.confirm_channel import ConfirmChannel
+from broker_app.wire.connection import bounded, discard, pooled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from contextvars import Context
+
+    from celery import Celery
+
+    from broker_app.metrics.producer import PublishScope
+    from broker_app.publishing.message import OutgoingMessage
+    from broker_app.publishing.single import TemplatedMessage
+    from broker_app.wire.confirm_channel import Address
+
+MAX_CALLS = 64
+"""Calls that are sent before their answers are awaited together."""
+
+MAX_BYTES = 1024 * 1024
+"""Bytes of messages that are sent at once."""
+
+FEW_CALLS = 8
+"""Number of calls from which it shows whether they are plain."""
+
+APART_SECONDS = 1.0
+"""Time for which calls are made in threads of their own, after most were not plain."""
+
+_current: ContextVar[Pipeline | None] = ContextVar("broker_app_pipeline", default=None)
+
+
+def current_pipeline() -> Pipeline | None:
+    """Return the pipeline for a plain call in the current context; None if it is published on its own."""
+    return _current.get()
+
+
+@dataclass(eq=False, slots=True)
+class SentCall:
+    """A call whose message was sent, or will be with the next ones.
+
+    Attributes:
+        outgoing: The message.
+        deadline: The deadline of the call, on the clock of `time.monotonic`.
+        retry: Whether to send it again after a lost connection.
+        frames: The encoded message.
+        publication: Counts the outcome.
+        error: Why it is not confirmed; None if it is, or not yet.
+    """
+
+    outgoing: OutgoingMessage
+    deadline: float
+    retry: bool
+    frames: tuple[bytes, Address]
+    publication: PublishScope
+    error: Exception | None = None
+
+
+class _Frames:
+    """A channel that keeps the frames of a message."""
+
+    def __init__(self, channel: ConfirmChannel) -> None:
+        self.number, self.connection = channel.number, channel.connection
+        self.kept: tuple[bytes, Address] = (b"", ("", "", ""))
+
+    def send(self, frames: bytes, address: Address) -> int:
+        self.kept = frames, address
+        return 0
+
+
+class Pipeline(GroupPublisher):
+    """The messages of several calls on one connection, each with its own outcome.
+
+    System calls let other threads run, and cost most of the time then: there are few for all messages.
+
+    Args:
+        app: The app.
+        connection: The connection, which no other thread uses.
+    """
+
+    def __init__(self, app: Celery, connection: Any) -> None:
+        super().__init__(app, SimpleNamespace(connection=connection))  # type: ignore[arg-type] # all that it uses
+        self.connection = connection
+        self._channel = self._open_channel()
+        self._kept: list[SentCall] = []
+        self._bytes = 0
+        self._last: SentCall | None = None
+
+    def send(self, outgoing: TemplatedMessage, deadline: float, *, retry: bool) -> None:
+        """Send a message with the next ones; one that waits in a delay lane, or a first one, is published.
+
+        Raises:
+            PublishError: It was published, and not confirmed.
+        """
+        if self._channel is None or not self._channel.is_usable:
+            self.settle()
+            self._channel = self._open_channel()
+        frames = self._encoded(outgoing)
+        if frames is None:
+            with self.connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery
+                self._publisher.send_packed(self.connection, outgoing, deadline, retry=retry)
+            return
+        publication = self._app.metrics.publication(outgoing.task, outgoing.spec)
+        self._last = SentCall(outgoing, deadline, retry, frames, publication)
+        self._kept.append(self._last)
+        self._bytes += len(frames[0])
+        if self._bytes >= MAX_BYTES:
+            self.settle()
+
+    def take_last(self) -> SentCall | None:
+        """Return the message of the call that was just made; None if its outcome is known."""
+        last, self._last = self._last, None
+        return last
+
+    def settle(self) -> None:
+        """Send all messages, wait for the answers, and keep each one's error."""
+        channel, kept = self._channel, self._kept
+        self._kept, self._bytes = [], 0
+        if channel is None or not kept:
+            return
+        for call, tag in zip(kept, self._send_all(channel, kept), strict=True):
+            limits = call.deadline, call.retry
+            try:
+                self._settle(Member(call.outgoing, channel, tag, *limits, call.publication, _tell_nobody))
+            except Exception as error:  # noqa: BLE001 - raised in the call's coroutine
+                call.error = error
+
+    def _open_channel(self) -> ConfirmChannel | None:
+        """Return the channel; None if the first message has to open it, or the broker blocks publishers."""
+        connection = self.connection
+        if not connection.connected or ConfirmChannel.is_inherited(connection.connection):
+            return None
+        try:
+            channel = ConfirmChannel.of(connection.connection)
+        except (*connection.recoverable_connection_errors, AMQPError):
+            return None
+        return None if channel.is_blocked else channel
+
+    def _encoded(self, outgoing: TemplatedMessage) -> tuple[bytes, Address] | None:
+        """Return a message's frames; None if it has to be published on its own."""
+        if self._channel is None or outgoing.delay.lanes:
+            return None
+        frames = _Frames(self._channel)
+        try:
+            outgoing.publish_on(frames)  # type: ignore[arg-type] # all that it uses
+        except struct.error:
+            return None
+        return frames.kept
+
+    def _send_all(self, channel: ConfirmChannel, calls: list[SentCall]) -> Sequence[int]:
+        """Send messages and return their tags; after an error, the channel is gone and no tag has an answer."""
+        unsent = [0] * len(calls)
+        if not channel.is_usable:
+            return unsent
+        for call in calls:
+            call.outgoing.is_unanswered = True
+        try:
+            with bounded(channel.connection, min(call.deadline for call in calls)):
+                return channel.send_all([call.frames for call in calls])
+        except (*self.connection.recoverable_connection_errors, AMQPError):
+            discard(self.connection)
+            return unsent
+
+
+def _tell_nobody() -> None:
+    """Announce nothing: plain calls have no receivers of signals."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    make: Callable[[], Any]
+    work: Future[Any]
+    waiter: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+    context: Context = field(default_factory=copy_context)
+    asked_at: float = field(default_factory=time.monotonic)
+    value: Any = None
+    error: BaseException | None = None
+    sent: SentCall | None = None
+
+    def is_begun(self) -> bool:
+        """Return whether to make the call: nobody has cancelled it, and from now on nobody can."""
+        return not self.waiter.cancelled() and self.work.set_running_or_notify_cancel()
+
+    def begin(self, pipeline: Pipeline, succeeded_at: float) -> None:
+        """Make the call, in its context."""
+        _current.set(pipeline)
+        set_call_start(max(self.asked_at, succeeded_at))
+        try:
+            self.value = self.make()
+        except BaseException as error:  # noqa: BLE001 - raised in the coroutine
+            self.error = error
+        self.sent = pipeline.take_last()
+
+    def end(self) -> bool:
+        """Set the outcome; return whether it is a success."""
+        error = self.error if self.sent is None else self.sent.error
+        if error is None:
+            self.work.set_result(self.value)
+        else:
+            self.work.set_exception(error)
+        return error is None
+
+
+class SharedCalls:
+    """Calls that wait for a pipeline.
+
+    Args:
+        pool: The threads that run pipelines.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._waiting: deque[_Call] = deque()
+        self._is_running = False
+        self._succeeded_at = -math.inf
+        self._apart_until = -math.inf
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether calls are to be made in threads of their own."""
+        return time.monotonic() < self._apart_until
+
+    def add(self, app: Celery, make: Callable[[], Any], work: Future[Any]) -> asyncio.Future[None]:
+        """Make a call soon, and return what is done when its outcome is set.
+
+        The loop first runs what else is ready, which may make more calls.
+        """
+        loop = asyncio.get_running_loop()
+        call = _Call(make, work, loop.create_future(), loop)
+        self._waiting.append(call)
+        loop.call_soon(self._start, app)
+        return call.waiter
+
+    def _start(self, app: Celery) -> None:
+        """Run a pipeline if calls wait and none runs."""
+        with self._lock:
+            is_new = bool(self._waiting) and not self._is_running
+            self._is_running = self._is_running or is_new
+        if is_new:
+            self._pool.submit(self._run, app)
+
+    def _run(self, app: Celery) -> None:
+        while calls := self._next_calls():
+            begun = [call for call in calls if call.is_begun()]
+            try:
+                self._make(app, begun)
+            except BaseException as error:  # noqa: BLE001 - raised in the coroutines
+                for call in begun:
+                    call.error, call.sent = error, None
+            successes = sum([call.end() for call in begun])
+            if successes:
+                self._succeeded_at = time.monotonic()
+            _wake(begun)
+
+    def _next_calls(self) -> list[_Call]:
+        with self._lock:
+            calls = [self._waiting.popleft() for _ in range(min(MAX_CALLS, len(self._waiting)))]
+            self._is_running = bool(calls)
+            return calls
+
+    def _make(self, app: Celery, calls: list[_Call]) -> None:
+        deadline = time.monotonic() + app.settings.publish.timeout_seconds
+        with pooled(app.pool, deadline) as connection:
+            pipeline = Pipeline(app, connection)
+            for call in calls:
+                call.context.run(call.begin, pipeline, self._succeeded_at)
+            pipeline.settle()
+        plain = sum(call.sent is not None for call in calls)
+        if len(calls) >= FEW_CALLS and plain * 2 < len(calls):
+            self._apart_until = time.monotonic() + APART_SECONDS
+
+
+def _wake(calls: list[_Call]) -> None:
+    """Wake the coroutines that await calls; a loop is told once."""
+    waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
+    for call in calls:
+        waiters[call.loop].append(call.waiter)
+    for loop, some in waiters.items():
+        try:
+            loop.call_soon_threadsafe(_end_all, some)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+
+
+def _end_all(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
