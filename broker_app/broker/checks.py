@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from amqp import exceptions as amqp_errors
@@ -18,6 +18,7 @@ from broker_app.errors import BrokerError, NotOnBroker
 from broker_app.queues import QueueType, missing_features
 from broker_app.queues.rabbitmq import DEFAULT_CONSUMER_TIMEOUT_SECONDS, OLDEST_VERSION, QUORUM_TIMEOUT_VERSION
 from broker_app.settings.extras import missing_pool
+from broker_app.settings.private_files import OpenToOthersError, check_closed_to_others, is_writable_folder
 from broker_app.wire.errors import error_text, server_version
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 def judge_settings(settings: Settings) -> Iterator[Finding]:
     """Check everything that needs no connection, in settings that have already been validated."""
     yield Finding(Level.OK, "settings", f"{len(settings.queues)} queues are declared")
-    if not _is_writable(settings.state_dir):
+    if not is_writable_folder(settings.state_dir):
         text = f"expected a writable folder, got {settings.state_dir}; change state_dir or its permissions"
         yield Finding(Level.ERROR, "state_dir", text)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        yield from _judge_others(settings.state_dir)
     fleets = {name: queue.fleet for name, queue in settings.queues.items() if queue.fleet.nodes}
     if fleets and "%" in str(settings.state_dir):
         text = f"expected a path without %, which `celery multi` replaces in it, got {settings.state_dir}"
@@ -46,6 +49,15 @@ def judge_settings(settings: Settings) -> Iterator[Finding]:
     for name, fleet in fleets.items():
         if missing := missing_pool(fleet.pool):
             yield Finding(Level.ERROR, f"queues.{name}.fleet.pool", missing)
+
+
+def _judge_others(folder: Path) -> Iterator[Finding]:
+    try:
+        check_closed_to_others(folder)
+    except OpenToOthersError as error:
+        yield Finding(Level.WARNING, "state_dir", f"{folder}: {error.strerror}; fleets and the spool refuse it")
+    except PermissionError:
+        return  # reported as not writable
 
 
 def judge_broker(app: Broker) -> Iterator[Finding]:
@@ -169,18 +181,3 @@ def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None)
         f"lower longest_run_seconds or prefetch, or raise the time-out"
     )
     return Finding(Level.ERROR if is_known else Level.WARNING, f"queues.{name}", text)
-
-
-def _is_writable(folder: Path) -> bool:
-    """Return whether a folder, or its nearest existing parent, is writable; nothing is created."""
-    while not _is_there(folder) and folder != folder.parent:
-        folder = folder.parent
-    effective = os.access in os.supports_effective_ids
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except PermissionError:  # a parent folder is not searchable
-        return False

@@ -21,7 +21,7 @@ from broker_app.cli.output import echo
 from broker_app.cli.send_file import send_file
 from broker_app.cli.task_modules import load_tasks
 from broker_app.errors import BrokerAppError, CallError
-from broker_app.wire.errors import error_text
+from broker_app.wire.errors import cause_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -204,7 +204,7 @@ def _wait(result: AsyncResult, call: CallRequest, timeout: float | None, *, as_j
         return exit_codes.INTERRUPTED
     except Exception as error:
         raise BrokerAppError(
-            f"{where}: it was published, but the result store did not answer: {error_text(error)}"
+            f"{where}: it was published, but the result store failed: {cause_text(error)}"
         ) from error
     if state == states.SUCCESS:
         echo(json.dumps({"id": result.id, "state": state, "result": value}) if as_json else _readable(value))

@@ -18,7 +18,7 @@ from broker_app.fleet import start_fleets, stop_fleets
 from broker_app.fleet.processes import find_workers
 from broker_app.fleet.state import FleetState
 from broker_app.local_broker import attach_broker, end_leftovers, find_broker
-from broker_app.settings.private_files import make_private_folder, open_private
+from broker_app.settings.private_files import make_private_folder, open_private, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,8 +62,7 @@ def only_one(folder: Path) -> Iterator[None]:
         make_private_folder(folder)
         lock = os.fdopen(open_private(folder / "lock", os.O_RDWR | os.O_CREAT), "w")
     except OSError as error:
-        reason = f"expected a folder that can be written, got: {error.strerror}"
-        raise DemoError(f"{folder}: {reason}; set BROKER_APP_STATE_DIR") from error
+        raise DemoError(unusable(folder, error)) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

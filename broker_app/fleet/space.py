@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from broker_app.errors import FleetError
-from broker_app.fleet.state import unusable
-from broker_app.settings.private_files import open_private
+from broker_app.settings.private_files import open_private, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

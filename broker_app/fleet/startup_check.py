@@ -81,6 +81,7 @@ class StartupWatch:
         self._were_running = frozenset(running)
         self._log_start_bytes = {node: state.log_bytes(node.stem) for node in self._fleets}
         self._done: dict[Node, StartedNode] = {}
+        self._old_pids = {node: self._heartbeat_pid(node) for node in self._fleets}
 
     def launched(self, launches: Mapping[str, Launch]) -> None:
         """Record the launches: fail the nodes that did not detach, and those that are still stopping."""
@@ -114,7 +115,9 @@ class StartupWatch:
         running = self._state.workers()
         for node in self._pending():
             if node.stem not in running:
-                self._fail(node, None, "it exited during startup")
+                self._fail(node, None, self._exited(node))
+        if not self._pending():
+            return {}
         names = {running[node.stem][0].node_name or node.name: node for node in self._pending()}
         answers = {names[name]: answer for name, answer in self._ask(list(names)).items()}
         for node, answer in answers.items():
@@ -127,6 +130,19 @@ class StartupWatch:
                 # it cannot reply while it runs a task, which may take long
                 self._succeed(node, running[node.stem][0].pid, self._fleets[node].concurrency)
         return answers
+
+    def _exited(self, node: Node) -> str:
+        """Return when a node exited: its heartbeat file tells whether it had already consumed."""
+        if node.stem in self._were_running:
+            return "it ran already, and exited"
+        heartbeat, queue = Heartbeat.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue
+        if heartbeat is None or heartbeat.pid == self._old_pids[node] or queue not in heartbeat.queues:
+            return "it exited during startup"
+        return f"it consumed {queue}, and exited before it answered"
+
+    def _heartbeat_pid(self, node: Node) -> int | None:
+        heartbeat = Heartbeat.read(self._state.sign_file(node.stem))
+        return None if heartbeat is None else heartbeat.pid
 
     def _ask(self, names: list[str]) -> dict[str, WorkerReply]:
         try:

@@ -13,7 +13,13 @@ from typing import IO, TYPE_CHECKING
 
 from broker_app.errors import FleetBusy, FleetError
 from broker_app.fleet.processes import NodeProcess, find_workers
-from broker_app.settings.private_files import FILE_MODE, check_not_linked, make_private_folder, open_private
+from broker_app.settings.private_files import (
+    FILE_MODE,
+    check_not_linked,
+    make_private_folder,
+    open_private,
+    unusable,
+)
 from broker_app.worker.heartbeat_file import SUFFIX, file_name
 
 if TYPE_CHECKING:
@@ -281,11 +287,3 @@ def _sign(file: IO[str], words: str) -> None:
         os.write(file.fileno(), f"{words}\n".encode() if words else b"")  # unbuffered, so that close() cannot fail
     except OSError as error:
         logger.debug("%s cannot be written: %s", file.name, error.strerror)
-
-
-def unusable(folder: Path, error: OSError) -> str:
-    """Return the error message for an unusable folder."""
-    return (
-        f"{folder}: expected a folder that this user may write, got: {error.strerror}; correct it, or set "
-        f"state_dir or BROKER_APP_STATE_DIR to another"
-    )

@@ -222,6 +222,8 @@ class Supervisor:
     def _count_start(self, node: Node, pid: int | None, how: str) -> None:
         self._late.discard(node)
         again = " again" if node in self._pids else ""
+        if pid is not None:
+            self._pids[node] = pid  # it may die before the next round
         if again and self._recorder is not None:
             self._recorder.add(RESTARTS, (node.queue,))
         logger.info("%s: started%s, pid %d, %s", node.name, again, pid, how)

@@ -15,6 +15,7 @@ from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
 
 from broker_app.broker.findings import Finding, Level
 from broker_app.errors import SettingsError
+from broker_app.settings.private_files import is_writable, is_writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 5.0
 """Time limit for the store's answer to a check."""
+
+_SQLITE = b"SQLite format 3\0"
 
 ASK_SECONDS = 1.0
 """Time limit for workers' answers, the same as in `celery inspect`."""
@@ -69,8 +72,34 @@ def _judge_file(file: Path) -> Finding:
             f"workers as one user, or set result_url to Redis or PostgreSQL"
         )
         return Finding(Level.ERROR, "results", text)
+    if problem := _problem_of(file):
+        cure = "correct it, or set state_dir or result_url to another place"
+        return Finding(Level.ERROR, "results", f"{problem}; {cure}: until then no result is stored")
     text = f"SQLite in {file}, for processes of this host and of user {os.geteuid()} with this state_dir only"
     return Finding(Level.OK, "results", text)
+
+
+def _problem_of(file: Path) -> str:
+    """Return why no result can be stored in a file, an empty string if nothing is wrong; nothing is created."""
+    if not is_writable_folder(file.parent):
+        return f"expected a folder that this user may write, got {file.parent}"
+    for part in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
+        if part.exists() and not (part.is_file() and is_writable(part)):
+            return f"expected a file that this user may write, got {part}"
+    if not _is_sqlite(file):
+        return f"expected a SQLite database, got {file}"
+    return ""
+
+
+def _is_sqlite(file: Path) -> bool:
+    """Return whether a file is absent, empty, or begins as sqlite.org/fileformat.html says."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(_SQLITE)) in {b"", _SQLITE}
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _question(app: Celery, backend: Any) -> Callable[[], object] | None:

@@ -27,7 +27,7 @@ from broker_app.local_broker.process import kill_all, marked
 from broker_app.queues.delay import UNITS, Lane
 from broker_app.queues.spec import check_queue_name
 from broker_app.settings import CONFIG_VARIABLE, ENV_PREFIX
-from broker_app.settings.private_files import make_private_folder, open_private
+from broker_app.settings.private_files import make_private_folder, open_private, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,7 +182,7 @@ def _locked(folder: Path, facts: dict[str, str]) -> Iterator[None]:
         make_private_folder(folder)
         file = os.fdopen(open_private(folder / _FACTS, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w+")
     except OSError as error:
-        raise TuningError(f"{folder}: expected a folder that can be made, got: {error.strerror}") from error
+        raise TuningError(unusable(folder, error)) from error
     with file:
         _lock(file)
         json.dump(facts, file)

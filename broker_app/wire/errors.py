@@ -1,4 +1,4 @@
-"""Error texts and the server version, as reported by RabbitMQ and py-amqp."""
+"""Error texts and the server version, as reported by RabbitMQ, py-amqp and result stores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, amqp_errors.AMQPError):
         return f"{error.reply_code or ''} {error.reply_text}".strip()
     return str(error) or type(error).__name__
+
+
+def cause_text(error: BaseException) -> str:
+    """Return the text of the first error in a chain, which says more than "failed to get meta" does."""
+    seen = {id(error)}
+    while (cause := error.__cause__ or error.__context__) is not None and id(cause) not in seen:
+        error = cause
+        seen.add(id(cause))
+    return " ".join(error_text(error).split())
 
 
 def server_version(connection: amqp.Connection) -> tuple[int, ...]:

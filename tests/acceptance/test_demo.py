@@ -119,8 +119,8 @@ def test_state_folder_that_cannot_be_made_is_refused(tmp_path: Path, vhost_url: 
 
     complaint = refused(tmp_path, vhost_url)
 
-    assert f"{tmp_path}/state/demo: expected a folder that can be written" in complaint
-    assert "set BROKER_APP_STATE_DIR" in complaint
+    assert f"{tmp_path}/state/demo: expected a folder that this user may write" in complaint
+    assert "BROKER_APP_STATE_DIR to another" in complaint
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from broker_app.errors import SpoolError, SpoolFull
-from broker_app.settings.private_files import make_private_folder, open_private
+from broker_app.settings.private_files import make_private_folder, open_private, unusable
 from broker_app.text import counted
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class SpoolFile:
                     f"the spool {self.file}: expected a file that can be used, got: {error}"
                 ) from error
             except OSError as error:
-                raise SpoolError(f"the spool {self.file}: expected a folder to write to, got: {error}") from error
+                raise SpoolError(f"the spool: {unusable(self.file.parent, error)}") from error
 
     def _connection(self) -> sqlite3.Connection:
         if self._open is not None and self._open[0] != os.getpid():

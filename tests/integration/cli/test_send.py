@@ -247,13 +247,14 @@ def test_a_time_out_is_told(app: BrokerApp) -> None:
 def test_a_result_store_that_does_not_answer(
     make_app: Callable[..., BrokerApp], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unreadable result store is one line, which says that the task was published."""
+    """An unreadable result store is one line, which says that the task was published, and the cause."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path / "file" / "state"))
     result = run(make_app(), "shop.add", "1", "2", "--wait")
     assert result.exit_code == exit_codes.FAILED
     [line] = result.stderr.splitlines()
-    assert "it was published, but the result store did not answer" in line
+    assert "it was published, but the result store failed" in line
+    assert "Not a directory" in line
 
 
 # A file of calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_a_state_folder_without_the_right_to_write_is_an_error(tmp_path: Path) -
         if is_root:
             os.seteuid(0)
     assert finding.level is Level.ERROR
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o770])
+def test_a_state_folder_that_others_may_write_to_is_a_warning(tmp_path: Path, mode: int) -> None:
+    """`check` tells what `fleet start` would refuse."""
+    tmp_path.chmod(mode)
+    _, finding = judge_settings(Settings(state_dir=tmp_path))
+    assert (finding.level, finding.where) == (Level.WARNING, "state_dir")
+    assert f"{mode:04o}" in finding.text
 
 
 # The broker's version
@@ -307,3 +317,46 @@ def test_the_file_of_results_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [finding] = judge_store(app)
     assert finding.level is Level.OK
     assert f"{tmp_path}/results.sqlite3" in finding.text
+
+
+@pytest.mark.parametrize("fault", ["results.sqlite3", "results.sqlite3-wal", "no database"])
+def test_a_file_of_results_that_cannot_be_used_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A folder in its place or in that of its log, and a file of another kind, are named; nothing is created."""
+    monkeypatch.setenv("BROKER_APP_STATE_DIR", str(tmp_path))
+    file = tmp_path / "results.sqlite3"
+    if fault == "no database":
+        file.write_text("not a database, but long enough")
+    else:
+        (tmp_path / fault).mkdir()
+    before = list(tmp_path.iterdir())
+    [finding] = judge_store(BrokerApp("checked", set_as_current=False))
+    assert finding.level is Level.ERROR
+    assert str(before[0]) in finding.text
+    assert list(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", [".", "results.sqlite3", "results.sqlite3-shm"])
+def test_results_that_this_user_may_not_write_are_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The file, its log and its folder must be writable: SQLite keeps its log beside the file."""
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:  # its parents are open to all users
+        monkeypatch.setenv("BROKER_APP_STATE_DIR", folder)
+        app = BrokerApp("checked", set_as_current=False)
+        assert app.backend
+        closed = Path(folder, name)
+        closed.touch()
+        closed.chmod(0o500)
+        if is_root:
+            for one in (folder, closed):
+                os.chown(one, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            [finding] = judge_store(app)
+        finally:
+            if is_root:
+                os.seteuid(0)
+            closed.chmod(0o700)
+    assert finding.level is Level.ERROR
+    assert str(closed) in finding.text
