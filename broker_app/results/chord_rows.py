@@ -64,7 +64,7 @@ class ChordPart:
 
 
 class ChordRows:
-    """The tables of chords and of their members' outcomes. Its methods work in the transaction of a session.
+    """The tables of chords and of their members' outcomes. Its methods work in the transaction of a connection.
 
     Args:
         dialect: A key of `INSERTS`.
@@ -111,21 +111,21 @@ class ChordRows:
             else:
                 return
 
-    def begin(self, session: Any, group_id: str, header: bytes | None) -> None:
+    def begin(self, connection: Any, group_id: str, header: bytes | None) -> None:
         """Store a chord without members. A signature that is applied again begins again."""
         new = {"size": None, "added": 0, "ended": 0, "claimed_by": None, "is_started": False, "header": header}
-        session.execute(self._upsert(group_id, new))
-        session.execute(delete(self._parts).where(self._parts.c.group_id == group_id))
+        connection.execute(self._upsert(group_id, new))
+        connection.execute(delete(self._parts).where(self._parts.c.group_id == group_id))
 
-    def set_size(self, session: Any, group_id: str, size: int) -> None:
+    def set_size(self, connection: Any, group_id: str, size: int) -> None:
         """Store the number of members."""
-        session.execute(self._upsert(group_id, {"size": size}))
+        connection.execute(self._upsert(group_id, {"size": size}))
 
-    def add_one(self, session: Any, group_id: str) -> None:
+    def add_one(self, connection: Any, group_id: str) -> None:
         """Expect one more member."""
-        session.execute(update(self._chords).where(self._is(group_id)).values(added=self._chords.c.added + 1))
+        connection.execute(update(self._chords).where(self._is(group_id)).values(added=self._chords.c.added + 1))
 
-    def count(self, session: Any, parts: Sequence[ChordPart]) -> None:
+    def count(self, connection: Any, parts: Sequence[ChordPart]) -> None:
         """Store outcomes, claim the chords that are complete, and set what the store says about them.
 
         Outcomes of chords that the store does not know are left out: another client has published those, and
@@ -135,34 +135,36 @@ class ChordRows:
         for part in parts:
             groups[part.group_id].append(part)
         for group_id in sorted(groups):  # two processes never wait for each other's chords
-            self._count_group(session, group_id, groups[group_id])
+            self._count_group(connection, group_id, groups[group_id])
 
-    def is_started(self, session: Any, group_id: str) -> bool:
+    def is_started(self, connection: Any, group_id: str) -> bool:
         """Return whether the body has been started; True as well if the chord is gone."""
-        return session.scalar(select(self._chords.c.is_started).where(self._is(group_id))) is not False
+        return connection.scalar(select(self._chords.c.is_started).where(self._is(group_id))) is not False
 
-    def outcomes_of(self, session: Any, group_id: str) -> tuple[bytes | None, list[bytes]]:
+    def outcomes_of(self, connection: Any, group_id: str) -> tuple[bytes | None, list[bytes]]:
         """Return the structure of a header, None for a flat one, and its members' outcomes in order."""
-        header = session.scalar(select(self._chords.c.header).where(self._is(group_id)))
+        header = connection.scalar(select(self._chords.c.header).where(self._is(group_id)))
         parts = self._parts.c
         ordered = select(parts.outcome).where(parts.group_id == group_id).order_by(parts.position, parts.task_id)
-        return header, list(session.scalars(ordered))
+        return header, list(connection.scalars(ordered))
 
-    def end(self, session: Any, group_id: str) -> None:
+    def end(self, connection: Any, group_id: str) -> None:
         """Store that the body has been started, and remove the outcomes."""
-        session.execute(update(self._chords).where(self._is(group_id)).values(is_started=True, date_done=_now()))
-        session.execute(delete(self._parts).where(self._parts.c.group_id == group_id))
+        connection.execute(
+            update(self._chords).where(self._is(group_id)).values(is_started=True, date_done=_now())
+        )
+        connection.execute(delete(self._parts).where(self._parts.c.group_id == group_id))
 
-    def remove_old(self, session: Any, before: datetime, limit: int) -> int:
+    def remove_old(self, connection: Any, before: datetime, limit: int) -> int:
         """Remove chords started before a moment, and those not heard of for long; return how many it removed."""
         chords = self._chords
-        if not inspect(session.connection()).has_table(chords.name, schema=chords.schema):
+        if not inspect(connection).has_table(chords.name, schema=chords.schema):
             return 0
         date = chords.c.date_done
         is_old = or_(and_(chords.c.is_started, date < before), date < before - KEEP_OPEN)
-        ids = session.scalars(select(chords.c.group_id).where(is_old).limit(limit)).all()
+        ids = connection.scalars(select(chords.c.group_id).where(is_old).limit(limit)).all()
         for table in (chords, self._parts) if ids else ():
-            session.execute(delete(table).where(table.c.group_id.in_(ids)))
+            connection.execute(delete(table).where(table.c.group_id.in_(ids)))
         return len(ids)
 
     def _is(self, group_id: str) -> Any:
@@ -173,21 +175,21 @@ class ChordRows:
         statement = self._insert(self._chords).values(group_id=group_id, **values)
         return statement.on_conflict_do_update(index_elements=["group_id"], set_=values)
 
-    def _count_group(self, session: Any, group_id: str, parts: Sequence[ChordPart]) -> None:
+    def _count_group(self, connection: Any, group_id: str, parts: Sequence[ChordPart]) -> None:
         lock = update(self._chords).where(self._is(group_id)).values(date_done=_now())
-        session.execute(lock)  # before the row is read: PostgreSQL locks the row, SQLite the file
-        chord = session.execute(select(self._chords).where(self._is(group_id))).one_or_none()
+        connection.execute(lock)  # before the row is read: PostgreSQL locks the row, SQLite the file
+        chord = connection.execute(select(self._chords).where(self._is(group_id))).one_or_none()
         if chord is None or chord.is_started:
             return
-        ended, claimed_by = chord.ended + self._insert_new(session, parts), chord.claimed_by
+        ended, claimed_by = chord.ended + self._insert_new(connection, parts), chord.claimed_by
         if claimed_by is None and chord.size is not None and ended >= chord.size + chord.added:
             claimed_by = parts[-1].task_id
-        session.execute(lock.values(ended=ended, claimed_by=claimed_by))
+        connection.execute(lock.values(ended=ended, claimed_by=claimed_by))
         for part in parts:
             part.is_claimer = part.task_id == claimed_by
             part.is_claimed_before = part.task_id == chord.claimed_by
 
-    def _insert_new(self, session: Any, parts: Iterable[ChordPart]) -> int:
+    def _insert_new(self, connection: Any, parts: Iterable[ChordPart]) -> int:
         """Store outcomes, and return how many of them were not stored before."""
         rows = [
             {
@@ -199,7 +201,7 @@ class ChordRows:
             for part in parts
         ]
         statement = self._insert(self._parts).on_conflict_do_nothing()
-        inserted = session.execute(statement, rows, execution_options={"preserve_rowcount": True})
+        inserted = connection.execute(statement, rows, execution_options={"preserve_rowcount": True})
         return int(inserted.rowcount)
 
 

@@ -143,11 +143,15 @@ class FaultTolerantBackend:
         Raises:
             Exception: The error of the store, if it cannot hold the state or has failed for a while.
         """
-        encoded = self.encode_result(result, state)
-        row, size = self.prepare_row(task_id, encoded, state, traceback, request)
-        is_member = bool(request and request.chord)
-        is_followed = is_member and state == states.SUCCESS and getattr(self, "counts_in_batches", False)
-        is_awaited = state == states.FAILURE or (is_member and not is_followed) or size > MAX_UNAWAITED_BYTES
+        if state == states.STARTED:  # which most tasks replace before it is written
+            encoded, size = result, 0
+            row: Any = partial(self._prepare, task_id, result, state, traceback, request)
+        else:
+            encoded = self.encode_result(result, state)
+            row, size = self.prepare_row(task_id, encoded, state, traceback, request)
+        is_counted = bool(request and request.chord) and state == states.SUCCESS
+        is_followed = is_counted and getattr(self, "counts_in_batches", False)
+        is_awaited = state == states.FAILURE or (is_counted and not is_followed) or size > MAX_UNAWAITED_BYTES
         write = self._writer.put(
             (task_id, RESULT), state, row, self.write_rows, is_awaited=is_awaited, is_followed=is_followed
         )
@@ -158,6 +162,9 @@ class FaultTolerantBackend:
             if write.error is not None:
                 raise write.error
         return encoded
+
+    def _prepare(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Any:
+        return self.prepare_row(task_id, self.encode_result(result, state), state, traceback, request)[0]
 
     def _start_soon(
         self, part: ChordPart, state: str, request: Any, context: Context, done: Callable[[], None]

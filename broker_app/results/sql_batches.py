@@ -51,13 +51,13 @@ class SqlBatches(SqlChords):
         else:
             super()._store_result(task_id, result, state, traceback, request, **options)  # type: ignore[misc]
 
-    def _execute(self, session: Any, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
+    def _execute(self, connection: Any, rows: Sequence[dict[str, Any] | ChordPart]) -> None:
         parts = [row for row in rows if isinstance(row, ChordPart)]
         results = [row for row in rows if not isinstance(row, ChordPart)]
         if results:  # sorted, so that two processes never wait for each other's rows
-            session.execute(self._upsert, sorted(results, key=lambda row: row["task_id"]))
+            connection.execute(self._upsert, sorted(results, key=lambda row: row["task_id"]))
         if parts:
-            self._rows.count(session, parts)
+            self._rows.count(connection, parts)
 
     @cached_property
     def _upsert(self) -> Any:

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import states
-from celery.backends.database import session_cleanup
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.result import GroupResult, allow_join_result, result_from_tuple
@@ -48,7 +47,6 @@ class SqlChords:
     counts_once = True
     counts_in_batches = True
 
-    ResultSession: Any
     app: Any
     chord_error_from_stack: Any
     decode: Any
@@ -116,12 +114,12 @@ class SqlChords:
 
     def remove_old_chords(self, session: Any, before: datetime) -> int:
         """Remove some expired chords, and return how many it removed."""
-        return self._rows.remove_old(session, before, _MAX_CHORDS)
+        return self._rows.remove_old(session.connection(), before, _MAX_CHORDS)
 
     def _cleanup(self) -> None:
         super()._cleanup()  # type: ignore[misc]
         if self.can_batch:
-            while self._transact(self.remove_old_chords, datetime.now(UTC) - self.expires):
+            while self._transact(self._rows.remove_old, datetime.now(UTC) - self.expires, _MAX_CHORDS):
                 pass
 
     @cached_property
@@ -145,9 +143,7 @@ class SqlChords:
         """
         if not self.can_batch:
             return False
-        engine, _factory = self.session_manager.create_session(
-            self.url, short_lived_sessions=self.short_lived_sessions, **self.engine_options
-        )
+        engine = self._engine()
         if self._chords_are_in is None or self._chords_are_in[0] is not engine:
             self._chords_are_in = (engine, self._may_create(engine))
         return self._chords_are_in[1]
@@ -164,11 +160,16 @@ class SqlChords:
         return self._ensure_retryable(self._transact, operation, *args)
 
     def _transact(self, operation: Callable[..., Any], *args: Any) -> Any:
-        session = self.ResultSession()
-        with session_cleanup(session):
-            result = operation(session, *args)
-            session.commit()
-            return result
+        engine = self._engine()
+        self.session_manager.prepare_models(engine)
+        with engine.begin() as connection:
+            return operation(connection, *args)
+
+    def _engine(self) -> Any:
+        engine, _factory = self.session_manager.create_session(
+            self.url, short_lived_sessions=self.short_lived_sessions, **self.engine_options
+        )
+        return engine
 
     def _structure_of(self, group_id: str, results: Any) -> bytes | None:
         """Return the structure of a header that has groups in it; None for a flat one, or one not yet known."""

@@ -64,7 +64,8 @@ class Write:
 
     Attributes:
         function: Writes `row`, and others like it in one batch; without a row it is called with nothing.
-        row: The prepared state; None for a write that cannot be part of a batch.
+        row: The prepared state, or a function that returns it when it is written; None for a write that cannot be
+            part of a batch.
         state: The task's state.
         is_deferred: Whether nothing waits for it any longer, since the store has failed for a while.
         then: Called in the thread that writes, once the row is stored, with a function that it calls when what
@@ -140,7 +141,7 @@ class ResultWriter:
         Args:
             key: See `Key`.
             state: The state. Nothing replaces a waiting SUCCESS.
-            row: The state as `write_batch` takes it.
+            row: The state as `write_batch` takes it, or a function that returns it.
             write_batch: Writes many rows in one transaction.
             is_awaited: Whether the caller goes on to `wait`, which then tells why the store cannot hold the row.
             is_followed: Whether the task's other write follows at once; the two are written together.
@@ -216,6 +217,7 @@ class ResultWriter:
         self._current: dict[Key, Write] = {}
         self._following: dict[Key, Write] = {}  # stored, but what follows is not done
         self._thread: threading.Thread | None = None
+        self._wakes_at = 0.0
         self._retry_at = 0.0
         self._pause = FIRST_PAUSE_SECONDS
         self._failing_since: float | None = None
@@ -239,7 +241,8 @@ class ResultWriter:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="result-writer", daemon=True)
             self._thread.start()
-        self._changed.notify_all()
+        elif write.due < self._wakes_at:
+            self._changed.notify_all()
         if not self._is_connected:
             self._is_connected = True
             signals.worker_shutdown.connect(self._finish, weak=False)
@@ -270,9 +273,9 @@ class ResultWriter:
                 rows = [key for key, write in due.items() if write.row is not None][:MAX_BATCH]
                 return {key: due[key] for key in (rows if due[first].row is not None else [first])}
             nearest = min((max(write.due, self._retry_at) for write in self._writes.values()), default=None)
-            if nearest is not None:
-                self._changed.wait(nearest - now)
-            elif not self._changed.wait(IDLE_SECONDS) and not self._writes:
+            self._wakes_at = now + IDLE_SECONDS if nearest is None else nearest
+            is_woken = self._changed.wait(self._wakes_at - now)
+            if nearest is None and not is_woken and not self._writes:
                 return {}
 
     def _try(self, batch: dict[Key, Write]) -> dict[Key, Exception]:
@@ -398,7 +401,7 @@ def _failure_of(writes: Sequence[Write]) -> Exception | None:
         if writes[0].row is None:
             writes[0].function()
         else:
-            writes[0].function([write.row for write in writes])
+            writes[0].function([write.row() if callable(write.row) else write.row for write in writes])
     except Exception as error:  # noqa: BLE001 - each store has its own errors
         return error
     return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import states
+from celery.app.task import Context
 from waiting import wait_until
 
 from broker_app import BrokerApp
@@ -178,6 +179,25 @@ def test_this_process_reads_what_waits(app: BrokerApp) -> None:
     """STARTED may wait for what follows, but not for a reader in the same process."""
     app.backend.store_result("id-1", {}, states.STARTED)
     assert app.AsyncResult("id-1").state == states.STARTED
+
+
+def test_started_is_encoded_only_if_it_is_written(app: BrokerApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not if the task's end replaces it; a member of a chord does not wait for it either."""
+    encoded: list[str] = []
+    prepare = app.backend.prepare_row
+
+    def noted(*args: Any) -> Any:
+        encoded.append(args[2])
+        return prepare(*args)
+
+    monkeypatch.setattr(app.backend, "prepare_row", noted)
+    member = Context(id="id-1", chord={"task": "shop.body"})
+    app.backend.store_result("id-1", {"pid": 1}, states.STARTED, request=member)
+    app.backend.store_result("id-1", 1, states.SUCCESS)
+    assert app.AsyncResult("id-1").get(timeout=SECONDS) == 1
+    assert encoded == [states.SUCCESS]
+    app.backend.store_result("id-2", {"pid": 1}, states.STARTED)
+    assert app.AsyncResult("id-2").info == {"pid": 1}
 
 
 @pytest.mark.parametrize(
