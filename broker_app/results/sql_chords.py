@@ -45,7 +45,6 @@ class SqlChords:
     """Mixin for Celery's database backend. With other databases than those of `INSERTS`, Celery polls."""
 
     counts_once = True
-    counts_in_batches = True
 
     app: Any
     chord_error_from_stack: Any
@@ -121,6 +120,11 @@ class SqlChords:
         if self.can_batch:
             while self._transact(self._rows.remove_old, datetime.now(UTC) - self.expires, _MAX_CHORDS):
                 pass
+
+    @property
+    def counts_in_batches(self) -> bool:
+        """True unless the tables cannot be created: then no count follows a result, and Celery polls."""
+        return self._chords_are_in is None or self._chords_are_in[1]
 
     @cached_property
     def can_batch(self) -> bool:
