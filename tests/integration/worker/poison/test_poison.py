@@ -122,7 +122,8 @@ def test_a_suspect_waits_until_the_one_before_it_is_settled(fresh_vhost_url: str
     with slow_store(tmp_path / "state" / "results.sqlite3"):
         work_until(lambda: poison.ready() and innocent.ready(), tmp_path, fresh_vhost_url, "-P", "threads")
     wait_until(lambda: ended(app), SECONDS, "the dead letter")
-    assert runs(file) == {"innocent": LIMIT, "poison": LIMIT}
+    assert runs(file)["poison"] == LIMIT
+    assert runs(file)["innocent"] <= LIMIT, "it ran again after it had ended"
     (message,) = take(app, "default.dead")
     assert message.headers["id"] == poison.id
 
