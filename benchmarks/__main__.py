@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NAMES = (
     "publishing",
     "publish_many",
+    "awaitable_calls",
     "replay",
     "recovery",
     "isolation",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AMQPError
 
+from broker_app.errors import BrokerUnreachable
 from broker_app.publishing.call_start import set_call_start
 from broker_app.publishing.group import GroupPublisher, Member
 from broker_app.wire.confirm_channel import ConfirmChannel
@@ -96,11 +97,16 @@ class Pipeline(GroupPublisher):
     Args:
         app: The app.
         connection: The connection, which no other thread uses.
+
+    Attributes:
+        plain: Number of plain calls without a delay.
     """
 
     def __init__(self, app: Celery, connection: Any) -> None:
         super().__init__(app, SimpleNamespace(connection=connection))  # type: ignore[arg-type] # all that it uses
         self.connection = connection
+        self.plain = 0
+        self._unreachable: str | None = None
         self._channel = self._open_channel()
         self._kept: list[SentCall] = []
         self._bytes = 0
@@ -116,9 +122,9 @@ class Pipeline(GroupPublisher):
             self.settle()
             self._channel = self._open_channel()
         frames = self._encoded(outgoing)
+        self.plain += not outgoing.delay.lanes
         if frames is None:
-            with self.connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery
-                self._publisher.send_packed(self.connection, outgoing, deadline, retry=retry)
+            self._publish(outgoing, deadline, retry=retry)
             return
         publication = self._app.metrics.publication(outgoing.task, outgoing.spec)
         self._last = SentCall(outgoing, deadline, retry, frames, publication)
@@ -155,6 +161,19 @@ class Pipeline(GroupPublisher):
         except (*connection.recoverable_connection_errors, AMQPError):
             return None
         return None if channel.is_blocked else channel
+
+    def _publish(self, outgoing: TemplatedMessage, deadline: float, *, retry: bool) -> None:
+        """Publish a message on its own; if its time is over and the broker was just away, it still is."""
+        if self._unreachable is not None and time.monotonic() >= deadline:
+            with self._app.metrics.publication(outgoing.task, outgoing.spec):
+                raise outgoing.refused(BrokerUnreachable, self._unreachable)
+        try:
+            with self.connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery
+                self._publisher.send_packed(self.connection, outgoing, deadline, retry=retry)
+        except BrokerUnreachable as error:
+            self._unreachable = error.reason
+            raise
+        self._unreachable = None
 
     def _encoded(self, outgoing: TemplatedMessage) -> tuple[bytes, Address] | None:
         """Return a message's frames; None if it has to be published on its own."""
@@ -287,8 +306,7 @@ class SharedCalls:
             for call in calls:
                 call.context.run(call.begin, pipeline, self._succeeded_at)
             pipeline.settle()
-        plain = sum(call.sent is not None for call in calls)
-        if len(calls) >= FEW_CALLS and plain * 2 < len(calls):
+        if len(calls) >= FEW_CALLS and pipeline.plain * 2 < len(calls):
             self._apart_until = time.monotonic() + APART_SECONDS
 
 
