@@ -20,11 +20,12 @@ import pytest
 from brokers import Management, virtual_host
 from celery import _state
 from celery.app import builtins
+from containers import name_run, remove_left
 from hypothesis import settings as hypothesis_settings
 from leftovers import RunMark
 from quarantine import RERUNS, headlines, reason_for
 
-from broker_app.local_broker import DEFAULT_IMAGE, BrokerSource, FoundBroker, find_broker
+from broker_app.local_broker import DEFAULT_IMAGE, BrokerSource, FoundBroker, end_leftovers, find_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("watchdog")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does for a background job
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what we start must hear of Ctrl-C
+    if worker is None:
+        name_run()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that fixtures end what they have started
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -103,6 +107,11 @@ def pytest_runtest_setup() -> None:
     _state._on_app_finalizers = set(_BUILT_IN)
 
 
+def _broker_folder(config: pytest.Config) -> Path:
+    """Return the folder of the runs' brokers: the same for each run, which ends what a killed one has left."""
+    return config.rootpath / ".state" / "tests"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if a process that it started is still there, and end that process."""
@@ -112,6 +121,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left"] = mark.found
         session.config.workeroutput["how"] = session.config.stash.get(_KEY_HOW, None)
+    elif session.exitstatus == pytest.ExitCode.INTERRUPTED:  # pytest-xdist kills its processes with their fixtures
+        end_leftovers(_broker_folder(session.config))
+        remove_left()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -133,7 +145,7 @@ def broker(pytestconfig: pytest.Config) -> Iterator[FoundBroker]:
     elif image is not None:
         ways = (BrokerSource.CONTAINER,)  # another version in its place would prove nothing
     with find_broker(
-        pytestconfig.rootpath / ".state" / "tests",  # the same for each run: it ends what a killed one has left
+        _broker_folder(pytestconfig),
         url=chosen.get("BROKER_APP_BROKER_URL"),
         management_url=chosen.get("BROKER_APP_MANAGEMENT_URL"),
         image=image or DEFAULT_IMAGE,
