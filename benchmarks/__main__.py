@@ -49,6 +49,7 @@ NAMES = (
     "metrics_exact",
     "draining",
     "io_bound",
+    "coroutines",
     "results",
     "chords",
     "tuning",

@@ -15,7 +15,7 @@ import dramatiq
 from benchmarks.apps import make_ours, make_plain
 from benchmarks.depth import wait_for_depth
 from benchmarks.pipeline import probes, publish_many
-from benchmarks.probe import READY
+from benchmarks.probe import COROUTINES_VARIABLE, READY
 from benchmarks.publishing import QuorumBroker
 from benchmarks.topologies import QUEUE, Route, declare_ours, declare_plain, direct_route
 from benchmarks.worker import running_commands, session_cpu_seconds, worker_environment
@@ -75,6 +75,11 @@ class Drain:
 def ours(nodes: int, *options: str) -> Fleet:
     """Return broker-app's nodes, with Celery's options for each."""
     return _celery("ours", nodes, options, _fill_ours)
+
+
+def coroutines(*options: str) -> Fleet:
+    """Return one node of broker-app whose task is an ``async def``."""
+    return replace(ours(1, "-P", "asyncio", *options), variables={COROUTINES_VARIABLE: "1"})
 
 
 def storing(result_url: str | None, nodes: int, *options: str) -> Fleet:

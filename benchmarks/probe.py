@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import time
@@ -23,6 +24,9 @@ READY = "ready"
 RECORD_VARIABLE = "BENCHMARK_RECORD"
 """The file that a worker appends to: a line for each start, ``label since started``, times since the epoch."""
 
+COROUTINES_VARIABLE = "BENCHMARK_COROUTINES"
+"""Set where the probe is an ``async def``."""
+
 _App = TypeVar("_App", bound="Celery")
 
 
@@ -41,6 +45,13 @@ def probe(self: Any, label: str, due: float | None = None, sleep_seconds: float 
         time.sleep(sleep_seconds)
 
 
+async def coroutine(self: Any, label: str, due: float | None = None, sleep_seconds: float = 0.0) -> None:
+    """Do what `probe` does, and wait in the event loop; the arguments are the same."""
+    probe(self, label, due)
+    if sleep_seconds:
+        await asyncio.sleep(sleep_seconds)
+
+
 def member(number: int) -> int:
     """Return the number."""
     return number
@@ -53,7 +64,8 @@ def body(numbers: list[int]) -> int:
 
 def install(app: _App) -> _App:
     """Return the app, with the probe as a task that ignores its result, and the tasks of chords."""
-    app.task(name=TASK, bind=True, ignore_result=True)(probe)
+    function = coroutine if COROUTINES_VARIABLE in os.environ else probe
+    app.task(name=TASK, bind=True, ignore_result=True)(function)
     app.task(name=MEMBER)(member)
     app.task(name=BODY)(body)
     return app

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
@@ -37,7 +39,7 @@ from broker_app.settings.extras import loading_store
 from broker_app.wire.connection import pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from celery.result import AsyncResult
 
+    from broker_app.coroutines.lifespan import Lifespans
     from broker_app.publishing.bulk import BulkPublication
     from broker_app.publishing.single import PlainCall
     from broker_app.queues import Delay
@@ -93,6 +96,7 @@ class BrokerApp(Celery):
         self.result_writer = ResultWriter()
         self._single_calls = SingleCalls(self)
         self._refusal: UnsupportedTask | None = None
+        self.lifespans: Lifespans | None = None
         super().__init__(main, **kwargs)
         if not isinstance(self._tasks, TaskRegistry):  # a registry from another app
             self._tasks = TaskRegistry(self._tasks)
@@ -176,6 +180,21 @@ class BrokerApp(Celery):
             return make(**options)(function)
 
         return make_checked
+
+    def lifespan(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Open an async context manager in each event loop that runs tasks, before the first one; a decorator.
+
+        A worker has one loop in each of its processes, and closes it after its drain. What it yields is
+        ``self.state`` in a coroutine. If it cannot be opened, the task fails, and the next one tries.
+
+        Args:
+            function: An async generator function with one ``yield``, or returns an async context manager.
+        """
+        from broker_app.coroutines.lifespan import Lifespans  # noqa: PLC0415 - asyncio only where it is used
+
+        is_generator = inspect.isasyncgenfunction(function)
+        self.lifespans = Lifespans(asynccontextmanager(function) if is_generator else function)
+        return function
 
     def _check_function(self, function: Any, *_: Any, name: str | None = None, **options: Any) -> None:
         """Check the function when it is defined; the task itself is created later."""

@@ -87,6 +87,13 @@ class Task(celery_task.Task):
             raise self._unawaited(answer, request)
         return answer
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the app's lifespan yielded, as ``state``; an attribute of the task's class comes first."""
+        lifespans = getattr(self.app, "lifespans", None) if name == "state" else None
+        if lifespans is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return lifespans.state()
+
     def retry(self, *args: Any, **options: Any) -> Any:
         """Retry, as Celery does; for a task that calls this, the queue's default retries do not apply."""
         self.request.has_own_retries = True

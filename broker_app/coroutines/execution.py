@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from celery import Task
     from celery.app.task import Context
 
+    from broker_app.coroutines.loop import LoopThread
+
 LEFT_SECONDS = 1.0
 """Time for asyncio tasks that a coroutine left behind to end after they were cancelled."""
 
@@ -55,17 +57,29 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any], task: Task, request: Cont
     if _is_green():
         coroutine.close()
         raise UnsupportedTask(f"task {task.name}: async def does not run with gevent; use prefork or threads")
-    execution = Execution(coroutine, task, request)
-    with running_loop() as thread, running_elsewhere(execution):
-        return execution.run(thread.loop)
+    lifespans = getattr(task.app, "lifespans", None)
+    run = coroutine if lifespans is None else lifespans.run(coroutine)
+    execution = Execution(run, task, request, body=coroutine)
+    with running_loop(lifespans) as thread, running_elsewhere(execution):
+        return execution.run(thread)
 
 
 class Execution:
-    """The run of a coroutine; see `run_coroutine` for the arguments."""
+    """The run of a coroutine; see `run_coroutine` for the arguments.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], task: Task, request: Context) -> None:
+    Args:
+        coroutine: Runs the body.
+        task: The task.
+        request: The request.
+        body: The task's body.
+    """
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], task: Task, request: Context, *, body: Coroutine[Any, Any, Any]
+    ) -> None:
         self.name = f"{task.name}[{request.id}]"
         self._coroutine = coroutine
+        self._body = body
         self._celery_task = task
         self._request = request
         self._done = new_signal()
@@ -81,8 +95,8 @@ class Execution:
 
     @property
     def frame(self) -> FrameType | None:
-        """The frame of the coroutine; None once it has ended."""
-        frame: FrameType | None = self._coroutine.cr_frame  # type: ignore[attr-defined] # of a coroutine function
+        """The frame of the body; None once it has ended."""
+        frame: FrameType | None = self._body.cr_frame  # type: ignore[attr-defined] # of a coroutine function
         return frame
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
@@ -103,15 +117,15 @@ class Execution:
         if error is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._deliver)
 
-    def run(self, loop: asyncio.AbstractEventLoop) -> Any:
-        """Run the coroutine in a loop that another thread runs, and wait for its outcome."""
+    def run(self, thread: LoopThread) -> Any:
+        """Run the coroutine in the loop of another thread, and wait for its outcome."""
         context = copy_context()
         context.run(enter, self, self._celery_task, self._request)
         deadline: float | None = None
         ending: BaseException | None = None
         try:
-            self._loop = loop
-            loop.call_soon_threadsafe(self._start, context)
+            self._loop = thread.loop
+            thread.call_soon(self._start, context)
             while not self._done.is_set():
                 try:
                     self._done.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))

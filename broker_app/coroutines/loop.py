@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from broker_app.coroutines.context import CURRENT
 from broker_app.coroutines.waiting import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from broker_app.coroutines.lifespan import Lifespans
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +31,31 @@ class LoopThread:
     loop: asyncio.AbstractEventLoop
 
     def __init__(self) -> None:
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_called = False
         self._ready = Signal()
         self._problem: BaseException | None = None
         threading.Thread(target=self._run, name="asyncio-tasks", daemon=True).start()
         self._ready.wait()
         if self._problem is not None:
             raise self._problem
+
+    def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in the loop; in any thread.
+
+        The loop is woken once for calls that follow each other: each time costs a system call, and a change of the
+        thread that runs.
+        """
+        self._calls.append((function, arguments))
+        if not self._is_called:
+            self._is_called = True
+            self.loop.call_soon_threadsafe(self._call)
+
+    def _call(self) -> None:
+        self._is_called = False  # first: calls that come from now on wake the loop again
+        while self._calls:
+            function, arguments = self._calls.popleft()
+            function(*arguments)
 
     def close(self) -> None:
         """End the loop and its thread soon."""
@@ -64,8 +86,12 @@ class LoopThread:
 
 
 @contextmanager
-def running_loop() -> Iterator[LoopThread]:
-    """Yield the process's loop, or a new one inside a coroutine, which blocks its loop meanwhile."""
+def running_loop(lifespans: Lifespans | None = None) -> Iterator[LoopThread]:
+    """Yield the process's loop, or a new one inside a coroutine, which blocks its loop meanwhile.
+
+    Args:
+        lifespans: Closed in a new loop at its end.
+    """
     if CURRENT.get() is None:
         yield _shared()
         return
@@ -73,6 +99,8 @@ def running_loop() -> Iterator[LoopThread]:
     try:
         yield thread
     finally:
+        if lifespans is not None:
+            lifespans.close(thread.loop)
         thread.close()
 
 

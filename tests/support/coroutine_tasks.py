@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from workload import app, note
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 
 def current_id() -> Any:
     """Return the id of the current task."""
     return current_task.request.id
+
+
+@app.lifespan
+async def lifespan() -> AsyncIterator[str]:
+    """Yield a state."""
+    await asyncio.sleep(0)
+    yield "open"
+
+
+@app.task(bind=True)
+async def state(self: Any) -> Any:
+    """Return the state."""
+    await asyncio.sleep(0)
+    return self.state
 
 
 @app.task(bind=True)

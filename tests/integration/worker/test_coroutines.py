@@ -53,6 +53,11 @@ def test_each_sees_its_own_request(app: BrokerApp) -> None:
         assert result.get(timeout=SECONDS, interval=0.05) == [result.id] * 3
 
 
+def test_it_sees_what_its_lifespan_has_opened(app: BrokerApp) -> None:
+    """On each pool."""
+    assert app.send_task("coroutine_tasks.state").get(timeout=SECONDS, interval=0.05) == "open"
+
+
 def test_its_body_runs_without_a_result(app: BrokerApp, tmp_path: Path) -> None:
     """A task whose result is ignored is not a success before its body has run."""
     file = tmp_path / "notes"
