@@ -48,6 +48,13 @@ def rabbitmqctl(port: int, *words: str) -> str:
     return done.stdout
 
 
+def holding(amqp_url: str, prefix: str) -> str:
+    """Return a broker's queues with a prefix that hold messages, a line each: name, ready, unacknowledged, all."""
+    columns = ("name", "messages_ready", "messages_unacknowledged", "messages")
+    lines = rabbitmqctl(port_of(amqp_url), "--quiet", "list_queues", *columns).splitlines()
+    return "\n".join(line for line in lines if line.startswith(prefix) and not line.endswith("\t0"))
+
+
 def _command(port: int) -> tuple[list[str], dict[str, str]]:
     if container := container_at(port):
         return ["docker", "exec", container, "rabbitmqctl"], dict(os.environ)
