@@ -283,7 +283,7 @@ class BrokerApp(Celery):
         """
         options["task_id"] = uuid() if options.get("task_id") is None else options["task_id"]
         call = partial(self.send_task, name, args, kwargs, **options)
-        return await awaited(self, call, name, options["task_id"], is_shared=self.can_share_call(options))
+        return await awaited(self, call, name, options["task_id"])
 
     def can_share_call(self, options: Mapping[str, Any]) -> bool:
         """Return whether a call with these options may wait for the broker's answer together with other calls.
