@@ -83,7 +83,7 @@ class Drain:
 
     def _unfinished(self) -> set[Request]:
         """Return the requests that still run, or whose messages are not settled yet."""
-        return {run.request for run in self._deliveries.all()} | set(state.active_requests)
+        return {run.request for run in self._deliveries.all()} | active_requests()
 
     def _turner(self) -> Callable[[], None]:
         """Return a function that runs one iteration of the worker's loop."""
@@ -100,3 +100,10 @@ class Drain:
                 self._consumer.connection.drain_events(timeout=_TURN_SECONDS)
 
         return turn
+
+
+def active_requests() -> set[Request]:
+    """Return the requests that Celery takes for running, which threads of the pool begin and end meanwhile."""
+    while True:
+        with suppress(RuntimeError):  # the set has changed during the iteration
+            return set(state.active_requests)
