@@ -19,7 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from broker_app.results.chord_members import ChordMembers, acting_for, chord_refused
 from broker_app.results.redis_batches import RedisBatches
 from broker_app.results.redis_consumer import LazyConsumer
-from broker_app.results.writer import CHORD_PART, FINAL, RESULT, is_unstorable
+from broker_app.results.write import CHORD_PART, FINAL, RESULT, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,16 +10,18 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals, states
 
 from broker_app.results.waiting import call_after_fork
+from broker_app.results.write import CHORD_PART, RESULT, URGENT, Write, failure_of, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from broker_app.results.write import Key
 
 MAX_WAITING = 1_000
 """Maximum number of writes held in a process's memory, each with its result; more must wait."""
@@ -44,51 +46,7 @@ FAREWELL_SECONDS = 5.0
 IDLE_SECONDS = 1.0
 """Time after which the thread ends if there is nothing to write."""
 
-FINAL = frozenset({states.SUCCESS, states.FAILURE, states.REVOKED})
-"""The states that `get()` waits for. Others are written only once: nothing depends on them."""
-
-_URGENT = FINAL | {states.RETRY}
-"""The states that are written at once. The retry may soon run elsewhere, and its state must come last."""
-
-RESULT, CHORD_PART = "result", "part of a chord"
-
-Key = tuple[str, str]
-"""A task's id, and `RESULT` or `CHORD_PART`."""
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False, slots=True)
-class Write:
-    """A write that waits.
-
-    Attributes:
-        function: Writes `row`, and others like it in one batch; without a row it is called with nothing.
-        row: The prepared state, or a function that returns it when it is written; None for a write that cannot be
-            part of a batch.
-        state: The task's state.
-        is_deferred: Whether nothing waits for it any longer, since the store has failed for a while.
-        then: Called in the thread that writes, once the row is stored, with a function that it calls when what
-            follows is done. The callbacks wait for that.
-        error: Why the store cannot hold it; None otherwise.
-    """
-
-    function: Callable[..., object]
-    row: Any
-    state: str
-    since: float
-    due: float
-    is_awaited: bool = False
-    is_deferred: bool = False
-    is_over: bool = False
-    then: Callable[[Callable[[], None]], object] | None = None
-    error: Exception | None = None
-    callbacks: list[Callable[[], object]] = field(default_factory=list)
-
-    @property
-    def is_final(self) -> bool:
-        """True for a final state, which `get()` waits for."""
-        return self.state in FINAL
 
 
 class ResultWriter:
@@ -151,7 +109,7 @@ class ResultWriter:
             The write; None if there is no room for it because the store has failed for a while.
         """
         now = time.monotonic()
-        due = now if state in _URGENT and not is_followed else now + FOLD_SECONDS
+        due = now if state in URGENT and not is_followed else now + FOLD_SECONDS
         write = Write(write_batch, row, state, now, due, is_awaited, then=then)
         with self._changed:
             while len(self._writes) >= MAX_WAITING and key not in self._writes:
@@ -281,12 +239,12 @@ class ResultWriter:
     def _try(self, batch: dict[Key, Write]) -> dict[Key, Exception]:
         """Write a batch and return the errors; rows that the store refuses are tried one by one."""
         writes = tuple(batch.values())
-        error = _failure_of(writes)
+        error = failure_of(writes)
         if error is None:
             return {}
         if not is_unstorable(error) or len(batch) == 1:
             return dict.fromkeys(batch, error)
-        single = {key: _failure_of((write,)) for key, write in batch.items()}
+        single = {key: failure_of((write,)) for key, write in batch.items()}
         return {key: error for key, error in single.items() if error is not None}
 
     def _conclude(self, batch: dict[Key, Write], errors: dict[Key, Exception]) -> list[Callable[[], object]]:
@@ -389,22 +347,6 @@ class ResultWriter:
         if lost:
             shown = ", ".join(f"{task_id} ({what})" for task_id, what in lost)
             logger.error("%d writes to the result store are lost: %s", len(lost), shown)
-
-
-def is_unstorable(error: Exception) -> bool:
-    """Return whether an error is caused by the value, so that a retry cannot help."""
-    return isinstance(error, (ValueError, TypeError)) or type(error).__name__ in {"DataError", "EncodeError"}
-
-
-def _failure_of(writes: Sequence[Write]) -> Exception | None:
-    try:
-        if writes[0].row is None:
-            writes[0].function()
-        else:
-            writes[0].function([write.row() if callable(write.row) else write.row for write in writes])
-    except Exception as error:  # noqa: BLE001 - each store has its own errors
-        return error
-    return None
 
 
 def _call(callbacks: Sequence[Callable[[], object]]) -> None:

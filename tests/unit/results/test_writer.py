@@ -14,7 +14,8 @@ from waiting import wait_until
 
 from broker_app import BrokerApp
 from broker_app.results import writer
-from broker_app.results.writer import CHORD_PART, RESULT, ResultWriter
+from broker_app.results.write import CHORD_PART, RESULT
+from broker_app.results.writer import ResultWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
