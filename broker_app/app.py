@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
@@ -18,7 +16,7 @@ from broker_app.celery_integration.beat import shorten_refusals
 from broker_app.celery_integration.config import celery_settings
 from broker_app.celery_integration.django import closing
 from broker_app.celery_integration.pool_names import add_asyncio_pool
-from broker_app.celery_integration.registry import TaskRegistry, check_function
+from broker_app.celery_integration.registry import TaskRegistry, check_function, check_lifespan
 from broker_app.errors import SettingsError, UnsupportedTask
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.awaited import awaited
@@ -189,11 +187,14 @@ class BrokerApp(Celery):
 
         Args:
             function: An async generator function with one ``yield``, or returns an async context manager.
+
+        Raises:
+            UnsupportedTask: The function is of another kind, or the app has a lifespan already.
         """
         from broker_app.coroutines.lifespan import Lifespans  # noqa: PLC0415 - asyncio only where it is used
 
-        is_generator = inspect.isasyncgenfunction(function)
-        self.lifespans = Lifespans(asynccontextmanager(function) if is_generator else function)
+        check_lifespan(function, None if self.lifespans is None else self.lifespans.function)
+        self.lifespans = Lifespans(function)
         return function
 
     def _check_function(self, function: Any, *_: Any, name: str | None = None, **options: Any) -> None:

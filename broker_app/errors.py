@@ -362,7 +362,7 @@ class FetchError(BrokerAppError):
 
 
 class UnsupportedTask(BrokerAppError, TypeError):
-    """Raised when a task is registered that no worker can run. The text says how to change it."""
+    """Raised when a task or lifespan is registered that no worker can run. The text says how to change it."""
 
 
 class CallError(BrokerAppError):

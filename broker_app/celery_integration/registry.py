@@ -67,6 +67,31 @@ def check_function(name: str, function: Any, cls: Callable[[], type]) -> None:
     raise _refusal(name, _place_of(function), *_CURES[kind])
 
 
+def check_lifespan(function: Any, earlier: Any) -> None:
+    """Refuse a lifespan of the wrong kind, or a second one.
+
+    Args:
+        function: The function.
+        earlier: That of the app's lifespan; None if it has none. The same function may come again, from a reload.
+
+    Raises:
+        UnsupportedTask: It cannot be the app's lifespan.
+    """
+    place, name = _place_of(function), getattr(function, "__qualname__", repr(function))
+    kind = _kind_of(function)
+    if kind in ("async", "generator"):
+        got = "an async def without one" if kind == "async" else "a plain def with one"
+        raise UnsupportedTask(
+            f"lifespan {name} ({place}): expected an async def with one yield, or a function that returns an "
+            f"async context manager, got {got}; open before the yield, close after it"
+        )
+    if earlier is not None and (name, place) != (getattr(earlier, "__qualname__", ""), _place_of(earlier)):
+        raise UnsupportedTask(
+            f"lifespan {name} ({place}): expected one for each app, got a second one beside that of "
+            f"{_place_of(earlier)}; open what both do in one function, and yield both"
+        )
+
+
 def _check_locals(name: str, function: Any) -> None:
     if _FastLocalStack is LocalStack:
         place, got = _place_of(function), "USE_FAST_LOCALS, with which self.request would be that of another task"

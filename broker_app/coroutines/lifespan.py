@@ -6,8 +6,10 @@ It is entered and left in one asyncio task, which belongs to no task of Celery.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -28,11 +30,18 @@ class Lifespans:
     """The lifespan of one app, once for each loop of the process.
 
     Args:
-        function: Returns the context manager.
+        function: See `broker_app.app.BrokerApp.lifespan`.
+
+    Attributes:
+        function: The same.
     """
 
-    def __init__(self, function: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        is_generator = inspect.isasyncgenfunction(function)
+        self._manager: Callable[[], AbstractAsyncContextManager[Any]] = (
+            asynccontextmanager(function) if is_generator else function
+        )
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lifespan] = WeakKeyDictionary()
         for signal in (signals.worker_shutdown, signals.worker_process_shutdown):
             signal.connect(self._close_all, weak=False, dispatch_uid=id(self))
@@ -51,7 +60,7 @@ class Lifespans:
         try:
             lifespan = self._open.get(loop)
             if lifespan is None or lifespan.has_failed:
-                lifespan = self._open[loop] = _Lifespan(self._function)
+                lifespan = self._open[loop] = _Lifespan(self._manager)
             await lifespan.wait_until_open()
         except BaseException:
             coroutine.close()

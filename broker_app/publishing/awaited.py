@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from celery._state import _set_task_join_will_block, task_join_will_block
+from celery.local import Proxy
 
 from broker_app.publishing.call_start import set_call_start
 from broker_app.publishing.pipeline import SharedCalls
@@ -182,6 +183,7 @@ def _shown(name: str, task_id: str | None) -> str:
 
 
 def _threads_of(app: Celery) -> CallThreads:
+    app = app._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001 - that of an empty canvas
     with _lock:
         threads = _threads.get(app)
         if threads is None:

@@ -12,6 +12,7 @@ This works within one worker only: a task that runs here and is redelivered to a
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -88,6 +89,7 @@ class Deliveries:
         self._when_stored = when_stored
         self._on_settled = on_settled
         self._acknowledger = acknowledger
+        self._ending = threading.Lock()
         self._unsettled: deque[TaskRun] = deque()
         self._is_settling = False
         self._open: dict[_DeliveryKey, TaskRun] = {}
@@ -199,8 +201,14 @@ class Deliveries:
         self._on_end(run, log, errors, end=Disposition.REQUEUE if requeue else Disposition.REJECT)
 
     def _on_end(self, run: TaskRun, _log: Any, _errors: Any, *, end: Disposition = Disposition.ACK) -> None:
-        """Record the end at once, in any thread, so that `adopt` finds it if the message is redelivered now."""
-        run.end = end
+        """Record the end at once, in any thread, so that `adopt` finds it if the message is redelivered now.
+
+        The first end counts: Celery may report in one thread that a task was terminated, and its end in another.
+        """
+        with self._ending:
+            if run.end is not None:
+                return
+            run.end = end
         self._when_stored(run.request.id, partial(self._settle_soon, run))
 
     def _settle_soon(self, run: TaskRun) -> None:

@@ -13,9 +13,10 @@ from celery.app.task import Context
 
 from broker_app import BrokerApp
 from broker_app.coroutines.execution import run_coroutine
+from broker_app.errors import UnsupportedTask
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 class Shop:
@@ -97,6 +98,29 @@ def test_a_context_manager_of_ones_own() -> None:
     def own() -> None: ...
 
     assert own.state == "own"
+
+
+async def _without_yield() -> None: ...
+
+
+def _without_async() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("function", [_without_yield, _without_async])
+def test_a_function_of_another_kind_is_refused(function: Any) -> None:
+    """The decorator names it, its place, and what it should be; the tasks would all fail instead."""
+    with pytest.raises(UnsupportedTask, match=rf"{function.__name__} \({__file__}:\d+\): expected an async def"):
+        BrokerApp("lifespans", set_as_current=False).lifespan(function)
+
+
+def test_a_second_one_is_refused(shop: Shop) -> None:
+    """It would silently replace the first; the same one may come again, as when its module is reloaded."""
+    shop.app.lifespan(shop.open)
+    with pytest.raises(UnsupportedTask, match="expected one for each app"):
+        shop.app.lifespan(shop.run)
+    assert shop.run() == {"number": 1}
+    signals.worker_shutdown.send(sender=None)
 
 
 def test_an_eager_task_in_a_coroutine_has_one_of_its_own_loop(shop: Shop) -> None:

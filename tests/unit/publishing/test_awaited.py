@@ -95,6 +95,12 @@ def test_eager_tasks_and_canvases_run(eager: BrokerApp, add: Task) -> None:
     assert asyncio.run(_results()) == [3, 3, 3, 3, [3, 7], 6, [3, 7, 5]]
 
 
+def test_an_empty_canvas_can_be_awaited() -> None:
+    """It publishes nothing, as with the blocking call; an empty group has an empty result."""
+    assert asyncio.run(group([]).aapply_async()).results == []
+    assert asyncio.run(chain().aapply_async()) is None
+
+
 def test_eager_tasks_may_await_more_tasks_than_there_are_threads(eager: BrokerApp) -> None:
     """A task that runs in eager mode holds no thread that the tasks it awaits need."""
 
