@@ -144,7 +144,7 @@ class GroupPublisher:
             member.outgoing.is_unanswered = answer is None
             is_confirmed = answer is not None and answer.outcome is ConfirmOutcome.CONFIRMED
             if not is_confirmed:
-                _check_again(member, answer, is_sent_again=is_sent_again)
+                self._check_again(member, answer, is_sent_again=is_sent_again)
                 is_confirmed = self._publisher.hand_over(
                     connection, member.outgoing, member.deadline, retry=member.retry
                 )
@@ -167,14 +167,15 @@ class GroupPublisher:
         except (*connection.recoverable_connection_errors, AMQPError):
             return None
 
-
-def _check_again(member: Member, answer: Confirmation | None, *, is_sent_again: bool) -> None:
-    """Raise the error of a member that must not be sent again, with the broker's answer or after none."""
-    outgoing = member.outgoing
-    if answer is None and not (member.retry and is_sent_again):
-        raise outgoing.refused(PublishTimeout, "the connection was lost before the broker answered")
-    if answer is not None and answer.outcome is ConfirmOutcome.REFUSED and not outgoing.delay.lanes:
-        raise outgoing.refused(QueueFull, answer.reason)
+    def _check_again(self, member: Member, answer: Confirmation | None, *, is_sent_again: bool) -> None:
+        """Raise the error of a member that must not be sent again, with the broker's answer or after none."""
+        outgoing = member.outgoing
+        if answer is None and not (member.retry and is_sent_again):
+            raise outgoing.refused(PublishTimeout, "the connection was lost before the broker answered")
+        if answer is None or answer.outcome is not ConfirmOutcome.REFUSED:
+            return
+        if not self._publisher.is_refused_for_now(outgoing):
+            raise outgoing.refused(QueueFull, answer.reason)
 
 
 @contextmanager

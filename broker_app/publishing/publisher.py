@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 TIMEOUT_OPTIONS = ("confirm_timeout", "timeout")
 """Options that limit the duration of a call; the first one given wins."""
 
+NEW_QUEUE_SECONDS = 5.0
+"""Time after its declaration in which a queue may have no leader yet."""
+
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Pauses between connection attempts; the last one repeats until the time-out."""
 
@@ -76,6 +79,7 @@ class Publisher:
         self._builder = MessageBuilder(app, table, prefix)
         self._names = Names(prefix)
         self._timeout_seconds = timeout_seconds
+        self._declared_at: dict[str, float] = {}  # queues that were missing, in the time of time.monotonic
 
     def send(self, producer: Producer, name: str, message: Any, **options: Any) -> None:
         """Publish a task message; replaces Celery's ``amqp.send_task_message``.
@@ -169,7 +173,7 @@ class Publisher:
     def deliver(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool = True) -> None:
         """Deliver one message to the broker, reconnecting if the connection is lost.
 
-        A message that a delay lane refuses is sent again, because lanes have no length limit.
+        What `is_refused_for_now` is sent again.
 
         Args:
             connection: A kombu connection, open or not.
@@ -193,10 +197,20 @@ class Publisher:
                     cls = PublishTimeout if outgoing.is_unanswered else BrokerUnreachable
                     raise outgoing.refused(cls, error_text(error)) from error
                 time.sleep(pause)
-            except QueueFull:  # a delay lane has no limit; a new one may have no leader yet (seen on 3.10)
-                if not retry or not outgoing.delay.lanes or time.monotonic() + pause >= deadline:
+            except QueueFull:
+                if not retry or not self.is_refused_for_now(outgoing) or time.monotonic() + pause >= deadline:
                     raise
                 time.sleep(pause)
+
+    def is_refused_for_now(self, outgoing: OutgoingMessage) -> bool:
+        """Return whether a refused message is to be sent again.
+
+        A new queue or delay lane may have no leader for a moment (seen on 3.10). Lanes have no length limit.
+        """
+        if outgoing.delay.lanes or outgoing.spec is None:
+            return bool(outgoing.delay.lanes)
+        declared_at = self._declared_at.get(outgoing.spec.broker_name)
+        return declared_at is not None and time.monotonic() < declared_at + NEW_QUEUE_SECONDS
 
     def _connect(self, connection: Any, outgoing: OutgoingMessage, deadline: float) -> None:
         if connection.connected and not ConfirmChannel.is_inherited(connection.connection):
@@ -266,11 +280,14 @@ class Publisher:
             return
         connection = channel.connection
         channel.close()
+        self._declared_at[spec.broker_name] = deadline  # other threads may publish before it is answered
         try:
             delay_lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline, [spec])
         except BrokerError as error:
             missing = f"queue {spec.broker_name!r}, or its binding or exchange,"
             raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
+        finally:
+            self._declared_at[spec.broker_name] = time.monotonic()
 
 
 def refusal(outgoing: OutgoingMessage, error: Exception) -> PublishError:
