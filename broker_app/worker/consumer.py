@@ -92,10 +92,10 @@ class Consumer(celery_consumer.Consumer):
         let_processes_answer(self.app)
         self._heartbeat_file = HeartbeatFile(sign_file(self.app, self.hostname, self.controller.pidfile))
         self._refusals = Refusals()
-        self._build(or_given_up(on_task_request))
+        self._build(on_task_request)
         self._check_timer: Any = None
 
-    def _build(self, start: Callable[[Request], None]) -> None:
+    def _build(self, start: Callable[[Request], object]) -> None:
         """Create the parts, each from those above it.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AMQPError
@@ -27,30 +28,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def or_given_up(start: Callable[[Request], Any]) -> Callable[[Request], None]:
-    """Wrap a function that starts requests: a request that it fails to start is given up.
+def or_given_up(admit: Callable[[Request], Any]) -> Callable[[Request], None]:
+    """Wrap a function that admits requests: a request that it fails to admit is given up.
 
-    Otherwise an error, such as from malformed time limits, would end this worker and then every other one that
+    Otherwise an error, such as from malformed headers, would end this worker and then every other one that
     receives the message.
     """
 
-    def start_it(request: Request) -> None:
+    def admit_it(request: Request) -> None:
         try:
-            start(request)
+            admit(request)
         except (TaskRevokedError, *ENDS_OF_WORKER):
             raise
         except BaseException as error:
             if _is_lost(request.message, error):
                 raise
-            queue = request.spec.name if request.spec else "unknown"
-            words = f"it cannot be started: {error!r}"
-            text = "".join(traceback.format_exception(error))
-            death = DeadLetterCause(
-                DeadReason.UNDECODABLE, Undecodable(request.name, str(request.id), queue, words), text
-            )
-            request.give_up(death)
+            _give_up_unstartable(request, error)
 
-    return start_it
+    return admit_it
+
+
+def executed(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a request's start in the pool: one that cannot be started is given up, and its slot is free again.
+
+    Celery frees the slot of a prefork pool only after `TaskRevokedError`. After any other error, such as from
+    malformed time limits, the worker would have a slot less for each such message.
+    """
+
+    @wraps(execute)
+    def execute_using_pool(self: Request, *args: Any, **options: Any) -> Any:
+        try:
+            return execute(self, *args, **options)
+        except (TaskRevokedError, *ENDS_OF_WORKER):
+            raise
+        except BaseException as error:
+            if _is_lost(self.message, error):
+                raise
+            _give_up_unstartable(self, error)
+            raise TaskRevokedError(f"{self.humaninfo()} cannot be started") from error
+
+    return execute_using_pool
 
 
 class InvalidMessages:
@@ -132,6 +149,14 @@ class InvalidMessages:
         if events and "id" in message.headers:
             with contained("sending the event task-failed"):
                 events.send("task-failed", uuid=str(identity), exception=repr(error))
+
+
+def _give_up_unstartable(request: Request, error: BaseException) -> None:
+    queue = request.spec.name if request.spec else "unknown"
+    words = f"it cannot be started: {error!r}"
+    text = "".join(traceback.format_exception(error))
+    undecodable = Undecodable(request.name, str(request.id), queue, words)
+    request.give_up(DeadLetterCause(DeadReason.UNDECODABLE, undecodable, text))
 
 
 def _is_lost(message: Message, error: BaseException) -> bool:

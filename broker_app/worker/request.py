@@ -21,6 +21,7 @@ from broker_app.queues.dead_letters import DeadLetterCause, DeadReason
 from broker_app.queues.delay import MAX_DELAY_SECONDS, split_delay
 from broker_app.queues.headers import DELAY_HEADER
 from broker_app.worker.arrived_message import custom_headers, keep_arrived
+from broker_app.worker.invalid_messages import executed
 from broker_app.worker.last_resort import begun, settled
 from broker_app.worker.message_form import WellFormed
 from broker_app.worker.request_metrics import CountedRequest
@@ -35,7 +36,13 @@ logger = logging.getLogger(__name__)
 
 _BEGINNING = threading.Lock()
 
-_GUARDS = {"on_accepted": begun, "on_success": settled, "on_failure": settled, "on_timeout": settled}
+_GUARDS = {
+    "execute_using_pool": executed,
+    "on_accepted": begun,
+    "on_success": settled,
+    "on_failure": settled,
+    "on_timeout": settled,
+}
 
 _NO_DEATH = (Ignore, Retry, Reject, Terminated, MemoryError, SystemExit, KeyboardInterrupt)
 """Exceptions after which a task is not dead-lettered as failed; for `Reject` see `Request.on_failure`."""

@@ -225,6 +225,15 @@ def test_a_header_that_is_none(app: BrokerApp, worker: RunningWorker, header: di
     assert worker.process.poll() is None
 
 
+def test_messages_that_cannot_be_started_cost_no_slot(app: BrokerApp) -> None:
+    """However many of them there are, the worker goes on with all of its slots."""
+    bad = [app.send_task("workload.add", (1, 1), headers={"stamped_headers": [["x"]]}) for _ in range(6)]
+    for result in bad:
+        assert isinstance(failure(result), Undecodable)
+    good = [app.send_task("workload.add", (1, 1)) for _ in range(6)]
+    assert [result.get(timeout=SECONDS, interval=0.05) for result in good] == [2] * 6
+
+
 def test_a_message_that_is_no_task(app: BrokerApp) -> None:
     """Without the headers of a task it has no result; it is kept all the same."""
     publish_raw(app, b'{"hello": 1}', content_type="application/json", content_encoding="utf-8")
