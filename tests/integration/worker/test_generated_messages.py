@@ -152,7 +152,7 @@ def test_each_is_run_or_dead(
         assert not wrong, f"{Counter(count for count, _ in wrong)} of {len(messages)}: {repr(wrong)[:5_000]}"
     assert ends.keys() == messages.keys()
     assert len(messages) >= MESSAGES
-    assert 0.1 < sum(runs().values()) / len(messages) < 0.9
+    assert 0.03 < sum(runs().values()) / len(messages) < 0.9
     assert worker.process.poll() is None
     vhost = vhost_of(fresh_vhost_url)
     wait_until(lambda: not management.queue(vhost, "default").get("messages", 1), SECONDS, "nothing to be held")
