@@ -182,7 +182,7 @@ class BrokerApp(Celery):
     def lifespan(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """Open an async context manager in each event loop that runs tasks, before the first one; a decorator.
 
-        A worker has one loop in each of its processes, and closes it after its drain. What it yields is
+        A worker has one loop in each of its processes, and closes it after its drain. Its value is
         ``self.state`` in a coroutine. If it cannot be opened, the task fails, and the next one tries.
 
         Args:

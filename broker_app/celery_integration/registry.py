@@ -87,7 +87,7 @@ def check_lifespan(function: Any, earlier: Any) -> None:
         )
     if earlier is not None and (name, place) != (getattr(earlier, "__qualname__", ""), _place_of(earlier)):
         raise UnsupportedTask(
-            f"lifespan {name} ({place}): expected one for each app, got a second one beside that of "
+            f"lifespan {name} ({place}): expected one for each app, got a second one after that of "
             f"{_place_of(earlier)}; open what both do in one function, and yield both"
         )
 

@@ -152,7 +152,7 @@ SEAMS = (
     ),
     _seam(
         "worker/pools/asyncio_pool.py",
-        "coroutines are told from plain tasks; Celery drops what has not started when the connection is lost",
+        "coroutines run in the loop, plain tasks in threads; a lost connection drops unstarted tasks",
         "celery.concurrency.base:BasePool.__init__ app limit",
         "celery.concurrency.base:BasePool.apply_async on_apply",
         "celery.concurrency.base:apply_target accept_callback callback pid",

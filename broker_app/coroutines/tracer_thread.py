@@ -1,8 +1,8 @@
 """Tracer threads: each runs Celery's tracer for many tasks, whose coroutines wait in the event loop.
 
 Celery's tracer is a plain function, which blocks: it publishes retries and callbacks, counts chords, and calls
-handlers and signal receivers. So it must not run in the event loop. Here each task has a greenlet in a thread
-beside the loop. It runs the tracer, and lets those of other tasks run while the loop runs the task's body.
+handlers and signal receivers. So it must not run in the event loop. Here each task has a greenlet in another
+thread. It runs the tracer, and lets those of other tasks run while the loop runs the task's body.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class GreenSignal:
 
 
 def _look() -> None:
-    """Do nothing: the thread looks for what is to start by itself."""
+    """Do nothing: after each step, the thread looks for the next start itself."""
 
 
 def _backlog(thread: TracerThread) -> int:

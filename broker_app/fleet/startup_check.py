@@ -132,7 +132,7 @@ class StartupWatch:
         return answers
 
     def _exited(self, node: Node) -> str:
-        """Return when a node exited: its heartbeat file tells whether it had already consumed."""
+        """Return when a node exited: its heartbeat file shows whether it had consumed before."""
         if node.stem in self._were_running:
             return "it ran already, and exited"
         heartbeat, queue = Heartbeat.read(self._state.sign_file(node.stem)), self._fleets[node].broker_queue

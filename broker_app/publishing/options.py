@@ -92,7 +92,7 @@ _KINDS: dict[str, tuple[str, _Check]] = {
     "chain": ("a list of signatures", are_tasks),
     "chord": ("a signature", is_task),
 }
-"""What the value of an option must be. Queue names, priorities, delays and expiries have checks of their own."""
+"""The expected value of each option. Queue names, priorities, delays and expiries have checks of their own."""
 
 
 def check_options(task: str, options: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:

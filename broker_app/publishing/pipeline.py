@@ -218,7 +218,7 @@ class _Call:
     sent: SentCall | None = None
 
     def is_begun(self) -> bool:
-        """Return whether to make the call: nobody has cancelled it, and from now on nobody can."""
+        """Return whether to make the call: it was not cancelled, and cannot be from now on."""
         return not self.waiter.cancelled() and self.work.set_running_or_notify_cancel()
 
     def begin(self, pipeline: Pipeline, succeeded_at: float) -> None:
@@ -258,7 +258,7 @@ class SharedCalls:
 
     @property
     def is_apart(self) -> bool:
-        """Whether calls are to be made in threads of their own."""
+        """True if calls are to be made in separate threads."""
         return time.monotonic() < self._apart_until
 
     def add(self, app: Celery, make: Callable[[], Any], work: Future[Any]) -> asyncio.Future[None]:
@@ -311,7 +311,7 @@ class SharedCalls:
 
 
 def _wake(calls: list[_Call]) -> None:
-    """Wake the coroutines that await calls; a loop is told once."""
+    """Wake the coroutines that await calls; each loop is notified once."""
     waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
     for call in calls:
         waiters[call.loop].append(call.waiter)

@@ -173,7 +173,7 @@ class Publisher:
     def deliver(self, connection: Any, outgoing: OutgoingMessage, deadline: float, *, retry: bool = True) -> None:
         """Deliver one message to the broker, reconnecting if the connection is lost.
 
-        What `is_refused_for_now` is sent again.
+        A message that `is_refused_for_now` is sent again.
 
         Args:
             connection: A kombu connection, open or not.

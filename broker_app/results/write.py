@@ -1,4 +1,4 @@
-"""Writes to the result store that wait in a process: what is written, when, and what waits for it."""
+"""Writes to the result store that wait in a process, with their rows, times and callbacks."""
 
 from __future__ import annotations
 

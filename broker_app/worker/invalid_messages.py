@@ -40,9 +40,7 @@ def or_given_up(admit: Callable[[Request], Any]) -> Callable[[Request], None]:
             admit(request)
         except (TaskRevokedError, *ENDS_OF_WORKER):
             raise
-        except BaseException as error:
-            if _is_lost(request.message, error):
-                raise
+        except BaseException as error:  # noqa: BLE001 - raised again if the connection is lost
             _give_up_unstartable(request, error)
 
     return admit_it
@@ -62,8 +60,6 @@ def executed(execute: Callable[..., Any]) -> Callable[..., Any]:
         except (TaskRevokedError, *ENDS_OF_WORKER):
             raise
         except BaseException as error:
-            if _is_lost(self.message, error):
-                raise
             _give_up_unstartable(self, error)
             raise TaskRevokedError(f"{self.humaninfo()} cannot be started") from error
 
@@ -152,6 +148,9 @@ class InvalidMessages:
 
 
 def _give_up_unstartable(request: Request, error: BaseException) -> None:
+    """Give up a request that cannot be started; raise the error if it means that the connection is lost."""
+    if _is_lost(request.message, error):
+        raise error
     queue = request.spec.name if request.spec else "unknown"
     words = f"it cannot be started: {error!r}"
     text = "".join(traceback.format_exception(error))

@@ -14,25 +14,15 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from celery.result import AsyncResult, GroupResult
 from sqlalchemy import event
 
-from broker_app import BrokerApp
 from broker_app.results.arrivals import BURST_QUERIES, QUERIES_PER_SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
-    from pathlib import Path
+    from collections.abc import Awaitable
+
+    from broker_app import BrokerApp
 
 SECONDS = 20.0
 MANY = 1_000
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[BrokerApp]:
-    """Return an app with results in SQLite."""
-    file = tmp_path / "settings.toml"
-    file.write_text(f"state_dir = '{tmp_path / 'state'}'\n", encoding="utf-8")
-    app = BrokerApp("tests", config=file, set_as_current=False)
-    yield app
-    app.close()
 
 
 @pytest.fixture

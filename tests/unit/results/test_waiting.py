@@ -16,13 +16,13 @@ from celery.app.task import Context
 from celery.exceptions import TimeoutError as ResultTimeoutError
 from waiting import wait_until
 
-from broker_app import BrokerApp
 from broker_app.results.waiting import ResultWaiter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
     from pathlib import Path
+
+    from broker_app import BrokerApp
 
 SECONDS = 20.0
 
@@ -39,16 +39,6 @@ stores = [spawn(app.backend.store_result, f"id-{number}", number, "SUCCESS") for
 joinall(waits + stores, raise_error=True)
 assert [wait.value for wait in waits] == list(range(20))
 """
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[BrokerApp]:
-    """Return an app with results in SQLite."""
-    file = tmp_path / "settings.toml"
-    file.write_text(f"state_dir = '{tmp_path / 'state'}'\n", encoding="utf-8")
-    app = BrokerApp("tests", config=file, set_as_current=False)
-    yield app
-    app.close()
 
 
 def _store(app: BrokerApp, *numbers: int) -> None:
