@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
+from apps import put
 from ending import ended
 from proxy import TcpProxy
 from waiting import wait_until
@@ -57,7 +58,7 @@ def test_what_failed_stands_in_the_dead_letters(fresh_vhost_url: str, tmp_path: 
         unknown = app.send_task("workload.nobody_knows")
         with connect(app) as connection:
             message = amqp.Message(b"\xff", content_type="application/json", application_headers={"id": "x"})
-            connection.channel().basic_publish(message, "tasks", "default")
+            put(connection.channel(), message, "tasks", "default")
         wait_until(lambda: depth(app, "default.dead") == 3, SECONDS, "three dead letters")
         assert app.send_task("workload.add", (1, 1)).get(timeout=SECONDS, interval=0.05) == 2
         assert unknown.state == "FAILURE"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import delete, depth, take
+from apps import delete, depth, put, take
 from ledger import Ledger, kill, ledger
 from waiting import wait_until
 
@@ -72,7 +72,7 @@ def park(app: BrokerApp) -> str:
     delete(app, "lopri")
     with app.connection_for_write() as connection:
         copy = amqp.Message(message.body, **dict(message.properties, application_headers=message.headers))
-        connection.default_channel.basic_publish(copy, "tasks.due", "0d.0h.0m.1s.0ms.lopri")
+        put(connection.default_channel, copy, "tasks.due", "0d.0h.0m.1s.0ms.lopri")
     wait_until(lambda: depth(app, "tasks.unrouted"), 30, "the task to be parked")
     return str(task.id)
 
@@ -331,7 +331,7 @@ def test_retire(shop: Ledger, app: BrokerApp) -> None:
         }
         channel = connection.default_channel
         channel.queue_declare("old", durable=True, auto_delete=False, arguments=arguments)
-        channel.basic_publish(amqp.Message("{}"), "", "old")
+        put(channel, amqp.Message("{}"), "", "old")
     assert "old (removed)" in succeed(shop, "queues", "list", "--no-look")
     assert "expected --into QUEUE for 1 message " in fail(shop, exit_codes.USAGE, "queues", "retire", "old")
     would = succeed_json(shop, "queues", "retire", "old", "--into", "lopri", "--dry-run")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import MessageNacked, NotFound
 from kombu import pools
 
 from broker_app import BrokerApp
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import amqp
     from kombu.message import Message
 
     MakeUser = Callable[..., str]
@@ -80,6 +82,22 @@ def depth(app: BrokerApp, queue: str) -> int | None:
         except NotFound:
             return None
         return found
+
+
+def put(channel: amqp.Channel, message: amqp.Message, exchange: str, routing_key: str) -> None:
+    """Publish a message that no producer of ours would publish, and return once the broker has it.
+
+    A quorum queue that was just declared has no leader yet, and its broker refuses the message for a moment.
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            channel.basic_publish_confirm(message, exchange, routing_key)
+        except MessageNacked:
+            assert time.monotonic() < deadline, f"{routing_key!r} refuses a message for 30 s"
+            time.sleep(0.05)
+        else:
+            return
 
 
 def take(app: BrokerApp, queue: str) -> list[Message]:

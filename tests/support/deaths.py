@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import amqp
-from apps import depth
+from apps import depth, put
 from waiting import wait_until
 
 from broker_app import messages
@@ -88,7 +88,7 @@ def publish(app: BrokerApp, queue: str, messages: Iterable[dict[str, Any]], **pr
             ids.append(str(headers.get("id", "")))
             said = {"correlation_id": ids[-1], "content_type": "application/json", "content_encoding": "utf-8"}
             message = amqp.Message(BODY, application_headers=headers, **(said | {"delivery_mode": 2} | properties))
-            channel.basic_publish(message, "", queue)
+            put(channel, message, "", queue)
         channel.queue_declare(queue, passive=True)  # a refusal would be heard here
     wait_until(lambda: (depth(app, queue) or 0) >= before + len(ids), 60, "the messages to be there")
     return ids

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
-from apps import delete, depth, take
+from apps import delete, depth, put, take
 from ending import joined
 from waiting import wait_until
 
@@ -50,7 +50,7 @@ def arrives(app: BrokerApp, exchange: str, lane: Lane) -> bool:
     before = depth(app, Names().lane(lane)) or 0
     with app.connection_for_write() as connection:
         probe = amqp.Message(b"probe")
-        connection.default_channel.basic_publish(probe, exchange, split_delay(lane.seconds).routing_key("lopri"))
+        put(connection.default_channel, probe, exchange, split_delay(lane.seconds).routing_key("lopri"))
     try:
         return wait_until(lambda: (depth(app, Names().lane(lane)) or 0) > before, 5, "the probe")
     except AssertionError:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from apps import TWO_QUEUES, depth
+from apps import TWO_QUEUES, depth, put
 from waiting import wait_until
 
 from broker_app.broker import scheduled
@@ -45,7 +45,7 @@ def declare(app: BrokerApp, name: str, messages: int = 0, arguments: dict[str, o
         channel = connection.default_channel
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
         for _ in range(messages):
-            channel.basic_publish(channel.prepare_message(b"theirs"), "", name)
+            put(channel, channel.prepare_message(b"theirs"), "", name)
 
 
 @pytest.mark.version

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
-from apps import depth, take
+from apps import depth, put, take
 from deaths import BODY, DEAD, bury, death_headers, declare, publish, replay, task_headers
 from waiting import wait_until
 
@@ -69,7 +69,7 @@ def test_somebody_elses_message_is_shown_too(app: BrokerApp) -> None:
     """One without headers, or with a body that is no JSON, is no reason to fail."""
     with app.connection_for_write() as connection:
         for body in (b"\xff?", BODY):
-            connection.default_channel.basic_publish(amqp.Message(body, delivery_mode=2), "", DEAD)
+            put(connection.default_channel, amqp.Message(body, delivery_mode=2), "", DEAD)
     wait_until(lambda: depth(app, DEAD) == 2, 30, "both to be there")
     first, second = messages.peek(app, DEAD, 20).letters
     assert (first.id, first.task, first.args, first.age_seconds) == ("", "", "\N{REPLACEMENT CHARACTER}?", None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import TWO_QUEUES, delete, depth, take
+from apps import TWO_QUEUES, delete, depth, put, take
 from celery import states
 from deaths import BODY, DEAD, bury, carried, death_headers, declare, ids_in, ids_of, publish, replay, task_headers
 from waiting import wait_until
@@ -189,7 +189,7 @@ def test_what_is_parked_goes_where_it_was_due_for(app: BrokerApp) -> None:
     with app.connection_for_write() as connection:
         for name in ("lopri", "default"):
             message = amqp.Message(BODY, application_headers=task_headers(identity=name), delivery_mode=2)
-            connection.default_channel.basic_publish(message, "tasks.unrouted", f"0d.0h.0m.1s.0ms.{name}")
+            put(connection.default_channel, message, "tasks.unrouted", f"0d.0h.0m.1s.0ms.{name}")
     wait_until(lambda: depth(app, "tasks.unrouted") == 2, 30, "both to be parked")
     assert replay(app, "tasks.unrouted", ids=frozenset({"lopri"})).done == 1
     assert ids_in(take(app, "lopri")) == ["lopri"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import delete, depth, take
+from apps import delete, depth, put, take
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -40,7 +40,7 @@ def park(app: BrokerApp, count: int = 1, queue: str = "lopri", **options: Any) -
     with app.connection_for_write() as connection:
         for message in messages:
             copy = amqp.Message(message.body, **dict(message.properties, application_headers=message.headers))
-            connection.default_channel.basic_publish(copy, "tasks.due", f"0d.0h.0m.1s.0ms.{queue}")
+            put(connection.default_channel, copy, "tasks.due", f"0d.0h.0m.1s.0ms.{queue}")
     wait_until(lambda: (depth(app, UNROUTED) or 0) >= count, 30, "the tasks to be parked")
     return ids
 
@@ -86,7 +86,7 @@ def test_somebody_elses_message_is_shown_too(app: BrokerApp) -> None:
     """A message without our headers or with another routing key is no reason to fail, and it stays."""
     park(app)
     with app.connection_for_write() as connection:
-        connection.default_channel.basic_publish(amqp.Message(b"?"), UNROUTED, "what.is.this")
+        put(connection.default_channel, amqp.Message(b"?"), UNROUTED, "what.is.this")
     wait_until(lambda: depth(app, UNROUTED) == 2, 30, "the message")
     assert [(one.task_id, one.queue) for one in peek_unrouted(app, 20)][1] == ("", "what.is.this")
     declare(app, "lopri")
@@ -132,7 +132,7 @@ def test_what_is_kept_survives_every_way_of_looking(app: BrokerApp, queue: str) 
     specs = [QueueSpec("default"), QueueSpec("urgent", type=QueueType.CLASSIC, dead_letters=DeadLetters.KEEP)]
     with connect(app) as connection:
         declare_topology(connection, work_topology(specs, ""))
-        connection.channel().basic_publish(amqp.Message(b"kept", delivery_mode=2), "", queue)
+        put(connection.channel(), amqp.Message(b"kept", delivery_mode=2), "", queue)
     wait_until(lambda: depth(app, queue) == 1, 30, "the message")
     for look in range(LOOKS):
         with app.connection_for_write() as connection:

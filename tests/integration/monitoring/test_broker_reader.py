@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 import amqp
 import pytest
-from apps import TWO_QUEUES, USER_PASSWORD, depth, take
+from apps import TWO_QUEUES, USER_PASSWORD, depth, put, take
 from ending import joined
 from waiting import wait_until
 
@@ -104,7 +104,7 @@ def test_queues_lanes_and_what_is_dead(watched: Callable[..., BrokerApp]) -> Non
     app.send_task("a", queue="default", countdown=7_000)
     with app.connection_for_write() as connection:
         channel = connection.default_channel
-        channel.basic_publish(amqp.Message(b"dead"), exchange="shop.tasks.dead", routing_key="shop.default")
+        put(channel, amqp.Message(b"dead"), exchange="shop.tasks.dead", routing_key="shop.default")
         channel.basic_qos(0, 2, a_global=False)
         channel.basic_consume("shop.lopri", callback=lambda _: None)
         found = when(

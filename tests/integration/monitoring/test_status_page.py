@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
-from apps import depth, take
+from apps import depth, put, take
 from browsers import PACKAGES, SECONDS, Browser, find_browser, opened
 from deaths import bury, death_headers, declare, task_headers
 from page_server import NOWHERE, PageServer, page_server
@@ -100,7 +100,7 @@ def bury_raw(app: BrokerApp, body: bytes, **headers: str) -> None:
     """Put something into the dead letters of `default` that no worker would."""
     with app.connection_for_write() as connection:
         message = amqp.Message(body, application_headers=headers, delivery_mode=2)
-        connection.default_channel.basic_publish(message, "", "default.dead")
+        put(connection.default_channel, message, "", "default.dead")
         connection.default_channel.queue_declare("default.dead", passive=True)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from amqp.exceptions import PreconditionFailed
-from apps import delete, depth, take
+from apps import delete, depth, put, take
 from brokers import vhost_of
 from kombu import pools
 from waiting import wait_until
@@ -40,7 +40,7 @@ def _hand_on(app: BrokerApp, lane: str) -> None:
         channel = connection.default_channel
         message = channel.basic_get(lane)
         key = message.delivery_info["routing_key"]
-        channel.basic_publish(message, delay_exchanges[lane[-1]], key)
+        put(channel, message, delay_exchanges[lane[-1]], key)
         channel.basic_ack(message.delivery_tag)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
-from apps import TWO_QUEUES, delete, depth, take
+from apps import TWO_QUEUES, delete, depth, put, take
 from migrating import (
     CLASSIC,
     HOLDING,
@@ -53,7 +53,7 @@ def test_the_messages_move_in_their_order(make: MakeMigrated, before: str, after
     old = make(before)
     published = publish(old, 30)
     with old.connection_for_write() as connection:
-        connection.default_channel.basic_publish(amqp.Message("given up"), "tasks.dead", "lopri")
+        put(connection.default_channel, amqp.Message("given up"), "tasks.dead", "lopri")
     app = make(after)
     assert differing(app)
 
@@ -114,10 +114,8 @@ def test_a_message_keeps_all_that_it_carries(make: MakeMigrated) -> None:
     }
     with old.connection_for_write() as connection:
         channel = connection.default_channel
-        channel.basic_publish(amqp.Message("ü".encode(), **properties), "", "lopri")
-        channel.basic_publish(
-            amqp.Message(b"\xff", application_headers={"x-death": [{"count": 1}]}), "tasks.dead", "lopri"
-        )
+        put(channel, amqp.Message("ü".encode(), **properties), "", "lopri")
+        put(channel, amqp.Message(b"\xff", application_headers={"x-death": [{"count": 1}]}), "tasks.dead", "lopri")
 
     app = make(TWO_QUEUES)
     migrate(app, "lopri", ignore, waits=SHORT)
@@ -147,7 +145,7 @@ def test_the_parking_queue_and_dead_letters_move_by_their_names(make: MakeMigrat
             exchange = "tasks.dead" if name == "lopri.dead" else name
             channel.queue_bind(name, exchange, "" if exchange == name else key)
             for _ in range(3):
-                channel.basic_publish(amqp.Message("x"), exchange, key)
+                put(channel, amqp.Message("x"), exchange, key)
     for name, key in keys.items():
         (done,) = migrate(app, name, ignore, waits=SHORT)
         assert (done.queue, done.messages) == (name, 3)
@@ -167,9 +165,9 @@ def test_bindings_that_somebody_else_made_stand_after_it(make: MakeMigrated) -> 
     migrate(app, "lopri", ignore, waits=SHORT)
     with app.connection_for_write() as connection:
         channel = connection.default_channel
-        channel.basic_publish(amqp.Message("1"), "amq.fanout", "")
-        channel.basic_publish(amqp.Message("2", application_headers={"shop": 7}), "amq.headers", "")
-        channel.basic_publish(amqp.Message("3", application_headers={"shop": 8}), "amq.headers", "")
+        put(channel, amqp.Message("1"), "amq.fanout", "")
+        put(channel, amqp.Message("2", application_headers={"shop": 7}), "amq.headers", "")
+        put(channel, amqp.Message("3", application_headers={"shop": 8}), "amq.headers", "")
     wait_until(lambda: depth(app, "lopri") == 2, 10, "what both lead to")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import amqp
 import pytest
-from apps import TWO_QUEUES, depth, take
+from apps import TWO_QUEUES, depth, put, take
 from ending import joined
 from stopwatch import Stopwatch
 from waiting import wait_until
@@ -76,7 +76,7 @@ def on_broker(app: BrokerApp) -> set[str]:
 def hand_on(connection: Connection, message: Message, exchange: str) -> None:
     """Do with a message what its lane does when its time in it is over."""
     copy = amqp.Message(message.body, **dict(message.properties, application_headers=message.headers))
-    connection.default_channel.basic_publish(copy, exchange, message.delivery_info["routing_key"])
+    put(connection.default_channel, copy, exchange, message.delivery_info["routing_key"])
 
 
 def words(found: tuple[Lane, ...]) -> set[str]:

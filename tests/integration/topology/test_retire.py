@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import delete, depth, take
+from apps import delete, depth, put, take
 from migrating import SHORT, counted, declaring, differing, ids, ignore, publish
 from waiting import wait_until
 
@@ -50,7 +50,7 @@ def bury(app: BrokerApp, count: int) -> None:
     """Give up messages of the queue."""
     with app.connection_for_write() as connection:
         for _ in range(count):
-            connection.default_channel.basic_publish(amqp.Message("given up"), "tasks.dead", "lopri")
+            put(connection.default_channel, amqp.Message("given up"), "tasks.dead", "lopri")
 
 
 def left(app: BrokerApp) -> list[str]:

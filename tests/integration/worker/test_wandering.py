@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import depth
+from apps import depth, put
 from celery import Celery, chain, states
 from configured import configured_client
 from waiting import wait_until
@@ -63,7 +63,7 @@ def _publish_as_others_do(app: BrokerApp, name: str, priority: int) -> Any:
         **task.properties,
     )
     with connect(app) as connection:
-        connection.channel().basic_publish(message, "", "shop.lopri")
+        put(connection.channel(), message, "", "shop.lopri")
     return app.AsyncResult(f"{name}-{priority}")
 
 

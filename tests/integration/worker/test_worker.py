@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import delete, depth, take
+from apps import delete, depth, put, take
 from brokers import vhost_of
 from celery import chord, group
 from ending import ended
@@ -130,7 +130,7 @@ def test_a_task_retries_by_whatever_way_it_came(app: BrokerApp, exchange: str, k
         **task.properties,
     )
     with connect(app) as connection:
-        connection.channel().basic_publish(message, exchange, key)
+        put(connection.channel(), message, exchange, key)
     found = _get(app.AsyncResult(task_id))
     ways = [(run["exchange"], run["routing_key"]) for run in found]
     assert ways == [("", "shop.lopri")] * 3  # where it was taken from, not how it came there
