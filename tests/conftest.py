@@ -16,6 +16,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lean_celery
 import pytest
 from brokers import Management, virtual_host
 from celery import _state
@@ -179,6 +180,14 @@ def fresh_vhost_url(broker: FoundBroker, management: Management, request: pytest
     """Return the URL of a virtual host that this test has for itself."""
     with virtual_host(management, broker.url, Path(request.path).stem) as url:
         yield url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lean_processes() -> Iterator[None]:
+    """Make the workers and commands of all tests start faster; a test of Flower takes this back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(lean_celery.VARIABLE, lean_celery.python_path())
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import lean_celery
 import pytest
 from apps import depth
 from celery.exceptions import TaskRevokedError
@@ -79,8 +80,17 @@ class Flower:
 
 
 @pytest.fixture(scope="module")
-def flower(project: Project, management: Management) -> Iterator[Flower]:
+def whole_celery() -> Iterator[None]:
+    """Start Celery with its plug-ins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(lean_celery.VARIABLE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def flower(whole_celery: None, project: Project, management: Management) -> Iterator[Flower]:
     """Run a worker of `default`, and Flower."""
+    del whole_celery
     project.put("shop.py", SHOP)
     api = f"{management.url}/api/"  # without a user it is the broker's
     options = ("--address=127.0.0.1", "--port=0", f"--basic-auth={':'.join(LOGIN)}", f"--broker-api={api}")

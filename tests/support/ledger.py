@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ending import Process, outputs
+from lean_celery import python_path
 from waiting import wait_until
 
 from broker_app import BrokerApp
@@ -102,7 +103,7 @@ class Ledger:
             "BROKER_APP_BROKER_URL": self.url,
             "BROKER_APP_STATE_DIR": str(self.folder / "state"),
             "BROKER_APP_CONFIG": "broker.toml",
-            "PYTHONPATH": str(self.folder),
+            "PYTHONPATH": python_path(self.folder),
         }
         return os.environ | ours | self.variables
 

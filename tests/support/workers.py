@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lean_celery import python_path
 from waiting import wait_until
 
 from broker_app import BrokerApp
@@ -49,7 +50,7 @@ class RunningWorker:
 def environment(folder: Path, url: str, **settings: str) -> dict[str, str]:
     """Return the environment of a process with a broker and a state folder of its own."""
     chosen = {"BROKER_APP_BROKER_URL": url, "BROKER_APP_STATE_DIR": str(folder / "state")}
-    return dict(os.environ, PYTHONPATH=str(Path(__file__).parent), **chosen, **settings)
+    return dict(os.environ, PYTHONPATH=python_path(Path(__file__).parent), **chosen, **settings)
 
 
 @contextmanager
