@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from broker_app.coroutines.slot import current_slot
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
     from types import FrameType
 
@@ -20,11 +21,21 @@ class Elsewhere(Protocol):
     """A body that another thread runs, while its slot's thread waits for it."""
 
     @property
+    def name(self) -> str:
+        """The task's name and id."""
+
+    @property
     def frame(self) -> FrameType | None:
         """The body's frame; None once it has ended."""
 
     def interrupt(self, error: type[BaseException] | None) -> None:
         """Raise an error in the body soon; None cancels one that was not raised yet."""
+
+    def owns(self, task: asyncio.Task[Any]) -> bool:
+        """Return whether an asyncio task runs the body, or was created by it."""
+
+    def frame_of(self, task: asyncio.Task[Any]) -> FrameType | None:
+        """Return the outermost frame of the user's code in an asyncio task that it owns."""
 
 
 @contextmanager
@@ -47,6 +58,11 @@ def running_elsewhere(body: Elsewhere) -> Iterator[None]:
 def body_elsewhere(slot: Slot | int) -> Elsewhere | None:
     """Return the body that a thread or another slot waits for; None if a thread runs its body itself."""
     return _bodies.get(slot)
+
+
+def all_bodies() -> list[Elsewhere]:
+    """Return all bodies that run in other threads than their slots."""
+    return list(_bodies.values())
 
 
 def interrupt_elsewhere(slot: Slot, error: type[BaseException] | None) -> None:

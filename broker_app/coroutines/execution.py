@@ -104,6 +104,14 @@ class Execution:
         self._children.add(task)
         task.add_done_callback(self._children.discard)
 
+    def owns(self, task: asyncio.Task[Any]) -> bool:
+        """Return whether an asyncio task runs the body, or was created by it."""
+        return task is self._task or task in self._children
+
+    def frame_of(self, task: asyncio.Task[Any]) -> FrameType | None:
+        """Return the outermost frame of the user's code in an asyncio task that it owns."""
+        return self.frame if task is self._task else getattr(task.get_coro(), "cr_frame", None)
+
     def interrupt(self, error: BaseException | type[BaseException] | None) -> None:
         """Raise an error in the coroutine soon, where it awaits; None cancels one that was not raised yet.
 

@@ -35,10 +35,16 @@ class LoopThread:
         self._is_called = False
         self._ready = Signal()
         self._problem: BaseException | None = None
-        threading.Thread(target=self._run, name="asyncio-tasks", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="asyncio-tasks", daemon=True)
+        self._thread.start()
         self._ready.wait()
         if self._problem is not None:
             raise self._problem
+
+    @property
+    def ident(self) -> int:
+        """The thread's identifier."""
+        return self._thread.ident or 0
 
     def call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function in the loop; in any thread.
@@ -102,6 +108,11 @@ def running_loop(lifespans: Lifespans | None = None) -> Iterator[LoopThread]:
         if lifespans is not None:
             lifespans.close(thread.loop)
         thread.close()
+
+
+def shared_thread() -> LoopThread | None:
+    """Return the thread of the process's loop; None if no coroutine has run yet."""
+    return _thread
 
 
 def _shared() -> LoopThread:

@@ -175,6 +175,12 @@ SLOTS_STUCK = _of_workers(
     "queue node",
     "Slots held by tasks that exceeded their time limit, failed, and cannot be interrupted.",
 )
+LOOP_LAG = _of_workers(
+    "worker_loop_lag_seconds",
+    MetricType.GAUGE,
+    "queue node",
+    "Greatest lag of the event loop of coroutines in the last half minute; it grows while the loop is blocked.",
+)
 RESULTS_WAITING = _of_workers(
     "worker_results_waiting",
     MetricType.GAUGE,

@@ -1,6 +1,6 @@
 """Liveness and readiness probes of a worker, based on its heartbeat file alone.
 
-A worker is live if its event loop runs and it has recently heard from the broker. It is ready if it is live and
+A worker is live if its event loops run and it has recently heard from the broker. It is ready if it is live and
 consumes a queue. Paused queues count as consumed, so that pausing a queue does not take its pods out of service.
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker_app.app import BrokerApp
+    from broker_app.settings import Settings
 
 
 class Probe(StrEnum):
@@ -64,38 +65,35 @@ def probe(app: BrokerApp, what: Probe, node: str | None = None) -> ProbeResult:
             f"{run}: expected the heartbeat file of node {name!r}, found {', '.join(names) or 'none'}; "
             f"start the node, or name another one"
         )
-    return judge(name, what, Heartbeat.read(run / f"{name}{SUFFIX}"), app.settings.heartbeat_seconds)
+    return judge(name, what, Heartbeat.read(run / f"{name}{SUFFIX}"), app.settings)
 
 
 def probe_file(app: BrokerApp, what: Probe, pid_file: Path) -> ProbeResult:
     """Probe a worker by its pid file; the heartbeat file is in the same folder.
 
     Args:
-        app: The app; its settings give the heartbeat interval.
+        app: The app, with its settings.
         what: The kind of probe.
         pid_file: Value of the worker's ``--pidfile``.
     """
-    return judge(pid_file.stem, what, Heartbeat.read(pid_file.with_suffix(SUFFIX)), app.settings.heartbeat_seconds)
+    return judge(pid_file.stem, what, Heartbeat.read(pid_file.with_suffix(SUFFIX)), app.settings)
 
 
-def judge(node: str, what: Probe, heartbeat: Heartbeat | None, heartbeat_seconds: float) -> ProbeResult:
+def judge(node: str, what: Probe, heartbeat: Heartbeat | None, settings: Settings) -> ProbeResult:
     """Evaluate a probe against a heartbeat.
 
     Args:
         node: Node name.
         what: The kind of probe.
         heartbeat: The node's heartbeat; None if it has written none.
-        heartbeat_seconds: Heartbeat interval; the worker must have heard from the broker within three of them.
+        settings: The app's. The worker must have heard from the broker within three of ``heartbeat_seconds``, and
+            its event loop of coroutines must not be blocked for ``blocked_loop_seconds``.
     """
     if heartbeat is None:
         return ProbeResult(node, is_ok=False, words="no heartbeat")
-    if heartbeat.turned_seconds >= STUCK_SECONDS:
-        return ProbeResult(
-            node, is_ok=False, words=f"its loop has not turned for {heartbeat.turned_seconds:.0f} s"
-        )
-    if not heartbeat.is_fresh(heartbeat_seconds):
-        since = "yet" if heartbeat.heard_seconds is None else f"for {heartbeat.heard_seconds:.0f} s"
-        return ProbeResult(node, is_ok=False, words=f"has not heard from the broker {since}")
+    problem = _problem(heartbeat, settings)
+    if problem is not None:
+        return ProbeResult(node, is_ok=False, words=problem)
     if what is Probe.LIVE:
         return ProbeResult(
             node, is_ok=True, words=f"live, heard from the broker {heartbeat.heard_seconds:.0f} s ago"
@@ -104,6 +102,18 @@ def judge(node: str, what: Probe, heartbeat: Heartbeat | None, heartbeat_seconds
     if not served:
         return ProbeResult(node, is_ok=False, words="consumes nothing: starting or shutting down")
     return ProbeResult(node, is_ok=True, words=f"ready, consumes {', '.join(served)}")
+
+
+def _problem(heartbeat: Heartbeat, settings: Settings) -> str | None:
+    """Return why a node is not live; None if it is."""
+    if heartbeat.turned_seconds >= STUCK_SECONDS:
+        return f"its loop has not turned for {heartbeat.turned_seconds:.0f} s"
+    if heartbeat.blocked_seconds >= settings.blocked_loop_seconds:
+        return f"its coroutines have been blocked for {heartbeat.blocked_seconds:.0f} s"
+    if not heartbeat.is_fresh(settings.heartbeat_seconds):
+        since = "yet" if heartbeat.heard_seconds is None else f"for {heartbeat.heard_seconds:.0f} s"
+        return f"has not heard from the broker {since}"
+    return None
 
 
 def _only(run: Path, names: list[str]) -> str:

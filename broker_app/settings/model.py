@@ -106,6 +106,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="AMQP heartbeat interval; a dead peer is detected within three intervals.",
     )
+    blocked_loop_seconds: float = Field(
+        30.0,
+        ge=2,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Time for which a coroutine may block the event loop before the live probe fails.",
+    )
     publish: PublishSettings = Field(default_factory=PublishSettings)
     fetch: FetchSettings = Field(default_factory=FetchSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)

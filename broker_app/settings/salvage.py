@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-_VARIABLES = ("state_dir", "prefix", "heartbeat_seconds", "broker_url", "broker_url_file")
+_VARIABLES = ("state_dir", "prefix", "heartbeat_seconds", "blocked_loop_seconds", "broker_url", "broker_url_file")
 """Settings that are also read from the environment: those needed to find the workers and to contact them."""
 
 _REFERENCES = ("broker_url_file", "task_routes", "default_queue", "queues")

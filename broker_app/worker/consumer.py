@@ -18,6 +18,7 @@ from celery.worker import loops, state
 import broker_app.worker.remote_control  # noqa: F401 - registers commands that replace Celery's
 from broker_app.celery_integration.seams import refuse_broken_seams
 from broker_app.celery_integration.tracer import let_answer, let_processes_answer, let_slots_answer
+from broker_app.coroutines.loop_watch import LoopWatch
 from broker_app.wire.connection import discard
 from broker_app.wire.field_tables import accept_undecodable
 from broker_app.wire.frame_reader import FrameReader
@@ -70,6 +71,9 @@ class Consumer(celery_consumer.Consumer):
     The way of a message: Celery's loop calls the handler of `create_task_handler`, and that `Admission.receive`.
     Celery parses it into a `Request` and calls `_admit`, and that `Admission.admit`, which ends in the pool. When
     the task ends, `Deliveries` settles the message.
+
+    Attributes:
+        loop_watch: Watches the event loop of coroutines, where it runs in this process.
     """
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
@@ -91,6 +95,7 @@ class Consumer(celery_consumer.Consumer):
         let_slots_answer(self.pool)
         let_processes_answer(self.app)
         self._heartbeat_file = HeartbeatFile(sign_file(self.app, self.hostname, self.controller.pidfile))
+        self.loop_watch = LoopWatch()
         self._refusals = Refusals()
         self._build(on_task_request)
         self._check_timer: Any = None
@@ -200,6 +205,8 @@ class Consumer(celery_consumer.Consumer):
     def start(self) -> None:
         """Consume until the worker stops."""
         self._shutdown.install()
+        if self.pool.body_can_be_buffer:  # otherwise its coroutines run in other processes, one at a time
+            self.loop_watch.start()
         warnings.filterwarnings("ignore", _ABOUT_CANCELLING, CPendingDeprecationWarning)
         super().start()
 
@@ -294,6 +301,7 @@ class Consumer(celery_consumer.Consumer):
                 bound_open_broker_sockets(self.connection, _CLOSE_SECONDS)
         if self._limits is not None:
             self._limits.close()
+        self.loop_watch.close()
         super().stop()
         self.app.result_writer.is_batching = False
 

@@ -19,7 +19,7 @@ class ConsumerCheck:
     """Checks a worker's consumers, and shows in the heartbeat file that its loop runs.
 
     Args:
-        consumer: The worker's consumer, with its connection and its stuck slots.
+        consumer: The worker's consumer, with its connection, stuck slots and loop watch.
         shutdown: The worker's shutdown.
         consumption: The queues that it consumes.
         deliveries: The tasks that were handed to the pool.
@@ -67,4 +67,5 @@ class ConsumerCheck:
         """Write the heartbeat file; a worker that is shutting down, or has no slot left, shows no queue."""
         is_ready = not self._shutdown.is_begun and self._consumer.stuck_slots < self._consumer.pool.limit
         consumed, paused = (self._consumption.consumed, self._consumption.paused) if is_ready else ((), ())
-        self._heartbeat_file.beat(self._consumption.connection, consumed, paused)
+        blocked_since = self._consumer.loop_watch.blocked_since
+        self._heartbeat_file.beat(self._consumption.connection, consumed, paused, blocked_since)

@@ -42,6 +42,7 @@ class Heartbeat:
             None if it has sent nothing.
         queues: Queues with an active consumer, by their names on the broker.
         paused: Queues that are not consumed because an operator has paused them.
+        blocked_seconds: Time since the event loop of its coroutines last ran what was due; 0 if it is not blocked.
     """
 
     pid: int
@@ -49,6 +50,7 @@ class Heartbeat:
     heard_seconds: float | None
     queues: tuple[str, ...]
     paused: tuple[str, ...] = ()
+    blocked_seconds: float = 0.0
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
@@ -61,7 +63,9 @@ class Heartbeat:
             if turned_seconds < 0:
                 return None  # the host was restarted: the monotonic clock counts from boot
             queues, paused = tuple(found["queues"]), tuple(found.get("paused", ()))
-            return cls(found["pid"], turned_seconds, heard_seconds, queues, paused)
+            blocked_since = found.get("blocked_since")
+            blocked_seconds = 0.0 if blocked_since is None else max(0.0, now - blocked_since)
+            return cls(found["pid"], turned_seconds, heard_seconds, queues, paused, blocked_seconds)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -115,7 +119,13 @@ class HeartbeatFile:
         self._frames: tuple[int, int] | None = None
         self._heard_at: float | None = None
 
-    def beat(self, connection: Any, queues: Sequence[str], paused: Sequence[str] = ()) -> None:
+    def beat(
+        self,
+        connection: Any,
+        queues: Sequence[str],
+        paused: Sequence[str] = (),
+        blocked_since: float | None = None,
+    ) -> None:
         """Record that the loop is running now.
 
         Args:
@@ -123,13 +133,15 @@ class HeartbeatFile:
                 if it is lost.
             queues: Queues that are consumed.
             paused: Queues that are paused.
+            blocked_since: When the event loop of coroutines was blocked; None if it is not.
         """
         now = time.monotonic()
         frames = None if connection is None else (id(connection), connection.bytes_recv)
         if frames is not None and frames != self._frames:
             self._heard_at, self._frames = now, frames
-        state = {"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at}
-        self._write(state | {"queues": list(queues), "paused": list(paused)})
+        state: dict[str, Any] = {"pid": os.getpid(), "turned_at": now, "heard_at": self._heard_at}
+        state |= {"queues": list(queues), "paused": list(paused), "blocked_since": blocked_since}
+        self._write(state)
 
     def _write(self, state: dict[str, Any]) -> None:
         """Overwrite the file in one call that never shortens it, so that readers see the old or the new state.

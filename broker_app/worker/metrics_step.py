@@ -11,6 +11,7 @@ from celery.worker import state
 
 from broker_app.metrics.catalogue import (
     LAST_CONSUMED_AGE,
+    LOOP_LAG,
     PREFETCH_LIMIT,
     PREFETCHED,
     RESERVED,
@@ -99,6 +100,9 @@ class MetricsStep(bootsteps.StartStopStep):
             PREFETCHED: len(state.requests),
             PREFETCH_LIMIT: consumer.qos.value if consumer.qos is not None else 0,
         }
+        lag = consumer.loop_watch.lag_seconds
+        if lag is not None:
+            values[LOOP_LAG] = lag
         for metric, value in values.items():
             self._counts.recorder.set(metric, self._labels, value)
 

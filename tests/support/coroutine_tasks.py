@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import current_task
@@ -45,6 +47,18 @@ async def write(file: str) -> None:
     """Note a run."""
     await asyncio.sleep(0)
     note(file, "ran")
+
+
+@app.task
+async def block(file: str) -> None:
+    """Block the loop until a file exists."""
+    hold(Path(file))
+
+
+def hold(file: Path) -> None:
+    """Return when a file exists."""
+    while not file.exists():
+        time.sleep(0.05)
 
 
 @app.task(bind=True)

@@ -37,6 +37,7 @@ worker_start_time_seconds gauge queue node
 worker_slots gauge queue node
 worker_slots_busy gauge queue node
 worker_slots_stuck gauge queue node
+worker_loop_lag_seconds gauge queue node
 worker_results_waiting gauge queue node
 worker_results_expired_total counter queue node
 worker_reserved_tasks gauge queue node

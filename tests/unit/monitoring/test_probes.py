@@ -14,12 +14,11 @@ from broker_app.cli import main
 from broker_app.errors import FleetError
 from broker_app.fleet.state import FleetState
 from broker_app.monitoring.probes import Probe, judge, probe
+from broker_app.settings import Settings
 from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-HEARTBEAT_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -49,6 +48,8 @@ def write(app: BrokerApp, node: str, **changed: Any) -> None:
         (Heartbeat(1, 0.5, 31.0, ("lopri",)), False, False, "has not heard from the broker for 31 s"),
         (Heartbeat(1, 0.5, None, ()), False, False, "has not heard from the broker yet"),
         (Heartbeat(1, 15.0, 1.0, ("lopri",)), False, False, "its loop has not turned for 15 s"),
+        (Heartbeat(1, 0.5, 1.0, ("lopri",), (), 30.0), False, False, "its coroutines have been blocked for 30 s"),
+        (Heartbeat(1, 0.5, 1.0, ("lopri",), (), 29.9), True, True, "ready, consumes lopri"),
         (None, False, False, "no heartbeat"),
     ],
 )
@@ -59,9 +60,9 @@ def test_what_is_live_and_what_is_ready(
     words: str,
 ) -> None:
     """Live is a loop that turns and a broker that is heard; ready consumes, or is paused on purpose."""
-    assert judge("lopri", Probe.LIVE, sign, HEARTBEAT_SECONDS).is_ok is is_live
-    assert str(judge("lopri", Probe.READY, sign, HEARTBEAT_SECONDS)) == f"lopri: {words}"
-    assert judge("lopri", Probe.READY, sign, HEARTBEAT_SECONDS).is_ok is is_ready
+    assert judge("lopri", Probe.LIVE, sign, Settings()).is_ok is is_live
+    assert str(judge("lopri", Probe.READY, sign, Settings())) == f"lopri: {words}"
+    assert judge("lopri", Probe.READY, sign, Settings()).is_ok is is_ready
 
 
 def test_a_node_is_found_by_its_name_or_alone(app: BrokerApp) -> None:
