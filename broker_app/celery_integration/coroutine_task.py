@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery._state import get_current_task
 from celery.app.task import Context
+from celery.exceptions import Reject
+
+from broker_app.coroutines.context import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,20 +22,73 @@ OWN_FUNCTION = "_orig_run"
 
 _FAILED = "_broker_app_failed"
 
+_DEFERRED = "_broker_app_deferred"
+
 _MAPS = ("celery.map", "celery.starmap")
 
 
 def run_body(task: Task, request: Context, body: Callable[[], Any]) -> Any:
-    """Run the body of an ``async def`` task to its end, and return its result.
-
-    Celery's wrapper for ``autoretry_for`` has returned when the coroutine fails. So it is called once more then,
-    with a function that raises the error.
-    """
+    """Run the body of an ``async def`` task to its end, and return its result."""
     answer = body()
     if not inspect.iscoroutine(answer):  # the task's class has a `__call__` that ran it
         return answer
     try:
-        return _dumped(task, _run(task, request, answer))
+        value = _run_to_end(task, request, answer)
+    except Exception:
+        _publish_deferred(request)
+        raise
+    _publish_deferred(request)
+    return value
+
+
+def defer(request: Context, publish: Callable[[], object]) -> bool:
+    """Publish in the slot once the coroutine has ended, since publishing blocks, and would block the loop.
+
+    Args:
+        request: The request whose coroutine publishes.
+        publish: Publishes.
+
+    Returns:
+        Whether the caller is a coroutine; otherwise it must publish itself.
+    """
+    if request.is_eager or CURRENT.get() is None:
+        return False
+    vars(request).setdefault(_DEFERRED, []).append(publish)
+    return True
+
+
+def deferring(signature: Any, request: Context) -> Any:
+    """Return the signature of a retry; one that `defer` publishes, if the caller is a coroutine."""
+
+    def apply_async() -> None:
+        del signature.apply_async
+        if not defer(request, partial(_publish_retry, signature)):
+            signature.apply_async()
+
+    signature.apply_async = apply_async
+    return signature
+
+
+def _publish_deferred(request: Context) -> None:
+    for publish in vars(request).pop(_DEFERRED, ()):
+        publish()
+
+
+def _publish_retry(signature: Any) -> None:
+    """Publish a retry as Celery does, which rejects the message if that fails."""
+    try:
+        signature.apply_async()
+    except Exception as error:
+        raise Reject(error, requeue=False) from error
+
+
+def _run_to_end(task: Task, request: Context, coroutine: Any) -> Any:
+    """Run a coroutine and Celery's wrapper for ``autoretry_for``, which has returned when the coroutine fails.
+
+    So it is called once more then, with a function that raises the error.
+    """
+    try:
+        return _dumped(task, _run(task, request, coroutine))
     except Exception as error:
         if OWN_FUNCTION not in vars(task):
             raise

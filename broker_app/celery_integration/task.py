@@ -99,6 +99,11 @@ class Task(celery_task.Task):
         self.request.has_own_retries = True
         return super().retry(*args, **options)
 
+    def signature_from_request(self, request: Context | None = None, *args: Any, **options: Any) -> Any:
+        """Return the signature of a retry; a coroutine's is published after it has ended, outside the loop."""
+        signature = super().signature_from_request(request, *args, **options)
+        return coroutine_task.deferring(signature, request or self.request) if self.is_async else signature
+
     @property
     def _orig_run(self) -> Any:
         """The task's own function, which Celery's wrapper for ``autoretry_for`` calls."""
@@ -114,6 +119,8 @@ class Task(celery_task.Task):
         Raises:
             Replaced: Always in a worker; the new task continues the chord, if this one is in a chord.
         """
+        if self.is_async and coroutine_task.defer(self.request, sig.delay):
+            raise Replaced("Replaced by new task")
         try:
             return super().on_replace(sig)
         except Ignore as error:

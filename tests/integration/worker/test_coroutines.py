@@ -11,13 +11,8 @@ from configured import configured_client, failure
 from waiting import wait_until
 from workers import running_worker
 
-from broker_app.coroutines.loop_watch import BLOCKED_SECONDS
 from broker_app.errors import UncaughtBaseException
-from broker_app.metrics.catalogue import LOOP_LAG
-from broker_app.metrics.reader import MetricsReader
-from broker_app.monitoring.probes import Probe, judge
 from broker_app.queues.dead_letters import REASON_HEADER
-from broker_app.worker.heartbeat_file import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,34 +90,6 @@ def test_its_hard_limit_ends_it(app: BrokerApp, pool: str) -> None:
         pytest.skip("the solo pool has no time limits")
     assert isinstance(failure(app.send_task("coroutine_tasks.outlast")), TimeLimitExceeded)
     assert dead_reason(app) == "timed_out"
-
-
-@pytest.mark.parametrize("pool", ["asyncio", "threads"])
-def test_a_blocked_loop_is_seen(tmp_path: Path, vhost_url: str, pool: str) -> None:
-    """By the log, the metric and the live probe, until it turns again."""
-    client = configured_client(tmp_path, vhost_url, "blocked_loop_seconds = 2\n[queues.default]\n")
-    reader, release = MetricsReader(tmp_path / "state" / "metrics" / "workload"), tmp_path / "release"
-
-    def lag() -> float:
-        found = (value for series, (value, *_) in reader.read().live.items() if series.metric is LOOP_LAG)
-        return next(found, 0.0)
-
-    def is_live() -> bool:
-        heartbeat = Heartbeat.read(tmp_path / "state" / "run" / "workload" / "worker.alive")
-        return judge("worker", Probe.LIVE, heartbeat, client.settings).is_ok
-
-    with running_worker(tmp_path, vhost_url, "-I", "coroutine_tasks", "-P", pool, "-c", "2") as worker:
-        wait_until(is_live, SECONDS, "a worker that is live")
-        result = client.send_task("coroutine_tasks.block", (str(release),))
-        wait_until(lambda: not is_live(), SECONDS, "the probe to fail")
-        wait_until(lambda: lag() >= BLOCKED_SECONDS, SECONDS, "the lag")
-        release.touch()
-        wait_until(is_live, SECONDS, "the probe to pass")
-        wait_until(lambda: b"runs again" in worker.log.read_bytes(), SECONDS, "the second line")
-    (line,) = (line for line in worker.log.read_text(encoding="utf-8").splitlines() if "blocked for 1 s" in line)
-    assert f"coroutine_tasks.block[{result.id}]" in line
-    assert line.endswith(" in block")
-    assert " in hold, called at " in line
 
 
 def test_gevent_refuses_to_start(tmp_path: Path, vhost_url: str) -> None:
