@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from broker_app.broker.declare import declarations, look_for, queue_exists, translated
+from broker_app.broker.new_queues import NewQueues
 from broker_app.broker.pipeline import carry_out
 from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
 from broker_app.queues import Lane, Names, lane_topology, work_topology
@@ -31,13 +32,15 @@ PROBED_DAYS = 60
 _LOCK_PAUSE_SECONDS = 0.2
 
 
-def ensure(
+def ensure(  # noqa: PLR0913 - one is named
     connection: amqp.Connection,
     lanes: Iterable[Lane],
     specs: Iterable[QueueSpec],
     seen: dict[str, float],
     prefix: str,
     deadline: float,
+    *,
+    new_queues: NewQueues | None = None,
 ) -> dict[str, BrokerError]:
     """Make sure that lanes and destination queues exist, in at most three round trips.
 
@@ -51,6 +54,7 @@ def ensure(
         seen: The `time.monotonic` time at which each queue was last seen; kept with the connection.
         prefix: The prefix of the names on the broker.
         deadline: A `time.monotonic` time.
+        new_queues: Learns which destination queues are declared.
 
     Returns:
         The error for each missing queue, by its name on the broker: its declaration was refused, or it exists with
@@ -69,7 +73,8 @@ def ensure(
     if absent:
         absent_lanes = [what for what in absent.values() if isinstance(what, Lane)]
         absent_specs = [what for what in absent.values() if not isinstance(what, Lane)]
-        faults |= _declare_most(connection, absent_lanes, absent_specs, prefix, deadline)
+        with (new_queues or NewQueues()).declaring(spec.broker_name for spec in absent_specs):
+            faults |= _declare_most(connection, absent_lanes, absent_specs, prefix, deadline)
     seen.update((name, now) for name in unsure if name not in faults)
     return faults
 

@@ -17,6 +17,7 @@ from amqp import exceptions as amqp_errors
 from celery import signals
 
 from broker_app.broker import delay_lanes
+from broker_app.broker.new_queues import NewQueues
 from broker_app.errors import (
     BrokerError,
     BrokerUnreachable,
@@ -41,15 +42,13 @@ if TYPE_CHECKING:
     from kombu.messaging import Producer
 
     from broker_app.errors import PublishError
+    from broker_app.publishing.delayed_message import DelayedMessage
     from broker_app.publishing.group import GroupPublisher
     from broker_app.publishing.message import OutgoingMessage
     from broker_app.queues import Delay, QueueSpec
 
 TIMEOUT_OPTIONS = ("confirm_timeout", "timeout")
 """Options that limit the duration of a call; the first one given wins."""
-
-NEW_QUEUE_SECONDS = 5.0
-"""Time after its declaration in which a queue may have no leader yet."""
 
 RETRY_INTERVALS_SECONDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Pauses between connection attempts; the last one repeats until the time-out."""
@@ -70,6 +69,7 @@ class Publisher:
 
     Attributes:
         can_send_ahead: Whether a message may be sent before those before it are confirmed.
+        new_queues: The queues that were just declared because a message needed them.
     """
 
     can_send_ahead = True
@@ -79,7 +79,7 @@ class Publisher:
         self._builder = MessageBuilder(app, table, prefix)
         self._names = Names(prefix)
         self._timeout_seconds = timeout_seconds
-        self._declared_at: dict[str, float] = {}  # queues that were missing, in the time of time.monotonic
+        self.new_queues = NewQueues()
 
     def send(self, producer: Producer, name: str, message: Any, **options: Any) -> None:
         """Publish a task message; replaces Celery's ``amqp.send_task_message``.
@@ -202,15 +202,14 @@ class Publisher:
                     raise
                 time.sleep(pause)
 
-    def is_refused_for_now(self, outgoing: OutgoingMessage) -> bool:
+    def is_refused_for_now(self, outgoing: DelayedMessage) -> bool:
         """Return whether a refused message is to be sent again.
 
         A new queue or delay lane may have no leader for a moment (seen on 3.10). Lanes have no length limit.
         """
         if outgoing.delay.lanes or outgoing.spec is None:
             return bool(outgoing.delay.lanes)
-        declared_at = self._declared_at.get(outgoing.spec.broker_name)
-        return declared_at is not None and time.monotonic() < declared_at + NEW_QUEUE_SECONDS
+        return outgoing.spec.broker_name in self.new_queues
 
     def _connect(self, connection: Any, outgoing: OutgoingMessage, deadline: float) -> None:
         if connection.connected and not ConfirmChannel.is_inherited(connection.connection):
@@ -267,7 +266,10 @@ class Publisher:
         spec, held = outgoing.spec, outgoing.delay.lanes
         if not held or spec is None:
             return
-        faults = delay_lanes.ensure(channel.connection, held, [spec], channel.seen, self._names.prefix, deadline)
+        prefix, new = self._names.prefix, self.new_queues
+        faults = delay_lanes.ensure(
+            channel.connection, held, [spec], channel.seen, prefix, deadline, new_queues=new
+        )
         if reason := delay_lanes.missing(faults, held, spec.broker_name, self._names.prefix):
             if not outgoing.wait_in_full(self._builder.way):
                 raise outgoing.refused(NoRoute, reason)
@@ -280,14 +282,12 @@ class Publisher:
             return
         connection = channel.connection
         channel.close()
-        self._declared_at[spec.broker_name] = deadline  # other threads may publish before it is answered
         try:
-            delay_lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline, [spec])
+            with self.new_queues.declaring([spec.broker_name]):
+                delay_lanes.declare(connection, outgoing.delay.lanes, self._names.prefix, deadline, [spec])
         except BrokerError as error:
             missing = f"queue {spec.broker_name!r}, or its binding or exchange,"
             raise outgoing.refused(NoRoute, f"{missing} is missing and could not be declared: {error}") from error
-        finally:
-            self._declared_at[spec.broker_name] = time.monotonic()
 
 
 def refusal(outgoing: OutgoingMessage, error: Exception) -> PublishError:

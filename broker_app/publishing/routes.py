@@ -13,6 +13,7 @@ from broker_app.queues import Names
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from broker_app.broker.new_queues import NewQueues
     from broker_app.publishing.bulk.item import BulkItem
     from broker_app.queues import Delay, Lane, QueueSpec
     from broker_app.wire.confirm_channel import ConfirmChannel
@@ -31,10 +32,14 @@ class KnownRoutes:
     Args:
         prefix: The prefix of names on the broker.
         way: `broker_app.publishing.message.MessageBuilder.way`.
+        new_queues: Learns which queues are declared.
     """
 
-    def __init__(self, prefix: str, way: Callable[[QueueSpec, Delay], tuple[str, str]]) -> None:
+    def __init__(
+        self, prefix: str, way: Callable[[QueueSpec, Delay], tuple[str, str]], new_queues: NewQueues
+    ) -> None:
         self._names = Names(prefix)
+        self._new_queues = new_queues
         self._way = way
         self._until: dict[_Route, float] = {}  # on the clock of time.monotonic
 
@@ -64,7 +69,8 @@ class KnownRoutes:
         firsts = [alike[0] for alike in routes.values()]
         held = dict.fromkeys(lane for item in firsts for lane in item.delay.lanes)
         ends = [item.spec for item in firsts if item.spec is not None]
-        faults = delay_lanes.ensure(channel.connection, held, ends, channel.seen, self._names.prefix, deadline)
+        prefix, new = self._names.prefix, self._new_queues
+        faults = delay_lanes.ensure(channel.connection, held, ends, channel.seen, prefix, deadline, new_queues=new)
         if len(self._until) >= _MAX_ROUTES:
             self._until.clear()
         for (end, lanes), alike in routes.items():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from broker_app.publishing.bulk.item import BulkItem
+    from broker_app.publishing.publisher import Publisher
     from broker_app.wire.confirm_channel import Confirmation
 
 WINDOW_ITEMS = 1_000
@@ -64,8 +65,9 @@ class Window:
         self.failure: PublishError | None = None
         self._app = app
         self._connection = connection
+        self._publisher: Publisher = app.amqp.publisher
         self._way = MessageBuilder(app, app.settings.routing_table(), app.settings.prefix).way
-        self._known_routes = KnownRoutes(app.settings.prefix, self._way)
+        self._known_routes = KnownRoutes(app.settings.prefix, self._way, self._publisher.new_queues)
         self._timeout_seconds = timeout_seconds
         self._channel: ConfirmChannel | None = None
         self._queue: deque[BulkItem] = deque()  # to be sent next
@@ -199,9 +201,9 @@ class Window:
             item.is_unanswered = False
             if answer.outcome is ConfirmOutcome.CONFIRMED:
                 item.settle()
-            elif answer.outcome is ConfirmOutcome.REFUSED and not item.delay.lanes:
+            elif answer.outcome is ConfirmOutcome.REFUSED and not self._publisher.is_refused_for_now(item):
                 item.settle(_error(QueueFull, item, answer.reason))
-            else:  # returned: its queue was deleted, or its lane has no leader yet
+            else:  # returned: its queue was deleted, or that or a lane has no leader yet
                 self._one_by_one.append(item)
         if answers:
             self._waited_seconds = 0.0
@@ -212,7 +214,7 @@ class Window:
         outgoing = item.outgoing()
         self._channel = None
         try:
-            self._app.amqp.publisher.deliver(self._connection, outgoing, time.monotonic() + self._timeout_seconds)
+            self._publisher.deliver(self._connection, outgoing, time.monotonic() + self._timeout_seconds)
         except PublishError as error:
             item.settle(error)
             if isinstance(error, (BrokerUnreachable, PublishTimeout)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ending import joined
 from kombu.exceptions import EncodeError
 
 from broker_app import publish_many
+from broker_app.broker import new_queues
 from broker_app.errors import (
     CallError,
     NoRoute,
@@ -85,6 +87,44 @@ def test_a_lane_that_refuses_is_asked_again(
     joined(lifting)
     held = [message for seconds in range(35, 41) for message in _held(app, f"delay.{seconds}s")]
     assert [message.headers["task"] for message in held].count("shop.add") == 1
+
+
+@pytest.mark.version
+@pytest.mark.parametrize("call", ["single", "bulk", "awaited bulk"])
+def test_a_new_queue_that_refuses_is_asked_again(
+    make_app: AppMaker,
+    management: Management,
+    fresh_vhost_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    """A new queue without a leader, or with a cap for a moment, refuses: a call lasts until it takes the task."""
+    monkeypatch.setattr(new_queues, "NEW_SECONDS", 600.0)
+    app, policy = make_app(), f"policies/{vhost_of(fresh_vhost_url)}/lopri"
+    _limit(management, fresh_vhost_url, "lopri", 1)
+    _fill(app, "lopri", retry=False)
+    lifting = threading.Timer(1, management.delete, [policy])
+    lifting.daemon = True
+    lifting.start()
+    if call == "single":
+        app.send_task("shop.add", queue="lopri", confirm_timeout=60)
+    else:
+        _publish_one(app, is_awaited=call == "awaited bulk")
+    joined(lifting)
+    assert [message.headers["task"] for message in take(app, "lopri")].count("shop.add") == 1
+
+
+def _publish_one(app: BrokerApp, *, is_awaited: bool) -> None:
+    calls = [app.signature("shop.add", queue="lopri")]
+    if not is_awaited:
+        publish_many(calls, app=app, timeout_seconds=60).run()
+        return
+
+    async def publish() -> None:
+        async for outcome in app.apublish_many(calls, timeout_seconds=60):
+            assert outcome.error is None
+
+    asyncio.run(publish())
 
 
 def _held(app: BrokerApp, lane: str) -> list[Message]:
