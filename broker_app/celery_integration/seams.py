@@ -76,8 +76,8 @@ SEAMS = (
         "worker/request.py",
         "a task is dead-lettered, counted and settled exactly once, whatever ends it; its body is decoded once",
         "celery.worker.request:Request.__init__ _request_dict _body _content_type _content_encoding _decoded",
-        "celery.worker.request:Request.__init__ _on_ack _on_reject _eta",
-        "celery.worker.request:Request _payload _context _apply_result _already_cancelled",
+        "celery.worker.request:Request.__init__ _on_ack _eta",
+        "celery.worker.request:Request _context _apply_result _already_cancelled",
         "celery.worker.request:Request _success_was_stored _retry_worker_lost _announce_revoked",
     ),
     _seam(
@@ -101,10 +101,11 @@ SEAMS = (
     ),
     _seam(
         "celery_integration/registry.py",
-        "a function with a yield is refused with its place, and so is a Strategy of a task's own",
+        "refuses a function with a yield, a Strategy of a task's own, and an async def with USE_FAST_LOCALS",
         "celery.app.base:Celery._task_from_fun _decorated_fun",
         "celery.app.autoretry:add_autoretry_behaviour _orig_run",
         "celery.app.task:Task Strategy",
+        "celery.utils.threads _FastLocalStack LocalStack",
     ),
     _seam(
         "results/redis_consumer.py",
@@ -113,11 +114,6 @@ SEAMS = (
         "celery.backends.redis:ResultConsumer.drain_events _drain_one",
         "celery.backends.redis:ResultConsumer._reconnect _reconnect_pubsub",
         "celery.backends.redis:ResultConsumer._reset_sync _pending_unsubscribe",
-    ),
-    _seam(
-        "celery_integration/registry.py",
-        "an async def is refused with USE_FAST_LOCALS, whose stacks know threads alone",
-        "celery.utils.threads _FastLocalStack LocalStack",
     ),
     _seam(
         "celery_integration/coroutine_task.py",
@@ -135,8 +131,25 @@ SEAMS = (
     ),
     _seam(
         "publishing/awaited.py",
-        "eager tasks that overlap in threads leave the process as it was",
+        "eager tasks that overlap in threads leave the process as it was; an empty canvas finds its app",
         "celery._state _set_task_join_will_block task_join_will_block",
+        "celery.local:Proxy _get_current_object",
+    ),
+    _seam(
+        "publishing/publisher.py",
+        "a confirmed task sends the event task-sent",
+        "celery.app.amqp:AMQP _event_dispatcher",
+    ),
+    _seam(
+        "results/sql.py",
+        "waits for many results at once, and reads each as Celery does",
+        "celery.backends.base:Backend _ensure_not_eager",
+        "celery.backends.database:DatabaseBackend _decode_stored_result",
+    ),
+    _seam(
+        "results/sql_chords.py",
+        "the body of a chord is published with the retries of a callback",
+        "celery.app.amqp:AMQP _retry_publish",
     ),
     _seam(
         "results/awaited.py",
@@ -241,6 +254,12 @@ SEAMS = (
         "hosts are verified by their own names, closing takes a bounded time, passwords come from a file",
         "kombu.connection:Connection _establish_connection _close _init_params _info",
         "kombu.connection:Connection.__init__ _initial_params cycle failover_strategy alt",
+    ),
+    _seam(
+        "metrics/custom.py",
+        "copies the project's own metrics without running its collectors",
+        "prometheus_client.registry:CollectorRegistry.__init__ _collector_to_names",
+        "prometheus_client.metrics:Gauge.__init__ _multiprocess_mode",
     ),
     _seam(
         "celery_integration/mailbox.py",

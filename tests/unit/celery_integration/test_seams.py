@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +20,9 @@ from broker_app.errors import SettingsError
 from broker_app.worker.consumer import Consumer
 
 if TYPE_CHECKING:
-    from broker_app.celery_integration.seam_check import Seam
+    from collections.abc import Iterable
+
+    from broker_app.celery_integration.seam_check import Part, Seam
 
 RENAMED = {
     "a module's attribute": ("amqp.serialization", "PROPERTY_CLASSES", "amqp"),
@@ -31,6 +35,47 @@ RENAMED = {
     "pika": ("pika.data", "decode_table", "pika"),
 }
 """By the kind of seam: where, what is renamed, and whose it is."""
+
+
+DOCUMENTED = {"_current_frames", "_fields"}
+"""Names with an underscore that are public: of `sys` and of named tuples."""
+
+PARTS = [part for seam in SEAMS for part in seam.parts]
+
+
+@cache
+def _nodes() -> list[ast.AST]:
+    """Return all of our code."""
+    files = [path for path in Path(broker_app.__file__).parent.rglob("*.py") if path.name != "seams.py"]
+    return [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def _read(node: ast.AST) -> list[str]:
+    """Return the names that a node takes from an object or a module."""
+    if isinstance(node, ast.ImportFrom):
+        return [alias.name for alias in node.names]
+    return [node.attr] if isinstance(node, ast.Attribute) else []
+
+
+def _defined(node: ast.AST) -> str:
+    """Return the name that a node defines: of a function, a class, a variable or an attribute of ``self``."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return node.name
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+        return node.attr
+    return ""
+
+
+def _private(names: Iterable[str]) -> set[str]:
+    return {name for name in names if re.fullmatch(r"_[A-Za-z]\w*", name)}
+
+
+def _is_function(part: Part) -> bool:
+    """Return whether a part is a function, whose names are those that it uses itself."""
+    name = part.target.rpartition(":")[2].rpartition(".")[2]
+    return ":" in part.target and name != "__init__" and not name[0].isupper()
 
 
 def found(target: str) -> Any:
@@ -56,6 +101,20 @@ def test_the_installed_versions_have_every_seam(seam: Seam) -> None:
         import_module(part.module)
     assert broken_seams([seam]) == []
     assert (Path(broker_app.__file__).parent / seam.used_in).is_file()
+
+
+def test_every_private_name_that_is_used_is_listed() -> None:
+    """A name with an underscore that is not our own is in the list, so that a worker notices when it is gone."""
+    used = _private(name for node in _nodes() for name in _read(node))
+    listed = {name for part in PARTS for name in (*part.names, re.split("[.:]", part.target)[-1])}
+    assert used - {_defined(node) for node in _nodes()} - listed - DOCUMENTED == set()
+
+
+def test_every_private_name_that_is_listed_is_used() -> None:
+    """A name that only the list mentions would keep a worker from starting for nothing."""
+    listed = _private(name for part in PARTS if not _is_function(part) for name in part.names)
+    texts = {node.value for node in _nodes() if isinstance(node, ast.Constant)}
+    assert listed - {name for node in _nodes() for name in (*_read(node), _defined(node))} - texts == set()
 
 
 @pytest.mark.parametrize(("target", "name", "package"), RENAMED.values(), ids=RENAMED)
