@@ -21,7 +21,7 @@ from celery._state import _set_task_join_will_block, task_join_will_block
 from celery.local import Proxy
 
 from broker_app.publishing.call_start import set_call_start
-from broker_app.publishing.pipeline import SharedCalls
+from broker_app.publishing.shared_calls import SharedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from broker_app.monitoring.prometheus.panels import JOB, rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker_app.monitoring.prometheus.panels import Panel, PanelRow
+    from broker_app.monitoring.prometheus.panel import Panel, PanelRow
 
 _ALL = {"text": "All", "value": "$__all"}
 UID = "broker-app"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker_app.metrics import catalogue
 from broker_app.monitoring.prometheus import recording_rules as recorded
+from broker_app.monitoring.prometheus.panel import Panel, PanelQuery, PanelRow
 
 if TYPE_CHECKING:
     from broker_app.metrics.catalogue import Metric
@@ -16,48 +16,6 @@ JOB, QUEUE, RATE = "$job", "$queue", "$__rate_interval"
 
 _OF_QUEUE = f'job="{JOB}",queue=~"{QUEUE}"'
 _OF_JOB = f'job="{JOB}"'
-
-
-@dataclass(frozen=True, slots=True)
-class PanelQuery:
-    """A query of a panel.
-
-    Attributes:
-        expr: PromQL.
-        legend: Grafana's legend template.
-    """
-
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A chart.
-
-    Attributes:
-        title: Title of the panel.
-        unit: Grafana unit: ``s``, ``short``, ``percentunit``, ``cps``.
-        queries: Queries in display order.
-        about: Description shown in the panel's tooltip.
-        kind: ``timeseries``, or ``stat`` for a single current value.
-        stacked: Whether the lines are stacked.
-    """
-
-    title: str
-    unit: str
-    queries: tuple[PanelQuery, ...]
-    about: str = ""
-    kind: str = "timeseries"
-    stacked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PanelRow:
-    """A titled row of panels."""
-
-    title: str
-    panels: tuple[Panel, ...]
 
 
 def rows() -> tuple[PanelRow, ...]:
