@@ -168,6 +168,15 @@ def management(broker: FoundBroker) -> Management:
     return Management.of(broker.url, broker.management_url)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def lean_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let workers and commands start faster; unit tests look at imports, and a test of Flower needs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "unit" not in request.path.parts:
+            patch.setenv(lean_celery.VARIABLE, lean_celery.python_path())
+        yield
+
+
 @pytest.fixture(scope="module")
 def vhost_url(broker: FoundBroker, management: Management, request: pytest.FixtureRequest) -> Iterator[str]:
     """Return the URL of a virtual host that the tests of one module share."""
@@ -180,14 +189,6 @@ def fresh_vhost_url(broker: FoundBroker, management: Management, request: pytest
     """Return the URL of a virtual host that this test has for itself."""
     with virtual_host(management, broker.url, Path(request.path).stem) as url:
         yield url
-
-
-@pytest.fixture(scope="session", autouse=True)
-def lean_processes() -> Iterator[None]:
-    """Make the workers and commands of all tests start faster; a test of Flower takes this back."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(lean_celery.VARIABLE, lean_celery.python_path())
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
