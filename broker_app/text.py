@@ -1,4 +1,4 @@
-"""Text for people: counts with their nouns, and untrusted text in which invisible characters are escaped.
+"""Text for people: counts with nouns, durations, and untrusted text in which invisible characters are escaped.
 
 Unescaped, a terminal would execute escape sequences, a line break could forge a log line, and a right-to-left
 override could disguise a name.
@@ -50,6 +50,14 @@ def counted(count: int, noun: str) -> str:
         ('1 message', '2,000 messages')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shown_age(seconds: float) -> str:
+    """Format a duration in its largest unit, such as ``12 m``."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
 
 
 def _visible(character: str, kept: str) -> str:

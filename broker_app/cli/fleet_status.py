@@ -16,12 +16,11 @@ from rich.text import Text
 from broker_app.cli import exit_codes
 from broker_app.cli.command import Number, pass_app_or_remains
 from broker_app.cli.output import echo
-from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table
 from broker_app.fleet import DEFAULT_ANSWER_SECONDS, FleetStatus, fleet_status
 from broker_app.fleet.broken_app import RemainsApp
 from broker_app.fleet.logs import LogReader
-from broker_app.text import visible
+from broker_app.text import shown_age, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from broker_app.cli.table import Table
 from broker_app.errors import BrokerError
 from broker_app.messages import read_overview
 from broker_app.queues import Names
-from broker_app.text import visible
+from broker_app.text import shown_age, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,11 +129,3 @@ def _as_dict(overview: Overview) -> dict[str, Any]:
     rows = {name: dataclasses.asdict(row) for name, row in overview.rows.items()}
     shared = {"scheduled": overview.scheduled, "unrouted": overview.unrouted}
     return {"queues": rows, **shared, "not_known": list(overview.missing)}
-
-
-def shown_age(seconds: float) -> str:
-    """Format a duration in its largest unit, such as ``12 m``."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:,.0f} s"

@@ -17,11 +17,11 @@ from broker_app.cli import exit_codes
 from broker_app.cli.command import pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.progress import InterruptWatch, bar
-from broker_app.cli.queues_list import shown_age
 from broker_app.cli.table import Table, console
 from broker_app.errors import SelectionError
 from broker_app.messages import CommandOptions, MessageFilter
 from broker_app.queues import parse_duration
+from broker_app.text import shown_age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

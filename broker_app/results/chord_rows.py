@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -24,7 +25,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError
 
 if TYPE_CHECKING:
@@ -32,14 +32,19 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-"""The statement that inserts or updates, of the databases that have it."""
+UPSERTING = frozenset({"sqlite", "postgresql"})
+"""The databases, as dialects of SQLAlchemy, that have a statement that inserts or updates."""
 
 KEEP_OPEN = timedelta(days=30)
 """Time that a chord waits for its next member, on top of the expiry of results."""
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.1
+
+
+def upsert_of(dialect: str) -> Any:
+    """Return the statement of a database that inserts or updates; the others are not imported."""
+    return import_module(f"sqlalchemy.dialects.{dialect}").insert
 
 
 @dataclass(eq=False, slots=True)
@@ -67,12 +72,12 @@ class ChordRows:
     """The tables of chords and of their members' outcomes. Its methods work in the transaction of a connection.
 
     Args:
-        dialect: A key of `INSERTS`.
+        dialect: One of `UPSERTING`.
         schema: The schema of the tables; None for the default.
     """
 
     def __init__(self, dialect: str, schema: str | None) -> None:
-        self._insert = INSERTS[dialect]
+        self._insert = upsert_of(dialect)
         self._metadata = MetaData(schema=schema)
         self._chords = Table(
             "broker_app_chord",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from sqlalchemy import func
 
-from broker_app.results.chord_rows import INSERTS, ChordPart
+from broker_app.results.chord_rows import ChordPart, upsert_of
 from broker_app.results.sql_chords import SqlChords
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SqlBatches(SqlChords):
     @cached_property
     def _upsert(self) -> Any:
         table = self.task_cls.__table__
-        statement = INSERTS[self._dialect](table)
+        statement = upsert_of(self._dialect)(table)
         new = {column.name: statement.excluded[column.name] for column in table.columns if column.name != "id"}
         if "stamps" in new:  # a later state without stamps keeps them
             new["stamps"] = func.coalesce(new["stamps"], table.c.stamps)

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
 from broker_app.results.chord_members import chord_refused
-from broker_app.results.chord_rows import INSERTS, ChordPart, ChordRows
+from broker_app.results.chord_rows import UPSERTING, ChordPart, ChordRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class SqlChords:
-    """Mixin for Celery's database backend. With other databases than those of `INSERTS`, Celery polls."""
+    """Mixin for Celery's database backend. With other databases than those of `UPSERTING`, Celery polls."""
 
     counts_once = True
 
@@ -129,7 +129,7 @@ class SqlChords:
     @cached_property
     def can_batch(self) -> bool:
         """True if the database has the statement for batches and for chords."""
-        return self._dialect in INSERTS
+        return self._dialect in UPSERTING
 
     @cached_property
     def _dialect(self) -> str:

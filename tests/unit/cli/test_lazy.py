@@ -72,6 +72,17 @@ def test_the_entry_points_load_click_and_nothing_else(tmp_path: Path) -> None:
     assert not modules.intersection(HEAVY)
 
 
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [("broker_app.cli.fleet", "pika"), ("broker_app.results.sql", "sqlalchemy.dialects.postgresql")],
+)
+def test_what_a_start_does_not_use_is_not_loaded(tmp_path: Path, module: str, unused: str) -> None:
+    """A command of fleets loads nothing that moves messages; a worker loads only the database that it has."""
+    modules = _modules_after(f"import {module}", tmp_path)
+    assert module in modules
+    assert unused not in modules
+
+
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_a_list_of_commands_shows_the_command_s_own_summary(verb: LazyCommand) -> None:
     """The short help is that of the command, at every width of a terminal."""
