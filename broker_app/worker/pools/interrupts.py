@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,7 +75,9 @@ class InterruptibleThreads:
 
     def interrupt(self, target: int, error: type[BaseException] | None) -> None:
         """Raise an error in a thread, or in the coroutine that it waits for."""
-        if body_elsewhere(target) is None:
+        if error is None and target == threading.get_ident():
+            _cancel_here()
+        elif body_elsewhere(target) is None:
             _raise_in_thread(target, error)
         body = body_elsewhere(target)  # again: the thread may have started to wait, in which nothing can be raised
         if body is not None:
@@ -207,3 +210,20 @@ def _raise_in_thread(thread: int, error: type[BaseException] | None) -> None:
     """Raise an error in a thread (docs.python.org/3/c-api, PyThreadState_SetAsyncExc); None cancels it."""
     raised = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
+class _Cancelled(BaseException):
+    """Takes the place of an error that is not to be raised any more."""
+
+
+def _cancel_here() -> None:
+    """Cancel the error of the calling thread, with one that is caught here.
+
+    Python 3.11 keeps looking for an error that was set to none: from then on all threads of the process would run
+    Python code at two thirds of their speed, and a thread that a debugger or coverage traces would hang.
+    """
+    with suppress(_Cancelled):
+        while True:  # again if a finalizer has swallowed it
+            _raise_in_thread(threading.get_ident(), _Cancelled)
+            for _ in range(100):
+                pass

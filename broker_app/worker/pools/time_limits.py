@@ -79,6 +79,7 @@ class _Body:
         again_at: Time of the next interrupt; None before the hard limit.
         stuck_at: Time at which it is considered stuck; None before the hard limit and once it is stuck.
         is_stuck: Whether it is stuck.
+        is_interrupted: Whether an error was raised in it, or will be soon.
         settled: Set once its failure is reported and its message settled.
     """
 
@@ -90,6 +91,7 @@ class _Body:
     again_at: float | None = None
     stuck_at: float | None = None
     is_stuck: bool = False
+    is_interrupted: bool = False
     settled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -237,7 +239,8 @@ class TimeLimits:
         """Remove an ended task and cancel its interrupt, so that the next task here is not interrupted."""
         with self._changed:
             self._bodies.discard(body)
-            self._slots.interrupt(body.target, None)
+            if body.is_interrupted:
+                self._slots.interrupt(body.target, None)
 
     def _release(self) -> None:
         """Release the lock if an interrupt was raised just after it was taken, before its block was entered."""
@@ -282,6 +285,7 @@ class TimeLimits:
             body.soft_at = None
             if body not in self._bodies:
                 return
+            body.is_interrupted = True
             self._slots.interrupt(body.target, SoftTimeLimitExceeded)
         logger.warning("%s: exceeded its soft time limit", body.request.humaninfo())
 
@@ -304,6 +308,7 @@ class TimeLimits:
         with self._changed:
             if body not in self._bodies:
                 return
+            body.is_interrupted = True
             self._slots.interrupt(body.target, HardTimeLimit)
             body.again_at = now + AGAIN_SECONDS
             is_newly_stuck = body.stuck_at is not None and body.stuck_at <= now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -129,6 +131,37 @@ def test_what_ends_at_its_limit_harms_nothing_behind_it(worker: Worker) -> None:
     late = Accepted((0.05, None))
     worker.pool.executor.submit(run, worker, late, lambda: spin(SECONDS)).result(SECONDS)
     assert late.told == [0.05], "limits still hold in other threads"
+
+
+def test_a_task_within_its_limits_is_left_alone(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is raised in it and nothing cancelled, which would slow down Python 3.11 for all tasks."""
+    touched: list[Any] = []
+    monkeypatch.setattr(InterruptibleThreads, "interrupt", lambda *facts: touched.append(facts))
+    worker.limits.accept(Accepted((SECONDS, SECONDS)))  # type: ignore[arg-type]
+    assert worker.limits.run(lambda: "done") == "done"
+    assert touched == []
+
+
+def test_a_thread_that_is_traced_goes_on_after_an_interrupt() -> None:
+    """A debugger or coverage traces it; an error that is cancelled before it is raised leaves nothing behind."""
+    subprocess.run([sys.executable, "-c", TRACED], check=True, timeout=60)
+
+
+TRACED = """
+import sys
+import threading
+from contextlib import suppress
+
+from broker_app.worker.pools.interrupts import InterruptibleThreads
+
+threads, here = InterruptibleThreads(None), threading.get_ident()
+sys.settrace(lambda *_: None)
+with suppress(KeyError):
+    threads.interrupt(here, KeyError)
+threads.interrupt(here, None)
+threads.interrupt(here, None)
+threads.frame(here)
+"""
 
 
 def run(worker: Worker, accepted: Accepted, body: Any) -> None:
