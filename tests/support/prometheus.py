@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 from ending import ended
+from ports import free_port
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def running_prometheus(folder: Path, config: str) -> Iterator[Prometheus]:
         config: Its configuration.
     """
     (folder / "prometheus.yml").write_text(config, encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [program("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
     command.append(f"--web.listen-address=127.0.0.1:{port}")
     log = folder / "prometheus.log"

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from ports import free_port
 
 from broker_app.app import app
 from broker_app.errors import FetchError
@@ -241,8 +242,7 @@ def test_fetch_ends_a_circle_of_redirects(site: Callable[..., Site]) -> None:
 
 def test_fetch_says_that_nobody_listens() -> None:
     """A refused connection is named as such, with the URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     with pytest.raises(FetchError, match=rf"fetch http://127\.0\.0\.1:{port}/: .*Connection refused"):
         fetch(f"http://127.0.0.1:{port}/")
 

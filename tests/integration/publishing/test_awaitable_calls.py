@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from apps import TWO_QUEUES, depth, take
 from celery import chain, chord, group
 from celery.exceptions import TimeoutError as ResultTimeoutError
 from configured import configured_client
+from ports import free_port
 from waiting import wait_until
 from workers import running_worker
 
@@ -205,8 +205,7 @@ def test_errors_of_the_broker_are_raised(make_app: AppMaker, make_user: MakeUser
 
 def test_calls_are_spooled_while_the_broker_is_away(make_app: AppMaker) -> None:
     """With a spool, awaited calls return although the broker is away, and each task is kept once."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     settings = "[publish]\nspool = true\ntimeout_seconds = 0.5\n" + TWO_QUEUES
     app = make_app(settings, url=f"amqp://guest:guest@127.0.0.1:{port}//")
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import ports
 import pytest
 from apps import delete, depth, take
 from kombu.exceptions import OperationalError
@@ -156,9 +157,7 @@ def http_port(management: Management) -> int:
 @pytest.fixture
 def free_port() -> int:
     """A port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    return ports.free_port()
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps import depth, take
+from ports import free_port
 from proxy import TcpProxy
 from stopwatch import Stopwatch
 
@@ -112,8 +112,7 @@ def test_a_connection_that_was_closed_while_nothing_was_sent(app: BrokerApp, pro
 
 def test_nobody_there(make_app: AppMaker) -> None:
     """The first item says that it was not published, no more are read, and the same is raised in the end."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     app, read = make_app(QUICK, url=f"amqp://guest:guest@127.0.0.1:{port}//"), itertools.count()
     watch = Stopwatch()
     outcomes, error = published(app, (app.signature("any", args=(n,)) for n in read))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from apps import TWO_QUEUES, delete, depth, take
 from click.testing import CliRunner
 from ending import ended
+from ports import free_port
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -45,8 +45,7 @@ AWAY = SPOOL + BRIEFLY + TWO_QUEUES
 @pytest.fixture
 def nobody() -> str:
     """Return the URL of a broker that is not there."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     return f"amqp://guest:guest@127.0.0.1:{port}//"
 
 

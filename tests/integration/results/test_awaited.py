@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import states
 from celery.exceptions import TimeoutError as ResultTimeoutError
-from redis_server import NEEDS_REDIS, free_port, redis_server
+from ports import free_port
+from redis_server import NEEDS_REDIS, redis_server
 
 from broker_app import BrokerApp
 

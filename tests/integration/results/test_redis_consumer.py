@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import states
 from celery.exceptions import TimeoutError as ResultTimeout
+from ports import free_port
 from redis.client import PubSub
-from redis_server import NEEDS_REDIS, free_port, redis_server
+from redis_server import NEEDS_REDIS, redis_server
 
 from broker_app import BrokerApp
 

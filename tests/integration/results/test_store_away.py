@@ -8,7 +8,8 @@ import pytest
 from apps import TWO_QUEUES, depth
 from celery import chain, chord, group, states
 from ledger import Ledger, ledger
-from redis_server import NEEDS_REDIS, free_port, redis_server
+from ports import free_port
+from redis_server import NEEDS_REDIS, redis_server
 from waiting import wait_until
 
 from broker_app import messages

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from ports import free_port
 from proxy import TcpProxy, Way
 from waiting import wait_until
 
@@ -178,8 +179,7 @@ def test_close(proxy: TcpProxy) -> None:
 
 def test_no_server() -> None:
     """A proxy to a target that is down resets its clients, so that they see a broker that is down."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
+    port = free_port()
     with TcpProxy("127.0.0.1", port) as proxy, pytest.raises(ConnectionResetError):
         socket.create_connection(("127.0.0.1", proxy.port), timeout=5).recv(1)
 

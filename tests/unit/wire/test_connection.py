@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
+from ports import free_port
 
 from broker_app.wire.connection import LONGEST_PAUSE_SECONDS, BrokerConnection
 
@@ -23,8 +23,7 @@ class EnoughError(Exception):
 def test_pauses_between_attempts_stay_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the broker is away, a worker tries again every few seconds, and so is back as soon."""
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda _seconds: None)
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
+    port = free_port()
     pauses: list[float] = []
 
     def note(_error: Exception, pause: float) -> None:
