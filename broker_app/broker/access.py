@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,13 @@ class Broker(Protocol):
         """Return a new, unopened connection; takes the same arguments as Celery's method."""
 
 
+ANSWER_SECONDS = 60.0
+"""Longest wait for an answer on such a connection; a busy broker may take long to delete a large queue."""
+
+_LOST = frozenset({None, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
+"""Error numbers of a lost connection; py-amqp raises an `OSError` without one at the end of the stream."""
+
+
 @contextmanager
 def connect(app: Broker) -> Iterator[amqp.Connection]:
     """Open a connection for a few calls, with bounded waits, and close it afterwards.
@@ -44,7 +52,8 @@ def connect(app: Broker) -> Iterator[amqp.Connection]:
     Raises:
         BrokerRefused: Wrong credentials.
         NotOnBroker: No such virtual host, or no access to it.
-        BrokerError: Nothing answers at that address, or it is not an AMQP broker.
+        BrokerError: Nothing answers at that address, or it is not an AMQP broker. In the block: the connection was
+            lost, or an answer took longer than `ANSWER_SECONDS`.
     """
     connection = app.connection_for_write()
     where = connection.as_uri()
@@ -58,8 +67,14 @@ def connect(app: Broker) -> Iterator[amqp.Connection]:
         raise BrokerError(
             f"{where}: no AMQP broker answers there ({error_text(error)}); start it or correct broker_url"
         ) from error
-    with connection, cut_when_interrupted(connection.connection) as opened:
-        yield opened
+    try:
+        with connection, cut_when_interrupted(connection.connection) as opened:
+            opened.sock.settimeout(ANSWER_SECONDS)
+            yield opened
+    except (amqp_errors.ConnectionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _LOST:
+            raise  # of a file, for example
+        raise BrokerError(f"{where}: the connection was lost ({error_text(error)}); run it again") from error
 
 
 @contextmanager

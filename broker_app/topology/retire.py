@@ -104,17 +104,17 @@ def retire_queue(
         raise SelectionError(f"queue {name!r}: it is in the settings; remove its table there first")
     check_queue_name(short, app.settings.prefix)
     target = None if into is None else app.settings.routing_table().queue(into)
-    try:
-        with connect(app) as connection:
-            one = _Retirement(app, connection, short, target, told, waits or MigrationTimeouts())
-            one.check()
-            if is_dry_run:
-                return one.outlook()
+    with connect(app) as connection:
+        one = _Retirement(app, connection, short, target, told, waits or MigrationTimeouts())
+        one.check()
+        if is_dry_run:
+            return one.outlook()
+        try:
             with migration_lock(connection, app.settings.prefix):
                 return one.run()
-    except (amqp_errors.AMQPError, OSError) as error:
-        text = f"the connection was lost ({error_text(error)}); no message is lost, run it again"
-        raise BrokerError(text) from error
+        except (amqp_errors.AMQPError, OSError) as error:
+            text = f"the connection was lost ({error_text(error)}); no message is lost, run it again"
+            raise BrokerError(text) from error
 
 
 class _Retirement:
