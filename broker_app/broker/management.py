@@ -55,6 +55,14 @@ _FACTS = {
 """The query for each kind of object: its declaration and the policies that apply to it."""
 
 
+_CURES = {
+    HTTPStatus.UNAUTHORIZED: "give the broker's user the tag `monitoring`",
+    HTTPStatus.FORBIDDEN: "give the broker's user the tag `monitoring`",
+    HTTPStatus.NOT_FOUND: "correct the path of management_url, or create what is missing",
+}
+"""What to do about an answer of the API, by its status; others may pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class MessageCounts:
     """The message counts of a queue as of the broker's last count.
@@ -90,7 +98,8 @@ class Management:
         broker = parse_url(broker_url)
         scheme, port = PORTS["amqps" if broker_url.startswith("amqps") else "amqp"]
         place = urlsplit(url or f"{scheme}://{_bracketed(broker['hostname'] or '127.0.0.1')}:{port}")
-        self.url = urlunsplit(place._replace(netloc=place.netloc.rpartition("@")[2])).rstrip("/")
+        address = urlunsplit(place._replace(netloc=place.netloc.rpartition("@")[2]))
+        self.url = address.rstrip("/").removesuffix("/api").rstrip("/")
         self._vhost = quote(broker["virtual_host"] or "/", safe="")
         user = unquote(place.username) if place.username else broker["userid"] or "guest"
         password = unquote(place.password or "") if place.username else broker["password"] or "guest"
@@ -196,6 +205,8 @@ class Management:
             cls = NotOnBroker if error.code == HTTPStatus.NOT_FOUND else BrokerError
             is_denied = error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
             cure = "; give the broker's user the tag `monitoring`" if is_denied else ""
+            if cls is NotOnBroker:
+                cure = "; correct the path of management_url, or create what is missing"
             raise cls(f"management API {self.url}: expected 200, got {error.code} {error.reason}{cure}") from error
         except (URLError, OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error

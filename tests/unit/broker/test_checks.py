@@ -234,6 +234,7 @@ def test_longest_run(run: float, prefetch: int, policy: int | None, level: Level
         ("amqps://u:p@mq.example/v", None, "https://mq.example:15671"),
         ("amqp://u:p@[::1]:5672//", None, "http://[::1]:15672"),
         ("amqps://u:p@mq.example/v", "https://u2:p2@api.example:1/x/", "https://api.example:1/x"),
+        ("amqp://u:p@mq.example/v", "http://api.example:1/x/api/", "http://api.example:1/x"),
     ],
 )
 def test_where_the_api_is(broker_url: str, url: str | None, place: str) -> None:
