@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from broker_app.coroutines.context import enter, leave
 from broker_app.coroutines.elsewhere import running_elsewhere
 from broker_app.coroutines.loop import running_loop
 from broker_app.coroutines.slot import new_signal
-from broker_app.errors import UnsupportedTask
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -52,11 +50,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any], task: Task, request: Cont
 
     Raises:
         BaseException: What the coroutine raised.
-        UnsupportedTask: gevent has patched this process, whose connections belong to one thread's greenlets.
     """
-    if _is_green():
-        coroutine.close()
-        raise UnsupportedTask(f"task {task.name}: async def does not run with gevent; use prefork or threads")
     lifespans = getattr(task.app, "lifespans", None)
     run = coroutine if lifespans is None else lifespans.run(coroutine)
     execution = Execution(run, task, request, body=coroutine)
@@ -218,11 +212,6 @@ class Execution:
         logger.error("%s does not end; its slot goes on without it", self.name)
         if self._pending is None:
             self.interrupt(asyncio.CancelledError)
-
-
-def _is_green() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _is_soft(error: BaseException | type[BaseException]) -> bool:

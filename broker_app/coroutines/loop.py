@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from broker_app.coroutines.context import CURRENT
+from broker_app.coroutines.green_loop import is_green, new_green_loop
 from broker_app.coroutines.waiting import Signal
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class LoopThread:
 
     def _run(self) -> None:
         try:
-            self.loop = asyncio.new_event_loop()
+            self.loop = new_green_loop() if is_green() else asyncio.new_event_loop()
             self.loop.set_task_factory(_create_task)  # type: ignore[arg-type] # takes a context since Python 3.11
             asyncio.set_event_loop(self.loop)
         except BaseException as error:  # noqa: BLE001 - raised where the thread was started

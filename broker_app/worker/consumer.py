@@ -84,7 +84,7 @@ class Consumer(celery_consumer.Consumer):
         )
 
     def __init__(self, on_task_request: Callable[[Request], object], *args: Any, **options: Any) -> None:
-        refuse_unsupported(options["pool"], options["app"])
+        refuse_unsupported(options["pool"])
         refuse_broken_seams()
         connect_seconds = options["app"].conf.broker_connection_timeout
         super().__init__(self._admit, *args, **options)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
+from broker_app.coroutines.green_loop import is_green
 from broker_app.errors import SettingsError
 from broker_app.settings import shown_in_one_line
 
 
-def refuse_unsupported(pool: Any, app: Any) -> None:
-    """Refuse a pool that does not fit, or not these tasks.
+def refuse_unsupported(pool: object) -> None:
+    """Refuse a pool that does not fit.
 
     Args:
         pool: Celery's pool.
-        app: The app, with its tasks.
 
     Raises:
-        SettingsError: The pool is eventlet, or gevent with tasks that are ``async def``, or asyncio in a process
-            that gevent or eventlet has patched.
+        SettingsError: The pool is eventlet, or asyncio in a process that gevent or eventlet has patched.
     """
     _refuse_eventlet(pool)
     _refuse_patched(pool)
-    _refuse_coroutines(pool, app)
 
 
 def _refuse_eventlet(pool: object) -> None:
@@ -43,28 +40,9 @@ def _refuse_patched(pool: object) -> None:
             raise SettingsError([f"{problem}; remove its monkey patching"])
 
 
-def _is_patched_by_gevent() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
-
-
 def _is_patched_by_eventlet() -> bool:
     patcher = sys.modules.get("eventlet.patcher")
     return patcher is not None and bool(patcher.is_monkey_patched("thread"))
 
 
-_PATCHERS = {"gevent": _is_patched_by_gevent, "eventlet": _is_patched_by_eventlet}
-
-
-def _refuse_coroutines(pool: Any, app: Any) -> None:
-    """Refuse ``async def`` tasks with gevent; a class with its own ``__call__`` may run them itself."""
-    if not getattr(pool, "is_green", False):
-        return
-    found = sorted(
-        task.name for task in app.tasks.values() if getattr(task, "is_async", False) and not task.has_own_call
-    )
-    if found:
-        with shown_in_one_line():
-            problem = f"-P gevent: expected plain tasks, got async def: {', '.join(found)}"
-            cure = "use -P asyncio or -P threads, or leave their modules out of this worker"
-            raise SettingsError([f"{problem}; {cure}"])
+_PATCHERS = {"gevent": is_green, "eventlet": _is_patched_by_eventlet}

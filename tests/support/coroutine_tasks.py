@@ -42,6 +42,29 @@ async def ids(self: Any) -> list[Any]:
     return [self.request.id, current_id(), await inner]
 
 
+@app.task
+def run_by_itself() -> bool:
+    """Run a coroutine in a loop of its own, in a plain task; return whether another loop seemed to run before."""
+    seen = asyncio._get_running_loop() is not None
+    asyncio.run(asyncio.sleep(0.05))
+    return seen
+
+
+@app.task
+async def apply_inside() -> Any:
+    """Run another coroutine in a loop of its own, and go on."""
+    inner = state.apply().get(disable_sync_subtasks=False)
+    await asyncio.sleep(0.01)
+    return [inner, await asyncio.to_thread(asyncio._get_running_loop)]
+
+
+@app.task
+async def publish_inside() -> Any:
+    """Publish tasks and wait for their results."""
+    results = await asyncio.gather(*(app.tasks["workload.add"].adelay(number, 1) for number in range(10)))
+    return await asyncio.gather(*(result.aget(timeout=60, disable_sync_subtasks=False) for result in results))
+
+
 @app.task(ignore_result=True)
 async def write(file: str) -> None:
     """Note a run."""

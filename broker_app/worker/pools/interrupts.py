@@ -192,9 +192,10 @@ class InterruptibleGreenlets:
             self._raising[target] = self._gevent.get_hub().loop.run_callback(target.throw, error)
 
     def frame(self, target: Any) -> FrameType | None:
-        """Return the frame in which a greenlet waits."""
+        """Return the frame in which a greenlet waits, or that of the coroutine that it waits for."""
+        body = body_elsewhere(id(target))  # gevent's identifier of a thread
         frame: FrameType | None = target.gr_frame
-        return frame
+        return frame if body is None else body.frame or frame
 
     def lose(self, target: Any) -> None:
         """Do nothing: the slot stays occupied."""

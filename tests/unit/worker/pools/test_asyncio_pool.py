@@ -268,4 +268,4 @@ def test_a_process_that_gevent_has_patched_is_refused(
     )
     pool = make_pool(1)
     with pytest.raises(SettingsError, match="gevent"):
-        refuse_unsupported(pool.pool, pool.app)
+        refuse_unsupported(pool.pool)
