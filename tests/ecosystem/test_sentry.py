@@ -40,7 +40,8 @@ from datetime import datetime, timezone
 app.conf.beat_schedule = {
     task: {
         "task": f"shop.tasks.{task}", "args": (2, 2), "options": {"queue": "lopri"},
-        "schedule": crontab(minute=0), "last_run_at": datetime(2020, 1, 1, tzinfo=timezone.utc),  # so it is due
+        "schedule": crontab(minute=0, hour=0, day_of_month=1, month_of_year=1),  # not again in this hour
+        "last_run_at": datetime(2020, 1, 1, tzinfo=timezone.utc),  # so it is due, once
     }
     for task in ("add", "fail")
 }
