@@ -256,6 +256,8 @@ class Consumer(celery_consumer.Consumer):
         """Set up the consumers, then run Celery's loop."""
         handler = self.create_task_handler()
         self._consumption.begin(self.connection, self.task_consumer, handler, self.on_decode_error)
+        if self.qos.value == self.initial_prefetch_count:
+            self.qos.prev = self.qos.value  # set before; Celery would wait for it again while messages arrive
         if self.hub:
             loops.asynloop(*args)
         elif self._is_green:

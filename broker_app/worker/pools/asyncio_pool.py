@@ -6,6 +6,7 @@ bodies: what Celery does before and after them runs in tracer threads (`broker_a
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections import deque
@@ -40,6 +41,10 @@ TRACERS = 4
 """Tracer threads: as many calls that block, such as publishing a retry, at a time."""
 
 
+YOUNG_OBJECTS, YOUNG_COLLECTIONS = 10_000, 20
+"""Thresholds of the garbage collector: new objects before it looks at them, and such looks before older ones."""
+
+
 class TaskPool(BasePool):
     """Celery's interface to the pool. Its limit is the number of tasks at a time, of both kinds together.
 
@@ -63,6 +68,7 @@ class TaskPool(BasePool):
     def on_start(self) -> None:
         """Start the tracer threads."""
         self._tracers.start()
+        _collect_less_garbage()
 
     def on_apply(
         self,
@@ -189,6 +195,20 @@ class _Call:
         self.target = target
         self.arguments = arguments
         self.is_dropped = False
+
+
+def _collect_less_garbage() -> None:
+    """Make the garbage collector look less often at what lives long: the program, and thousands of waiting tasks.
+
+    By default it looks at all objects again whenever their number has grown by a quarter. While thousands of tasks
+    started, that took two fifths of the processor time of each.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+    young, _, oldest = gc.get_threshold()
+    if 0 < young < YOUNG_OBJECTS:  # otherwise the program has its own
+        gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, oldest)
 
 
 def _ending_terminated(target: Callable[..., object]) -> Callable[..., object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from contextlib import suppress
@@ -18,7 +19,7 @@ from waiting import wait_until
 from broker_app import BrokerApp
 from broker_app.coroutines.execution import run_coroutine
 from broker_app.errors import SettingsError
-from broker_app.worker.pools.asyncio_pool import MAX_THREADS, TRACERS, TaskPool
+from broker_app.worker.pools.asyncio_pool import MAX_THREADS, TRACERS, YOUNG_OBJECTS, TaskPool
 from broker_app.worker.pools.interrupts import InterruptibleSlots
 from broker_app.worker.pools.time_limits import STUCK_SECONDS, TimeLimits
 from broker_app.worker.unsupported import refuse_unsupported
@@ -74,6 +75,14 @@ class Pool:
     def wait_for(self, count: int) -> None:
         """Wait until so many tasks have ended."""
         wait_until(lambda: len(self.answers) >= count, SECONDS, f"{count} tasks to end")
+
+
+@pytest.fixture
+def thresholds() -> Iterator[None]:
+    """Set back the garbage collector's thresholds afterwards."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture
@@ -269,3 +278,14 @@ def test_a_process_that_gevent_has_patched_is_refused(
     pool = make_pool(1)
     with pytest.raises(SettingsError, match="gevent"):
         refuse_unsupported(pool.pool)
+
+
+@pytest.mark.usefixtures("thresholds")
+@pytest.mark.parametrize(("own", "young"), [(700, YOUNG_OBJECTS), (50_000, 50_000), (0, 0)])
+def test_garbage_is_collected_less_often_unless_the_program_says_how(
+    make_pool: Callable[[int], Pool], own: int, young: int
+) -> None:
+    """Thousands of waiting tasks are not looked at again and again; a program's own thresholds stay."""
+    gc.set_threshold(own)
+    make_pool(1)
+    assert gc.get_threshold()[0] == young
