@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery, _state
+from celery import _state
 from celery.utils import uuid
 
 from broker_app.celery_integration.awaitables import add_awaitables
 from broker_app.celery_integration.beat import shorten_refusals
-from broker_app.celery_integration.config import celery_settings
+from broker_app.celery_integration.configured import ConfiguredApp
 from broker_app.celery_integration.django import closing
 from broker_app.celery_integration.pool_names import add_asyncio_pool
 from broker_app.celery_integration.registry import TaskRegistry, check_function, check_lifespan
-from broker_app.errors import SettingsError, UnsupportedTask
+from broker_app.errors import UnsupportedTask
 from broker_app.metrics.registry import ProcessMetrics
 from broker_app.publishing.awaited import awaited
 from broker_app.publishing.bulk import publish_many
@@ -26,15 +25,13 @@ from broker_app.publishing.call_start import call_start
 from broker_app.publishing.call_times import check_expires, requested_delay
 from broker_app.publishing.group import group_of, publishing_group
 from broker_app.publishing.options import check_option, check_options
-from broker_app.publishing.pipeline import current_pipeline
 from broker_app.publishing.publisher import TIMEOUT_OPTIONS
 from broker_app.publishing.sent import note_sent
-from broker_app.publishing.single import LateProducer, SingleCalls
+from broker_app.publishing.single import SingleCalls
+from broker_app.publishing.single_send import send_single
 from broker_app.results.fault_tolerance import forgiving
 from broker_app.results.writer import ResultWriter
-from broker_app.settings import config_path, load_settings, refuse_celery_environment, shown_in_one_line
 from broker_app.settings.extras import loading_store
-from broker_app.wire.connection import pooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,9 +44,6 @@ if TYPE_CHECKING:
 
     from broker_app.coroutines.lifespan import Lifespans
     from broker_app.publishing.bulk import BulkPublication
-    from broker_app.publishing.single import PlainCall
-    from broker_app.queues import Delay
-    from broker_app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ class _Until:
     deadline: float
 
 
-class BrokerApp(Celery):
+class BrokerApp(ConfiguredApp):
     """A Celery app with publisher confirms, routing to declared queues, and delays held by the broker.
 
     Creating an app reads and opens nothing. The settings are loaded on the first access to ``conf`` or `settings`.
@@ -88,14 +82,11 @@ class BrokerApp(Celery):
     _tasks: Any
 
     def __init__(self, main: str | None = None, *, config: Path | str | None = None, **kwargs: Any) -> None:
-        self._config_file = config
-        self._loading = threading.RLock()
-        self._is_loaded = False
         self.result_writer = ResultWriter()
         self._single_calls = SingleCalls(self)
         self._refusal: UnsupportedTask | None = None
         self.lifespans: Lifespans | None = None
-        super().__init__(main, **kwargs)
+        super().__init__(main, config=config, **kwargs)
         if not isinstance(self._tasks, TaskRegistry):  # a registry from another app
             self._tasks = TaskRegistry(self._tasks)
         if self.set_as_current and _state.default_app is not None and _state.default_app is globals().get("app"):
@@ -106,61 +97,6 @@ class BrokerApp(Celery):
         shorten_refusals()
         add_awaitables()
         add_asyncio_pool()
-
-    @property
-    def config_file(self) -> Path | None:
-        """The settings file; None if only the defaults and the environment are used.
-
-        Raises:
-            SettingsError: The named file does not exist.
-        """
-        return config_path(self._config_file)
-
-    @property
-    def conf(self) -> Any:
-        """Celery's configuration. While one thread loads it, other threads wait.
-
-        Without the lock, Celery exposes it before our values are set, and the other threads would use the wrong
-        broker and lose results.
-        """
-        conf = self._conf
-        if conf is not None and self._is_loaded:  # fast path: read several times per call
-            return conf
-        with self._loading:
-            return super().conf
-
-    @conf.setter
-    def conf(self, conf: Any) -> None:
-        """Set the configuration, as Celery does."""
-        self._conf = conf
-
-    def _load_config(self) -> Any:
-        with self._loading:
-            if not self._is_loaded or self._conf is None:  # None: `config_from_object` asked for a reload
-                self._is_loaded = False
-                defaults = celery_settings(self.settings)
-                self._pending_defaults.appendleft(lambda: self._replace_defaults(defaults))
-                super()._load_config()
-                self._refuse_environment()
-                self._is_loaded = True
-            return self._conf
-
-    def _refuse_environment(self) -> None:
-        """Refuse Celery's variables that would override our settings; the next access to ``conf`` checks again."""
-        try:
-            with shown_in_one_line():
-                refuse_celery_environment(self._conf)
-        except SettingsError:
-            self._conf = None
-            raise
-
-    def _replace_defaults(self, defaults: dict[str, Any]) -> dict[str, Any]:
-        """Replace Celery's defaults with our values, and return no values that would override the user's.
-
-        With `add_defaults`, our values would override those from `config_from_object`.
-        """
-        self._conf.defaults[-1].update(defaults)
-        return {}
 
     def task(self, *args: Any, **options: Any) -> Any:
         """Define a task, like Celery's decorator.
@@ -213,16 +149,6 @@ class BrokerApp(Celery):
             raise
 
     @cached_property
-    def settings(self) -> Settings:
-        """The settings, read once.
-
-        Raises:
-            SettingsError: The settings are invalid. A click command prints its lines without a traceback.
-        """
-        with shown_in_one_line():
-            return load_settings(self._config_file)
-
-    @cached_property
     def metrics(self) -> ProcessMetrics:
         """The Prometheus metrics of this process."""
         return ProcessMetrics(self)
@@ -261,7 +187,10 @@ class BrokerApp(Celery):
             delay, due = requested_delay(self, countdown, eta, began)
             plain = self._single_calls.find(name, args, kwargs, delay, options)
             if plain is not None:
-                if result := self._send_plain(plain, delay, due, began, options):
+                publisher = self.amqp.publisher
+                outgoing = self._single_calls.build(plain, publisher, delay, due, began)
+                if outgoing is not None:
+                    result = send_single(self, outgoing, began + publisher.timeout_seconds(options), options)
                     note_sent(result.id)
                     return result
                 options["broker_app_note"] = plain.note
@@ -293,32 +222,6 @@ class BrokerApp(Celery):
         """
         is_ours: bool = type(self).send_task is BrokerApp.send_task and self.amqp.publisher.can_send_ahead
         return is_ours and not any(options.get(option) for option in TIMEOUT_OPTIONS)
-
-    def _send_plain(
-        self, plain: PlainCall, delay: Delay, due: datetime | None, began: float, options: dict[str, Any]
-    ) -> AsyncResult | None:
-        """Publish a message from a template, as Celery's `send_task`; return None if there is no template."""
-        publisher = self.amqp.publisher
-        outgoing = self._single_calls.build(plain, publisher, delay, due, began)
-        if outgoing is None:
-            return None
-        deadline = began + publisher.timeout_seconds(options)
-        is_ignored, retry = options.get("ignore_result"), options.get("retry") is not False
-        if (pipeline := current_pipeline()) is not None:
-            if not is_ignored:
-                self.backend.on_task_call(LateProducer(self.amqp, pipeline.connection), outgoing.task_id)
-            pipeline.send(outgoing, deadline, retry=retry)
-            return self._result_of(outgoing.task_id, is_ignored, options)
-        with pooled(self.pool, deadline) as connection, connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery
-            if not is_ignored:
-                self.backend.on_task_call(LateProducer(self.amqp, connection), outgoing.task_id)
-            publisher.send_packed(connection, outgoing, deadline, retry=retry)
-        return self._result_of(outgoing.task_id, is_ignored, options)
-
-    def _result_of(self, task_id: str, is_ignored: Any, options: dict[str, Any]) -> AsyncResult:
-        result: AsyncResult = (options.get("result_cls") or self.AsyncResult)(task_id)
-        result.ignored = is_ignored
-        return result
 
     @cached_property
     def GroupResult(self) -> Any:  # noqa: N802 - Celery's name
@@ -363,10 +266,6 @@ class BrokerApp(Celery):
         """
         publication = self.publish_many(signatures, timeout_seconds=timeout_seconds, keep_going=keep_going)
         return AsyncBulkPublication(publication, self)
-
-    def __reduce_keys__(self) -> dict[str, Any]:
-        """Keep the settings file when the app is pickled to another process."""
-        return dict(super().__reduce_keys__(), config=self._config_file)
 
 
 app = BrokerApp("broker_app", include=["broker_app.tasks"])

@@ -176,13 +176,19 @@ SEAMS = (
         "celery.app.task:Task _get_exec_options",
     ),
     _seam(
-        "app.py",
-        "settings load on first use, under a lock, as defaults; result stores are fault-tolerant",
-        "celery.app.base:Celery _load_config _get_backend",
-        "celery.app.base:Celery.__init__ _conf _pending_defaults _tasks _fixups",
+        "celery_integration/configured.py",
+        "settings load on first use, under a lock, as defaults",
+        "celery.app.base:Celery _load_config",
+        "celery.app.base:Celery.__init__ _conf _pending_defaults",
     ),
     _seam(
         "app.py",
+        "result stores are fault-tolerant, and tasks are checked when they are registered",
+        "celery.app.base:Celery _get_backend",
+        "celery.app.base:Celery.__init__ _tasks",
+    ),
+    _seam(
+        "publishing/single_send.py",
         "a plain call is published without Celery's own work for it, with the same errors",
         "kombu.connection:Connection _reraise_as_library_errors",
     ),
@@ -201,6 +207,7 @@ SEAMS = (
     _seam(
         "celery_integration/django.py",
         "closes the connections that a worker opens outside tasks",
+        "celery.app.base:Celery.__init__ _fixups",
         "celery.fixups.django:DjangoFixup.worker_fixup _worker_fixup",
         "celery.fixups.django:DjangoWorkerFixup close_database",
     ),

@@ -191,22 +191,6 @@ class TemplatedMessage(OutgoingMessage):
         return channel.send(sent, (self.task_id, self.exchange, self.routing_key))
 
 
-class LateProducer:
-    """A producer that is made when it is used: few result backends need one to prepare for a result.
-
-    Args:
-        amqp: Makes the producer.
-        connection: Its connection.
-    """
-
-    def __init__(self, amqp: AMQP, connection: Any) -> None:
-        self._amqp = amqp
-        self._connection = connection
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._amqp.Producer(self._connection, auto_declare=False), name)
-
-
 class _Snapshot:
     """Shared inputs of an app's templates, apart from a call's options; each process has its own.
 
