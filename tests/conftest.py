@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 hypothesis_settings.register_profile("tests", deadline=None)  # a shared machine may be slow at any moment
-hypothesis_settings.load_profile("tests")
+hypothesis_settings.register_profile("measured", deadline=None, max_examples=10)
+
+_IS_MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
+"""Whether coverage traces the tests, which takes several times as long."""
+
+hypothesis_settings.load_profile("measured" if _IS_MEASURED else "tests")
 
 _LIMIT_SECONDS = {"unit": 60, "integration": 300, "acceptance": 480, "chaos": 480, "ecosystem": 300}
 """When a test of this kind hangs for certain, on a busy machine too; a marker may give it more time."""
@@ -97,6 +102,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _limit(item: pytest.Item) -> None:
     limit = next((seconds for kind, seconds in _LIMIT_SECONDS.items() if kind in item.path.parts), 0)
+    limit *= 5 if _IS_MEASURED else 1
     marker = item.get_closest_marker("timeout")
     if marker is None or marker.args[0] < limit:
         item.add_marker(pytest.mark.timeout(limit), append=False)
