@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _OURS = "broker-app"
 _PYTHON = "Python"
-_PACKAGES = {"concurrent": _PYTHON, "prometheus_client": "prometheus-client"}
+_PACKAGES = {"asyncio": _PYTHON, "concurrent": _PYTHON, "prometheus_client": "prometheus-client"}
 """Packages by their import names, where the two differ."""
 
 

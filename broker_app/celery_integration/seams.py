@@ -123,6 +123,11 @@ SEAMS = (
         "celery.app.base:Celery._task_from_fun _dump_pydantic_arguments",
     ),
     _seam(
+        "coroutines/green_loop.py",
+        "with gevent, each greenlet has the running loop that a thread would have",
+        "asyncio.events _get_running_loop _set_running_loop",
+    ),
+    _seam(
         "coroutines/context.py",
         "self.request and current_task are right in each coroutine",
         "celery._state _task_stack",
