@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 4.0
 """Time for a lifespan to close, within the time that a worker has to exit after its drain."""
 
+OPENING_SECONDS = 5.0
+"""Time after which a lifespan that is still opening is logged, since all coroutines wait for it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -93,6 +96,7 @@ class _Lifespan:
         self.state: Any = None
         self.closed = threading.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(OPENING_SECONDS, self._warn_of_opening)
         self._closing = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(
             self._live(function), name="lifespan", context=Context()
@@ -110,6 +114,13 @@ class _Lifespan:
     def close(self) -> None:
         """Close it soon."""
         self._closing.set()
+
+    def _warn_of_opening(self) -> None:
+        if not self._opened.done():
+            logger.warning(
+                "the app's lifespan has not opened for %g s, and its async def tasks wait; give it a time limit",
+                OPENING_SECONDS,
+            )
 
     async def _live(self, function: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import signals
 from celery.app.task import Context
+from waiting import wait_until
 
 from broker_app import BrokerApp
+from broker_app.coroutines import lifespan
 from broker_app.coroutines.execution import run_coroutine
 from broker_app.errors import UnsupportedTask
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+
+SECONDS = 60.0
 
 
 class Shop:
@@ -26,6 +32,7 @@ class Shop:
         self.app = BrokerApp("lifespans", set_as_current=False)
         self.told: list[str] = []
         self.failures = 0
+        self.gate: threading.Event | None = None
 
         @self.app.task(bind=True, name="look")
         async def look(task: Any) -> Any:
@@ -40,6 +47,8 @@ class Shop:
         """Tell the opening and the end; fail as often as it is to."""
         self.told.append("open")
         await asyncio.sleep(0.01)
+        if self.gate is not None:
+            await asyncio.to_thread(self.gate.wait, SECONDS)
         if self.failures:
             self.failures -= 1
             raise ConnectionError
@@ -68,6 +77,22 @@ def test_it_is_opened_once_and_closed_when_the_worker_ends(shop: Shop) -> None:
         signals.worker_shutdown.send(sender=None)
     assert shop.told == ["open", "close"]
     assert shop.look.state is None
+
+
+def test_one_that_hangs_while_opening_is_logged(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tasks that wait for it show nothing themselves."""
+    monkeypatch.setattr(lifespan, "OPENING_SECONDS", 0.05)
+    gate = threading.Event()
+    shop.gate = gate
+    with ThreadPoolExecutor(1) as slots:
+        answer = slots.submit(shop.run)
+        try:
+            wait_until(lambda: "has not opened" in caplog.text, SECONDS, "the log line")
+        finally:
+            gate.set()
+        assert answer.result(SECONDS) == {"number": 1}
 
 
 def test_one_that_cannot_be_opened_is_tried_again(shop: Shop) -> None:
