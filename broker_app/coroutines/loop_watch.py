@@ -72,8 +72,10 @@ class LoopWatch:
                 continue
             try:
                 self._ask(thread)
-            except RuntimeError:  # the loop is closed, as the process ends
-                return
+            except RuntimeError as error:  # the loop is closed, as the process ends
+                logger.debug("the event loop of coroutines could not be asked: %s", error)
+            finally:
+                self._asked_at = None
 
     def _ask(self, thread: LoopThread) -> None:
         answered = threading.Event()
@@ -86,7 +88,6 @@ class LoopWatch:
                 "the event loop of coroutines has been blocked for %g s by %s", BLOCKED_SECONDS, _what_runs(thread)
             )
             answered.wait()
-        self._asked_at = None
         lag = time.monotonic() - asked_at
         self._record(lag)
         if is_blocked:

@@ -76,7 +76,7 @@ def test_a_blocked_loop_is_logged_with_its_task_and_frame(
             gate.set()
         done.result(SECONDS)
         wait_until(lambda: len(caplog.records) == 2, SECONDS, "the loop to turn again")
-        assert watch.blocked_since is None
+        wait_until(lambda: watch.blocked_since is None, SECONDS, "the end of the block")
     blocked, again = (record.getMessage() for record in caplog.records)
     assert name in blocked
     assert f"{threading.__file__}:" in blocked
