@@ -19,6 +19,7 @@ from broker_app.queues import QueueType, missing_features
 from broker_app.queues.rabbitmq import DEFAULT_CONSUMER_TIMEOUT_SECONDS, OLDEST_VERSION, QUORUM_TIMEOUT_VERSION
 from broker_app.settings.extras import missing_pool
 from broker_app.settings.private_files import OpenToOthersError, check_closed_to_others, is_writable_folder
+from broker_app.text import counted
 from broker_app.wire.errors import error_text, server_version
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 def judge_settings(settings: Settings) -> Iterator[Finding]:
     """Check everything that needs no connection, in settings that have already been validated."""
-    yield Finding(Level.OK, "settings", f"{len(settings.queues)} queues are declared")
+    yield Finding(Level.OK, "settings", f"{counted(len(settings.queues), 'queue')} declared")
     if not is_writable_folder(settings.state_dir):
         text = f"expected a writable folder, got {settings.state_dir}; change state_dir or its permissions"
         yield Finding(Level.ERROR, "state_dir", text)

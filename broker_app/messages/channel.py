@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
-from pika.exceptions import AMQPError, ChannelClosedByBroker, ChannelWrongStateError, ConnectionWrongStateError
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
+from pika.exceptions import (
+    AMQPError,
+    ChannelClosedByBroker,
+    ChannelWrongStateError,
+    ConnectionWrongStateError,
+    IncompatibleProtocolError,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
 
 from broker_app.celery_integration.seams import refuse_broken_seams
 from broker_app.errors import BrokerError, BrokerLocked, BrokerRefused, NotOnBroker
 from broker_app.messages.pika_floats import floats_kept
-from broker_app.wire.errors import server_version
+from broker_app.wire.errors import error_text, server_version
 from broker_app.wire.tls import verifying_context
 
 if TYPE_CHECKING:
@@ -32,6 +41,12 @@ ANSWER_SECONDS = 30.0
 """Time to wait for any answer."""
 
 _REFUSALS: dict[int, type[BrokerError]] = {cls.code: cls for cls in (NotOnBroker, BrokerRefused, BrokerLocked)}
+_NO_ACCESS: dict[type[BaseException], str] = {
+    AMQPConnectorStackTimeout: "timed out",
+    IncompatibleProtocolError: "no AMQP broker answers there",
+    ProbableAccessDeniedError: "no such virtual host, or no access to it",
+    ProbableAuthenticationError: "the broker refused the user or password",
+}
 _TURN_SECONDS = 0.5
 _PIKA_LOGGER = logging.getLogger("pika")
 
@@ -195,9 +210,11 @@ def _connect(app: Broker, ioloop: IOLoop) -> Any:
 
 
 def _words(error: BaseException) -> str:
-    """Return the innermost reason; pika wraps it several times."""
+    """Return the innermost reason in plain words; pika wraps it several times."""
     inner = getattr(error, "exception", None)
-    return _words(inner) if isinstance(inner, BaseException) else repr(error)
+    if isinstance(inner, BaseException):
+        return _words(inner)
+    return _NO_ACCESS.get(type(error)) or error_text(error)
 
 
 def _as_ours(error: BaseException) -> BrokerError:

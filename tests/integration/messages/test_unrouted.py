@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import amqp
 import pytest
@@ -114,6 +115,19 @@ def test_a_broker_that_is_away(make_app: AppMaker) -> None:
     with pytest.raises(BrokerError, match="no access to the broker") as caught:
         peek_unrouted(make_app(url="amqp://u:secret@127.0.0.1:1//"), 20)
     assert "secret" not in str(caught.value)
+
+
+def test_a_refused_login(make_app: AppMaker) -> None:
+    """A wrong password and a missing virtual host are named in plain words, without the client library's."""
+    url = urlsplit(make_app.url)
+    cases = {
+        url._replace(netloc=f"guest:s3cret@{url.hostname}:{url.port}"): "user or password",
+        url._replace(path="/no-such-vhost"): "virtual host",
+    }
+    for bad, words in cases.items():
+        with pytest.raises(BrokerError, match=words) as caught:
+            peek_unrouted(make_app(url=urlunsplit(bad)), 20)
+        assert "Probable" not in str(caught.value)
 
 
 @pytest.mark.version
