@@ -128,7 +128,7 @@ class GroupPublisher:
                     return None
                 self._publisher.ensure_rest(channel, outgoing, deadline)
                 outgoing.is_unanswered = True
-                return channel, outgoing.publish_on(channel)
+                return channel, _publish_with_others(outgoing, channel)
         except (*connection.recoverable_connection_errors, AMQPError, BrokerError, PublishError, struct.error):
             return None
 
@@ -176,6 +176,14 @@ class GroupPublisher:
             return
         if not self._publisher.is_refused_for_now(outgoing):
             raise outgoing.refused(QueueFull, answer.reason)
+
+
+def _publish_with_others(outgoing: OutgoingMessage, channel: ConfirmChannel) -> int:
+    channel.gathers = True
+    try:
+        return outgoing.publish_on(channel)
+    finally:
+        channel.gathers = False
 
 
 @contextmanager

@@ -57,10 +57,15 @@ class ConfirmTimeoutError(TimeoutError):
 
 
 class ConfirmChannel:
-    """A dedicated channel for publishing. Nothing else publishes on it, so it can count delivery tags."""
+    """A dedicated channel for publishing. Nothing else publishes on it, so it can count delivery tags.
+
+    Attributes:
+        gathers: Whether `send` lets the kernel buffer, as `write` does.
+    """
 
     def __init__(self, connection: amqp.Connection) -> None:
         self.is_blocked = False
+        self.gathers = False
         self.seen: dict[str, float] = {}  # when each queue was last seen, on the clock of time.monotonic
         self.connection = connection
         self._is_open = True
@@ -129,7 +134,7 @@ class ConfirmChannel:
         return self.send(sent, (properties.get("correlation_id"), exchange, routing_key))
 
     def send(self, frames: bytes, address: Address) -> int:
-        """Send one encoded mandatory message at once, and return its tag.
+        """Send one encoded mandatory message, at once unless `gathers` is set, and return its tag.
 
         Args:
             frames: From `broker_app.wire.frames`, for this channel's `number`.
@@ -141,6 +146,8 @@ class ConfirmChannel:
         if self._has_news():
             self._read_news()
         try:
+            if self.gathers:
+                return self.write(frames, address)
             self.connection.transport.write(frames)
         except TimeoutError as error:  # a partial frame may be written, so the connection is unusable
             raise amqp.RecoverableConnectionError("the broker did not read in time") from error
@@ -156,7 +163,7 @@ class ConfirmChannel:
     def write(self, frames: bytes, address: Address) -> int:
         """Send one encoded mandatory message and return its tag.
 
-        The kernel buffers writes until a packet is full or `read` waits for an answer, for at most 200 ms (tcp(7),
+        The kernel buffers writes until a packet is full or an answer is awaited, for at most 200 ms (tcp(7),
         TCP_CORK), because the broker pays for each packet.
 
         Args:
@@ -183,11 +190,6 @@ class ConfirmChannel:
             ConfirmTimeoutError: None came before the deadline.
             amqp.AMQPError, OSError: The channel or the connection was closed.
         """
-        if deadline is not None and not self._answers and self._is_gathering:
-            self.connection.sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-            )  # flushes the buffered writes
-            self._is_gathering = False
         while deadline is not None and not self._answers:
             self._drain(deadline)
         self._read_news()
@@ -246,6 +248,9 @@ class ConfirmChannel:
 
     def _drain(self, deadline: float | None) -> None:
         """Read one frame; without a deadline, only one that has already arrived."""
+        if deadline is not None and self._is_gathering:
+            self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # flushes buffered writes
+            self._is_gathering = False
         left = 0.0 if deadline is None else deadline - time.monotonic()
         if left <= 0 and deadline is not None:
             raise ConfirmTimeoutError("the broker did not answer in time")
