@@ -56,6 +56,11 @@ def running_watch() -> Iterator[LoopWatch]:
         watch.close()
 
 
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the watch has logged; asyncio may log what an earlier test left behind."""
+    return [record.getMessage() for record in caplog.records if record.name == "broker_app.coroutines.loop_watch"]
+
+
 @pytest.mark.parametrize(
     ("body", "name"),
     [(block, f"{work.name}[id]"), (block_in_a_child, f"{work.name}[id]"), (block_in_a_callback, "a callback")],
@@ -69,15 +74,15 @@ def test_a_blocked_loop_is_logged_with_its_task_and_frame(
     with running_watch() as watch, ThreadPoolExecutor(1) as pool:
         done = pool.submit(run_coroutine, body(gate), work, Context(id="id"))
         try:
-            wait_until(lambda: caplog.records, SECONDS, "the loop to be seen")
+            wait_until(lambda: lines(caplog), SECONDS, "the loop to be seen")
             assert watch.blocked_since is not None
             assert (watch.lag_seconds or 0.0) >= BLOCKED_SECONDS
         finally:
             gate.set()
         done.result(SECONDS)
-        wait_until(lambda: len(caplog.records) == 2, SECONDS, "the loop to turn again")
+        wait_until(lambda: len(lines(caplog)) == 2, SECONDS, "the loop to turn again")
         wait_until(lambda: watch.blocked_since is None, SECONDS, "the end of the block")
-    blocked, again = (record.getMessage() for record in caplog.records)
+    blocked, again = lines(caplog)
     assert name in blocked
     assert f"{threading.__file__}:" in blocked
     assert name == "a callback" or f"{__file__}:{block.__code__.co_firstlineno + 2} in block" in blocked
