@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
@@ -153,6 +154,12 @@ class BrokerApp(ConfiguredApp):
         """The Prometheus metrics of this process."""
         return ProcessMetrics(self)
 
+    @cached_property
+    def _results_loaded_at(self) -> float:
+        """Time at which the first call has loaded the result store; an import is no time of the broker's."""
+        _ = self.backend
+        return time.monotonic()
+
     def send_task(
         self,
         name: str,
@@ -178,7 +185,7 @@ class BrokerApp(ConfiguredApp):
             NotEncodable: An argument cannot be encoded; nothing was sent. Also kombu's EncodeError.
             PublishError: The broker did not confirm the task. Also kombu's OperationalError.
         """
-        began = call_start()
+        began = max(call_start(), self._results_loaded_at)
         with self.metrics.routing(name):
             check_option(name, "task_id", options.get("task_id"))
             check_expires(options.get("expires"))

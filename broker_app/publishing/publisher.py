@@ -248,6 +248,9 @@ class Publisher:
 
     def _is_routed(self, channel: ConfirmChannel, outgoing: OutgoingMessage, deadline: float) -> bool:
         """Publish, and return False if the exchange or the queue is missing."""
+        if time.monotonic() >= deadline:
+            cls = PublishTimeout if outgoing.is_unanswered else BrokerUnreachable
+            raise outgoing.refused(cls, "the time limit had passed before it could be sent")
         if outgoing.is_unanswered:
             outgoing.properties["application_headers"][MAYBE_TWICE_HEADER] = True
         outgoing.is_unanswered = True

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from broker_app.results.query_lock import QueryLock
 from broker_app.results.waiting import FIRST_PAUSE_SECONDS, SHARE_OF_WAIT
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Arrivals:
     """The awaited results of a store."""
 
     def __init__(self) -> None:
+        self._asking = QueryLock()
         self._changed = threading.Condition()
         self._waits: set[Wait] = set()
         self._thread: threading.Thread | None = None
@@ -151,7 +153,8 @@ class Arrivals:
         self._paid_until = max(self._paid_until, began) + math.ceil(len(ids) / IDS_PER_QUERY) / QUERIES_PER_SECOND
         error, found = None, {}
         try:
-            found = dict(_ready_in(waits[0].backend, ids))
+            with self._asking:
+                found = dict(_ready_in(waits[0].backend, ids))
         except Exception as failure:  # noqa: BLE001 - raised in the coroutines; each store has its own errors
             error = failure
         calls: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = defaultdict(list)

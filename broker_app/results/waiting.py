@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
+from broker_app.results.query_lock import QueryLock
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
@@ -88,7 +90,7 @@ class ResultWaiter:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._asking = QueryLock()
         self._asked_at = 0.0
         self._waiters: set[_Waiter] = set()
 

@@ -18,6 +18,7 @@ from broker_app import publish_many
 from broker_app.broker.pauses import pause_queue
 from broker_app.celery_integration.control import Control
 from broker_app.errors import BrokerError, BrokerUnreachable, PublishTimeout
+from broker_app.publishing.call_start import set_call_start
 from broker_app.queues.headers import DELAY_HEADER, PUBLISHED_AT_HEADER
 
 if TYPE_CHECKING:
@@ -157,3 +158,32 @@ def _held(app: BrokerApp, seconds: float) -> tuple[dict[str, object], str]:
             if found is not None:
                 return dict(found.headers), found.delivery_info["routing_key"]
     raise AssertionError("no task waits in a lane")
+
+
+# What is no time of the broker
+
+
+def test_a_result_store_that_is_slow_to_load(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of a process imports it, which does not count: the broker still has all its time."""
+    app = make_app(SMALL_POOL)
+    load = app._get_backend
+
+    def slowly() -> object:
+        time.sleep(TIMEOUT_SECONDS + 1)
+        return load()
+
+    monkeypatch.setattr(app, "_get_backend", slowly)
+    for _ in range(2):
+        one(app)
+    assert len(take(app, "lopri")) == 2
+
+
+def test_a_call_that_is_too_late_sends_nothing(make_app: AppMaker) -> None:
+    """Its time has passed before it can be sent, as on a machine that stood still."""
+    app = make_app(SMALL_POOL)
+    one(app)
+    app._results_loaded_at = 0.0  # long ago
+    set_call_start(time.monotonic() - 2 * TIMEOUT_SECONDS)
+    with pytest.raises(BrokerUnreachable):
+        one(app)
+    assert len(take(app, "lopri")) == 1

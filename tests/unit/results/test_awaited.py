@@ -195,7 +195,10 @@ def test_two_loops_and_a_forked_process_wait(app: BrokerApp) -> None:
     store(app, 2, "b")
     child = os.fork()
     if not child:
-        os._exit(int(asyncio.run(app.AsyncResult("b").aget(timeout=SECONDS)) != 2))
+        try:
+            status = int(asyncio.run(app.AsyncResult("b").aget(timeout=SECONDS)) != 2)
+        finally:
+            os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     store(app, 1, "a")
     for one in waiting:
