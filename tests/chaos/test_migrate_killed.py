@@ -123,7 +123,8 @@ def test_killed_at_each_stage(shop: Ledger, management: Management) -> None:
         with migration(shop) as last:
             out, err = last.communicate(timeout=180)
         assert last.returncode == 0, err
-        assert sum(told[-1].startswith(stage) for told, stage in zip(killed, STAGES, strict=True)) >= 4, killed
+        lasts = ["".join(told[-1:]) for told in killed]  # one may have ended before it was killed
+        assert sum(end.startswith(stage) for end, stage in zip(lasts, STAGES, strict=True)) >= 4, killed
         (moved,) = json.loads(out)["queues"]
         assert moved["queue"] == "lopri"
         before = len(published(shop))
