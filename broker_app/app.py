@@ -247,9 +247,7 @@ class BrokerApp(ConfiguredApp):
         return block if producer is not None or self.conf.task_always_eager else publishing_group(self, block)
 
     def _get_backend(self) -> Any:
-        _ = (
-            self.conf.timezone
-        )  # loads the configuration, and may refuse it; Celery's result_backend alone does not
+        _ = self.conf.timezone  # loads the configuration, which may be refused; result_backend alone does not
         with loading_store(str(self.conf.result_backend)):
             return closing(forgiving(super()._get_backend(), self.result_writer))
 

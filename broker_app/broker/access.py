@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,9 +40,6 @@ class Broker(Protocol):
 ANSWER_SECONDS = 60.0
 """Longest wait for an answer on such a connection; a busy broker may take long to delete a large queue."""
 
-_LOST = frozenset({None, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
-"""Error numbers of a lost connection; py-amqp raises an `OSError` without one at the end of the stream."""
-
 
 @contextmanager
 def connect(app: Broker) -> Iterator[amqp.Connection]:
@@ -67,14 +63,15 @@ def connect(app: Broker) -> Iterator[amqp.Connection]:
         raise BrokerError(
             f"{where}: no AMQP broker answers there ({error_text(error)}); start it or correct broker_url"
         ) from error
-    try:
-        with connection, cut_when_interrupted(connection.connection) as opened:
-            opened.sock.settimeout(ANSWER_SECONDS)
+    with connection, cut_when_interrupted(connection.connection) as opened:
+        transport = opened.transport
+        transport.sock.settimeout(ANSWER_SECONDS)
+        try:
             yield opened
-    except (amqp_errors.ConnectionError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _LOST:
-            raise  # of a file, for example
-        raise BrokerError(f"{where}: the connection was lost ({error_text(error)}); run it again") from error
+        except (amqp_errors.ConnectionError, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError) and transport.connected:
+                raise  # of a file, for example
+            raise BrokerError(f"{where}: the connection was lost ({error_text(error)}); run it again") from error
 
 
 @contextmanager

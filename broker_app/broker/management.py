@@ -60,7 +60,7 @@ _CURES = {
     HTTPStatus.FORBIDDEN: "give the broker's user the tag `monitoring`",
     HTTPStatus.NOT_FOUND: "correct the path of management_url, or create what is missing",
 }
-"""What to do about an answer of the API, by its status; others may pass."""
+"""The cure for each status of an answer of the API; the other errors may pass."""
 
 
 @dataclass(frozen=True, slots=True)
