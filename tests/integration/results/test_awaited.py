@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 20.0
-COUNT = 50
+COUNT = 500
 
 pytestmark = NEEDS_REDIS
 
 
 def test_many_results_in_redis_are_awaited(tmp_path: Path) -> None:
-    """They arrive while coroutines wait, with few commands; one that never comes times out."""
+    """They arrive while coroutines wait, with fewer questions than results; one that never comes times out."""
     port = free_port()
     file = tmp_path / "settings.toml"
     file.write_text(f"state_dir = '{tmp_path}'\nresult_url = 'redis://127.0.0.1:{port}/0'\n", encoding="utf-8")
