@@ -110,9 +110,11 @@ def test_exceptions_come_back(app: BrokerApp) -> None:
 
 def test_states_in_their_order(app: BrokerApp, folder: Path) -> None:
     """A task is PENDING, then STARTED, then SUCCESS."""
-    result = app.send_task("workload.note_and_wait", (str(folder / "notes"), 0.5), countdown=1)
+    go = folder / "go"
+    result = app.send_task("workload.hold", (str(go),), countdown=4)
     assert result.state == "PENDING"
     wait_until(lambda: result.state == "STARTED", SECONDS, "the task to start")
+    go.touch()
     get(result)
     assert result.state == "SUCCESS"
 

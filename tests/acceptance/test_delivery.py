@@ -16,7 +16,7 @@ from waiting import wait_until
 from workers import client, environment, running_worker
 
 from broker_app.broker.access import connect
-from broker_app.broker.declare import delete_queue, queue_depth
+from broker_app.broker.declare import queue_depth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,16 +62,6 @@ def test_what_failed_stands_in_the_dead_letters(fresh_vhost_url: str, tmp_path: 
         wait_until(lambda: depth(app, "default.dead") == 3, SECONDS, "three dead letters")
         assert app.send_task("workload.add", (1, 1)).get(timeout=SECONDS, interval=0.05) == 2
         assert unknown.state == "FAILURE"
-
-
-def test_a_deleted_queue_is_consumed_again(fresh_vhost_url: str, tmp_path: Path) -> None:
-    """A queue that is deleted under its worker comes back, and a task sent meanwhile is not lost."""
-    app = client(tmp_path, fresh_vhost_url)
-    with running_worker(tmp_path, fresh_vhost_url, "-P", "threads", "-c", "2"):
-        with connect(app) as connection:
-            delete_queue(connection, "default")
-        result = app.send_task("workload.add", (1, 1))
-        assert result.get(timeout=SECONDS, interval=0.05) == 2
 
 
 def test_a_queue_that_goes_while_the_worker_starts_comes_back(fresh_vhost_url: str, tmp_path: Path) -> None:

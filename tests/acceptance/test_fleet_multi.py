@@ -96,7 +96,7 @@ def test_python_starts_fleets_on_a_private_broker(machine: Host, monkeypatch: py
     monkeypatch.setenv("BROKER_APP_STATE_DIR", str(machine.state))
     app = BrokerApp("broker_app", set_as_current=False, broker=machine.url)
 
-    started = start_fleets(app, ["lopri"], environment={"BROKER_APP_BROKER_URL": machine.url}, wait_seconds=60)
+    started = start_fleets(app, ["lopri"], environment={"BROKER_APP_BROKER_URL": machine.url}, wait_seconds=180)
 
     assert [node.pid for node in started] == [machine.workers()["lopri"]]
     assert "BROKER_APP_BROKER_URL" not in os.environ

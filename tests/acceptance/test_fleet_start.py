@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ending import Process
-from fleets import SCRIPTS, Host, host
+from fleets import SCRIPTS, WAITING, Host, host
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def where(who):
 """
 CALL = """
 import json, shop
-print(json.dumps([shop.where.apply_async([q], queue=q).get(timeout=30) for q in ("default", "lopri")]))
+print(json.dumps([shop.where.apply_async([q], queue=q).get(timeout=90) for q in ("default", "lopri")]))
 """
 DYING = """
 import os
@@ -124,7 +124,7 @@ def test_a_node_without_an_answer_in_time_is_named_and_left_running(machine: Hos
 
     assert done.returncode == 1
     assert f"did not answer within 1 s (pid {machine.workers('shop')['lopri']} is left running)" in done.stderr
-    assert machine.status("lopri", app="shop")["lopri"]["state"] == "starting"
+    assert machine.status("lopri", app="shop", answer_seconds=2)["lopri"]["state"] == "starting"
 
 
 def test_modules_that_cannot_be_imported_are_refused_before_anything_starts(machine: Host) -> None:
@@ -193,13 +193,16 @@ def test_a_pid_file_of_a_killed_worker_is_no_obstacle(machine: Host) -> None:
 
 def test_a_second_fleet_command_beside_the_first_is_refused(machine: Host) -> None:
     """While a `start` is at work another command says so, with its pid, and does nothing."""
-    lock = machine.state / "run" / "broker_app" / "fleet.lock"
-    with machine.popen(str(SCRIPTS / "broker-app"), "fleet", "start", "--wait", "180") as first:
-        wait_until(lambda: lock.exists() and lock.read_text(), 30, "the first command's lock")
+    (machine.folder / "shop.py").write_text(WAITING)
+    lock = machine.state / "run" / "shop" / "fleet.lock"
+    start = ("-A", "shop", "fleet", "start", "lopri", "--wait", "180")
+    with machine.popen(str(SCRIPTS / "broker-app"), *start) as first:
+        wait_until(lambda: lock.exists() and lock.read_text(), 60, "the first command's lock")
 
-        second = machine.fleet("start")
+        second = machine.fleet("start", app="shop")
 
-        assert first.communicate(timeout=100)[1] == ""
+        (machine.folder / "go").touch()
+        assert first.communicate(timeout=240)[1] == ""
     assert second.returncode == 1
     assert f"another fleet command (pid {first.pid}) is at work" in second.stderr
 

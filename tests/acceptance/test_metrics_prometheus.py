@@ -119,7 +119,8 @@ def check_alerts(prometheus: Prometheus) -> None:
         expr = firing % (alert, state, queue)
         wait_until(lambda expr=expr: prometheus.query(expr), SECONDS, expr)
     assert prometheus.value('count(ALERTS{alertname="BrokerAppNoConsumer",queue="lopri"})') is None
-    assert prometheus.value('count(ALERTS{alertname=~"BrokerApp(Broker|Metrics|Management)Down"})') is None
+    down = 'count(ALERTS{alertname=~"BrokerApp(Broker|Metrics|Management)Down"})'
+    wait_until(lambda: prometheus.value(down) is None, SECONDS, "every look at the broker to be answered")
 
 
 def check_dashboard(prometheus: Prometheus) -> None:

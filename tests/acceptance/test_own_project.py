@@ -21,10 +21,10 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(480)
 
 DOCUMENT = ROOT / "docs" / "quickstart.md"
-SESSION_SECONDS = 200.0
+SESSION_SECONDS = 400.0
 FOREGROUND = re.compile(r"celery .* worker ")
 """A command of the document that runs until Ctrl-C."""
 

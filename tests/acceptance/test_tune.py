@@ -111,7 +111,7 @@ def test_an_interrupted_run_leaves_nothing_behind(machine: Host, management: Man
         (place,) = places(machine)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)  # a second one does not disturb the clean-up
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=END_SECONDS)
 
     assert process.returncode == 130
     assert err.endswith("broker-app: interrupted\n")
@@ -127,7 +127,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(machine: Host, management
         (place,) = places(machine)
         process.kill()
         process.communicate(timeout=END_SECONDS)
-    wait_until(lambda: not workers(place.name), 20, "the end of the worker")
+    wait_until(lambda: not workers(place.name), 60, "the end of the worker")
     assert on_broker(management, machine)
 
     done = machine.run(BROKER_APP, "-A", "shop", "tune", "lopri", "--task", "shop.pay", "--args", "[5]", *QUICK)

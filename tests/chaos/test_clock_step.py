@@ -71,7 +71,7 @@ while not pathlib.Path("enough").exists():
     time.sleep(0.05)
 """
 
-SETTINGS = 'prefix = "{prefix}."\nheartbeat_seconds = 8\n[queues.default]\n'
+SETTINGS = 'prefix = "{prefix}."\nheartbeat_seconds = 20\n[queues.default]\n'
 """A heartbeat that a step of an hour misses at once, and a busy machine does not."""
 
 HOUR_SECONDS = 3_600

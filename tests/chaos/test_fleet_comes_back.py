@@ -45,7 +45,7 @@ def test_it_consumes_again_without_help(tmp_path: Path, fleet_host: Host, stormy
     """`fleet status` tells that no node consumes while the broker is away, and that all do when it is back."""
     fleet_host.start()
     before = fleet_host.workers()
-    assert consuming(fleet_host) == {True}
+    wait_until(lambda: consuming(fleet_host) == {True}, SECONDS, "every node to be seen")
     stormy_broker.kill()
     try:
         wait_until(lambda: consuming(fleet_host) == {False}, SECONDS, "no node to consume")

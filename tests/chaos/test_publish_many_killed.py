@@ -185,10 +185,10 @@ def test_a_producer_with_a_spool_and_a_broker_that_are_killed(
     shop: Ledger, mortal: MortalBroker, request: pytest.FixtureRequest
 ) -> None:
     """The broker dies, the producer goes on and dies too; what its calls returned for is there after a flush."""
+    declare(shop)
     settings = (shop.folder / "broker.toml").read_text()
     spooling = settings.replace("timeout_seconds = 60", "timeout_seconds = 1\nspool = true")
     (shop.folder / "broker.toml").write_text(spooling)
-    declare(shop)
     told = shop.folder / "spooled"
 
     def returned() -> list[str]:

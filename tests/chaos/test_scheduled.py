@@ -28,7 +28,7 @@ import json, pathlib, random, sys, time
 from uuid import uuid4
 from shop import app
 
-name, shortest, longest = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+name, shortest, longest, later_patience = sys.argv[1], *map(float, sys.argv[2:])
 diary = pathlib.Path(f"published-{name}").open("a", buffering=1)
 
 def note(what, **facts):
@@ -44,7 +44,7 @@ while True:
         note("maybe" if getattr(error, "maybe_taken", True) else "refused", id=identity, error=str(error))
     else:
         note("confirmed", id=identity)
-    patience = 3
+    patience = later_patience
     time.sleep(0.01)
 """
 """Publishes until it is killed, and notes before and after each call."""
@@ -109,10 +109,12 @@ def shop(tmp_path: Path, mortal: MortalBroker, request: pytest.FixtureRequest) -
 
 
 @contextmanager
-def publishing(shop: Ledger, name: str, shortest: float, longest: float) -> Iterator[subprocess.Popen[str]]:
+def publishing(
+    shop: Ledger, name: str, shortest: float, longest: float, patience: float = 3
+) -> Iterator[subprocess.Popen[str]]:
     """Run a publisher, from when the broker has confirmed its first tasks; it is killed with the block."""
     file = shop.folder / f"published-{name}"
-    with shop.popen("python", "publisher.py", name, str(shortest), str(longest)) as process:
+    with shop.popen("python", "publisher.py", name, str(shortest), str(longest), str(patience)) as process:
         try:
             wait_until(lambda: file.exists() and len(Diary.read(shop, name).confirmed) > 20, 60, "the publisher")
             yield process
@@ -153,7 +155,7 @@ def test_publishers_that_are_killed(shop: Ledger) -> None:
     """Two publishers die: each confirmed task runs once, and only the last call of each is unsure."""
     with shop.worker("-P", "threads", "-c", "4"):
         for name in ("one", "two"):
-            with publishing(shop, name, 0.5, 3):
+            with publishing(shop, name, 0.5, 3, patience=60):
                 pass  # killed at its end
         for name in ("one", "two"):
             diary = Diary.read(shop, name)

@@ -8,22 +8,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import amqp
 from amqp.exceptions import MessageNacked, NotFound
 from kombu import pools
 
 from broker_app import BrokerApp
+from broker_app.wire.confirm_channel import ConfirmChannel, ConfirmOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    import amqp
+    from kombu.connection import Connection
     from kombu.message import Message
 
     MakeUser = Callable[..., str]
 
+PATIENCE = "[publish]\ntimeout_seconds = 60\n"
+"""A call lasts so long in tests that are not about its time-out: a busy broker may stand still for seconds."""
+
+_AT_ONCE = 500
+"""Messages on their way to the broker."""
+
 USER_PASSWORD = "s3cr3t"
 TWO_QUEUES = "[queues.default]\n[queues.lopri]\n"
+
+
+def patient(settings: str) -> str:
+    """Return settings (TOML) in which a call has time, unless they say themselves how long it lasts."""
+    return settings if "[publish]" in settings else f"{settings}\n{PATIENCE}"
 
 
 @dataclass
@@ -51,7 +64,7 @@ class AppMaker:
         head = (
             f"broker_url = {json.dumps(url or self.url)}\nstate_dir = {json.dumps(str(self.folder / 'state'))}\n"
         )
-        file.write_text(head + settings, encoding="utf-8")
+        file.write_text(head + patient(settings), encoding="utf-8")
         app = BrokerApp("tests", config=file, set_as_current=False)
         app.conf.update(options)
         self._made.append(app)
@@ -98,6 +111,16 @@ def put(channel: amqp.Channel, message: amqp.Message, exchange: str, routing_key
             time.sleep(0.05)
         else:
             return
+
+
+def put_all(connection: Connection, messages: Sequence[tuple[bytes, dict[str, Any]]], queue: str) -> None:
+    """Put bodies with their properties straight into a queue, and return once the broker has them all."""
+    (body, properties), deadline = messages[0], time.monotonic() + 120
+    put(connection.default_channel, amqp.Message(body, **properties), "", queue)
+    channel = ConfirmChannel.of(connection.connection)
+    for start in range(1, len(messages), _AT_ONCE):
+        tags = [channel.publish(*message, "", queue) for message in messages[start : start + _AT_ONCE]]
+        assert {channel.wait(tag, deadline).outcome for tag in tags} == {ConfirmOutcome.CONFIRMED}
 
 
 def take(app: BrokerApp, queue: str) -> list[Message]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from brokers import Management
 from containers import docker
+from ports import free_port
 from waiting import wait_until
 
 from broker_app.local_broker.readiness import wait_for_version
@@ -38,7 +38,9 @@ class Cluster:
     image: str
     name: str = field(default_factory=lambda: f"broker-app-cluster-{secrets.token_hex(4)}")
     password: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    _ports: dict[int, tuple[int, int]] = field(default_factory=lambda: {node: _two_ports() for node in NODES})
+    _ports: dict[int, tuple[int, int]] = field(
+        default_factory=lambda: {node: (free_port(), free_port()) for node in NODES}
+    )
 
     @property
     def url(self) -> str:
@@ -124,8 +126,3 @@ def running_cluster(image: str) -> Iterator[Cluster]:
         yield made
     finally:
         made.remove()
-
-
-def _two_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]

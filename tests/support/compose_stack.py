@@ -24,7 +24,7 @@ COMPOSE = ROOT / "compose" / "docker-compose.yml"
 RULES = ROOT / "config" / "prometheus" / "rules.yml"
 
 _COMMAND_SECONDS = 240
-_ANSWER_SECONDS = 10
+_ANSWER_SECONDS = 60
 _CHOICES = {
     "BROKER_APP_IMAGE": "broker-app:test",
     "RABBITMQ_IMAGE": "rabbitmq:4-management",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from apps import patient
 
 from broker_app import BrokerApp
 
@@ -21,7 +22,7 @@ def configured_client(folder: Path, url: str, settings: str) -> BrokerApp:
     file = folder / "config" / "broker.toml"
     file.parent.mkdir(exist_ok=True)
     head = f"broker_url = '{url}'\nstate_dir = '{folder / 'state'}'\n"
-    file.write_text(head + settings, encoding="utf-8")
+    file.write_text(head + patient(settings), encoding="utf-8")
     return BrokerApp("client", config=file, set_as_current=False)
 
 

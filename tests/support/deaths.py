@@ -6,8 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import amqp
-from apps import depth, put
+from apps import depth, put_all
 from waiting import wait_until
 
 from broker_app import messages
@@ -81,15 +80,14 @@ def death_headers(reason: str = "failed", seconds_ago: float = 0.0, queue: str =
 
 def publish(app: BrokerApp, queue: str, messages: Iterable[dict[str, Any]], **properties: Any) -> list[str]:
     """Put messages with these headers straight into a queue of the broker; return their ids."""
-    before, ids = depth(app, queue) or 0, []
+    before, ids = depth(app, queue) or 0, list[str]()
+    sent = []
+    for headers in messages:
+        ids.append(str(headers.get("id", "")))
+        said = {"correlation_id": ids[-1], "content_type": "application/json", "content_encoding": "utf-8"}
+        sent.append((BODY, {"application_headers": headers, **said, "delivery_mode": 2, **properties}))
     with app.connection_for_write() as connection:
-        channel = connection.default_channel
-        for headers in messages:
-            ids.append(str(headers.get("id", "")))
-            said = {"correlation_id": ids[-1], "content_type": "application/json", "content_encoding": "utf-8"}
-            message = amqp.Message(BODY, application_headers=headers, **(said | {"delivery_mode": 2} | properties))
-            put(channel, message, "", queue)
-        channel.queue_declare(queue, passive=True)  # a refusal would be heard here
+        put_all(connection, sent, queue)
     wait_until(lambda: (depth(app, queue) or 0) >= before + len(ids), 60, "the messages to be there")
     return ids
 

@@ -34,7 +34,7 @@ JOBS = ("--jobs", "100")
 
 _VARIABLE = "TEST_DEMO_MARK"
 _STEP_SECONDS = 90.0
-_GONE_SECONDS = 10.0
+_GONE_SECONDS = 30.0
 
 
 class Remains:

@@ -24,7 +24,7 @@ HOLE_SECONDS = 14
 def kill_worker(storm: Storm) -> None:
     """End a worker and its processes as the out-of-memory killer would, and start another."""
     os.killpg(storm.worker.process.pid, signal.SIGKILL)
-    storm.worker.process.wait(30)
+    storm.worker.process.wait(END_SECONDS)
     storm.start_worker()
 
 
@@ -43,14 +43,14 @@ def kill_child(storm: Storm) -> None:
 def stop_worker(storm: Storm) -> None:
     """Tell a worker to end in the middle of its work, and start another when it has."""
     storm.worker.process.terminate()
-    assert storm.worker.process.wait(30) == 0
+    assert storm.worker.process.wait(END_SECONDS) == 0
     storm.start_worker()
 
 
 def quit_worker(storm: Storm) -> None:
     """End a worker at once by SIGQUIT, and start another."""
     storm.worker.process.send_signal(signal.SIGQUIT)
-    assert storm.worker.process.wait(30) == 1
+    assert storm.worker.process.wait(END_SECONDS) == 1
     storm.start_worker()
 
 

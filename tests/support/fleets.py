@@ -31,6 +31,20 @@ concurrency = 3
 """
 
 
+WAITING = """
+import os, time
+from broker_app import BrokerApp
+from celery.signals import celeryd_after_setup
+app = BrokerApp("shop")
+
+@celeryd_after_setup.connect
+def wait(sender, **_kwargs):
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+"""
+"""A project whose workers are not ready before the file ``go`` exists."""
+
+
 @dataclass(frozen=True)
 class Host:
     """The folder in which the commands of a test run.
@@ -83,9 +97,17 @@ class Host:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def status(self, *queues: str, app: str = "broker_app") -> dict[str, dict[str, Any]]:
-        """Return the nodes of ``broker-app fleet status --json`` by their name before the host."""
-        done = self.fleet("status", *queues, "--json", app=app)
+    def status(
+        self, *queues: str, app: str = "broker_app", answer_seconds: float = 30
+    ) -> dict[str, dict[str, Any]]:
+        """Return the nodes of ``broker-app fleet status --json`` by their name before the host.
+
+        Args:
+            queues: Of which queues; all by default.
+            app: Whose nodes.
+            answer_seconds: How long a node has for its answer; it is short for one that gives none.
+        """
+        done = self.fleet("status", *queues, "--json", "--timeout", str(answer_seconds), app=app)
         nodes = json.loads(done.stdout)["nodes"]
         assert json.loads(done.stdout)["is_complete"] == (done.returncode == 0)
         return {node["node"].partition("@")[0]: node for node in nodes}

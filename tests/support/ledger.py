@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apps import patient
 from ending import Process, outputs
 from lean_celery import python_path
 from waiting import wait_until
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = Path(sys.executable).parent
 READY_SECONDS = 60
-STOP_SECONDS = 30
+STOP_SECONDS = 90
 
 PROJECT = """
 import json, os, pathlib, time
@@ -55,6 +56,14 @@ def nap(self, seconds):
     write(self.request, "end")
 
 
+@app.task(bind=True)
+def hold(self):
+    write(self.request, "begin")
+    while not file.with_name("go").exists():
+        time.sleep(0.05)
+    write(self.request, "end")
+
+
 @app.task(bind=True, max_retries=None)
 def again(self, countdown, times):
     write(self.request, "again")
@@ -65,7 +74,7 @@ def again(self, countdown, times):
 if "COROUTINES" in os.environ:
     import asyncio
 
-    for task in ("note", "nap"):
+    for task in ("note", "nap", "hold"):
         app.tasks.unregister(f"shop.{task}")
 
     @app.task(bind=True)
@@ -77,8 +86,15 @@ if "COROUTINES" in os.environ:
         write(self.request, "begin")
         await asyncio.sleep(seconds)
         write(self.request, "end")
+
+    @app.task(bind=True)
+    async def hold(self):
+        write(self.request, "begin")
+        while not file.with_name("go").exists():
+            await asyncio.sleep(0.05)
+        write(self.request, "end")
 """
-"""In a worker with the pool asyncio, ``note`` and ``nap`` are coroutines."""
+"""``hold`` runs until the file ``go`` exists. In a worker with the pool asyncio the first three are coroutines."""
 
 
 @dataclass
@@ -112,7 +128,7 @@ class Ledger:
         file = self.folder / f"app-{len(self._apps)}.toml"
         state = json.dumps(str(self.folder / "state"))
         head = f"broker_url = {json.dumps(self.url)}\nstate_dir = {state}\n{settings}\n"
-        file.write_text(head + (self.folder / "broker.toml").read_text())
+        file.write_text(head + patient((self.folder / "broker.toml").read_text()))
         app = BrokerApp("shop", config=file, set_as_current=False)
         app.conf.update(options)
         self._apps.append(app)

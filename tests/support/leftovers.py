@@ -34,7 +34,7 @@ class RunMark:
         mark = os.environ[_VARIABLE] = secrets.token_hex(16)
         return cls(mark)
 
-    def end_leftovers(self, grace_seconds: float = 5.0) -> bool:
+    def end_leftovers(self, grace_seconds: float = 30.0) -> bool:
         """Give what was left a few seconds, end it, and return whether there was anything to end."""
         give_up = time.monotonic() + grace_seconds
         while self._left() and time.monotonic() < give_up:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from containers import container_at, docker
+from ports import free_port
 from rabbitmqctl import port_of
 
 from broker_app.local_broker.private_node import PrivateNode
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from broker_app.local_broker import FoundBroker
 
-_START_SECONDS = 60.0
+_START_SECONDS = 150.0
 
 
 class MortalBroker(Protocol):
@@ -57,8 +57,7 @@ class _Container:
         self.name = f"broker-app-mortal-{secrets.token_hex(6)}"
         self._image = image
         self._password = secrets.token_urlsafe(16)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._port: int = listener.getsockname()[1]
+        self._port = free_port()
 
     @property
     def amqp_url(self) -> str:

@@ -6,6 +6,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from apps import PATIENCE
 from documents import ROOT, blocks
 from ending import ended
 from fleets import SCRIPTS, SETTINGS, Host
@@ -38,7 +39,8 @@ class Project(Host):
     def client(self) -> BrokerApp:
         """Return an app of this process with the project's broker, queues and results; it knows no task."""
         file = self.folder / "client.toml"
-        file.write_text(f"broker_url = '{self.url}'\nstate_dir = '{self.state}'\n{SETTINGS}", encoding="utf-8")
+        head = f"broker_url = '{self.url}'\nstate_dir = '{self.state}'\n"
+        file.write_text(head + SETTINGS + PATIENCE, encoding="utf-8")
         return BrokerApp("client", config=file, set_as_current=False)
 
     @contextmanager

@@ -39,7 +39,7 @@ class Prometheus:
         """Return the data of an answer of its API; an error that it tells is raised in its words."""
         query = f"?{urlencode(parameters)}" if parameters else ""
         try:
-            with urlopen(f"{self.url}/api/v1/{path}{query}", timeout=30) as answer:  # noqa: S310 - our own server
+            with urlopen(f"{self.url}/api/v1/{path}{query}", timeout=60) as answer:  # noqa: S310 - our own server
                 return json.load(answer)["data"]
         except HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error

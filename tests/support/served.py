@@ -50,7 +50,7 @@ class Served:
 
     def get(self, path: str) -> str:
         """Return what a path answers."""
-        with urlopen(self.url + path, timeout=10) as answer:  # noqa: S310 - our own server
+        with urlopen(self.url + path, timeout=60) as answer:  # noqa: S310 - our own server
             body: bytes = answer.read()
         return body.decode()
 

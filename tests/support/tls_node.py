@@ -14,6 +14,7 @@ from urllib.parse import quote
 import trustme
 from brokers import Management
 from containers import container_at, docker
+from ports import free_port
 from rabbitmqctl import port_of, rabbitmqctl
 from waiting import wait_until
 
@@ -32,7 +33,7 @@ HOST = "127.0.0.1"
 """The only name in the node's certificate."""
 
 _START_SECONDS = 90.0
-_ANSWER_SECONDS = 5
+_ANSWER_SECONDS = 30
 _TLS_PORT = 5671
 
 _CONF = """\
@@ -83,8 +84,7 @@ class TlsNode:
 @contextmanager
 def tls_node(folder: Path, broker: FoundBroker) -> Iterator[TlsNode]:
     """Start a node of the kind and the version of the run's broker, and remove it with the block."""
-    with socket.create_server((HOST, 0)) as listener:
-        node = TlsNode(folder, listener.getsockname()[1])
+    node = TlsNode(folder, free_port())
     _prepare(node)
     image = container_at(port_of(broker.url), "{{.Image}}")
     with _container(node, image) if image else _private_node(node):

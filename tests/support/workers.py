@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps import PATIENCE, TWO_QUEUES
 from lean_celery import python_path
 from waiting import wait_until
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 90.0
 
 
 @dataclass
@@ -99,6 +100,6 @@ def running_worker(
 def client(folder: Path, url: str) -> BrokerApp:
     """Return an app for this process with the worker's broker and state folder; it knows tasks by name only."""
     settings = folder / "client.toml"
-    lines = [f'broker_url = "{url}"', f'state_dir = "{folder / "state"}"', "[queues.default]", "[queues.lopri]"]
-    settings.write_text("\n".join(lines), encoding="utf-8")
+    head = f'broker_url = "{url}"\nstate_dir = "{folder / "state"}"\n'
+    settings.write_text(head + TWO_QUEUES + PATIENCE, encoding="utf-8")
     return BrokerApp("client", config=settings, set_as_current=False)

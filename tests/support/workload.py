@@ -29,7 +29,7 @@ def miss_a_deletion(sender: Any, **_: Any) -> None:
         delete_queue(connection, queue)
     try:
         while True:
-            sender.connection.drain_events(timeout=5)
+            sender.connection.drain_events(timeout=60)
     except ConsumerCancelled:
         return
 
@@ -86,6 +86,13 @@ def note_and_wait(file: str, seconds: float) -> None:
     """Append a line to a file, and then wait."""
     note(file, "started")
     time.sleep(seconds)
+
+
+@app.task
+def hold(file: str) -> None:
+    """Run until a file exists."""
+    while not Path(file).exists():
+        time.sleep(0.05)
 
 
 @app.task(ignore_result=True)

@@ -72,13 +72,14 @@ def test_a_pause_takes_back_what_was_not_started(shop: Ledger, app: BrokerApp, p
     The worker's other queue is consumed meanwhile, and messages published to the paused one wait.
     """
     with shop.worker("-Q", "default,lopri", "-P", pool, "-c", "2", "--prefetch-multiplier", "3"):
-        running = [app.send_task("shop.nap", (4,), queue="lopri").id for _ in range(2)]
+        running = [app.send_task("shop.hold", queue="lopri").id for _ in range(2)]
         wait_until(lambda: len(shop.runs("begin")) == 2, SECONDS, "two tasks to start")
         waiting = [app.send_task("shop.note", queue="lopri").id for _ in range(6)]
         wait_until(lambda: depth(app, "lopri") == 2, SECONDS, "four to be reserved")
         pause_queue(app, "lopri")
         wait_until(lambda: depth(app, "lopri") == 6, SECONDS, "all that had not started to be back")
         waiting.append(app.send_task("shop.note", queue="lopri").id)
+        (shop.folder / "go").touch()
         wait_until(lambda: shop.runs("end").keys() == set(running), SECONDS, "what ran to be finished")
         wait_for_consumers(app, "lopri", 0)  # one that holds messages still counts
         beside = app.send_task("shop.note").id

@@ -68,8 +68,12 @@ def test_everything_is_counted(make_app: AppMaker, management: Management, queue
         app.send_task("shop.add", countdown=countdown)
     bury(app, 2)
     with consumer(app, "default", 1):
-        wait_until(lambda: look(app).rows["default"].running == 1, 30, "the broker to have counted")
-        found = look(app)
+
+        def counted() -> Overview | None:
+            found = look(app)
+            return found if [row.running for row in found.rows.values()] == [1, 0] else None
+
+        found = wait_until(counted, 30, "the broker to have counted")
     row = found.rows["default"]
     assert (row.is_declared, row.ready, row.running, row.dead, row.consumers) == (True, 2, 1, 2, 1)
     assert found.rows["lopri"] == QueueRow(is_declared=True, running=0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import pytest
-from apps import depth
+from apps import depth, put_all
 from waiting import wait_until
 
 from broker_app.errors import NotOnBroker
@@ -36,8 +36,7 @@ def queue(app: BrokerApp, request: pytest.FixtureRequest) -> str:
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=TYPES[request.param])
-        for number in range(MANY):
-            channel.basic_publish(amqp.Message(str(number), delivery_mode=2), "", name)
+        put_all(connection, [(str(number).encode(), {"delivery_mode": 2}) for number in range(MANY)], name)
     wait_until(lambda: depth(app, name) == MANY, 60, "the messages to be there")
     return name
 

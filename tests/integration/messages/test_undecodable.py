@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+import amqp
 import pytest
-from apps import app_maker, depth
+from apps import app_maker, depth, put
 
 from broker_app import messages
 from broker_app.broker.access import connect
@@ -35,6 +36,8 @@ def app(tmp_path: Path, fresh_vhost_url: str) -> Iterator[BrokerApp]:
         with connect(app) as connection:
             declare_topology(connection, wanted_topology(app.settings))
             channel = connection.channel()
+            put(channel, amqp.Message(b"first", delivery_mode=2), "", "lopri")  # from now on nothing is refused
+            channel.basic_get("lopri", no_ack=True)
             for number in range(3):
                 headers = {"task": "t", "id": str(number)} | (
                     {"at": Encoded(MILLISECONDS, "")} if number == 1 else {}
