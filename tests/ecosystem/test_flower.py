@@ -49,7 +49,7 @@ class Flower:
     """
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, auth=LOGIN, timeout=30.0, trust_env=False)
+        self._http = httpx.Client(base_url=url, auth=LOGIN, timeout=60.0, trust_env=False)
         self.worker = wait_until(lambda: next(iter(self.get("workers?refresh=1")), ""), SECONDS, "Flower's worker")
 
     def get(self, path: str) -> Any:

@@ -106,7 +106,7 @@ class Watched:
 
     def sent(self, kind: str) -> list[dict[str, Any]]:
         """Return what Sentry got of a kind."""
-        lines = (self.project.folder / "sentry.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (self.project.folder / "sentry.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
         return [item for item in map(json.loads, lines) if item["kind"] == kind]
 
     def reports(self) -> Counter[str]:

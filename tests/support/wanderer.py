@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +62,6 @@ def priorities(self: Any, before: list[int | None]) -> list[int | None]:
 def publish(queue: str) -> str:
     """Publish another task, and return its id."""
     return str(priorities.apply_async(([],), queue=queue).id)
-
-
-@app.task
-def last(seconds: float) -> None:
-    """Take that long."""
-    time.sleep(seconds)
 
 
 @app.task(bind=True)

@@ -17,7 +17,7 @@ from broker_app.tuning.live_workers import watch
 if TYPE_CHECKING:
     from pathlib import Path
 
-RUN_SECONDS = 0.2
+RUN_SECONDS = 0.4
 SLOTS = 2
 
 

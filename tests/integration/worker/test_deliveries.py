@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 import pytest
 from apps import delete, depth
 from brokers import vhost_of
-from ledger import PROJECT, Ledger, ledger
+from ledger import PROJECT, Ledger, Worker, ledger
 from proxy import TcpProxy
 from waiting import wait_until
 
@@ -65,6 +65,23 @@ def start_nap(app: BrokerApp, shop: Ledger, seconds: float) -> str:
     return sent
 
 
+def start_hold(app: BrokerApp, shop: Ledger) -> str:
+    """Send a task that runs until `let_go`, and return its id when it runs."""
+    sent: str = app.send_task("shop.hold").id
+    wait_until(lambda: sent in shop.runs("begin"), SECONDS, "a task to begin")
+    return sent
+
+
+def let_go(shop: Ledger) -> None:
+    """Let the held tasks end."""
+    (shop.folder / "go").touch()
+
+
+def connected(worker: Worker) -> int:
+    """Return how often a worker has connected."""
+    return worker.text().count("] Connected to")
+
+
 def check_ran_once(app: BrokerApp, shop: Ledger, *ids: str) -> None:
     """Wait until tasks have ended and are acknowledged, and judge that each was started once."""
     for one in ids:
@@ -80,11 +97,12 @@ def test_a_task_that_outlives_its_connection_runs_once(shop: Ledger, cuttable: T
     """The connection is cut twice while a task runs: its message is held, and acknowledged when the task ends."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
-        nap = start_nap(app, shop, 8)
+        held = start_hold(app, shop)
         for _ in range(2):
             cuttable.cut()
             run_one(app, shop)
-        check_ran_once(app, shop, nap)
+        let_go(shop)
+        check_ran_once(app, shop, held)
         assert "not started twice" in worker.text()
         worker.stop()
     assert depth(app, "default") == 0
@@ -141,7 +159,7 @@ def test_a_task_that_ended_while_nobody_could_hear_it_is_not_run_again(
     with shop.worker("-P", pool, "-c", "2") as worker:
         nap = start_nap(app, shop, 2)
         cuttable.freeze()
-        wait_until(lambda: nap in shop.runs("end"), SECONDS, "the task to end")
+        wait_until(lambda: app.AsyncResult(nap).state == "SUCCESS", SECONDS, "the task to end")
         time.sleep(1)  # its acknowledgement is on its way into the void
         cuttable.cut()
         cuttable.thaw()
@@ -153,11 +171,13 @@ def test_a_task_that_ended_while_nobody_could_hear_it_is_not_run_again(
 def test_what_had_not_begun_runs_once_too(shop: Ledger, cuttable: TcpProxy, pool: str) -> None:
     """A worker has reserved tasks that it had not begun when its connection was cut: each runs once."""
     app = shop.app()
-    with shop.worker("-P", pool, "-c", "1", "--prefetch-multiplier", "4"):
-        first = start_nap(app, shop, 4)
+    with shop.worker("-P", pool, "-c", "1", "--prefetch-multiplier", "4") as worker:
+        first = start_hold(app, shop)
         others = [app.send_task("shop.nap", (0.1,)).id for _ in range(6)]
-        time.sleep(1)  # three of them are reserved
+        wait_until(lambda: depth(app, "default") == 3, SECONDS, "three of them to be reserved")
         cuttable.cut()
+        wait_until(lambda: connected(worker) > 1, SECONDS, "the worker to be back")
+        let_go(shop)
         check_ran_once(app, shop, first, *others)
 
 
@@ -166,10 +186,11 @@ def test_a_half_open_connection_is_left(shop: Ledger, cuttable: TcpProxy, pool: 
     """On a connection that goes dead, the worker reconnects without exiting, and the running task runs once."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
-        nap = start_nap(app, shop, 20)
+        held = start_hold(app, shop)
         cuttable.freeze(new_too=False)
         run_one(app, shop)
-        check_ran_once(app, shop, nap)
+        let_go(shop)
+        check_ran_once(app, shop, held)
         assert worker.process.poll() is None
 
 
@@ -178,15 +199,17 @@ def test_a_deleted_queue_disturbs_no_other(shop: Ledger, pool: str) -> None:
     """A deleted queue is consumed again within seconds on the same connection; other queues' tasks run once."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
-        nap = start_nap(app, shop, 6)
+        held = start_hold(app, shop)
         delete(app, "lopri", "lopri.dead")
-        wait_until(lambda: consumers(app, "lopri"), 10, "the queue to be consumed again")
+        wait_until(lambda: consumers(app, "lopri"), SECONDS, "the queue to be consumed again")
         run_one(app, shop, "lopri")
+        assert depth(app, "lopri.dead") == 0
         delete(app, "lopri")  # once more: also what was consumed again is looked after
-        wait_until(lambda: consumers(app, "lopri"), 10, "the queue to be consumed again")
+        wait_until(lambda: consumers(app, "lopri"), SECONDS, "the queue to be consumed again")
         run_one(app, shop, "lopri")
-        check_ran_once(app, shop, nap)
-        assert worker.text().count("] Connected to") == 1
+        let_go(shop)
+        check_ran_once(app, shop, held)
+        assert connected(worker) == 1
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -196,14 +219,18 @@ def test_a_connection_that_an_operator_closes_is_made_again(
     """Closed by the management API, a worker consumes again within seconds."""
     app = shop.app()
     with shop.worker("-P", pool, "-c", "2") as worker:
-        nap = start_nap(app, shop, 10)
-        names = wait_until(
-            lambda: [one["name"] for one in management.connections(vhost_of(shop.url))], SECONDS, "its connections"
-        )
-        for name in names:
-            with suppress(HTTPError):  # it may be this process's, and closed by now
-                management.close_connection(name)
-        check_ran_once(app, shop, nap)
+        held = start_hold(app, shop)
+
+        def is_back() -> bool:
+            for one in management.connections(vhost_of(shop.url)):  # the list may be a few seconds old
+                with suppress(HTTPError):
+                    management.close_connection(one["name"])
+            return connected(worker) > 1
+
+        wait_until(is_back, SECONDS, "the worker to be back")
+        run_one(app, shop)
+        let_go(shop)
+        check_ran_once(app, shop, held)
         assert worker.process.poll() is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,6 +71,19 @@ def most_at_once(shop: Ledger, ids: set[str]) -> int:
     return most
 
 
+@contextmanager
+def held(app: BrokerApp, shop: Ledger, queue: str, count: int) -> Iterator[set[str]]:
+    """Yield the ids of so many tasks, which run for the length of a block."""
+    go = shop.folder / "go"
+    go.unlink(missing_ok=True)
+    try:
+        sent = {app.send_task("shop.hold", queue=queue).id for _ in range(count)}
+        wait_until(lambda: shop.runs("begin").keys() >= sent, SECONDS, "them to start")
+        yield sent
+    finally:
+        go.touch()
+
+
 def test_it_never_takes_more_slots_and_keeps_the_rest(shop: Ledger, app: BrokerApp) -> None:
     """Two of a flood on the helped queue run at once; tasks of its own queue start next to them."""
     flood = {app.send_task("shop.nap", (3,), queue="lopri").id for _ in range(5)}
@@ -85,10 +99,9 @@ def test_it_never_takes_more_slots_and_keeps_the_rest(shop: Ledger, app: BrokerA
 
 def test_it_takes_nothing_while_its_own_queue_needs_its_slots(shop: Ledger, app: BrokerApp) -> None:
     """With its slots taken by its own tasks it stops consuming the other queue, and helps again when they end."""
-    own = [app.send_task("shop.nap", (6,)).id for _ in range(4)]
-    wait_until(lambda: shop.runs("begin").keys() >= set(own), SECONDS, "its own tasks to start")
-    wait_for_consumers(app, "lopri", 0)
-    helped = app.send_task("shop.note", queue="lopri").id
+    with held(app, shop, "default", 4) as own:
+        wait_for_consumers(app, "lopri", 0)
+        helped = app.send_task("shop.note", queue="lopri").id
     wait_until(lambda: helped in shop.runs(), SECONDS, "the other queue's task")
     ended = shop.runs("end")
     assert min(run["at"] for one in own for run in ended[one]) < shop.runs()[helped][0]["at"]
@@ -98,11 +111,10 @@ def test_the_queues_own_workers_come_first(shop: Ledger, app: BrokerApp) -> None
     """Workers with room get the messages from the broker; a helper gets the overflow."""
     with shop.worker("-Q", "lopri", "-P", "threads", "-c", "3", name="home") as home:
         wait_for_consumers(app, "lopri", 2)
-        first = {app.send_task("shop.nap", (8,), queue="lopri").id for _ in range(3)}
-        wait_until(lambda: shop.runs("begin").keys() >= first, SECONDS, "them to start")
-        assert {shop.runs("begin")[one][0]["pid"] for one in first} == {home.process.pid}
-        more = app.send_task("shop.nap", (0.1,), queue="lopri").id
-        wait_until(lambda: more in shop.runs("end"), SECONDS, "the overflow")
+        with held(app, shop, "lopri", 3) as first:
+            assert {shop.runs("begin")[one][0]["pid"] for one in first} == {home.process.pid}
+            more = app.send_task("shop.nap", (0.1,), queue="lopri").id
+            wait_until(lambda: more in shop.runs("end"), SECONDS, "the overflow")
         assert shop.runs("begin")[more][0]["pid"] != home.process.pid
 
 

@@ -108,13 +108,15 @@ def test_a_task_goes_back_to_the_queue_that_it_is_told(app: BrokerApp) -> None:
     assert came.queue == "shop.lopri"
 
 
-def test_who_looks_sees_the_queue(app: BrokerApp) -> None:
+def test_who_looks_sees_the_queue(app: BrokerApp, tmp_path: Path) -> None:
     """`inspect active` and the result say the queue of a task that came through a lane, while it runs."""
-    result = app.send_task("wanderer.last", (4,), queue="lopri", countdown=0.3)
+    go = tmp_path / "go"
+    result = app.send_task("workload.hold", (str(go),), queue="lopri", countdown=0.3)
     wait_until(lambda: result.state == states.STARTED, SECONDS, "it to start")
     assert result.queue == "shop.lopri"
-    ((active,),) = (app.control.inspect(timeout=4, limit=1).active() or {}).values()
+    ((active,),) = (app.control.inspect(timeout=60, limit=1).active() or {}).values()
     assert active["delivery_info"]["routing_key"] == "shop.lopri"
+    go.touch()
     _get(result)
 
 

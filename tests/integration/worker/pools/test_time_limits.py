@@ -107,12 +107,14 @@ def threads(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Ledger]:
         yield made
 
 
-def naps_side_by_side(shop: Ledger, app: BrokerApp, count: int) -> None:
+def run_side_by_side(shop: Ledger, app: BrokerApp, count: int) -> None:
     """Show that this many slots are free: as many tasks run at once."""
-    sent = [app.send_task("shop.nap", (1,)).id for _ in range(count)]
-    wait_until(lambda: shop.runs("end").keys() >= set(sent), SECONDS, "the naps")
-    begun, ended = shop.runs("begin"), shop.runs("end")
-    assert max(begun[one][0]["at"] for one in sent) < min(ended[one][0]["at"] for one in sent)
+    go = shop.folder / "go"
+    go.unlink(missing_ok=True)
+    sent = {app.send_task("shop.hold", time_limit=2 * SECONDS).id for _ in range(count)}
+    wait_until(lambda: shop.runs("begin").keys() >= sent, SECONDS, "all of them to begin")
+    go.touch()
+    wait_until(lambda: shop.runs("end").keys() >= sent, SECONDS, "their ends")
 
 
 def test_a_task_beyond_the_workers_limit_fails(shop: Ledger, app: BrokerApp) -> None:
@@ -125,7 +127,7 @@ def test_a_task_beyond_the_workers_limit_fails(shop: Ledger, app: BrokerApp) -> 
         assert letter.headers[REASON_HEADER] == "timed_out"
         assert letter.headers[EXCEPTION_HEADER].endswith("TimeLimitExceeded(2.0,)")
         assert "wait_in_steps" in letter.headers[TRACEBACK_HEADER]
-    naps_side_by_side(shop, app, 2)
+    run_side_by_side(shop, app, 2)
     assert depth(app, name) == 0
 
 
@@ -135,7 +137,7 @@ def test_its_end_is_told_once(shop: Ledger, app: BrokerApp) -> None:
     assert isinstance(failure(early), TimeLimitExceeded)
     told = ("after FAILURE", "postrun FAILURE")
     wait_until(lambda: all(early.id in shop.runs(what) for what in told), SECONDS, "its end to be told")
-    naps_side_by_side(shop, app, 2)
+    run_side_by_side(shop, app, 2)
     letters = take(app, f"{app.settings.prefix}default.dead")
     assert [letter.headers[REASON_HEADER] for letter in letters if letter.headers["id"] == early.id] == [
         "timed_out"
@@ -146,7 +148,7 @@ def test_its_end_is_told_once(shop: Ledger, app: BrokerApp) -> None:
 def test_a_task_cannot_swallow_its_end(shop: Ledger, app: BrokerApp) -> None:
     """One that catches every exception ends all the same, by the limit of its own decorator."""
     assert isinstance(failure(app.send_task("shop.stubborn")), TimeLimitExceeded)
-    naps_side_by_side(shop, app, 2)
+    run_side_by_side(shop, app, 2)
 
 
 def test_the_callers_limits_count_first(app: BrokerApp) -> None:
@@ -174,7 +176,7 @@ def test_a_stuck_thread_is_replaced_until_too_many_are(threads: Ledger) -> None:
     with threads.worker("-Q", "default", "-P", "threads", "-c", "2") as worker:
         end_late(app, 300)
         wait_until(lambda: "stuck tasks: 1" in worker.text(), SECONDS, "it to be taken for stuck")
-        naps_side_by_side(threads, app, 2)
+        run_side_by_side(threads, app, 2)
         end_late(app, 300)
         assert ended_with(worker) == 1, worker.text()
         back = app.send_task("shop.nap", (1,))
