@@ -21,22 +21,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 _INTRODUCTION = """\
 # Settings
 
-Generated from the settings model by `tests/support/settings_page.py`; a test keeps the page up to date.
-
 Each setting takes the first value found in: the command line, the environment, the settings file, the default
-below. The settings file is the one named by `BROKER_APP_CONFIG`, otherwise `config/broker.toml` below the current
-folder, if it exists; [the shipped file](../../config/broker.toml) shows every setting with its default.
-`broker-app check` validates the file and the environment, and reports all errors in one run; unknown keys and
-variables are errors.
+below. The file is the one named by `BROKER_APP_CONFIG`, otherwise `config/broker.toml` below the current
+folder; [the shipped one](../../config/broker.toml) shows every setting. `broker-app check` reports all errors of
+both; unknown keys and variables are errors.
 
 An environment variable is `BROKER_APP_` and the setting's name in capitals, with `__` between a table and its key:
 `BROKER_APP_BROKER_URL`, `BROKER_APP_METRICS__PORT`. Lists and tables are JSON. Queues can only be declared in the
 file, but the environment can change their settings: `BROKER_APP_QUEUES__LOPRI__FLEET__CONCURRENCY=64`.
 
 In Celery, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND`
-take precedence over everything else. If one of them differs from the setting, it is refused in one line, so that
-a leftover variable cannot send tasks to another broker; an equal URL is accepted. The options `-b` and
-`--result-backend` of the `celery` command take precedence.
+take precedence over everything else. One that differs from the setting is refused, so that a leftover variable
+cannot send tasks to another broker. The options `-b` and `--result-backend` of `celery` take precedence.
 """
 
 _QUEUES = """
