@@ -31,7 +31,7 @@ def test_a_command_ends_with_its_broker(
     make_app: AppMaker, fresh_vhost_url: str, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
 ) -> None:
     """It does not wait for ever, nor show a traceback of the library below: it says where, and what to do."""
-    monkeypatch.setattr(access, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(access, "ANSWER_SECONDS", 3.0)
     with TcpProxy.to(fresh_vhost_url) as proxy:
         app = make_app(url=proxy.url(fresh_vhost_url))
         with pytest.raises(BrokerError, match=rf"@127\.0\.0\.1:\d+.*lost \(.*{reason}.*\); run it again"):

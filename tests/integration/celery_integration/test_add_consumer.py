@@ -27,10 +27,10 @@ def test_a_queue_is_added_or_refused_and_a_lost_connection_changes_nothing(
     app = client(tmp_path, url)
     with running_worker(tmp_path, url, "-Q", "lopri", "-P", pool, "-c", "1") as worker:
         run = runner(app)
-        (refused,) = app.control.add_consumer("lopry", reply=True, timeout=10, limit=1)
+        (refused,) = app.control.add_consumer("lopry", reply=True, timeout=60, limit=1)
         assert "lopry" in str(refused)
         assert "did you mean 'lopri'" in str(refused)
-        (added,) = app.control.add_consumer("default", reply=True, timeout=10, limit=1)
+        (added,) = app.control.add_consumer("default", reply=True, timeout=60, limit=1)
         assert "ok" in str(added)
         assert run("default") == 4
         management.close_connections_of(url)

@@ -177,10 +177,10 @@ def test_management_closes_a_connection(fresh_vhost_url: str, management: Manage
     vhost = vhost_of(fresh_vhost_url)
     with Connection(fresh_vhost_url) as connection:
         connection.connect()
-        (seen,) = wait_until(lambda: management.connections(vhost), 15, "the connection in the statistics")
+        (seen,) = wait_until(lambda: management.connections(vhost), 30, "the connection in the statistics")
         management.close_connection(seen["name"])
         with pytest.raises(ConnectionForced):
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=60)
 
 
 def test_leftover_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_leftover_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         mark = RunMark.set()
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
             assert mark.end_leftovers(grace_seconds=0.1)
-            assert child.wait(5) == -signal.SIGKILL
+            assert child.wait(60) == -signal.SIGKILL
     (line,) = mark.found
     assert "time.sleep(60)" in line
     assert "test_leftover_process_is_found" in line

@@ -52,7 +52,7 @@ def put_durable_message(url: str) -> None:
 def take_message(url: str) -> object:
     """Take it."""
     with Connection(url) as connection, closing(connection.SimpleQueue(QUEUE)) as queue:
-        message = queue.get(timeout=5)
+        message = queue.get(timeout=60)
         message.ack()
         return message.payload
 

@@ -287,5 +287,5 @@ def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
 
 def _promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [program("promtool"), *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=110
+        [program("promtool"), *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=250
     )

@@ -64,7 +64,7 @@ def management_url(management: Management) -> Iterator[tuple[str, list[str]]]:
             """Note it, and hand it on."""
             asked.append(self.path)
             headers = {"Authorization": self.headers["Authorization"]}
-            with urlopen(Request(management.url + self.path, headers=headers), timeout=10) as answer:  # noqa: S310
+            with urlopen(Request(management.url + self.path, headers=headers), timeout=60) as answer:  # noqa: S310
                 body = answer.read()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -168,6 +168,7 @@ def test_many_answers_ask_the_broker_once(
     app.send_task("a")
     asked.clear()
     collector = Collector(app, "1")
+    wait_until(lambda: collector.collect().broker.has_management, SECONDS, "the first answer")
     for _ in range(20):
         assert collector.collect().broker.has_management
     collector.close()

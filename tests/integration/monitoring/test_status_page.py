@@ -15,6 +15,7 @@ from browsers import PACKAGES, SECONDS, Browser, find_browser, opened
 from deaths import bury, death_headers, declare, task_headers
 from page_server import NOWHERE, PageServer, page_server
 from page_states import STATES, Told, full, quiet
+from ports import free_port
 from pydantic import SecretStr
 from waiting import wait_until
 
@@ -192,12 +193,12 @@ def test_it_is_opened_with_a_password(browser: Browser, tmp_path: Path) -> None:
 
 def test_a_server_that_goes_is_told_and_found_again(browser: Browser, tmp_path: Path) -> None:
     """While the page's server is away the page says so and of when its figures are; then it goes on."""
-    with page_server(tmp_path / "before", Told(quiet())) as server:
+    port = free_port()
+    with page_server(tmp_path / "before", Told(quiet()), port=port) as server:
         look(browser, server)
     browser.wait_for(".notice", "This page's server does not answer")
     assert "The figures are from" in browser.text(".notice")
     assert browser.run("return document.body.classList.contains('stale')")
-    port = int(server.url.rpartition(":")[2])
     with page_server(tmp_path / "after", Told(full()), port=port):
         browser.wait_for("h1", "lopri is late")
         assert not browser.run("return document.body.classList.contains('stale')")

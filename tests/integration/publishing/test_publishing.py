@@ -187,7 +187,7 @@ def test_a_queue_that_cannot_be_declared_is_named(app: BrokerApp) -> None:
         connection.default_channel.queue_declare("lopri", durable=True, auto_delete=False)
     with pytest.raises(NoRoute, match=r"queue 'lopri'.*406 PRECONDITION_FAILED"):
         app.send_task("shop.add", queue="lopri")
-    app.send_task("shop.add", queue="default", confirm_timeout=5)
+    app.send_task("shop.add", queue="default", confirm_timeout=60)
 
 
 # The content of a message
@@ -228,9 +228,9 @@ def test_a_message_is_persistent_json_with_the_callers_headers(app: BrokerApp) -
 def test_an_expiry_does_not_become_a_dead_letter(app: BrokerApp) -> None:
     """It is a header that the worker reads; as a message property the broker would dead-letter what is too old."""
     app.send_task("shop.add", expires=0.1)
-    app.send_task("shop.add", expires=60, countdown=30)
+    app.send_task("shop.add", expires=7_200, countdown=3_600)
     (message,) = take(app, "default")
-    (delayed,) = take(app, "delay.30s")
+    (delayed,) = take(app, "delay.1h")
     assert "expiration" not in message.properties
     assert "expiration" not in delayed.properties
     assert message.headers["expires"]
@@ -250,9 +250,9 @@ def test_a_task_that_expires_before_it_is_due_is_refused(app: BrokerApp, kind: s
         }[kind]
 
     with pytest.raises(InvalidDelay, match="expires must be after"):
-        app.send_task("shop.add", expires=expiry(30), countdown=60)
-    app.send_task("shop.add", expires=expiry(120), countdown=60)
-    assert depth(app, "delay.1m") == 1
+        app.send_task("shop.add", expires=expiry(1_800), countdown=3_600)
+    app.send_task("shop.add", expires=expiry(7_200), countdown=3_600)
+    assert depth(app, "delay.1h") == 1
 
 
 def test_a_compressed_task_can_be_read(app: BrokerApp) -> None:
@@ -267,7 +267,7 @@ def test_arguments_that_are_not_json_publish_nothing(app: BrokerApp) -> None:
     """The encoder's error reaches the caller, and the next task is fine."""
     with pytest.raises(EncodeError, match="not JSON serializable"):
         app.send_task("shop.add", (object(),))
-    app.send_task("shop.add", confirm_timeout=5)
+    app.send_task("shop.add", confirm_timeout=60)
     assert depth(app, "default") == 1
 
 
@@ -327,7 +327,7 @@ def test_sent_events_are_published_after_a_lost_connection_too(
     ids = []
     for number in range(1, 4):
         ids.append(app.send_task("shop.add").id)
-        wait_until(lambda number=number: depth(app, "events") == number, 20, "the event, which is not confirmed")
+        wait_until(lambda number=number: depth(app, "events") == number, 30, "the event, which is not confirmed")
         management.close_connections_of(url)
     events = take(app, "events")
     assert [event.payload["uuid"] for event in events] == ids

@@ -85,7 +85,7 @@ def test_a_lane_that_refuses_is_asked_again(
     else:
         app.send_task("shop.add", queue="lopri", countdown=40)
     joined(lifting)
-    held = [message for seconds in range(35, 41) for message in _held(app, f"delay.{seconds}s")]
+    held = [message for seconds in range(5, 41) for message in _held(app, f"delay.{seconds}s")]
     assert [message.headers["task"] for message in held].count("shop.add") == 1
 
 
@@ -180,7 +180,7 @@ def test_answers_are_matched_whatever_their_order(
             for number in range(30)
             for key, outcome in keys.items()
         ]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         for tag, outcome in reversed(tags):
             assert channel.wait(tag, deadline).outcome is outcome
     assert len(take(app, "default")) == 31
@@ -206,7 +206,7 @@ def test_what_amqp_cannot_carry_is_refused_and_hurts_nobody_else(app: BrokerApp,
             app.send_task("bad", connection=connection, **options)
         assert caught.value.maybe_taken is False
         for _ in range(2):
-            app.send_task("after", connection=connection, confirm_timeout=5)
+            app.send_task("after", connection=connection, confirm_timeout=60)
     assert [message.headers["task"] for message in take(app, "default")] == ["before", "after", "after"]
 
 

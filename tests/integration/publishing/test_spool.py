@@ -99,7 +99,7 @@ def test_the_thread_sends_when_the_broker_is_back(make_app: AppMaker, fresh_vhos
     """Spooled tasks are sent in order when the broker is back, without another call."""
     proxy = TcpProxy.to(fresh_vhost_url)
     app = make_app(f"{SPOOL}timeout_seconds = 4\n{TWO_QUEUES}", url=proxy.url(fresh_vhost_url))
-    app.send_task("first")
+    app.send_task("first", confirm_timeout=60)
     proxy.freeze()
     proxy.cut()
     app.send_task("second")
@@ -114,7 +114,7 @@ def test_the_thread_sends_when_the_broker_is_back(make_app: AppMaker, fresh_vhos
 def test_what_may_have_been_taken_says_so(make_app: AppMaker, proxy: TcpProxy, fresh_vhost_url: str) -> None:
     """A task whose confirmation did not come is sent again with the header; the one after it without."""
     app = make_app(f"{SPOOL}timeout_seconds = 4\n{TWO_QUEUES}", url=proxy.url(fresh_vhost_url))
-    app.send_task("before")
+    app.send_task("before", confirm_timeout=60)
     proxy.freeze(new_too=True)
     app.send_task("unsure")
     app.send_task("sure")
@@ -138,7 +138,7 @@ def test_a_countdown_counts_on_in_the_spool(make_app: AppMaker, nobody: str) -> 
     assert flush(app).sent == 1
     (message,) = take(app, "delay.59m")
     assert message.headers[DELAY_HEADER] == 3_600
-    assert message.headers[PUBLISHED_AT_HEADER] == pytest.approx(begun, abs=2)
+    assert message.headers[PUBLISHED_AT_HEADER] == pytest.approx(begun, abs=10)
 
 
 def test_a_refusal_is_not_spooled(make_app: AppMaker) -> None:

@@ -16,7 +16,7 @@ from broker_app import BrokerApp
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = 20.0
+SECONDS = 90.0
 COUNT = 500
 
 pytestmark = NEEDS_REDIS

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-SECONDS = 20.0
+SECONDS = 90.0
 
 pytestmark = NEEDS_REDIS
 

@@ -170,7 +170,7 @@ def test_greenlets_open_the_store_one_after_the_other(tmp_path: Path) -> None:
         [sys.executable, "-c", GREENLETS, f"sqlite:///{tmp_path}/results.sqlite3"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

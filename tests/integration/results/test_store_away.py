@@ -69,12 +69,12 @@ def test_calls_are_published_without_a_store(make_app: AppMaker, store: str) -> 
     app = make_app(f"{store}\n{TWO_QUEUES}")
     add = app.signature("shop.add", (1, 2))
     app.send_task("shop.add")
-    add.apply_async(countdown=60)
+    add.apply_async(countdown=3_600)
     chain(add, add, app=app).apply_async()
     group([add, add], app=app).apply_async()
     app.publish_many([add, add]).run()
     assert depth(app, "default") == 6
-    assert depth(app, "delay.1m") == 1
+    assert depth(app, "delay.1h") == 1
 
 
 @pytest.mark.parametrize("store", [NO_REDIS, NO_STORE])

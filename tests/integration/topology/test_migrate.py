@@ -168,7 +168,7 @@ def test_bindings_that_somebody_else_made_stand_after_it(make: MakeMigrated) -> 
         put(channel, amqp.Message("1"), "amq.fanout", "")
         put(channel, amqp.Message("2", application_headers={"shop": 7}), "amq.headers", "")
         put(channel, amqp.Message("3", application_headers={"shop": 8}), "amq.headers", "")
-    wait_until(lambda: depth(app, "lopri") == 2, 10, "what both lead to")
+    wait_until(lambda: depth(app, "lopri") == 2, 30, "what both lead to")
 
 
 @pytest.mark.version

@@ -92,7 +92,7 @@ def test_it_is_shown_until_it_is_retired(make: MakeMigrated) -> None:
         found = reader.read().queues["lopri"]
         return found.ready, found.dead
 
-    wait_until(lambda: numbers() == (3, 1), 20, "the broker to have counted")
+    wait_until(lambda: numbers() == (3, 1), 60, "the broker to have counted")
 
     delete(app, "lopri")
     assert read_overview(app, may_look=False).rows["lopri"].dead == 1
@@ -144,7 +144,7 @@ def test_nothing_is_lost_by_a_refusal(make: MakeMigrated) -> None:
         connection.default_channel.basic_consume("lopri", callback=ignore)
         with pytest.raises(BrokerError, match="it has 1 consumers"):
             retire(app, into="default")
-    assert wait_until(lambda: depth(app, "lopri") == 2, 10, "what the consumer had")
+    assert wait_until(lambda: depth(app, "lopri") == 2, 30, "what the consumer had")
     assert (set(paused_queues(app)), left(app)) == ({"lopri"}, ["lopri"])
 
     assert retire(app, is_dry_run=True, into="default").messages == 2
@@ -168,7 +168,7 @@ def test_dead_letters_need_a_successor_that_keeps_them(make: MakeMigrated) -> No
 def test_what_is_scheduled_goes_to_the_successor(make: MakeMigrated) -> None:
     """Its tasks in the lanes arrive there when they are due; then another run removes what led them there."""
     old, app = make(OLD), make(NEW)
-    task = publish(old, 1, countdown=4)
+    task = publish(old, 1, countdown=10)
     assert retire(app, into="default").scheduled == 1
     assert bindings(app) == {"tasks.due"}
     [extra] = differing(app)
@@ -211,7 +211,7 @@ def test_ended_at_any_step_it_can_be_run_again(
             retire(app, into="default")
     with suppress(SelectionError):  # it was ended after its last step
         retire(app, into="default")
-    messages = wait_until(lambda: take(app, "default"), 10, "the messages")
+    messages = wait_until(lambda: take(app, "default"), 30, "the messages")
     assert set(counted(messages)) == set(published)
     assert (depth(app, "lopri"), depth(app, "lopri.dead"), depth(app, "default.dead")) == (None, None, 1)
     assert (paused_queues(app), left(app), bindings(app)) == (frozenset(), [], set())

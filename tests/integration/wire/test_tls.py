@@ -61,7 +61,7 @@ def refusal(port: int, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("BROKER_APP_BROKER_URL", f"amqps://user:secret@127.0.0.1:{port}//")
     app = BrokerApp("tls", set_as_current=False)
     with pytest.raises(BrokerUnreachable) as caught:
-        app.send_task("any", confirm_timeout=1, ignore_result=True)
+        app.send_task("any", confirm_timeout=3, ignore_result=True)
     return caught.value.reason
 
 
@@ -112,7 +112,7 @@ def refusals(app: BrokerApp) -> list[str]:
     """Return the errors of a producer, a command and pika, each of which must be refused."""
     pools.reset()  # kombu shares them between apps with the same first host
     with pytest.raises(BrokerUnreachable) as published:
-        app.send_task("any", confirm_timeout=2, ignore_result=True)
+        app.send_task("any", confirm_timeout=3, ignore_result=True)
     with pytest.raises(BrokerError) as compared, connect(app):
         pass
     with pytest.raises(BrokerError) as inspected, open_link(app):
