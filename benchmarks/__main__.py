@@ -47,6 +47,7 @@ NAMES = (
     "metrics_scrape",
     "metrics_memory",
     "metrics_exact",
+    "interleaved",
     "draining",
     "io_bound",
     "coroutines",

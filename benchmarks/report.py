@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.figures import Spread, shown, shown_spread
 
@@ -28,6 +28,11 @@ class Goal:
     limit: float
     is_ceiling: bool = False
     unit: str = "x"
+
+    @classmethod
+    def none(cls, what: str, number: int) -> Self:
+        """Return the goal that a number is zero."""
+        return cls(what, Spread.of([float(number)]), 0.0, is_ceiling=True, unit="")
 
     @property
     def is_met(self) -> bool:
