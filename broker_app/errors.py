@@ -148,7 +148,10 @@ class PublishError(BrokerAppError, OperationalError):
 
     def sentence(self) -> str:
         """Return the human-readable text."""
-        return f"task {self.task} [{self.task_id}] for queue {self.queue!r}: {self.reason}; {self.advice}"
+        return f"task {self.task} [{self.task_id}] for queue {self.queue!r}: {self.reason}; {self._cure()}"
+
+    def _cure(self) -> str:
+        return self.advice
 
 
 class NoRoute(PublishError):
@@ -187,6 +190,10 @@ class BrokerUnreachable(PublishError):
     """Raised when the broker could not be reached in time. Check the broker, its alarms and ``broker_url``."""
 
     advice = "it was not published; check that the broker is up and has no alarm, and that broker_url is correct"
+
+    def _cure(self) -> str:
+        is_login = self.reason.startswith(("403 ", "530 "))  # the broker refused the login, or the virtual host
+        return "it was not published; correct the login or virtual host in broker_url" if is_login else self.advice
 
 
 class BrokerError(BrokerAppError):

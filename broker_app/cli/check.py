@@ -48,8 +48,8 @@ def check(app: BrokerApp, *, broker: bool, as_json: bool) -> None:
     if not as_json:
         _describe(app, settings)
     local = _print_findings(chain(judge_settings(settings), judge_store(app)), as_json=as_json)
-    tasks = _print_findings(_judge_tasks(app), as_json=as_json)
     is_refused = any(finding.where.startswith("environment") for finding in local)  # its URL may be invalid
+    tasks = [] if is_refused else _print_findings(_judge_tasks(app), as_json=as_json)
     remote = _remote(app, as_json=as_json) if broker and not is_refused else []
     if as_json:
         _print_json([*local, *tasks, *remote])

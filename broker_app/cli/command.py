@@ -9,8 +9,9 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -96,10 +97,29 @@ class Number(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Convert the value to a finite number."""
-        number: float = super().convert(value, param, ctx)
+        number = math.nan
+        with suppress(click.BadParameter):
+            number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
+            self.fail(f"expected a number{_limits(self)}, got {value!r}", param, ctx)
         return number
+
+
+class WholeNumber(click.IntRange):
+    """A whole number; the error names the limits in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Convert the value to a whole number."""
+        try:
+            number: int = super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"expected a whole number{_limits(self)}, got {value!r}", param, ctx)
+        return number
+
+
+def _limits(numbers: click.FloatRange | click.IntRange) -> str:
+    least = "" if numbers.min is None else f"{' above' if numbers.min_open else ' from'} {numbers.min:,}"
+    return least if numbers.max is None else f"{least} to {numbers.max:,}"
 
 
 class Command(_OneLineErrors):
@@ -142,8 +162,17 @@ def find_app(name: str) -> BrokerApp:
     except BrokerAppError:
         raise
     except Exception as error:
-        raise click.UsageError(f"-A {name}: expected a module with an app, got: {described(error)}") from error
+        raise click.UsageError(
+            f"-A {name}: expected a module with an app, got: {described(error)}{_folder_hint(error, name)}"
+        ) from error
     return _check_app(app, name)
+
+
+def _folder_hint(error: Exception, name: str) -> str:
+    """Return a hint at the current folder if the module itself was not found, or another one of its name was."""
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    is_elsewhere = isinstance(error, AttributeError) or missing == name.partition(":")[0].partition(".")[0]
+    return f"; run it in the project's folder (it ran in {Path.cwd()}), or correct -A" if is_elsewhere else ""
 
 
 def described(error: Exception) -> str:

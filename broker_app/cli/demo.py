@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from broker_app.cli import exit_codes
-from broker_app.cli.command import Command
+from broker_app.cli.command import Command, WholeNumber
 from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
 from broker_app.demo import display
@@ -32,11 +32,9 @@ if TYPE_CHECKING:
 )
 @click.option("--keep", is_flag=True, help="Leave the broker, the fleets and the site running to try things out.")
 @click.option("--stop", "is_stop", is_flag=True, help="Stop what --keep left running.")
+@click.option("--jobs", type=WholeNumber(min=1), metavar="N", help="Send only the first N of the 2,000 downloads.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="Send only the first N of the 2,000 downloads."
-)
-@click.option(
-    "--port", type=click.IntRange(1, 65_535), metavar="PORT", help="Port of the demo's web site.  [default: 8731]"
+    "--port", type=WholeNumber(1, 65_535), metavar="PORT", help="Port of the demo's web site.  [default: 8731]"
 )
 def demo(port: int | None, jobs: int | None, *, keep: bool, is_stop: bool) -> None:
     """Run a flood of downloads on lopri next to interactive calls on default, and show both live.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker_app.cli.command import Group, Number, app_name, pass_app, pass_app_or_remains
+from broker_app.cli.command import Group, Number, WholeNumber, app_name, pass_app, pass_app_or_remains
 from broker_app.cli.fleet_report import print_stopped, report
 from broker_app.cli.fleet_service import plan, supervise, systemd
 from broker_app.cli.fleet_status import logs, status
@@ -182,7 +182,7 @@ def reload_(app: BrokerApp, queues: tuple[str, ...], options: _ReplaceOptions) -
 
 @fleet.command(epilog="\b\nExamples:\n  broker-app fleet scale lopri 3\n  broker-app fleet scale lopri --reset")
 @click.argument("queue")
-@click.argument("nodes", type=click.IntRange(0, _MAX_NODES), required=False)
+@click.argument("nodes", type=WholeNumber(0, _MAX_NODES), required=False)
 @click.option("--reset", "is_reset", is_flag=True, help="Return to the number in the settings.")
 @_replacing
 @pass_app

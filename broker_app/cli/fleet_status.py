@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from broker_app.cli import exit_codes
-from broker_app.cli.command import Number, pass_app_or_remains
+from broker_app.cli.command import Number, WholeNumber, pass_app_or_remains
 from broker_app.cli.output import echo
 from broker_app.cli.table import Table
 from broker_app.fleet import DEFAULT_ANSWER_SECONDS, FleetStatus, fleet_status
@@ -54,7 +54,7 @@ _BYTES_PER_MIB = 1024 * 1024
 @click.option("--watch", "is_watch", is_flag=True, help="Refresh in place until Ctrl-C.")
 @click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
 @click.option(
-    "--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N refreshes."
+    "--count", "rounds", type=WholeNumber(min=1), metavar="N", help="With --watch: stop after N refreshes."
 )
 @pass_app_or_remains
 def status(  # noqa: PLR0913 - click passes each option
@@ -95,7 +95,7 @@ def status(  # noqa: PLR0913 - click passes each option
 @click.option(
     "-n",
     "--lines",
-    type=click.IntRange(0, _MAX_LINES),
+    type=WholeNumber(0, _MAX_LINES),
     default=_DEFAULT_LINES,
     show_default=True,
     help="Number of lines of each log.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker_app.cli.command import Group, pass_app
+from broker_app.cli.command import Group, WholeNumber, pass_app
 from broker_app.errors import MetricsError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def metrics() -> None:
 @click.option("--host", help="Address to listen on, instead of metrics.host.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65_535),
+    type=WholeNumber(0, 65_535),
     help="Port to listen on, instead of metrics.port; 0 for any free port.",
 )
 @pass_app

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from broker_app.cli.command import Number, pass_app
+from broker_app.cli.command import Number, WholeNumber, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.table import Table
 from broker_app.errors import BrokerError
@@ -35,7 +35,7 @@ _COLUMNS = ("queue", "ready", "running", "dead", "consumers", "oldest wait", "pa
 @click.option("--watch", "is_watch", is_flag=True, help="Refresh in place until Ctrl-C.")
 @click.option("--every", "seconds", type=Number(min=0.1), default=2.0, show_default=True, metavar="SECONDS")
 @click.option(
-    "--count", "rounds", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N refreshes."
+    "--count", "rounds", type=WholeNumber(min=1), metavar="N", help="With --watch: stop after N refreshes."
 )
 @click.option("--no-look", is_flag=True, help="Omit the oldest wait, so that no message is fetched.")
 @click.option(

@@ -16,7 +16,7 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword, parse_keywords
 from broker_app.cli.calls import CallRequest, check_call, parse_call
-from broker_app.cli.command import Command, Number, pass_app
+from broker_app.cli.command import Command, Number, WholeNumber, pass_app
 from broker_app.cli.output import echo
 from broker_app.cli.send_file import send_file
 from broker_app.cli.task_modules import load_tasks
@@ -76,7 +76,9 @@ class _SendCommand(Command):
 @click.option(
     "--eta", metavar="MOMENT", help="Run the task at this time, ISO 8601, e.g. 2030-01-31T09:00:00+00:00."
 )
-@click.option("--priority", type=int, help="0..9, larger is more urgent; for queues with priorities.")
+@click.option(
+    "--priority", type=WholeNumber(), metavar="N", help="0..9, larger is more urgent; for queues with priorities."
+)
 @click.option("--expires", type=float, metavar="SECONDS", help="Do not start the task after this time.")
 @click.option("--id", help="The task id. Default: a new one.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")

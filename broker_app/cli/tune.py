@@ -14,7 +14,7 @@ from broker_app.cli import exit_codes
 from broker_app.cli.arguments import parse_argument, parse_keyword
 from broker_app.cli.calls import CallRequest as CheckedCall
 from broker_app.cli.calls import check_call
-from broker_app.cli.command import Command, Number, app_name, pass_app
+from broker_app.cli.command import Command, Number, WholeNumber, app_name, pass_app
 from broker_app.cli.interruption import Interruption
 from broker_app.cli.output import echo
 from broker_app.cli.task_modules import load_tasks
@@ -76,7 +76,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 @click.option(
     "--max-concurrency",
     "bound",
-    type=click.IntRange(1, 10_000),
+    type=WholeNumber(1, 10_000),
     default=64,
     show_default=True,
     help="Maximum number of slots.",
@@ -84,7 +84,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 @click.option("--max-memory", metavar="SIZE", help="Memory limit of a node with all its processes, e.g. 512MiB.")
 @click.option(
     "--max-connections",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     help="Connection limit of the service that the tasks call; each slot uses one.",
 )
 @click.option(

@@ -49,6 +49,13 @@ def _facts(error: BrokerAppError) -> dict[str, object]:
     return {name: value for name, value in vars(error).items() if not name.startswith("_")}
 
 
+@pytest.mark.parametrize("reason", ["403 ACCESS_REFUSED - Login was refused", "530 NOT_ALLOWED - vhost shop"])
+def test_a_refused_login_is_no_alarm(reason: str) -> None:
+    """When the broker refuses a login or virtual host, the cure is the URL; otherwise alarms are named too."""
+    assert "alarm" not in str(errors.BrokerUnreachable(**FACTS | {"reason": reason}))
+    assert "alarm" in str(errors.BrokerUnreachable(**FACTS))
+
+
 @pytest.mark.parametrize("cls", RAISED_IN_TASKS, ids=lambda cls: cls.__name__)
 def test_an_error_is_one_line(cls: type[BrokerAppError]) -> None:
     """Whatever words the broker used, a log shows the complete message in one line, by str and by repr."""

@@ -109,6 +109,17 @@ def test_a_state_folder_that_cannot_be_made(folder: Path, monkeypatch: pytest.Mo
     assert "error    state_dir: " in result.stdout
 
 
+def test_a_variable_of_celery_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CELERY_BROKER_URL with another broker is one finding, for people and for scripts."""
+    monkeypatch.setenv("CELERY_BROKER_URL", CLOSED)
+    shown, listed = run(), run("--json")
+
+    assert shown.exit_code == listed.exit_code == exit_codes.SETTINGS, shown.output
+    assert shown.output.count("CELERY_BROKER_URL") == 1
+    (finding,) = [one for one in json.loads(listed.stdout) if one["level"] == "error"]
+    assert "CELERY_BROKER_URL" in finding["where"]
+
+
 def test_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that is not there is an error that hides the password; the settings are judged all the same."""
     monkeypatch.setenv("BROKER_APP_BROKER_URL", CLOSED)

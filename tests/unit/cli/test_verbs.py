@@ -34,7 +34,15 @@ def test_every_verb_is_a_sub_command_of_celery() -> None:
         (("queues", "list", "--evry", "1"), "broker-app: No such option '--evry'. Did you mean '--every'?"),
         (
             ("queues", "list", "--every", "nan"),
-            "broker-app: Invalid value for '--every': 'nan' is not a finite number",
+            "broker-app: Invalid value for '--every': expected a number from 0.1, got 'nan'",
+        ),
+        (
+            ("fleet", "scale", "lopri", "many"),
+            "broker-app: Invalid value for '[NODES]': expected a whole number from 0 to 1,000, got 'many'",
+        ),
+        (
+            ("send", "shop.add", "--priority", "9.5"),
+            "broker-app: Invalid value for '--priority': expected a whole",
         ),
         (("queues", "list", "--count", "2"), "broker-app: --count requires --watch; see `broker-app queues list"),
         (("topology", "migrate", "lopri", "--patience", "inf"), "broker-app: Invalid value for '--patience'"),
@@ -68,6 +76,17 @@ def test_an_app_module_that_fails_is_one_line(
     done = CliRunner().invoke(main, ("-A", "failing_shop", "queues", "list"), prog_name="broker-app")
     assert (done.exit_code, done.stderr.count("\n")) == (exit_codes.USAGE, 1)
     assert f"-A failing_shop: expected a module with an app, got: {reason}" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["no_shop", "no_shop.tasks:app", "email"])
+def test_an_app_that_is_not_found_hints_at_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A missing module, or another one of that name, may come from the wrong folder, which the error names."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ("-A", name, "check"), prog_name="broker-app")
+    assert (done.exit_code, done.stderr.count("\n")) == (exit_codes.USAGE, 1)
+    assert str(tmp_path) in done.stderr
 
 
 def test_a_group_without_a_verb_shows_its_help() -> None:
