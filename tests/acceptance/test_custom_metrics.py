@@ -67,7 +67,7 @@ shop.ORDERS.labels("producer").inc()
 def families(served: Served, accept: str = "") -> dict[str, list[tuple[str, dict[str, str], float]]]:
     """Return the samples of each family of the page, as the library's parser of its format reads them."""
     request = Request(f"{served.url}/metrics", headers={"Accept": accept})  # noqa: S310 - our own server
-    with urlopen(request, timeout=10) as answer:  # noqa: S310
+    with urlopen(request, timeout=60) as answer:  # noqa: S310
         is_openmetrics = answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
         text = answer.read().decode()
     assert is_openmetrics == bool(accept)

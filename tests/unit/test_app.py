@@ -59,7 +59,7 @@ def test_no_thread_sees_half_a_configuration(config: Path) -> None:
         app, start = _app(config), threading.Barrier(8)
 
         def use(app: BrokerApp = app, start: threading.Barrier = start) -> tuple[object, ...]:
-            start.wait(10)
+            start.wait(60)
             conf = app.conf
             return conf.broker_url, conf.result_backend, conf.task_default_queue, type(app.backend).__name__
 

@@ -73,7 +73,7 @@ def _import(module: str, folder: Path, before: str = "os", after: str = "") -> I
     (folder / "config" / "broker.toml").write_text("not = toml = at all\n", encoding="utf-8")
     script = WATCHED.format(module=module, before=before, after=after)
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=110, check=True
     )
     return Imported(json.loads(result.stdout), sorted(path.name for path in folder.rglob("*")))
 
@@ -129,6 +129,6 @@ def test_a_project_may_have_a_module_queues_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "queues.py").write_text("MINE = True\n", encoding="utf-8")
     script = "from broker_app.tasks import add; import queues; assert queues.MINE; print(add.name)"
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=True
     )
     assert result.stdout == "broker_app.tasks.add\n"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(180)
 
-WAIT_SECONDS, CPU_SECONDS, WATCHED_SECONDS = 0.02, 0.03, 6.0
+WAIT_SECONDS, CPU_SECONDS, WATCHED_SECONDS = 0.02, 0.03, 10.0
 
 
 def workload(folder: Path, url: str) -> BrokerApp:

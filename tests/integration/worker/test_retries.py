@@ -23,8 +23,8 @@ SETTINGS = """
 [queues.lopri]
 [queues.lopri.retry]
 max_retries = 2
-first_seconds = 0.3
-longest_seconds = 0.5
+first_seconds = 0.6
+longest_seconds = 1.0
 jitter = false
 """
 
@@ -56,8 +56,8 @@ def test_a_queue_tries_its_tasks_again(app: BrokerApp, file: Path) -> None:
     """Two retries as declared, held by the broker's lanes, and then it succeeds under the same id."""
     result = app.send_task("doomed.fail_until", (str(file), 2), queue="lopri")
     assert result.get(timeout=SECONDS, interval=0.05) == 3
-    assert depth(app, "delay.300ms") == 0
-    assert depth(app, "delay.500ms") == 0
+    lanes = ["delay.1s", *(f"delay.{number}00ms" for number in range(1, 10))]  # a busy worker takes a shorter one
+    assert {depth(app, lane) for lane in lanes} - {None} == {0}
     assert depth(app, "lopri.dead") == 0
 
 

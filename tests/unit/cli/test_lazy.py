@@ -51,7 +51,7 @@ sys.exit(main())
 def _modules_after(code: str, cwd: Path) -> set[str]:
     code = f"import sys\ntry:\n    {code}\nfinally:\n    print('modules', *sys.modules, file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=110, check=False
     )
     return set(done.stderr.partition("modules ")[2].split())
 
@@ -122,7 +122,7 @@ def test_preload_options_of_an_app_reach_its_commands(tmp_path: Path) -> None:
     """An option that an app adds to every Celery command is accepted and announced here too."""
     (tmp_path / "preloading.py").write_text(PRELOADING, encoding="utf-8")
     command = [sys.executable, "preloading.py", "metrics", "--colour", "red", "dashboard"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     options, _, dashboard = done.stdout.partition("\n")
     assert options == "options {'colour': 'red'}"

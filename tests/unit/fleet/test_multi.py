@@ -83,7 +83,7 @@ def test_workers_find_the_settings_from_any_folder(monkeypatch: pytest.MonkeyPat
 
 def test_a_launch_tells_what_was_written_before_the_end() -> None:
     """A command that fails hands back its lines, without the empty ones."""
-    done = launch([sys.executable, "-c", "import sys; sys.exit('one\\n\\ntwo')"], {}, 30)
+    done = launch([sys.executable, "-c", "import sys; sys.exit('one\\n\\ntwo')"], {}, 100)
     assert (done.is_ok, done.lines) == (False, ("one", "two"))
 
 

@@ -27,7 +27,7 @@ def worker(pid_file: str, code: str = WAIT) -> Iterator[subprocess.Popen[bytes]]
     """Run a process with a worker's command line, in a session of its own as `celery multi` does."""
     command = [sys.executable, "-c", code, "-A", "shop", f"--pidfile={pid_file}", "-n", "lopri@h"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
-        wait_until(lambda: str(pid_file) in _command_line(process.pid), 5, "the process's command line")
+        wait_until(lambda: str(pid_file) in _command_line(process.pid), 30, "the process's command line")
         try:
             yield process
         finally:
@@ -64,7 +64,7 @@ def test_a_worker_is_found_by_its_pid_file_alone(tmp_path: Path) -> None:
 def test_a_pools_processes_are_not_workers(tmp_path: Path) -> None:
     """A child with its parent's command line is left out while the parent lives."""
     with worker(f"{tmp_path}/lopri.pid", WAIT_AND_FORK) as parent:
-        wait_until(lambda: _children(parent.pid), 5, "the child")
+        wait_until(lambda: _children(parent.pid), 30, "the child")
         (found,) = find_workers(tmp_path).values()
     assert [process.pid for process in found] == [parent.pid]
 
@@ -78,10 +78,10 @@ def test_a_path_with_blanks_is_no_obstacle(tmp_path: Path) -> None:
 def test_kill_ends_the_pools_processes_too(tmp_path: Path) -> None:
     """After `kill` neither the worker nor its children run."""
     with worker(f"{tmp_path}/lopri.pid", WAIT_AND_FORK) as parent:
-        (child,) = wait_until(lambda: _children(parent.pid), 5, "the child")
+        (child,) = wait_until(lambda: _children(parent.pid), 30, "the child")
         kill(parent.pid)
         parent.wait()
-        wait_until(lambda: _has_ended(child), 5, "the end of the child")
+        wait_until(lambda: _has_ended(child), 30, "the end of the child")
 
 
 def test_signals_to_who_is_gone_are_no_error() -> None:

@@ -108,11 +108,11 @@ def test_a_supervisor_at_work_is_waited_for(state: FleetState) -> None:
     def supervise() -> None:
         with state.lock(is_supervisor=True):
             began.set()
-            is_over.wait(20)
+            is_over.wait(90)
 
     thread = threading.Thread(target=supervise)
     thread.start()
-    began.wait(20)
+    assert began.wait(90)
     with pytest.raises(FleetBusy), state.lock(is_supervisor=True):
         pass
     threading.Timer(0.3, is_over.set).start()

@@ -23,9 +23,9 @@ NAME = "UNIT_TEST_MARK"
 @contextmanager
 def sleeping(mark: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process with a mark, and end it."""
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(command, env=os.environ | {NAME: mark}) as child:
-        wait_until(lambda: marked(NAME, mark), 5, "the child's environment")
+        wait_until(lambda: marked(NAME, mark), 30, "the child's environment")
         try:
             yield child
         finally:
@@ -45,7 +45,7 @@ def test_ended_process() -> None:
     with sleeping("ended") as child:
         process = ProcessHandle.of(child.pid)
         child.kill()
-        wait_until(lambda: ProcessHandle.of(child.pid) is None, 5, "the child to end")
+        wait_until(lambda: ProcessHandle.of(child.pid) is None, 30, "the child to end")
         assert process is not None
         assert not process.is_running
         assert process.name in {"", "python", "python3"}
@@ -71,7 +71,7 @@ def test_marked_finds_descendants() -> None:
     script = f"import subprocess; subprocess.run(['{sys.executable}', '-c', 'input()'], start_new_session=True)"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, env=os.environ | {NAME: "deep"}, stdin=subprocess.PIPE) as child:
-        wait_until(lambda: len(marked(NAME, "deep")) == 2, 5, "child and grandchild")
+        wait_until(lambda: len(marked(NAME, "deep")) == 2, 30, "child and grandchild")
         assert marked(NAME, "dee") == []
-        assert kill_all(lambda: marked(NAME, "deep"), 5) == []
-        assert child.wait(5) == -signal.SIGKILL
+        assert kill_all(lambda: marked(NAME, "deep"), 30) == []
+        assert child.wait(60) == -signal.SIGKILL

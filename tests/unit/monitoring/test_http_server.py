@@ -65,7 +65,7 @@ def ask(url: str, method: str = "GET", data: bytes | None = None, **options: Any
     headers = options.pop("headers", {})
     request = urllib.request.Request(url, data=data, method=method, headers=headers)  # noqa: S310 - our own server
     try:
-        with urllib.request.urlopen(request, timeout=5, **options) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60, **options) as answer:  # noqa: S310
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -147,7 +147,7 @@ def test_tls(tmp_path: Path) -> None:
     authority.configure_trust(context)
     with (
         serving(certificate=tmp_path / "server.pem") as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as plain,
     ):
         plain.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert server.url.startswith("https://")
@@ -175,7 +175,7 @@ def test_an_address_that_cannot_be_had(host: str) -> None:
 def test_many_idle_clients_leave_room_in_the_end() -> None:
     """More clients than it has threads for are turned away, and it answers again when they are gone."""
     with serving() as server:
-        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(MAX_REQUESTS + 5)]
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(MAX_REQUESTS + 5)]
         for client in idle:
             client.close()
 
@@ -185,7 +185,7 @@ def test_many_idle_clients_leave_room_in_the_end() -> None:
             except OSError:
                 return False
 
-        wait_until(answers, 9, "an answer")
+        wait_until(answers, 30, "an answer")
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def dripping(port: int, count: int) -> Iterator[None]:
         while not is_over.wait(0.1):
             for index, known in enumerate(senders):
                 try:
-                    sender = known or socket.create_connection(("127.0.0.1", port), timeout=5)
+                    sender = known or socket.create_connection(("127.0.0.1", port), timeout=60)
                     sender.sendall(b"x" if known else b"GET /metrics HTTP/1.1\r\nX-Slow: ")
                     senders[index] = sender
                 except OSError:
@@ -220,14 +220,14 @@ def dripping(port: int, count: int) -> Iterator[None]:
 def test_clients_that_drip_keep_nobody_out(count: int) -> None:
     """While as many clients as there are threads, or many more, drip their requests, others are answered."""
     with serving() as server, dripping(server.port, count):
-        wait_until(lambda: threading.active_count() > MAX_REQUESTS, 9, "all threads to be taken")
+        wait_until(lambda: threading.active_count() > MAX_REQUESTS, 30, "all threads to be taken")
         assert [ask(f"{server.url}/live") for _ in range(10)] == [(200, "live\n")] * 10
 
 
 def test_the_time_for_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends a byte again and again is cut off when the time for a whole request is over."""
     monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.5)
-    with serving() as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with serving() as server, socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
 
         def is_cut_off() -> bool:
             try:
@@ -236,7 +236,7 @@ def test_the_time_for_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
                 return True
             return False
 
-        wait_until(is_cut_off, 9, "the end of the connection")
+        wait_until(is_cut_off, 30, "the end of the connection")
 
 
 def test_a_tls_handshake_that_never_comes_keeps_nobody_out(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_tls_handshake_that_never_comes_keeps_nobody_out(tmp_path: Path) -> No
     context = ssl.create_default_context()
     authority.configure_trust(context)
     with serving(certificate=tmp_path / "server.pem") as server:
-        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(MAX_REQUESTS + 5)]
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(MAX_REQUESTS + 5)]
         assert ask(f"{server.url}/live", context=context) == (200, "live\n")
         for client in idle:
             client.close()
@@ -269,7 +269,7 @@ def test_a_name_that_was_made_to_lead_here_reads_nothing(caplog: pytest.LogCaptu
                 status, body = ask(server.url + path, headers={"Host": host})
                 assert (status, "metrics.page_hosts" in body, len(body) < 500) == (403, True, True), (path, host)
         assert caplog.text.count("evil.example:9480") == 1
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
             client.sendall(b"GET /live HTTP/1.0\r\n\r\n")  # a load balancer's check, without a Host
             assert client.makefile().readline().split()[1] == "200"
 
@@ -291,7 +291,7 @@ def test_the_broker_is_read_once_for_many_who_ask() -> None:
         reads.append(1)
         return BrokerNumbers(is_up=True)
 
-    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=5)
+    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=60)
     threads = [threading.Thread(target=watch.numbers) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -308,7 +308,7 @@ def test_nobody_waits_long_for_a_broker_that_hangs() -> None:
 
     def read() -> BrokerNumbers:
         reads.append(1)
-        release.wait(5)
+        release.wait(60)
         return BrokerNumbers(is_up=True)
 
     watch = BrokerCache(read, cache_seconds=60, timeout_seconds=0.05)
@@ -317,9 +317,9 @@ def test_nobody_waits_long_for_a_broker_that_hangs() -> None:
         numbers, _age = watch.numbers()
         assert not numbers.is_up
         assert "did not answer within" in numbers.problem
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     release.set()
-    wait_until(lambda: watch.numbers()[0].is_up, 5, "the reading")
+    wait_until(lambda: watch.numbers()[0].is_up, 30, "the reading")
     assert len(reads) == 1
     watch.close()
 
@@ -330,7 +330,7 @@ def test_a_reading_that_fails_is_a_broker_that_is_not_up(caplog: pytest.LogCaptu
     def read() -> BrokerNumbers:
         raise RuntimeError("unforeseen")
 
-    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=5)
+    watch = BrokerCache(read, cache_seconds=60, timeout_seconds=60)
     assert not watch.numbers()[0].is_up
     assert "unforeseen" in caplog.text
     watch.close()

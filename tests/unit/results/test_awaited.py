@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-SECONDS = 20.0
+SECONDS = 30.0
 MANY = 1_000
 
 

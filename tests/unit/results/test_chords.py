@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHORDS, SIZE = 20, 4
-SECONDS = 20.0
+SECONDS = 30.0
 _MEMBER = {"task": "celery.backend_cleanup", "called_directly": False}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 20.0
+SECONDS = 30.0
 EXPIRED, KEPT = 5, 3
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from broker_app import BrokerApp
 
-SECONDS = 20.0
+SECONDS = 30.0
 
 GREENLETS = """
 import sys
@@ -34,7 +34,7 @@ from pathlib import Path
 from gevent import spawn, joinall
 from broker_app import BrokerApp
 app = BrokerApp("tests", config=Path(sys.argv[1]), set_as_current=False)
-waits = [spawn(app.AsyncResult(f"id-{number}").get, timeout=20) for number in range(20)]
+waits = [spawn(app.AsyncResult(f"id-{number}").get, timeout=90) for number in range(20)]
 stores = [spawn(app.backend.store_result, f"id-{number}", number, "SUCCESS") for number in range(20)]
 joinall(waits + stores, raise_error=True)
 assert [wait.value for wait in waits] == list(range(20))
@@ -50,18 +50,21 @@ def test_one_query_asks_for_all() -> None:
     """Threads that wait at the same time share their queries; each gets its own result."""
     asked: list[AbstractSet[str]] = []
     ready: set[str] = set()
+    asking = threading.Lock()
 
     def find(ids: AbstractSet[str]) -> AbstractSet[str]:
-        asked.append(ids)
-        return ids & ready
+        with asking:
+            asked.append(ids)
+            return ids & ready
 
     waiter, names = ResultWaiter(find), [f"id-{number}" for number in range(30)]
     with ThreadPoolExecutor(len(names)) as pool:
         deadline = time.monotonic() + SECONDS
         waits = [pool.submit(waiter.wait, {name}, deadline=deadline, longest_pause=0.05) for name in names]
         wait_until(lambda: any(len(ids) == len(names) for ids in tuple(asked)), SECONDS, "a query for all")
-        del asked[:]
-        ready |= set(names)
+        with asking:
+            del asked[:]
+            ready |= set(names)
         assert [wait.result(SECONDS) for wait in waits] == [{name} for name in names]
     assert len(asked) == 1
 

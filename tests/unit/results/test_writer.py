@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-SECONDS = 20.0
+SECONDS = 30.0
 
 
 @pytest.fixture

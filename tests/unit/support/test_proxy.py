@@ -47,7 +47,7 @@ def proxy() -> Iterator[TcpProxy]:
 
 def connect(proxy: TcpProxy) -> socket.socket:
     """Return a connection that has sent something and got it back."""
-    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
+    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
     if not proxy._frozen:
         assert ask(client, b"hello") == b"hello"
     return client
@@ -67,7 +67,7 @@ def hears_nothing(client: socket.socket) -> bool:
     except TimeoutError:
         return True
     finally:
-        client.settimeout(5)
+        client.settimeout(60)
     return False
 
 
@@ -80,22 +80,22 @@ def test_a_connection_is_cut_while_it_carries() -> None:
 
         def _count(self) -> None:
             counting.set()
-            is_cut.wait(5)
+            is_cut.wait(60)
             super()._count()
 
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         Slow("127.0.0.1", server.getsockname()[1]) as proxy,
-        socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client,
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as client,
     ):
         client.sendall(b"x")
-        assert counting.wait(5)
-        (link,) = wait_until(lambda: proxy._links, 5, "the connection")
+        assert counting.wait(60)
+        (link,) = wait_until(lambda: proxy._links, 30, "the connection")
         cutting = threading.Thread(target=proxy.cut, daemon=True)
         cutting.start()
-        wait_until(lambda: link._is_cut, 5, "the cut to begin")
+        wait_until(lambda: link._is_cut, 30, "the cut to begin")
         is_cut.set()
-        cutting.join(5)
+        cutting.join(60)
         assert not cutting.is_alive()
 
 
@@ -104,7 +104,7 @@ def test_carries(proxy: TcpProxy) -> None:
     with connect(proxy) as client:
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1) == b""
-    wait_until(lambda: proxy.open_links == 0, 5, "the link to end")
+    wait_until(lambda: proxy.open_links == 0, 30, "the link to end")
 
 
 def test_cut(proxy: TcpProxy) -> None:
@@ -135,7 +135,7 @@ def test_freeze_one_way(proxy: TcpProxy, way: Way) -> None:
         client.settimeout(0.2)
         with pytest.raises(TimeoutError):
             client.recv(4)
-        client.settimeout(5)
+        client.settimeout(60)
         proxy.thaw()
         assert client.recv(4) == b"late"
 
@@ -181,7 +181,7 @@ def test_no_server() -> None:
     """A proxy to a target that is down resets its clients, so that they see a broker that is down."""
     port = free_port()
     with TcpProxy("127.0.0.1", port) as proxy, pytest.raises(ConnectionResetError):
-        socket.create_connection(("127.0.0.1", proxy.port), timeout=5).recv(1)
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=60).recv(1)
 
 
 def test_url() -> None:

@@ -57,7 +57,7 @@ def test_what_hangs_after_a_failure_is_ended(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": support, "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         check=False,
     )
 
