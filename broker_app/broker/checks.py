@@ -170,7 +170,7 @@ def _judge_run(name: str, queue: QueueSettings, policy_milliseconds: int | None)
     """
     is_known = policy_milliseconds is not None
     seconds = policy_milliseconds / 1000 if policy_milliseconds is not None else DEFAULT_CONSUMER_TIMEOUT_SECONDS
-    longest = queue.longest_run_seconds * queue.prefetch
+    longest = queue.longest_run_seconds * queue.least_prefetch
     source = (
         "set by a policy" if is_known else "RabbitMQ's default, assumed because its configuration is not readable"
     )

@@ -52,6 +52,12 @@ class PausableConsumer(KombuConsumer):
         wanted = {name: no_ack for name, no_ack in no_ack_by_queue.items() if name not in self.paused}
         super()._consume_queues(wanted)  # type: ignore[no-untyped-call]
 
+    def consume_more(self) -> None:
+        """Consume from the queues without a consumer, as `consume`, but do not wait for the broker's answer."""
+        for queue in self.queues or ():
+            if queue.name not in self.paused:
+                self._basic_consume(queue, no_ack=self.no_ack, nowait=True)  # type: ignore[no-untyped-call]
+
 
 class BrokerAMQP(celery_amqp.AMQP):
     """Celery's AMQP interface, for publishing and consuming."""

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from broker_app.settings import Settings, TlsSettings
 
 
+class AutoPrefetch(int):
+    """The prefetch multiplier of a worker that may adapt its prefetch; to Celery it is a number."""
+
+
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration; a user's own configuration takes precedence."""
     return _broker(settings) | _routing(settings) | _consuming() | _results(settings)
@@ -71,7 +75,7 @@ def _consuming() -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         # A task that failed after its last retry is rejected, and so dead-lettered.
         "task_acks_on_failure_or_timeout": False,
-        "worker_prefetch_multiplier": 1,
+        "worker_prefetch_multiplier": AutoPrefetch(1),
         # After a lost connection, running tasks are redelivered and held; they need their share of the prefetch.
         "worker_enable_prefetch_count_reduction": False,
         "task_track_started": True,

@@ -207,7 +207,7 @@ SEAMS = (
         "celery_integration/amqp.py",
         "publishing is confirmed, and a paused queue is not consumed",
         "celery.app.amqp:AMQP.send_task_message _create_task_sender",
-        "kombu.messaging:Consumer _consume_queues",
+        "kombu.messaging:Consumer _consume_queues _basic_consume",
     ),
     _seam(
         "celery_integration/django.py",
@@ -250,6 +250,11 @@ SEAMS = (
         "kombu.messaging:Consumer.__init__ _active_tags",
         "kombu.messaging:Consumer.queues _queues",
         "amqp.channel:Channel.__init__ callbacks cancel_callbacks",
+    ),
+    _seam(
+        "worker/prefetch.py",
+        "a worker whose prefetch nobody chose adapts it",
+        "celery.worker.worker:WorkController.setup_instance options",
     ),
     _seam(
         "worker/acknowledger.py",

@@ -81,7 +81,7 @@ def _arguments(fleet: Fleet, app_name: str, state: FleetState) -> list[str]:
         f"--queues={fleet.queue}",
         f"--pool={fleet.pool}",
         f"--concurrency={fleet.concurrency}",
-        f"--prefetch-multiplier={fleet.prefetch}",
+        *([] if fleet.prefetch is None else [f"--prefetch-multiplier={fleet.prefetch}"]),
         *_limit_options(fleet.settings),
         *_path_options(state),
         "--loglevel=INFO",

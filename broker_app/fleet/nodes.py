@@ -56,14 +56,14 @@ class Fleet:
         queue: Its name, as producers write it.
         broker_queue: Its name on the broker, with the prefix.
         nodes: The nodes by number; empty if the settings ask for none.
-        prefetch: Prefetched messages per slot.
+        prefetch: Prefetched messages per slot; None if the nodes adapt it.
         settings: The other worker settings.
     """
 
     queue: str
     broker_queue: str
     nodes: tuple[Node, ...]
-    prefetch: int
+    prefetch: int | None
     settings: FleetSettings
 
     @property
@@ -105,7 +105,7 @@ def wanted_fleets(
                 queue=name,
                 broker_queue=table.queue(name).broker_name,
                 nodes=tuple(Node(name, stem, host) for stem in stems[:count]),
-                prefetch=queue.prefetch,
+                prefetch=None if queue.prefetch == "auto" else queue.prefetch,
                 settings=queue.fleet,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -10,6 +11,8 @@ from broker_app.queues import Backoff, DeadLetters, QueueType
 from broker_app.queues.objectives import BOUNDS_SECONDS
 from broker_app.settings.base import FROZEN, Positive
 from broker_app.settings.fleet import FleetSettings
+
+MAX_PREFETCH = 1_000
 
 
 class RetrySettings(BaseModel):
@@ -35,7 +38,11 @@ class QueueSettings(BaseModel):
 
     type: QueueType = Field(QueueType.QUORUM, description="quorum (replicated) or classic (one node).")
     priorities: bool = Field(default=False, description="Allow message priorities 0..9; larger is more urgent.")
-    prefetch: int = Field(1, ge=1, le=1_000, description="Messages prefetched for each slot of a worker.")
+    prefetch: Annotated[int, Field(ge=1, le=MAX_PREFETCH)] | Literal["auto"] = Field(
+        1,
+        description="Messages prefetched for each slot of a worker; `auto` is 1, and up to 4 while the tasks of a "
+        "worker with threads or gevent are short.",
+    )
     delivery_limit: int = Field(
         5, ge=1, le=1_000, description="Starts that each killed the worker, after which a task counts as poison."
     )
@@ -60,6 +67,15 @@ class QueueSettings(BaseModel):
     retry: RetrySettings = Field(default_factory=RetrySettings, description="Retries of failed tasks.")
     fleet: FleetSettings = Field(default_factory=FleetSettings, description="The queue's workers.")
 
+    @field_validator("prefetch", mode="plain")
+    @classmethod
+    def _check_prefetch(cls, value: Any) -> int | str:
+        """Accept a number or "auto"; pydantic would report a bad value once for each of the two."""
+        shown = str(value)
+        if shown != "auto" and not (shown.isdecimal() and 1 <= int(shown) <= MAX_PREFETCH):
+            raise ValueError(f'must be "auto" or a whole number from 1 to {MAX_PREFETCH:,}; got {shown[:20]!r}')
+        return "auto" if shown == "auto" else int(shown)
+
     @field_validator("wait_objective_seconds")
     @classmethod
     def _check_bound(cls, seconds: float | None) -> float | None:
@@ -69,6 +85,11 @@ class QueueSettings(BaseModel):
             near = " or ".join(f"{bound:g}" for bound in BOUNDS_SECONDS[max(0, place - 1) : place + 1])
             raise ValueError(f"must be a bucket bound of the metrics, the nearest are {near}; got {seconds:g}")
         return seconds
+
+    @property
+    def least_prefetch(self) -> int:
+        """Messages that each slot of a worker may always hold."""
+        return 1 if self.prefetch == "auto" else self.prefetch
 
     def backoff(self) -> Backoff:
         """Return the retry policy of this queue."""

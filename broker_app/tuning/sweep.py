@@ -187,7 +187,7 @@ class _Sweep:
         """
         queue = self._plan.queue
         prefetch = self._sandbox.app.settings.queues[queue].prefetch
-        if point is None or prefetch >= _AHEAD or point.run.p50 > SHORT_SECONDS:
+        if point is None or prefetch == "auto" or prefetch >= _AHEAD or point.run.p50 > SHORT_SECONDS:
             return None
         if not self._budget.allows(self._budget.share(1)):
             return None

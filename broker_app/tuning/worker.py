@@ -180,7 +180,8 @@ def log_tail(log: Path) -> str:
 
 def _worker_options(sandbox: Sandbox, queue: str, pool: str, slots: int, prefetch: int | None) -> list[str]:
     held = sandbox.app.settings.queues[queue].prefetch if prefetch is None else prefetch
-    return [f"--pool={pool}", f"--concurrency={slots}", f"--prefetch-multiplier={held}"]
+    options = [f"--pool={pool}", f"--concurrency={slots}"]
+    return options if held == "auto" else [*options, f"--prefetch-multiplier={held}"]
 
 
 def _start(sandbox: Sandbox, app_name: str, queue: str, options: list[str]) -> subprocess.Popen[bytes]:

@@ -39,6 +39,7 @@ from broker_app.worker.poison.suspects import Suspects
 from broker_app.worker.pools.entry import PoolEntry
 from broker_app.worker.pools.thread_pool import lighten
 from broker_app.worker.pools.time_limits import limits_of
+from broker_app.worker.prefetch import LOOK_SECONDS, PrefetchControl, is_adaptable
 from broker_app.worker.reconnect_pauses import Refusals
 from broker_app.worker.shutdown import Shutdown, drain_seconds
 from broker_app.worker.side_publisher import SidePublisher
@@ -127,9 +128,7 @@ class Consumer(celery_consumer.Consumer):
             slots=self.pool.limit,
             prefetch=self.prefetch_multiplier,
             on_pause=lambda: self.call_soon(self._apply_pauses),
-            give_back_unstarted=lambda is_unwanted: give_back_unstarted(
-                self.pool, self._deliveries, self._suspects, is_unwanted
-            ),
+            give_back_unstarted=self._give_back_unstarted,
         )
         self.app.amqp.follow(remember_cancellations(self.app), crash_log.stream, self._consumption.pause_stream)
         self._invalid = InvalidMessages(self, dead_letters, self._consumption)
@@ -155,7 +154,29 @@ class Consumer(celery_consumer.Consumer):
             deliveries=self._deliveries,
             heartbeat_file=self._heartbeat_file,
         )
+        self._prefetch = (
+            self._prefetch_control(crash_log) if is_adaptable(self.app, self.pool, self.controller) else None
+        )
         self._admit_or_give_up = or_given_up(self._admission.admit)
+
+    def _prefetch_control(self, crash_log: CrashLog) -> PrefetchControl:
+        return PrefetchControl(
+            slots=self.pool.limit,
+            consumption=self._consumption,
+            deliveries=self._deliveries,
+            may_return=lambda: crash_log.is_shared and not any(self.task_buckets.values()),
+            give_back_unstarted=self._give_back_unstarted,
+        )
+
+    def _give_back_unstarted(self, is_unwanted: Callable[[Request], bool]) -> None:
+        give_back_unstarted(self.pool, self._deliveries, self._suspects, is_unwanted)
+
+    @property
+    def prefetch_limit(self) -> int:
+        """Number of messages that the worker may hold, of each of its queues."""
+        if self._prefetch is not None:
+            return self._prefetch.limit
+        return 0 if self.qos is None else int(self.qos.value)
 
     @property
     def stuck_slots(self) -> int:
@@ -276,6 +297,8 @@ class Consumer(celery_consumer.Consumer):
         self._consumption.keep()
         if self._check_timer is None:
             self._check_timer = self.timer.call_repeatedly(_CHECK_SECONDS, self.call_soon, (self._check.run,))
+            if self._prefetch is not None:
+                self.timer.call_repeatedly(LOOK_SECONDS, self.call_soon, (self._adapt_prefetch,))
 
     def add_task_queue(self, queue: str, *_args: Any, **_options: Any) -> None:
         """Consume from another queue of the settings (``add_consumer``), on this and on later connections.
@@ -315,6 +338,10 @@ class Consumer(celery_consumer.Consumer):
     @property
     def _is_green(self) -> bool:
         return getattr(self.pool, "is_green", False)
+
+    def _adapt_prefetch(self) -> None:
+        if self._prefetch is not None and not self._shutdown.is_begun and not self._prefetch.run():
+            self._check.restart()
 
     def _apply_pauses(self) -> None:
         if not self._shutdown.is_begun and self._consumption.apply_pauses():

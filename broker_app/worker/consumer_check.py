@@ -57,9 +57,12 @@ class ConsumerCheck:
         if self._shutdown.is_begun:
             return
         self._consumption.update_overflow([run.request for run in self._deliveries.all()])
-        if self._consumption.renew():
-            return
-        if has_hub:
+        if not self._consumption.renew():
+            self.restart()
+
+    def restart(self) -> None:
+        """Make the consumer restart, with a new connection."""
+        if self._consumer.hub:
             raise ConsumerCancelled
         discard(self._consumer.connection)  # Celery's loop without a hub drops errors; its next read will fail
 

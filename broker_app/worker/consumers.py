@@ -1,19 +1,29 @@
-"""Consumers: consumer time-outs, pausing, and recovery of consumers that the broker has cancelled."""
+"""Consumers: consumer time-outs, pauses, a changing prefetch, and recovery of consumers that the broker cancelled.
+
+RabbitMQ fixes a consumer's prefetch when it begins to consume (rabbitmq.com/docs/consumer-prefetch), and a
+consumer that is cancelled leaves its unacknowledged messages here. So a worker that may hold more messages
+consumes its queue once more, on the same channel: what it may hold is the sum of its consumers' prefetches. To
+hold fewer again, it cancels all of them, and consumes with what the messages that it still holds leave free.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
+from amqp import spec
 from amqp.exceptions import AMQPError
 
 from broker_app.broker.declare import declare_topology
 from broker_app.errors import BrokerError
 from broker_app.queues import QueueType, work_topology
 from broker_app.queues.rabbitmq import DEFAULT_CONSUMER_TIMEOUT_SECONDS, QUORUM_TIMEOUT_VERSION
+from broker_app.wire.connection import bounded
 from broker_app.wire.errors import error_text, server_version
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
     from kombu.entity import Queue
@@ -28,6 +38,12 @@ TIMEOUT_ARGUMENT = "x-consumer-timeout"
 
 MARGIN_SECONDS = 60.0
 
+ANSWER_SECONDS = 30.0
+"""Longest wait for the broker while the worker's loop stands still; after that the worker reconnects."""
+
+_QOS = "lBb"
+"""prefetch-size, prefetch-count, global; py-amqp's own call waits for the answer."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,11 +54,17 @@ class Consumers:
         settings: The app's settings.
         consumer: Celery's task consumer.
         prefetch: Messages prefetched for each slot of the worker.
+        limit: The channel's prefetch, with which each queue is consumed.
         is_helping: Whether the queues belong to other workers and are consumed only at times; pauses and
             resumptions are then logged at the debug level.
+
+    Attributes:
+        is_narrowed: True after `narrow`, until the consumers may hold as much as one with the channel's prefetch.
     """
 
-    def __init__(self, settings: Settings, consumer: Consumer, prefetch: int, *, is_helping: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, consumer: Consumer, *, prefetch: int, limit: int, is_helping: bool = False
+    ) -> None:
         self._consumer: Any = consumer
         self._level = logging.DEBUG if is_helping else logging.INFO
         self._prefix = settings.prefix
@@ -53,7 +75,11 @@ class Consumers:
             spec.broker_name: settings.queues[spec.name].longest_run_seconds for spec in self._all.values()
         }
         self._prefetch = prefetch
-        self._ended: dict[str, str] = {}  # queues by the tags of consumers that a pause has cancelled
+        self._limit = limit
+        self._limits: dict[str, int] = {}  # prefetches that are not the channel's, by tag
+        self._extra: dict[str, str] = {}  # queues by the tags of more consumers of the same queue
+        self._ended: dict[str, str] = {}  # queues by the tags of consumers that were cancelled here
+        self.is_narrowed = False
 
     @property
     def connection(self) -> Any:
@@ -113,17 +139,76 @@ class Consumers:
         for name in self.paused:
             if name not in before:
                 logger.log(self._level, "paused: %s is not consumed until it is resumed", name)
-            if tag := self._tags().pop(name, None):
-                self._ended[tag] = name
-                self._consumer.channel.basic_cancel(tag, nowait=True)
+            self._cancel_all(name)
+
+    @property
+    def is_single(self) -> bool:
+        """True if there is one queue, and it is not paused."""
+        return len(self._consumer.queues) == 1 and not self.paused
+
+    @property
+    def limit(self) -> int:
+        """The number of messages that the consumers may hold; for a worker of one queue."""
+        tags = [*self._live_extra(), *self._tags().values()]
+        return sum(self._limits.get(tag, self._limit) for tag in tags)
+
+    def widen(self, size: int) -> None:
+        """Consume the queue once more, and hold so many more messages; for a worker of one queue.
+
+        It waits for no answer, which a lost connection would never bring. A refusal closes the channel.
+
+        Raises:
+            amqp.AMQPError, OSError: The connection is lost.
+        """
+        for name, tag in tuple(self._tags().items()):
+            self._extra[tag] = name
+            del self._tags()[name]
+        self._set_prefetch(size)
+        self._consumer.consume_more()
+        self._set_prefetch(self._limit)
+        self._limits |= dict.fromkeys(self._tags().values(), size)
+        self.keep()
+
+    def end_extra(self) -> None:
+        """Keep one consumer of each queue: another was added, or Celery's ``cancel_consumer`` removed this one."""
+        self.is_narrowed = False
+        self._cancel(tuple(self._extra))
+
+    def narrow(self) -> None:
+        """Stop consuming the queue, so that the messages that wait can be returned; call `refill` from then on."""
+        for name in tuple(self._tags()):
+            self._cancel_all(name)
+        self.is_narrowed = True
+
+    def refill(self, held: Iterable[Message], least: int) -> None:
+        """Consume again with as much as the held messages leave free.
+
+        Args:
+            held: All unacknowledged messages of the worker.
+            least: Do nothing while less is free, unless that is all that is missing.
+
+        Raises:
+            amqp.AMQPError, OSError: The connection is lost.
+        """
+        live = {*self._live_extra(), *self._tags().values()}
+        orphans = sum(
+            message.channel is self.channel and message.delivery_info.get("consumer_tag") not in live
+            for message in held
+            if not message.acknowledged
+        )
+        free = self._limit - self.limit - orphans
+        if free >= max(1, least) or (free > 0 and not orphans):
+            self.widen(free)
+        self.is_narrowed = self.limit < self._limit
 
     def is_late(self, message: Message) -> bool:
-        """Return whether a message was in transit when its queue was paused."""
+        """Return whether a message was in transit when its consumer was cancelled."""
         return bool(self._ended) and message.delivery_info.get("consumer_tag") in self._ended
 
     def queue_of(self, tag: str) -> str | None:
         """Return the broker's name of a consumer's queue, None if its tag is unknown."""
-        return self._ended.get(tag) or next((queue for queue, known in self._tags().items() if known == tag), None)
+        known = self._ended.get(tag) or self._extra.get(tag)
+        return known or next((queue for queue, current in self._tags().items() if current == tag), None)
 
     def keep(self) -> None:
         """Keep the connection when the broker cancels a consumer, and cancel that consumer on the broker too.
@@ -138,12 +223,14 @@ class Consumers:
             channel.cancel_callbacks[tag] = end  # 4.3 cancels a consumer once for each message held too long
             channel.basic_cancel(tag, nowait=True)
 
-        for tag in self._tags().values():
+        for tag in (*self._extra, *self._tags().values()):
             channel.cancel_callbacks[tag] = end
 
     def consumed(self) -> tuple[str, ...]:
-        """Return the queues that are being consumed, by their names on the broker."""
+        """Return the queues that are being consumed, by their names on the broker; also a narrowed one."""
         known = self._consumer.channel.callbacks
+        if self.is_narrowed and not self._tags():
+            return tuple(queue.name for queue in self._consumer.queues if queue.name not in self._consumer.paused)
         return tuple(queue for queue, tag in self._tags().items() if tag in known)
 
     def renew(self) -> bool:
@@ -160,10 +247,11 @@ class Consumers:
         self._log_missing(missing)
         specs = [self._specs[name] for name in missing if name in self._specs]
         try:
-            declare_topology(self.connection, work_topology(specs, self._prefix))
-            for name in missing:
-                self._tags().pop(name, None)
-            self._consumer.consume()
+            with bounded(self.connection, time.monotonic() + ANSWER_SECONDS):
+                declare_topology(self.connection, work_topology(specs, self._prefix))
+                for name in missing:
+                    self._cancel_all(name)
+                self._consumer.consume()
         except (BrokerError, AMQPError, OSError) as error:
             logger.warning("failed to consume again from %s: %s", ", ".join(missing), error_text(error))
             return False
@@ -172,8 +260,29 @@ class Consumers:
 
     def end(self) -> None:
         """Cancel all consumers, without waiting for the broker's answer."""
-        for tag in self._tags().values():
+        for tag in (*self._extra, *self._tags().values()):
             self._consumer.channel.basic_cancel(tag, nowait=True)
+
+    def _cancel_all(self, name: str) -> None:
+        """Cancel the consumers of a queue, without waiting for the broker's answer; late messages are returned."""
+        self.is_narrowed = False
+        if current := self._tags().pop(name, None):
+            self._extra[current] = name
+        self._cancel([tag for tag, queue in self._extra.items() if queue == name])
+
+    def _cancel(self, tags: Iterable[str]) -> None:
+        for tag in tags:
+            self._ended[tag] = self._extra.pop(tag)
+            if tag in self._consumer.channel.callbacks:  # otherwise the broker has cancelled it
+                self._consumer.channel.basic_cancel(tag, nowait=True)
+
+    def _set_prefetch(self, count: int) -> None:
+        """Set the prefetch of the channel's next consumers."""
+        self._consumer.channel.send_method(spec.Basic.Qos, _QOS, (0, count, False))
+
+    def _live_extra(self) -> list[str]:
+        known = self._consumer.channel.callbacks
+        return [tag for tag in self._extra if tag in known]
 
     def _log_missing(self, missing: list[str]) -> None:
         if cancelled := [name for name in missing if name in self._tags()]:

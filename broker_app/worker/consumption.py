@@ -48,7 +48,7 @@ class Consumption:
     ) -> None:
         self._app = app
         self._table = app.settings.routing_table()
-        self._prefetch = prefetch
+        self._slots, self._prefetch = slots, prefetch
         self._give_back_unstarted = give_back_unstarted
         self._pauses = Pauses(app, on_pause)
         self._overflow = helping_of(app, slots)
@@ -64,6 +64,11 @@ class Consumption:
     def is_begun(self) -> bool:
         """True once the worker has consumed; its connection may be lost meanwhile."""
         return self._own is not None
+
+    @property
+    def own(self) -> Consumers | None:
+        """The consumers of the worker's own queues; None until it has consumed."""
+        return self._own
 
     @property
     def connection(self) -> Any:
@@ -97,7 +102,8 @@ class Consumption:
             handler: Called with each message of the overflow.
             on_decode_error: Called with each of them that is undecodable.
         """
-        self._own = Consumers(self._app.settings, consumer, self._prefetch)
+        limit = self._slots * self._prefetch
+        self._own = Consumers(self._app.settings, consumer, prefetch=self._prefetch, limit=limit)
         self._own.allow_long_runs()
         self._own.pause(self._pauses.broker_queues)
         self._specs = {}

@@ -12,9 +12,11 @@ This works within one worker only: a task that runs here and is redelivered to a
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 from queue import Empty
@@ -55,12 +57,14 @@ class TaskRun:
         identity: Key that identifies the message across redeliveries.
         deliveries: The original delivery, then the redeliveries.
         end: How to settle all of them; None until the task has ended.
+        since: When it was admitted, in the time of `time.monotonic`.
     """
 
     request: Request
     identity: _DeliveryKey
     deliveries: list[Message]
     end: Disposition | None = None
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def is_started(self) -> bool:
@@ -92,6 +96,7 @@ class Deliveries:
         self._ending = threading.Lock()
         self._unsettled: deque[TaskRun] = deque()
         self._is_settling = False
+        self._ends, self._run_seconds = 0, 0.0
         self._open: dict[_DeliveryKey, TaskRun] = {}
         self._ended: OrderedDict[_DeliveryKey, Disposition] = OrderedDict()
 
@@ -134,6 +139,15 @@ class Deliveries:
     def all(self) -> tuple[TaskRun, ...]:
         """Return the runs that have not ended, or whose messages are not settled yet."""
         return tuple(self._open.values())
+
+    def take_ended(self) -> tuple[int, float]:
+        """Return how many tasks have ended since the last call, and the sum of their run times.
+
+        That of a task which is acknowledged when it starts is unknown, and counts as infinite.
+        """
+        with self._ending:
+            ended, self._ends, self._run_seconds = (self._ends, self._run_seconds), 0, 0.0
+        return ended
 
     def forget_unstarted(self, pool: Any, *, is_flushed: bool) -> tuple[TaskRun, ...]:
         """Remove unstarted tasks from the pool; the broker redelivers them.
@@ -209,6 +223,8 @@ class Deliveries:
             if run.end is not None:
                 return
             run.end = end
+            self._ends += 1
+            self._run_seconds += _run_seconds(run.request)
         self._when_stored(run.request.id, partial(self._settle_soon, run))
 
     def _settle_soon(self, run: TaskRun) -> None:
@@ -236,6 +252,12 @@ class Deliveries:
         for message in messages:
             if message.channel.connection is not None:
                 self._acknowledger.reject(message, is_requeued=end is Disposition.REQUEUE)
+
+
+def _run_seconds(request: Request) -> float:
+    if request.time_start is None:  # it was given up
+        return 0.0
+    return max(0.0, time.time() - request.time_start) if request.task.acks_late else math.inf
 
 
 class _DeliveryKey(NamedTuple):

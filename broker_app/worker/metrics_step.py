@@ -98,7 +98,7 @@ class MetricsStep(bootsteps.StartStopStep):
             RESULTS_WAITING: len(consumer.app.result_writer),
             RESERVED: max(0, len(state.reserved_requests) - busy),
             PREFETCHED: len(state.requests),
-            PREFETCH_LIMIT: consumer.qos.value if consumer.qos is not None else 0,
+            PREFETCH_LIMIT: consumer.prefetch_limit,
         }
         lag = consumer.loop_watch.lag_seconds
         if lag is not None:

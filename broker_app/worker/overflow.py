@@ -87,7 +87,9 @@ class Overflow:
             on_message=handler,
             on_decode_error=on_decode_error,
         )
-        self._subscription = Consumers(self._app.settings, consumer, 1, is_helping=True)
+        self._subscription = Consumers(
+            self._app.settings, consumer, prefetch=1, limit=self._slots, is_helping=True
+        )
         self._subscription.allow_long_runs()
         self._subscription.pause(self._names)
 

@@ -6,7 +6,7 @@ import os
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
@@ -85,8 +85,11 @@ def _row(name: str, field: FieldInfo) -> str:
 def _type(field: FieldInfo) -> str:
     """Return the type in words, with its limits."""
     kind = field.annotation
-    if get_origin(kind) is UnionType:
-        kind = get_args(kind)[0]
+    if get_origin(kind) in (UnionType, Union):
+        kind, *others = get_args(kind)
+        if get_origin(kind) is Annotated:
+            (choice,), (number, limits) = get_args(others[0]), get_args(kind)
+            return f"`{choice}`, or {' '.join([_TYPES[number], *_limits(limits)])}"
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -45,6 +45,12 @@ def test_the_command_holds_all_that_the_settings_say(monkeypatch: pytest.MonkeyP
     } <= set(command)
 
 
+def test_a_prefetch_that_nobody_chose_is_left_to_the_workers() -> None:
+    """Without the option a worker adapts its prefetch."""
+    command = start_command(replace(FLEET, prefetch=None), "shop", FleetState(Path("/s"), "shop"))
+    assert not [part for part in command if "prefetch" in part]
+
+
 def test_limits_and_recycling_are_options_of_celery_in_its_own_units() -> None:
     """Seconds are seconds, MiB are celery's KiB, and a nice level is that of the whole command."""
     command = start_command(replace(FLEET, settings=PREFORK), "shop", FleetState(Path("/s"), "shop"))

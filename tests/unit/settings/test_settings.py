@@ -262,6 +262,9 @@ def test_no_fault_is_told_twice(write: Callable[[str], Path]) -> None:
         ("[queues]", "queues"),
         ("[queues]\ndefault = 5", "queues.default"),
         ("[queues.default]\nprefetch = 1.5", "queues.default.prefetch"),
+        ("[queues.default]\nprefetch = 0", "queues.default.prefetch"),
+        ("[queues.default]\nprefetch = true", "queues.default.prefetch"),
+        ("[queues.default]\nprefetch = 'much'", "queues.default.prefetch"),
         ("[queues.default]\npriorities = 'often'", "queues.default.priorities"),
         ("[queues.default]\ndelivery_limit = -1", "queues.default.delivery_limit"),
         ("[queues.default.fleet]\npool = 'eventlet'", "queues.default.fleet.pool"),
@@ -459,7 +462,7 @@ def test_settings_can_be_printed() -> None:
 
 
 def test_a_queue_alone_has_its_defaults() -> None:
-    """An empty table is a queue: quorum, no priorities, one message ahead, dead letters kept."""
+    """An empty table is a queue: quorum, no priorities, one message for each slot, dead letters kept."""
     queue = QueueSettings()
     assert (queue.type, queue.priorities, queue.prefetch) == (QueueType.QUORUM, False, 1)
     assert (queue.dead_letters, queue.delivery_limit) == (DeadLetters.KEEP, 5)

@@ -24,6 +24,7 @@ class Request:
         self.message, self.id = Message(), "one"
         self._on_ack: Any = None
         self.on_reject: Any = None
+        self.time_start = None
 
 
 class Acknowledger:
@@ -57,4 +58,5 @@ def test_a_task_that_ends_twice_is_settled_once() -> None:
     deliveries.settle()
     assert acknowledger.acknowledged == [request.message]
     assert settled == [request]
+    assert [deliveries.take_ended(), deliveries.take_ended()] == [(1, 0.0), (0, 0.0)]
     assert not deliveries.all()
