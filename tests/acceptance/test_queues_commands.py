@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import amqp
 import pytest
 from apps import delete, depth, put, take
+from ending import END_SECONDS
 from ledger import Ledger, kill, ledger
+from migrating import hurry
 from waiting import wait_until
 
 from broker_app.cli import exit_codes
@@ -134,7 +136,7 @@ def test_queues_list_again_and_again(shop: Ledger) -> None:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["scheduled"] == 0
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=END_SECONDS)
         finally:
             kill(process)
     assert (process.returncode, err) == (exit_codes.INTERRUPTED, "broker-app: interrupted\n")
@@ -142,13 +144,13 @@ def test_queues_list_again_and_again(shop: Ledger) -> None:
 
 def test_queues_scheduled(shop: Ledger, app: BrokerApp) -> None:
     """By due time, per virtual host, with the lanes in the JSON output."""
-    for countdown in (30, 90, 7_200):
+    for countdown in (50, 110, 7_200):
         app.send_task("shop.note", countdown=countdown)
     found = succeed_json(shop, "queues", "scheduled")
     buckets = {"1 minute": 1, "10 minutes": 1, "1 hour": 0, "1 day": 1, "later": 0}
     assert found["due_at_the_latest_within"] == buckets
     assert {name: depth for name, depth in found["lanes"].items() if depth} == {
-        "delay.30s": 1,
+        "delay.50s": 1,
         "delay.1m": 1,
         "delay.2h": 1,
     }
@@ -288,6 +290,7 @@ def test_topology_declare_meets_other_arguments(shop: Ledger, app: BrokerApp) ->
 @pytest.mark.timeout(240)
 def test_topology_prune(shop: Ledger, app: BrokerApp) -> None:
     """A dry run lists the lanes that a real run removes; common, short and used lanes stay."""
+    hurry(shop)
     app.send_task("shop.note", countdown=45 * 60)
     app.send_task("shop.note", countdown=13 * 3_600 + 50)
     take(app, "delay.13h")
@@ -321,6 +324,7 @@ def test_they_are_celerys_commands_too(shop: Ledger, app: BrokerApp) -> None:
 
 def test_retire(shop: Ledger, app: BrokerApp) -> None:
     """A queue that left the settings is marked in the list; `retire` refuses to lose its message, and moves it."""
+    hurry(shop)
     succeed(shop, "topology", "declare")
     with app.connection_for_write() as connection:
         arguments = {

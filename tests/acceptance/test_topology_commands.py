@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from apps import delete, depth
 from ledger import Ledger, ledger
+from migrating import hurry
 
 from broker_app.cli import exit_codes
 
@@ -104,6 +105,7 @@ def test_without_the_management_api(shop: Ledger) -> None:
 
 def test_migrate(shop: Ledger, app: BrokerApp) -> None:
     """A dry run tells; the real one moves, with its stages on stderr; workers with old settings go on after it."""
+    hurry(shop)
     first = [app.send_task("shop.note", queue="lopri").id for _ in range(3)]
     shop.variables["BROKER_APP_CONFIG"] = "new.toml"
     would = run(shop, "migrate", "lopri", "--dry-run")

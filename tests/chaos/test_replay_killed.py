@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from broker_app import messages
 from broker_app.errors import BrokerError
-from broker_app.messages import CommandOptions, MessageFilter
+from broker_app.messages import CommandOptions, MessageFilter, channel, transfer
 from broker_app.messages.scan import WINDOW
 from broker_app.queues.headers import MAYBE_TWICE_HEADER
 
@@ -115,8 +115,10 @@ def test_a_replay_that_is_killed(make_app: AppMaker, method: str, number: int, p
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze"])
-def test_a_replay_that_is_cut_off(make_app: AppMaker, fault: str) -> None:
+def test_a_replay_that_is_cut_off(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The connection is cut, or goes dark: an error of one line, and nothing is lost."""
+    for module in (channel, transfer):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 8.0)
     app = make_app()
     ids = bury(app)
     with TcpProxy.to(app.settings.broker_url.get_secret_value()) as proxy:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from apps import AppMaker
     from brokers import Management
     from kombu.message import Message
+    from ledger import Ledger
 
     from broker_app import BrokerApp
 
@@ -27,6 +28,21 @@ SHORT = MigrationTimeouts(count=0.2, patience=20)
 """For tests without unacknowledged messages: the broker's counts may be stale, but are not read too early."""
 SAFE = MigrationTimeouts(count=6, patience=20)
 """For tests with unacknowledged messages: an idle broker counts every 5 s."""
+
+HASTY = """
+
+from functools import partial
+from broker_app.cli import queues_retire, topology
+from broker_app.topology.migrate import MigrationTimeouts
+from broker_app.topology.prune import PruneTimeouts
+
+move, short = topology.move_queue, MigrationTimeouts(count=0.2)
+counted = PruneTimeouts(count=6, declare=1, settle=1, trust=1)
+topology.move_queue = lambda *args, waits, **options: move(*args, waits=short, **options)
+topology.remove_unused_lanes = partial(topology.remove_unused_lanes, waits=counted)
+queues_retire.retire_queue = partial(queues_retire.retire_queue, waits=short)
+"""
+"""At the end of a project, for commands on messages that no worker holds, with no producers beside them."""
 
 CLASSIC = '[queues.default]\n[queues.lopri]\ntype = "classic"\n'
 PRIORITIES = CLASSIC + "priorities = true\n"
@@ -52,6 +68,12 @@ def declaring(make_app: AppMaker, management: Management) -> MakeMigrated:
 
 def ignore(_stage: str, _moved: int, _total: int | None) -> None:
     """Take no notice of the progress."""
+
+
+def hurry(shop: Ledger) -> None:
+    """Let a project's commands wait for no counts of the broker that are up to date."""
+    with (shop.folder / "shop.py").open("a") as file:
+        file.write(HASTY)
 
 
 def differing(app: BrokerApp) -> list[str]:

@@ -17,6 +17,7 @@ from brokers import Management, vhost_of
 from celery import signals
 from ending import END_SECONDS
 from ledger import SCRIPTS, Ledger, ledger
+from migrating import hurry
 from waiting import wait_until
 
 from broker_app.broker import permission_probe
@@ -88,6 +89,7 @@ def topology(shop: Ledger, *words: str, settings: str = "broker.toml") -> subpro
 @pytest.mark.timeout(240)
 def test_three_roles(shop: Ledger, urls: dict[str, str]) -> None:
     """The first declares and moves queues, the second publishes now and later, the third works and retries."""
+    hurry(shop)
     deploying = shop.app()
     assert topology(shop, "apply", settings="old.toml").returncode == 0
     moved = topology(shop, "migrate", "lopri")

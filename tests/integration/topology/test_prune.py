@@ -207,10 +207,15 @@ class Stage:
             producer.start()
         ready.wait(READY_SECONDS)
         self.drain([self.names.lane(lane) for lane in scheduled.count_lanes(self.app)])
+        wait_until(self.is_counted_empty, COUNT_SECONDS, "the broker to have counted")
         threading.Timer(self.start, go.set).start()
         prune(self.app, waits=WAITS)
         for producer in producers:
             joined(producer)
+
+    def is_counted_empty(self) -> bool:
+        """Return whether the broker counts no message in any lane: a prune keeps those of which it knows less."""
+        return all(count.total == 0 for count in scheduled.count_lanes(self.app).values())
 
     def produce(self, ways: list[int], ready: threading.Barrier, go: threading.Event) -> None:
         """Publish by each way once; later, for a while, by any of them."""

@@ -168,11 +168,16 @@ def test_dead_letters_need_a_successor_that_keeps_them(make: MakeMigrated) -> No
 def test_what_is_scheduled_goes_to_the_successor(make: MakeMigrated) -> None:
     """Its tasks in the lanes arrive there when they are due; then another run removes what led them there."""
     old, app = make(OLD), make(NEW)
-    task = publish(old, 1, countdown=10)
+    task = publish(old, 1, countdown=3_600)
     assert retire(app, into="default").scheduled == 1
     assert bindings(app) == {"tasks.due"}
     [extra] = differing(app)
     assert "`broker-app queues retire lopri` removes it" in extra
+    with app.connection_for_write() as connection:  # what its lane does in an hour
+        channel = connection.default_channel
+        message = channel.basic_get("delay.1h")
+        put(channel, message, "delay.m", message.delivery_info["routing_key"])
+        channel.basic_ack(message.delivery_tag)
     wait_until(lambda: depth(app, "default") == 1, 30, "the task to be due")
     assert ids(take(app, "default")) == task
     assert retire(app).scheduled == 0
