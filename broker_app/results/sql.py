@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -13,7 +13,7 @@ from celery.backends.database import session_cleanup
 from celery.exceptions import BackendGetMetaError, ImproperlyConfigured
 from celery.exceptions import TimeoutError as ResultTimeoutError
 from celery.result import ResultSet
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NoSuchModuleError
 
@@ -24,6 +24,8 @@ from broker_app.results.waiting import ResultWaiter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from collections.abc import Set as AbstractSet
+
+    from sqlalchemy import Select
 
 _ENCODED = ("args", "kwargs", "children")
 
@@ -138,36 +140,46 @@ class DatabaseBackend(SqlBatches, CeleryDatabaseBackend):
         return self._find(task_ids, states.READY_STATES)
 
     def _find(self, task_ids: AbstractSet[str], wanted: AbstractSet[str]) -> set[str]:
-        return {row.task_id for row in self._query(task_ids, (self.task_cls.task_id,), wanted)}
+        return {row.task_id for row in self._query(task_ids, self._select_ids, wanted)}
 
     def _ready_metas(self, task_ids: AbstractSet[str]) -> list[tuple[str, Any]]:
         """Return the ids and results of those tasks that are ready."""
-        rows = self._query(task_ids, (self.task_cls,), states.READY_STATES)
+        rows = self._query(task_ids, self._select_rows, states.READY_STATES)
         metas = [(row[0].task_id, self._meta_of(row[0])) for row in rows]
         for task_id, meta in metas:
             if meta["status"] == states.SUCCESS:  # as Celery does: any other state may change when it is replayed
                 self._cache[task_id] = meta
         return metas
 
-    def _query(self, task_ids: AbstractSet[str], columns: tuple[Any, ...], wanted: AbstractSet[str]) -> list[Any]:
+    def _query(self, task_ids: AbstractSet[str], statement: Select[Any], wanted: AbstractSet[str]) -> list[Any]:
         ids = tuple(task_ids)
         return self._ensure_retryable(  # type: ignore[no-any-return] # Celery has no annotations
             self._query_once,
             ids,
-            columns,
+            statement,
             wanted,
             fallback_exc=partial(BackendGetMetaError, task_id=ids[0]),
             fallback_msg="failed to get meta",
         )
 
-    def _query_once(self, ids: tuple[str, ...], columns: tuple[Any, ...], wanted: AbstractSet[str]) -> list[Any]:
-        task, rows = self.task_cls, []
+    def _query_once(self, ids: tuple[str, ...], statement: Select[Any], wanted: AbstractSet[str]) -> list[Any]:
+        rows: list[Any] = []
         session = self.ResultSession()
         with session_cleanup(session):
             for first in range(0, len(ids), _MOST_IDS):
-                some = task.task_id.in_(ids[first : first + _MOST_IDS])
-                rows += session.execute(select(*columns).where(some, task.status.in_(wanted))).all()
+                some = {"ids": ids[first : first + _MOST_IDS], "states": tuple(wanted)}
+                rows += session.execute(statement, some).all()
         return rows
+
+    @cached_property
+    def _select_ids(self) -> Select[Any]:
+        """The query that a wait repeats; made once, and of the table's column, it takes half of the CPU."""
+        columns = self.task_cls.__table__.c
+        return _chosen(select(columns.task_id), columns)
+
+    @cached_property
+    def _select_rows(self) -> Select[Any]:
+        return _chosen(select(self.task_cls), self.task_cls.__table__.c)
 
     def _meta_of(self, row: Any) -> Any:
         """Decode a row, as Celery's `_get_task_meta_for` does."""
@@ -180,6 +192,13 @@ class DatabaseBackend(SqlBatches, CeleryDatabaseBackend):
             data |= known.get("stamps") or {}
             data["stamped_headers"] = known.get("stamped_headers")
         return self.meta_from_decoded(data)
+
+
+def _chosen(statement: Select[Any], columns: Any) -> Select[Any]:
+    """Restrict a query to the tasks ``ids`` in one of the ``states``."""
+    ids: Any = bindparam("ids", expanding=True)
+    wanted: Any = bindparam("states", expanding=True)
+    return statement.where(columns.task_id.in_(ids), columns.status.in_(wanted))
 
 
 def _check_driver(url: str) -> None:
