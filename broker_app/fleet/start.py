@@ -85,8 +85,14 @@ class Starter:
             BrokerAppError: See `check_ready`; or the disk is full. Nothing was started.
         """
         fleets = tuple(fleet for fleet in fleets if fleet.nodes)
-        if not fleets:
-            return ()
+        return self.launch(fleets).wait(self.wait_seconds) if fleets else ()
+
+    def launch(self, fleets: tuple[Fleet, ...]) -> StartupWatch:
+        """Launch the missing nodes of these fleets, and return the watch that tells when they are up.
+
+        Raises:
+            BrokerAppError: As for `start`.
+        """
         running = self.state.workers()
         missing = _missing(fleets, running)
         check_ready(self.app, fleets, [node for fleet in missing for node in fleet.nodes])
@@ -94,11 +100,7 @@ class Starter:
         self._prepare(missing)
         watch = StartupWatch(self.app, self.state, fleets, running)
         watch.launched(self._launch_all(missing))
-        outcomes = watch.wait(self.wait_seconds)
-        self.state.close_files(
-            outcome.node.stem for outcome in outcomes if outcome.outcome is StartOutcome.STARTED
-        )
-        return outcomes
+        return watch
 
     def record(self, fleet: Fleet) -> LaunchRecord:
         """Return the launch record that a fleet's nodes would get if started now."""

@@ -97,15 +97,23 @@ class StartupWatch:
     def wait(self, seconds: float) -> tuple[StartedNode, ...]:
         """Wait until all outcomes are known or the time is up, and return them in the order of the settings."""
         deadline = time.monotonic() + seconds
-        answers = self._look()
-        while self._pending() and time.monotonic() < deadline:
+        while len(outcomes := self.poll(seconds, is_last=time.monotonic() >= deadline)) < len(self._fleets):
             time.sleep(_POLL_SECONDS)
-            answers = self._look()
-        running = self._state.workers()
-        for node in self._pending():
+        return outcomes
+
+    def poll(self, seconds: float, *, is_last: bool) -> tuple[StartedNode, ...]:
+        """Look once, and return the outcomes known so far, in the order of the settings.
+
+        Args:
+            seconds: How long the nodes may take, for the message.
+            is_last: Whether that time is up, so that nodes that are not up have failed.
+        """
+        answers = self._look()
+        running = self._state.workers() if is_last else {}
+        for node in self._pending() if is_last else ():
             pid = running[node.stem][0].pid if node.stem in running else None
             self._fail(node, pid, self._complaint(node, answers.get(node), seconds))
-        return tuple(self._done[node] for node in self._fleets)
+        return tuple(self._done[node] for node in self._fleets if node in self._done)
 
     def _pending(self) -> list[Node]:
         return [node for node in self._fleets if node not in self._done]
@@ -164,6 +172,8 @@ class StartupWatch:
 
     def _succeed(self, node: Node, pid: int, slots: int) -> None:
         outcome = StartOutcome.ALREADY_RUNNING if node.stem in self._were_running else StartOutcome.STARTED
+        if outcome is StartOutcome.STARTED:
+            self._state.close_files([node.stem])
         self._done[node] = StartedNode(node, outcome, self._state.log_file(node.stem), pid, slots)
 
     def _fail(self, node: Node, pid: int | None, reason: str, lines: tuple[str, ...] = ()) -> None:

@@ -23,6 +23,7 @@ from broker_app.errors import BrokerAppError, FleetBusy
 from broker_app.fleet.multi import child_environment
 from broker_app.fleet.nodes import Fleet, Node, first_stem, wanted_fleets
 from broker_app.fleet.overrides import Overrides
+from broker_app.fleet.pending_starts import PendingStarts
 from broker_app.fleet.rescue import Rescue
 from broker_app.fleet.restart_backoff import RestartBackoff
 from broker_app.fleet.start import DEFAULT_WAIT_SECONDS, Starter, resume
@@ -77,6 +78,7 @@ class Supervisor:
         self._backoffs: dict[Node, RestartBackoff] = {}
         self._pids: dict[Node, int] = {}
         self._late: set[Node] = set()  # started, but not up in time
+        self._starts = PendingStarts(DEFAULT_WAIT_SECONDS)
         self._rescue = Rescue(app, self._state)
         self._recorder = self._make_recorder()
 
@@ -123,13 +125,15 @@ class Supervisor:
         logger.info("supervising %s", ", ".join(self._names or self._app.settings.queues))
 
     def _round(self) -> None:
-        """Kill hung nodes and start missing ones that are due; do nothing while another command runs."""
+        """Check starting nodes, kill hung ones and start missing ones; do nothing while another command runs."""
         _reap()
         hung = self._hung()
-        if not hung and not self._is_work():
+        if not self._is_work() and not hung and not self._starts.nodes:
             return
         try:
             with self._state.lock(is_supervisor=True):
+                for outcome in self._starts.settled(self._wanted()):
+                    self._log_outcome(outcome)
                 for hang, fleet in hung:
                     self._kill(hang, fleet)
                 due = self._due()
@@ -146,6 +150,7 @@ class Supervisor:
         """Kill a hung node; it counts as dead since it began to hang."""
         if not self._rescue.kill(hang, fleet):
             return
+        self._starts.forget(hang.node)
         seconds = self._backoffs.setdefault(hang.node, RestartBackoff()).died(
             time.monotonic(), hung_seconds=hang.seconds
         )
@@ -162,9 +167,12 @@ class Supervisor:
         )
 
     def _missing(self) -> dict[Node, Fleet]:
+        """Return the nodes that neither run nor start."""
         running, now = self._state.workers(), time.monotonic()
         missing = {}
         for node, fleet in self._wanted().items():
+            if node in self._starts.nodes:
+                continue
             if node.stem in running:
                 self._backoffs.setdefault(node, RestartBackoff()).ran(now)
                 pid = running[node.stem][0].pid
@@ -199,8 +207,7 @@ class Supervisor:
         fleets = [replace(fleet, nodes=(node,)) for node, fleet in due.items()]
         starter = Starter(self._app, self._state, self._app_name, DEFAULT_WAIT_SECONDS, child_environment())
         try:
-            for outcome in starter.start(_merged(fleets)):
-                self._log_outcome(outcome)
+            self._starts.add(starter.launch(_merged(fleets)), due)
         except (BrokerAppError, OperationalError) as error:
             waits = [self._backoffs[node].died(time.monotonic()) for node in due]
             logger.error("%s; tried again in %g s", " ".join(str(error).split()), min(waits))  # noqa: TRY400
@@ -217,6 +224,7 @@ class Supervisor:
                 *(node.name, outcome.reason, seconds, outcome.log, shown),
             )
             return
+        backoff.ran(time.monotonic())
         self._count_start(node, outcome.pid, f"consumes {node.queue}")
 
     def _count_start(self, node: Node, pid: int | None, how: str) -> None:
@@ -270,13 +278,13 @@ class Supervisor:
         return Recorder(folder_of(self._app), _STEM, max_tasks=metrics.max_tasks) if metrics.enabled else None
 
 
-def _merged(fleets: list[Fleet]) -> list[Fleet]:
+def _merged(fleets: list[Fleet]) -> tuple[Fleet, ...]:
     """Return one fleet per queue, with all of its nodes."""
     merged: dict[str, Fleet] = {}
     for fleet in fleets:
         before = merged.get(fleet.queue)
         merged[fleet.queue] = replace(fleet, nodes=before.nodes + fleet.nodes) if before else fleet
-    return list(merged.values())
+    return tuple(merged.values())
 
 
 def _reload_command(app_name: str, queues: tuple[str, ...]) -> list[str]:

@@ -48,6 +48,22 @@ concurrency = 1
 pool = "threads"
 concurrency = 2
 """
+STALLING = """
+import pathlib, time
+from celery.signals import celeryd_after_setup
+
+@celeryd_after_setup.connect
+def stall(sender, **_):
+    while sender.startswith("default@") and not pathlib.Path("default.go").exists():
+        time.sleep(0.05)
+"""
+PATIENT = """
+import sys
+from broker_app.cli import main
+from broker_app.fleet import supervisor
+supervisor.DEFAULT_WAIT_SECONDS = 3600.0
+sys.exit(main())
+"""
 UP_SECONDS = 300.0
 
 
@@ -60,9 +76,11 @@ def machine(tmp_path: Path, fresh_vhost_url: str) -> Iterator[Host]:
 
 
 @contextmanager
-def supervisor(machine: Host, *queues: str) -> Iterator[subprocess.Popen[str]]:
+def supervisor(
+    machine: Host, *queues: str, program: tuple[str, ...] = (str(SCRIPTS / "broker-app"),)
+) -> Iterator[subprocess.Popen[str]]:
     """Run a supervisor for the length of a block; its log is ``supervisor.log``."""
-    command = (str(SCRIPTS / "broker-app"), "-A", "shop", "fleet", "supervise", *queues)
+    command = (*program, "-A", "shop", "fleet", "supervise", *queues)
     with (machine.folder / "supervisor.log").open("w") as log, machine.popen(*command, output=log) as process:
         try:
             yield process
@@ -169,6 +187,25 @@ def test_a_supervisor_waits_for_a_broker_that_is_away(machine: Host, monkeypatch
         assert process.wait(UP_SECONDS) == 0, said(machine)
     assert "no AMQP broker answers" in said(machine)
     assert "secret" not in said(machine)
+    assert not machine.workers("shop")
+
+
+@pytest.mark.timeout(500)
+def test_a_node_that_does_not_come_up_delays_no_other(machine: Host) -> None:
+    """While one node may take an hour to come up, another that died is started again; then the first is up."""
+    (machine.folder / "shop.py").write_text(SHOP + STALLING)
+    with supervisor(machine, program=(str(SCRIPTS / "python"), "-c", PATIENT)) as process:
+        wait_until(lambda: re.search(r"lopri@\S+: started", said(machine)), UP_SECONDS, "lopri to be up")
+        first = machine.workers("shop")
+        os.kill(first["lopri"], signal.SIGKILL)
+        wait_until(lambda: re.search(r"lopri@\S+: started again", said(machine)), UP_SECONDS, "its restart")
+        assert machine.workers("shop")["default"] == first["default"]
+        assert "default@" not in said(machine)
+
+        (machine.folder / "default.go").touch()
+        wait_until(lambda: re.search(r"default@\S+: started, pid", said(machine)), UP_SECONDS, "default to be up")
+        process.terminate()
+        assert process.wait(UP_SECONDS) == 0, said(machine)
     assert not machine.workers("shop")
 
 
