@@ -31,6 +31,9 @@ _CELERYS = frozenset(
 )
 """Options that Celery's `send_task`, its task messages, and kombu's ``Producer.publish`` know."""
 
+_DELIVERY_MODES = (1, 2, "transient", "persistent")
+"""kombu's. 1 and ``transient`` are accepted for Celery's sake; the message is persistent all the same."""
+
 _CLOSE = 0.85
 """Similarity from which a name is a misspelt one: ``qeue`` has 0.89, ``parent`` and ``parent_id`` have 0.8."""
 
@@ -77,6 +80,9 @@ _KINDS: dict[str, tuple[str, _Check]] = {
     ),
     **dict.fromkeys(("time_limit", "soft_time_limit"), ("a number of seconds, at least 0", is_limit)),
     **dict.fromkeys(("group_index", "replaced_task_nesting", "timestamp"), ("a whole number", _is_whole)),
+    "expiration": ("a number of seconds, at least 0", is_limit),
+    "delivery_mode": ("2 or 'persistent', as every message is", lambda value: value in _DELIVERY_MODES),
+    "result_cls": ("a class of results", callable),
     "retries": (f"a whole number from 0 to {MAX_RETRIES:,}", is_count),
     "headers": ("a dictionary whose keys are texts", _is_table),
     "retry_policy": ("a dictionary whose keys are texts", _is_table),

@@ -71,6 +71,23 @@ def test_a_retry_repeats_what_another_client_sent() -> None:
     check_options(TASK, {"retries": 1, "group_index": "x", "headers": None, "argsrepr": 4}, {})
 
 
+@pytest.mark.parametrize(
+    "option", [{"delivery_mode": 3}, {"delivery_mode": "durable"}, {"expiration": "soon"}, {"result_cls": 4}]
+)
+def test_an_odd_value_is_refused_before_anything_is_sent(option: dict[str, Any]) -> None:
+    """The call names task, option and value in one line, although no message would carry the value."""
+    app = BrokerApp("odd", set_as_current=False)
+    ((name, value),) = option.items()
+    with pytest.raises(CallError, match=rf"{TASK}: {name}: expected .*, got {value!r}"):
+        app.send_task(TASK, **option)
+
+
+@pytest.mark.parametrize("option", [{"delivery_mode": 1}, {"delivery_mode": "persistent"}, {"expiration": 2.5}])
+def test_a_value_that_celery_takes_is_accepted(option: dict[str, Any]) -> None:
+    """Code written for Celery may ask for a delivery mode or an expiration."""
+    check_options(TASK, option, {})
+
+
 @pytest.mark.parametrize("function", SENDERS)
 def test_every_option_of_celery_is_known(function: Callable[..., Any]) -> None:
     """A new option of Celery or kombu that is missing here would be refused if it resembles an old one."""
