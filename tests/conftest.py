@@ -85,7 +85,7 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     if hasattr(config, "workerinput") or config.args != config.getini("testpaths"):
         return None
     takes = (
-        "the whole suite: about 35 minutes on two cores; it starts a RabbitMQ (a container or a private node), "
+        "the whole suite: about half an hour on two cores; it starts a RabbitMQ (a container or a private node), "
         "workers and proxies, and ends them; `make unit` needs no broker"
     )
     return [takes, *headlines()]
