@@ -67,7 +67,7 @@ class TlsSettings(Table):
 
 
 class FetchSettings(BaseModel):
-    """Limits of the task `broker_app.tasks.fetch`."""
+    """Limits of the tasks `broker_app.tasks.fetch` and `afetch`."""
 
     model_config = FROZEN
 
