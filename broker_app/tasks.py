@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from broker_app.app import app
-from broker_app.coroutines.execution import run_coroutine
 from broker_app.download import download
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from broker_app.settings.publish import FetchSettings
 
 MAX_SLEEP_SECONDS = 3_600.0
 
@@ -52,42 +49,20 @@ def sleep(seconds: float) -> float:
 def fetch(self: Any, url: str) -> dict[str, Any]:
     """Download a URL, discard the body, and return its facts; the body is streamed, never held in memory at once.
 
-    The download runs in the process's event loop, while the slot waits.
-
     Args:
         self: The bound task, for its app's settings.
-        url: ``http://`` or ``https://``, without user and password; up to 10 redirects are followed.
+        url: ``http://`` or ``https://``, without user and password; redirects are followed.
 
     Returns:
         ``url``, ``status`` (int), ``bytes`` (int), ``sha256`` (hex) and ``seconds`` (float).
 
     Raises:
-        FetchError: The URL is invalid, the connection failed, the status is not 2xx, the body is incomplete,
+        FetchError: The URL is invalid, the connection failed, the status is 400 or above, the body is incomplete,
             or a limit was exceeded (``fetch.max_bytes``, ``fetch.timeout_seconds``); the text says where and why.
     """
-    return cast("dict[str, Any]", run_coroutine(_fetch(self.app.settings.fetch, url), self, self.request))
-
-
-@app.task(bind=True)
-async def afetch(self: Any, url: str) -> dict[str, Any]:
-    """Download a URL as `fetch` does, in a coroutine: it holds no thread, also on the pool asyncio.
-
-    Args:
-        self: See `fetch`.
-        url: See `fetch`.
-
-    Returns:
-        The same facts.
-
-    Raises:
-        FetchError: See `fetch`.
-    """
-    return await _fetch(self.app.settings.fetch, url)
-
-
-async def _fetch(limits: FetchSettings, url: str) -> dict[str, Any]:
+    limits = self.app.settings.fetch
     started = time.monotonic()
-    found = await download(url, limits.timeout_seconds, limits.max_bytes)
+    found = download(url, limits.timeout_seconds, limits.max_bytes)
     return {
         "url": url,
         "status": found.status,

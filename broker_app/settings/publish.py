@@ -67,7 +67,7 @@ class TlsSettings(Table):
 
 
 class FetchSettings(BaseModel):
-    """Limits of the tasks `broker_app.tasks.fetch` and `afetch`."""
+    """Limits of the task `broker_app.tasks.fetch`."""
 
     model_config = FROZEN
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -11,21 +10,18 @@ import socket
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from ports import free_port
 
 from broker_app.app import app
 from broker_app.errors import FetchError
-from broker_app.tasks import add, afetch, mul, sleep, xsum
-from broker_app.tasks import fetch as plain_fetch
+from broker_app.tasks import add, fetch, mul, sleep, xsum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    Fetch = Callable[[object], dict[str, Any]]
 
 BODY = bytes(range(256)) * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -71,11 +67,6 @@ class Site:
             self.asked.append(path)
             self._answer(self, client, path)
 
-    def wait_until_idle(self) -> None:
-        """Wait until all connections are closed."""
-        for thread in self._threads[1:]:
-            thread.join(60)
-
     def close(self) -> None:
         """Stop answering, and wait for every thread."""
         self.is_over.set()
@@ -97,19 +88,6 @@ def site() -> Iterator[Callable[[Callable[[Site, socket.socket, str], None]], Si
             return started
 
         yield start
-
-
-def _afetch(url: object) -> dict[str, Any]:
-    """Call the coroutine, in a loop of its own."""
-    facts: dict[str, Any] = asyncio.run(afetch(url))
-    return facts
-
-
-@pytest.fixture(params=[plain_fetch, _afetch], ids=["fetch", "afetch"])
-def fetch(request: pytest.FixtureRequest) -> Fetch:
-    """Return each of the two tasks: they promise the same."""
-    task: Fetch = request.param
-    return task
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +146,7 @@ def test_sleep_refuses_what_would_hold_a_worker(seconds: float) -> None:
 # Downloads that work
 
 
-def test_fetch_returns_the_facts_of_a_body(fetch: Fetch, site: Callable[..., Site]) -> None:
+def test_fetch_returns_the_facts_of_a_body(site: Callable[..., Site]) -> None:
     """Status, size, SHA-256 and seconds, and all of it is JSON."""
     url = site(_whole).url + "/a?b=c"
     facts = fetch(url)
@@ -186,15 +164,13 @@ def test_fetch_returns_the_facts_of_a_body(fetch: Fetch, site: Callable[..., Sit
         b"Connection: close\r\n\r\nabcde",
     ],
 )
-def test_fetch_reads_a_body_however_its_end_is_told(
-    fetch: Fetch, site: Callable[..., Site], head_and_body: bytes
-) -> None:
+def test_fetch_reads_a_body_however_its_end_is_told(site: Callable[..., Site], head_and_body: bytes) -> None:
     """By chunks, by its length, or by the end of the connection."""
     facts = fetch(site(lambda _site, client, _path: _send(client, OK, head_and_body)).url)
     assert (facts["bytes"], facts["sha256"]) == (5, hashlib.sha256(b"abcde").hexdigest())
 
 
-def test_fetch_does_not_wait_for_a_connection_that_stays_open(fetch: Fetch, site: Callable[..., Site]) -> None:
+def test_fetch_does_not_wait_for_a_connection_that_stays_open(site: Callable[..., Site]) -> None:
     """A body is whole when its length has come, though the server keeps the connection."""
 
     def keep(here: Site, client: socket.socket, _path: str) -> None:
@@ -204,13 +180,13 @@ def test_fetch_does_not_wait_for_a_connection_that_stays_open(fetch: Fetch, site
     assert fetch(site(keep).url)["bytes"] == 5
 
 
-def test_fetch_takes_an_empty_body(fetch: Fetch, site: Callable[..., Site]) -> None:
+def test_fetch_takes_an_empty_body(site: Callable[..., Site]) -> None:
     """204 and nothing is an answer."""
     facts = fetch(site(lambda _site, client, _path: _send(client, b"HTTP/1.1 204 No Content\r\n\r\n")).url)
     assert (facts["status"], facts["bytes"]) == (204, 0)
 
 
-def test_fetch_follows_redirects(fetch: Fetch, site: Callable[..., Site]) -> None:
+def test_fetch_follows_redirects(site: Callable[..., Site]) -> None:
     """The URL in the result is the one that was asked for."""
 
     def answer(here: Site, client: socket.socket, path: str) -> None:
@@ -222,52 +198,17 @@ def test_fetch_follows_redirects(fetch: Fetch, site: Callable[..., Site]) -> Non
 
 
 def test_fetch_takes_a_body_of_exactly_the_limit(
-    fetch: Fetch, site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit is the setting's, and is itself within it."""
     monkeypatch.setenv("BROKER_APP_FETCH__MAX_BYTES", str(len(BODY)))
     assert fetch(site(_whole).url)["bytes"] == len(BODY)
 
 
-def _keep_alive(here: Site, client: socket.socket, path: str) -> None:
-    """Answer requests on one connection until it is closed, each with its number as a cookie."""
-    while path:
-        _send(client, OK, b"Set-Cookie: session=%d\r\nContent-Length: 5\r\n\r\nabcde" % len(here.asked))
-        head = client.recv(4096)
-        path = (head.decode().split() or ["", ""])[1]
-        here.asked.append(head.decode())
-
-
-def test_downloads_of_a_loop_share_connections(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second download uses the first one's connection, which is closed with the loop; no cookie is kept."""
-    monkeypatch.setattr("broker_app.download.KEEPALIVE_SECONDS", 60.0)
-
-    async def twice(url: str) -> list[int]:
-        """Download it, and again."""
-        return [(await afetch(url))["bytes"] for _ in range(2)]
-
-    found = site(_keep_alive)
-    assert asyncio.run(twice(found.url)) == [5, 5]
-    found.wait_until_idle()
-    assert len(found.asked) == 3, "two requests and the end, on one connection"
-    assert "session" not in found.asked[1]
-
-
-def test_fetch_logs_no_line_for_a_request(
-    fetch: Fetch, site: Callable[..., Site], caplog: pytest.LogCaptureFixture
-) -> None:
-    """A worker's log has no line of the HTTP library for each URL."""
-    with caplog.at_level("INFO"):
-        fetch(site(_whole).url)
-    assert "127.0.0.1" not in caplog.text
-
-
 # Downloads that do not
 
 
-def test_fetch_refuses_a_body_over_the_limit(
-    fetch: Fetch, site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_refuses_a_body_over_the_limit(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
     """It stops reading there: the text names the setting."""
     monkeypatch.setenv("BROKER_APP_FETCH__MAX_BYTES", str(len(BODY) - 1))
     with pytest.raises(FetchError, match=rf"over {len(BODY) - 1} bytes \(fetch\.max_bytes\)"):
@@ -275,7 +216,7 @@ def test_fetch_refuses_a_body_over_the_limit(
 
 
 @pytest.mark.parametrize("status", [b"404 Not Found", b"500 Internal Server Error", b"304 Not Modified"])
-def test_fetch_refuses_a_status_that_is_no_success(fetch: Fetch, site: Callable[..., Site], status: bytes) -> None:
+def test_fetch_refuses_a_status_that_is_no_success(site: Callable[..., Site], status: bytes) -> None:
     """The status is in the text."""
     answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     with pytest.raises(FetchError, match=status.decode()):
@@ -285,23 +226,13 @@ def test_fetch_refuses_a_status_that_is_no_success(fetch: Fetch, site: Callable[
 @pytest.mark.parametrize(
     "to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "gopher://127.0.0.1/", "http://u:pw@127.0.0.1:1/"]
 )
-def test_fetch_follows_no_redirect_away_from_http(fetch: Fetch, site: Callable[..., Site], to: str) -> None:
+def test_fetch_follows_no_redirect_away_from_http(site: Callable[..., Site], to: str) -> None:
     """A site cannot make a worker read a file of its own, nor speak another protocol, nor log in somewhere."""
     with pytest.raises(FetchError):
         fetch(site(lambda _site, client, _path: _redirect(client, to)).url)
 
 
-def test_fetch_limits_the_body_of_a_redirect(
-    fetch: Fetch, site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A redirect is no way around the limit."""
-    monkeypatch.setenv("BROKER_APP_FETCH__MAX_BYTES", "10")
-    answer = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 11\r\n\r\nhello world"
-    with pytest.raises(FetchError, match=r"over 10 bytes \(fetch\.max_bytes\)"):
-        fetch(site(lambda _site, client, _path: _send(client, answer)).url)
-
-
-def test_fetch_ends_a_circle_of_redirects(fetch: Fetch, site: Callable[..., Site]) -> None:
+def test_fetch_ends_a_circle_of_redirects(site: Callable[..., Site]) -> None:
     """A site that sends it round and round is a failure with a reason."""
     found = site(lambda _site, client, _path: _redirect(client, "/again"))
     with pytest.raises(FetchError, match="redirect"):
@@ -309,7 +240,7 @@ def test_fetch_ends_a_circle_of_redirects(fetch: Fetch, site: Callable[..., Site
     assert len(found.asked) < 20
 
 
-def test_fetch_says_that_nobody_listens(fetch: Fetch) -> None:
+def test_fetch_says_that_nobody_listens() -> None:
     """A refused connection is named as such, with the URL."""
     port = free_port()
     with pytest.raises(FetchError, match=rf"fetch http://127\.0\.0\.1:{port}/: .*Connection refused"):
@@ -337,19 +268,19 @@ def test_fetch_says_that_nobody_listens(fetch: Fetch) -> None:
         ["http://127.0.0.1/"],
     ],
 )
-def test_fetch_refuses_what_is_no_http_url(fetch: Fetch, url: object) -> None:
+def test_fetch_refuses_what_is_no_http_url(url: object) -> None:
     """Every wrong URL is a FetchError of one line; no other exception comes through."""
     with pytest.raises(FetchError, match=r"^fetch") as caught:
         fetch(url)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://user:s3cr3t@127.0.0.1:1/", "http://user:s3cr3t/x@127.0.0.1:1/"])
-def test_fetch_shows_no_password(fetch: Fetch, url: str) -> None:
+def test_fetch_shows_no_password() -> None:
     """A login in a URL is refused, and is neither in the text nor in what caused it."""
-    with pytest.raises(FetchError, match=r"without user and password|malformed") as caught:
-        fetch(url)
+    with pytest.raises(FetchError) as caught:
+        fetch("http://user:s3cr3t@127.0.0.1:1/")
     assert "s3cr3t" not in f"{caught.value} {caught.value.__cause__}"
+    assert "without user and password" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +288,7 @@ def test_fetch_shows_no_password(fetch: Fetch, url: str) -> None:
     [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\nA\r\nabc"],
     ids=["length", "chunked"],
 )
-def test_fetch_refuses_a_body_that_was_cut_off(fetch: Fetch, site: Callable[..., Site], head: bytes) -> None:
+def test_fetch_refuses_a_body_that_was_cut_off(site: Callable[..., Site], head: bytes) -> None:
     """Half a body is a failure, never a result with the hash of the half."""
     with pytest.raises(FetchError):
         fetch(site(lambda _site, client, _path: _send(client, OK, head)).url)
@@ -366,14 +297,14 @@ def test_fetch_refuses_a_body_that_was_cut_off(fetch: Fetch, site: Callable[...,
 @pytest.mark.parametrize(
     "garbage", [b"", b"\0" * 100, b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"x" * 70_000 + b"\n"]
 )
-def test_fetch_refuses_an_answer_that_is_no_http(fetch: Fetch, site: Callable[..., Site], garbage: bytes) -> None:
+def test_fetch_refuses_an_answer_that_is_no_http(site: Callable[..., Site], garbage: bytes) -> None:
     """Whatever another protocol answers is a FetchError of one line."""
     with pytest.raises(FetchError) as caught:
         fetch(site(lambda _site, client, _path: _send(client, garbage)).url)
     assert re.fullmatch(r"fetch http://\S+: .+", str(caught.value))
 
 
-def test_fetch_says_that_the_connection_was_reset(fetch: Fetch, site: Callable[..., Site]) -> None:
+def test_fetch_says_that_the_connection_was_reset(site: Callable[..., Site]) -> None:
     """A reset in the middle of the body is named."""
 
     def reset(_site: Site, client: socket.socket, _path: str) -> None:
@@ -409,7 +340,6 @@ def _slow_redirects(here: Site, client: socket.socket, path: str) -> None:
 
 @pytest.mark.parametrize("answer", [_silence, _slow_headers, _slow_body, _slow_chunks, _slow_redirects])
 def test_the_bound_on_time_holds_for_all_of_a_download(
-    fetch: Fetch,
     site: Callable[..., Site],
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[Site, socket.socket, str], None],

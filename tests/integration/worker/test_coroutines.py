@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +11,7 @@ from configured import configured_client, failure
 from waiting import wait_until
 from workers import running_worker
 
-from broker_app.demo.site import MISSING, Site
-from broker_app.errors import FetchError, UncaughtBaseException
+from broker_app.errors import UncaughtBaseException
 from broker_app.queues.dead_letters import REASON_HEADER, TRACEBACK_HEADER
 
 if TYPE_CHECKING:
@@ -39,7 +35,7 @@ def app(pool: str, tmp_path_factory: pytest.TempPathFactory, vhost_url: str) -> 
     """Return a client of a worker with these tasks."""
     folder = tmp_path_factory.mktemp(pool)
     client = configured_client(folder, vhost_url, "[queues.default]\n")
-    with running_worker(folder, vhost_url, "-I", "coroutine_tasks,broker_app.tasks", "-P", pool, "-c", "4"):
+    with running_worker(folder, vhost_url, "-I", "coroutine_tasks", "-P", pool, "-c", "4"):
         yield client
 
 
@@ -82,33 +78,6 @@ def test_it_publishes_and_waits(app: BrokerApp, pool: str) -> None:
 def test_it_sees_what_its_lifespan_has_opened(app: BrokerApp) -> None:
     """On each pool."""
     assert app.send_task("coroutine_tasks.state").get(timeout=SECONDS, interval=0.05) == "open"
-
-
-@contextmanager
-def running_site() -> Iterator[str]:
-    """Yield the URL of a web site."""
-    site = Site(socket.create_server(("127.0.0.1", 0)), 0.01, "key")
-    thread = threading.Thread(target=site.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{site.server_address[1]}"
-    finally:
-        site.shutdown()
-        thread.join(SECONDS)
-        site.server_close()
-
-
-@pytest.mark.parametrize("name", ["fetch", "afetch"])
-def test_it_downloads(app: BrokerApp, name: str) -> None:
-    """Many at a time; a page that is missing is a dead letter."""
-    with running_site() as url:
-        results = [app.send_task(f"broker_app.tasks.{name}", [f"{url}/{number}"]) for number in range(12)]
-        for result in results:
-            assert result.get(timeout=SECONDS, interval=0.05)["status"] == 200
-        error = failure(app.send_task(f"broker_app.tasks.{name}", [f"{url}{MISSING}"]))
-    assert isinstance(error, FetchError)
-    assert "404" in str(error)
-    assert dead_headers(app)[REASON_HEADER] == "failed"
 
 
 def test_its_body_runs_without_a_result(app: BrokerApp, tmp_path: Path) -> None:
