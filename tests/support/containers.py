@@ -7,7 +7,10 @@ import secrets
 import subprocess
 from contextlib import suppress
 
+from broker_app.local_broker.process import kill_all, marked
+
 _COMMAND_SECONDS = 90
+_KILL_SECONDS = 5.0
 _RUN = "TEST_RUN"
 """Variable with the id of this run, the same in all its processes; also the label of its containers."""
 
@@ -18,7 +21,8 @@ def name_run() -> None:
 
 
 def remove_left() -> None:
-    """Remove the containers that this run started and did not end, as after Ctrl-C."""
+    """Remove the containers and processes that this run started and did not end, as after Ctrl-C."""
+    kill_all(lambda: marked(_RUN, os.environ[_RUN]), _KILL_SECONDS)
     with suppress(FileNotFoundError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         left = docker("ps", "--all", "--quiet", "--filter", f"label={_RUN}={os.environ[_RUN]}").split()
         if left:

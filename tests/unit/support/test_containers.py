@@ -1,7 +1,9 @@
-"""Containers that an interrupted run leaves: its processes are killed before their fixtures end."""
+"""Containers and processes that an interrupted run leaves: its own are killed before their fixtures end."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import containers
@@ -18,15 +20,18 @@ exit 0
 """
 
 
-def test_the_containers_of_a_run_are_found_by_its_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each container is started with the run's id, and what is left of this run is removed, nothing else."""
+def test_what_a_run_left_is_found_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each container and process is started with the run's id, and what is left of this run ends, nothing else."""
+    run_id = str(tmp_path)
     (tmp_path / "docker").write_text(DOCKER)
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("TEST_RUN", "this-run")
+    monkeypatch.setenv("TEST_RUN", run_id)
     containers.docker("run", "--detach", "image")
-    containers.remove_left()
+    with subprocess.Popen(["sleep", "600"]) as left:  # noqa: S607 - from the PATH
+        containers.remove_left()
+        assert left.wait(60) == -signal.SIGKILL
     run, ps, rm = (tmp_path / "docker.calls").read_text().splitlines()
-    assert run == "run --label TEST_RUN=this-run --detach image"
-    assert "label=TEST_RUN=this-run" in ps
+    assert run == f"run --label TEST_RUN={run_id} --detach image"
+    assert f"label=TEST_RUN={run_id}" in ps
     assert rm == "rm --force --volumes one two"
