@@ -131,7 +131,7 @@ def _compare(bench: Bench, name: str, plan: SweepPlan) -> _Outcome | str:
             say(f"-c {slots}: {shown_spread(Spread.of(throughputs))}")
             return throughputs
 
-        grid = sorted({*(slots for slots in _GRID if slots <= plan.bound), recommended})
+        grid = sorted({*(slots for slots in _GRID if slots <= plan.bound_of("threads")), recommended})
         swept = {slots: visit(slots, replace(plan.effort, min_rounds=2)) for slots in grid}
         best = max(swept, key=lambda slots: fmean(swept[slots]))
         pairs = [[fmean(visit(slots, plan.effort)) for slots in (recommended, best)] for _ in range(DUELS)]

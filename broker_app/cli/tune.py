@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from broker_app.tuning import TuningResult
 
 POOLS = ("threads", "gevent", "prefork")
-"""Default pools, if installed; solo has one slot and nothing to tune."""
+"""Default pools, if installed, behind asyncio where coroutines run; solo has one slot and nothing to tune."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -70,16 +70,15 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     "--pool",
     "pools",
     multiple=True,
-    type=click.Choice(["threads", "gevent", "prefork", "solo"]),
-    help="Repeatable. Default: threads, gevent and prefork, if installed.",
+    type=click.Choice(["threads", "gevent", "prefork", "asyncio", "solo"]),
+    help="Repeatable. Default: threads, gevent and prefork, if installed; asyncio too for a coroutine, or if the "
+    "queue's fleet has it.",
 )
 @click.option(
     "--max-concurrency",
     "bound",
     type=WholeNumber(1, 10_000),
-    default=64,
-    show_default=True,
-    help="Maximum number of slots.",
+    help="Maximum number of slots. Default: 64, of asyncio 1,000.",
 )
 @click.option("--max-memory", metavar="SIZE", help="Memory limit of a node with all its processes, e.g. 512MiB.")
 @click.option(
@@ -168,7 +167,7 @@ def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Swe
             else _calls(app, options),
             keeps_results=results,
         ),
-        pools=options["pools"] or tuple(filter(is_installed, POOLS)),
+        pools=options["pools"] or _default_pools(app, queue, options["task"]),
         bound=options["bound"],
         limits=NodeLimits(
             memory_bytes=None if memory is None else _parse_size(memory),
@@ -178,6 +177,13 @@ def _plan(app: BrokerApp, queue: str, name: str, options: dict[str, Any]) -> Swe
         effort=TrialEffort(round_seconds=options["seconds"], precision=options["precision"]),
         seconds=None if options["minutes"] is None else 60 * options["minutes"],
     )
+
+
+def _default_pools(app: BrokerApp, queue: str, task: str | None) -> tuple[str, ...]:
+    """Return the pools to measure: asyncio where the task is a coroutine, or where the queue's fleet has it."""
+    is_async = task is not None and getattr(app.tasks[task], "is_async", False)
+    has_asyncio = is_async or app.settings.queues[queue].fleet.pool == "asyncio"
+    return tuple(filter(is_installed, ("asyncio", *POOLS) if has_asyncio else POOLS))
 
 
 def _calls(app: BrokerApp, options: dict[str, Any]) -> tuple[SampleCall, ...]:

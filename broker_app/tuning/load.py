@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import re
@@ -112,10 +113,26 @@ def parse_time(text: str, where: str) -> float:
 
 def simulate(wait_seconds: float, cpu_seconds: float, jitter: float) -> None:
     """Sleep, then compute, each up to ``jitter`` (a share, 0..1) longer or shorter."""
-    drawn = 1 + jitter * random.uniform(-1, 1)  # noqa: S311 - not security-relevant
+    drawn = _drawn(jitter)
     if wait_seconds:
         time.sleep(wait_seconds * drawn)
-    end = time.thread_time() + cpu_seconds * drawn
+    _compute(cpu_seconds * drawn)
+
+
+async def simulate_in_loop(wait_seconds: float, cpu_seconds: float, jitter: float) -> None:
+    """Do what `simulate` does, as a coroutine: others run while it sleeps, not while it computes."""
+    drawn = _drawn(jitter)
+    if wait_seconds:
+        await asyncio.sleep(wait_seconds * drawn)
+    _compute(cpu_seconds * drawn)
+
+
+def _drawn(jitter: float) -> float:
+    return 1 + jitter * random.uniform(-1, 1)  # noqa: S311 - not security-relevant
+
+
+def _compute(seconds: float) -> None:
+    end = time.thread_time() + seconds
     while time.thread_time() < end:
         sum(range(100))
 

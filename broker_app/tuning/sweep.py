@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from broker_app.tuning.load import TaskLoad
     from broker_app.tuning.sandbox import Sandbox
 
+BOUND, ASYNCIO_BOUND = 64, 1_000
+"""Default maximum number of slots: a waiting coroutine costs far less than a thread."""
+
 _MEMORY_SHARE = 0.9
 """A step expected to use more than this share of the free memory is skipped."""
 
@@ -53,7 +56,7 @@ class SweepPlan:
         queue: The queue whose type, prefetch and time-outs are used.
         load: The tasks to run.
         pools: The pools, in the order they are measured.
-        bound: Maximum number of slots.
+        bound: Maximum number of slots; None for `BOUND`, of asyncio `ASYNCIO_BOUND`.
         limits: Limits of one node.
         effort: Duration and precision of each measurement.
         seconds: Time limit of the whole run; None for no limit.
@@ -62,10 +65,15 @@ class SweepPlan:
     queue: str
     load: TaskLoad
     pools: tuple[str, ...]
-    bound: int = 64
+    bound: int | None = None
     limits: NodeLimits = field(default_factory=NodeLimits)
     effort: TrialEffort = field(default_factory=TrialEffort)
     seconds: float | None = None
+
+    def bound_of(self, pool: str) -> int:
+        """Return the maximum number of slots of a pool."""
+        bound = self.bound or (ASYNCIO_BOUND if pool == "asyncio" else BOUND)
+        return 1 if pool == "solo" else min(bound, self.limits.connections or bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ class _Sweep:
     def measure_pools(self) -> tuple[PoolResult, ...]:
         """Measure each pool. A time limit is divided equally, and the first pool is always started."""
         pools = self._plan.pools
-        self._say(self._budget.words(len(pools), self._bound(pools[0])))
+        self._say(self._budget.words(len(pools), max(map(self._plan.bound_of, pools))))
         if note := busy_host(proc_usage.others_busy_cores(_LOOK_SECONDS), proc_usage.cores()):
             self._say(note)
         results: list[PoolResult] = []
@@ -149,12 +157,9 @@ class _Sweep:
             results.append(self._measure_pool(pool, end))
         return tuple(results)
 
-    def _bound(self, pool: str) -> int:
-        return 1 if pool == "solo" else min(self._plan.bound, self._plan.limits.connections or self._plan.bound)
-
     def _measure_pool(self, pool: str, end: float) -> PoolResult:
         plan, points = self._plan, dict[int, Measurement]()
-        bound, visits = self._bound(pool), Counter[int]()
+        bound, visits = plan.bound_of(pool), Counter[int]()
         while (slots := next_slots(points, bound, plan.limits) or _uncertain(points, plan, visits)) is not None:
             if shortage := _shortage(points, slots):
                 self._say(f"{pool}: {shortage}; not tried")

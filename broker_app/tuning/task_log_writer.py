@@ -17,7 +17,7 @@ from celery import shared_task, signals, states
 
 from broker_app.queues.headers import PUBLISHED_AT_HEADER
 from broker_app.settings.private_files import open_private
-from broker_app.tuning.load import SIMULATED_TASK, simulate
+from broker_app.tuning.load import SIMULATED_TASK, simulate, simulate_in_loop
 
 BOOTSTRAP = (
     "import sys; record = sys.argv.pop(1)\n"
@@ -39,7 +39,7 @@ def install(path: str) -> None:
     _end_with_parent()
     _file.cache_clear()
     os.environ["TUNING_RECORD"] = path
-    shared_task(name=SIMULATED_TASK)(simulate)
+    shared_task(name=SIMULATED_TASK)(simulate_in_loop if "--pool=asyncio" in sys.argv else simulate)
     signals.worker_ready.connect(_on_ready, weak=False)
     signals.task_prerun.connect(_on_start, weak=False)
     signals.task_postrun.connect(_on_end, weak=False)

@@ -31,7 +31,7 @@ START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
 _LOG_LINES = 8
-_MODULES = {"gevent": "gevent"}
+_MODULES = {"gevent": "gevent", "asyncio": "greenlet"}
 
 
 class TunedWorker:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(240)  # several workers, one after the other
 
 BROKER_APP = str(SCRIPTS / "broker-app")
-QUICK = ["--pool", "threads", "--seconds", "0.5", "--minutes", "60", "--precision", "0.5", "--no-results"]
+QUICK = ["--seconds", "0.5", "--minutes", "60", "--precision", "0.5", "--no-results"]
+LONG = [*QUICK, "--pool", "threads", "--seconds", "60"]
 SETTINGS = """
 [queues.default]
 [queues.lopri]                  # the slow work
@@ -38,7 +39,7 @@ from broker_app import BrokerApp
 app = BrokerApp("shop")
 
 @app.task
-def pay(amount):
+async def pay(amount):
     raise ValueError(f"no money for {amount}")
 """
 
@@ -65,7 +66,7 @@ def places(machine: Host) -> list[Path]:
 
 def begin(machine: Host) -> subprocess.Popen[str]:
     """Start a long run, and wait until its worker runs tasks."""
-    process = machine.popen(BROKER_APP, "tune", "lopri", "--profile", "wait=20ms", *QUICK, "--seconds", "60")
+    process = machine.popen(BROKER_APP, "tune", "lopri", "--profile", "wait=20ms", *LONG)
     wait_until(
         lambda: any("\nran " in record.read_text() for record in machine.state.glob("tuning/*/record")),
         100,
@@ -79,28 +80,30 @@ def workers(token: str) -> bool:
     return bool(marked(MARK, token))
 
 
-def test_tune_finds_draws_and_applies(machine: Host, management: Management) -> None:
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_tune_finds_draws_and_applies(machine: Host, management: Management, pool: str) -> None:
     """The result for a task that only waits is printed, drawn and written into the settings."""
     command = [BROKER_APP, "tune", "lopri", "--profile", "wait=20ms", "--max-concurrency", "2", *QUICK]
+    command += ["--pool", pool]
 
     done = machine.run(*command, "--svg", "curves.svg", "--apply", "--json")
 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     slots = found["recommended"]["concurrency"]
-    assert found["settings"] == ["[queues.lopri.fleet]", 'pool = "threads"', f"concurrency = {slots}"]
+    assert found["settings"] == ["[queues.lopri.fleet]", f'pool = "{pool}"', f"concurrency = {slots}"]
     assert "this takes" in done.stderr.splitlines()[0]
-    assert found["celery_multi"] == f"celery multi start lopri -A broker_app -Q lopri -P threads -c {slots}"
-    (pool,) = found["pools"]
-    assert [point["slots"] for point in pool["points"]] == [1, 2]
-    for point in pool["points"]:
+    assert found["celery_multi"] == f"celery multi start lopri -A broker_app -Q lopri -P {pool} -c {slots}"
+    (measured,) = found["pools"]
+    assert [point["slots"] for point in measured["points"]] == [1, 2]
+    for point in measured["points"]:
         assert point["run"]["p50"] >= 0.02
         assert point["wait"]["count"] > 0
         assert point["usage"]["memory_bytes"] > 10 * 2**20
-        assert point["usage"]["threads"] >= point["slots"]
+        assert point["usage"]["threads"] >= point["slots"] or pool == "asyncio"
     assert ET.parse(machine.folder / "curves.svg").getroot().tag.endswith("svg")  # noqa: S314 - our own
     assert f"concurrency = {slots}                 # guessed" in (machine.folder / "broker.toml").read_text()
-    assert f"with prefetch = 2: threads -c {slots}: " in done.stderr
+    assert f"with prefetch = 2: {pool} -c {slots}: " in done.stderr
     assert on_broker(management, machine) == set()
     assert not places(machine)
 

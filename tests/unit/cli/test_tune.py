@@ -9,8 +9,11 @@ import pytest
 from click.testing import CliRunner
 from tuned_points import point, usage
 
+from broker_app import BrokerApp
 from broker_app.cli import main
+from broker_app.cli.tune import POOLS, _default_pools
 from broker_app.errors import TuningError
+from broker_app.tuning import NodeLimits, SampleCall, SweepPlan, TaskLoad
 from broker_app.tuning.sweep import _shortage
 from broker_app.tuning.worker import check_pool
 
@@ -66,6 +69,48 @@ def test_a_pool_that_is_not_installed_is_named_with_its_cure(monkeypatch: pytest
 
     with pytest.raises(TuningError, match=r"--pool gevent: it is not installed; pip install"):
         check_pool("gevent")
+
+
+@pytest.mark.parametrize(
+    ("task", "pool", "expected"),
+    [
+        (None, "threads", POOLS),
+        ("shop.plain", "prefork", POOLS),
+        ("shop.coroutine", "threads", ("asyncio", *POOLS)),
+        (None, "asyncio", ("asyncio", *POOLS)),
+    ],
+)
+def test_asyncio_is_measured_where_coroutines_run(
+    tmp_path: Path, task: str | None, pool: str, expected: tuple[str, ...]
+) -> None:
+    """Without `--pool` it is one of the pools for a task that is a coroutine, and if the queue's fleet has it."""
+    file = tmp_path / "settings.toml"
+    file.write_text(f"[queues.default]\n[queues.lopri.fleet]\npool = '{pool}'\n", encoding="utf-8")
+    app = BrokerApp("shop", config=file, set_as_current=False)
+
+    @app.task(name="shop.plain")
+    def plain() -> None:
+        """Do nothing."""
+
+    @app.task(name="shop.coroutine")
+    async def coroutine() -> None:
+        """Do nothing."""
+
+    assert _default_pools(app, "lopri", task) == expected
+
+
+@pytest.mark.parametrize(
+    ("pool", "bounds"), [("threads", (64, 7, 5)), ("asyncio", (1_000, 7, 5)), ("solo", (1, 1, 1))]
+)
+def test_the_most_slots_depend_on_the_pool_and_the_limits(pool: str, bounds: tuple[int, ...]) -> None:
+    """Ten thousand connections are no bound; a given number of slots, or fewer connections, are."""
+    load = TaskLoad((SampleCall("shop.plain"),))
+    plans = (
+        SweepPlan("lopri", load, (pool,), limits=NodeLimits(connections=10_000)),
+        SweepPlan("lopri", load, (pool,), 7),
+        SweepPlan("lopri", load, (pool,), 7, limits=NodeLimits(connections=5)),
+    )
+    assert tuple(plan.bound_of(pool) for plan in plans) == bounds
 
 
 def test_a_step_without_memory_is_not_taken() -> None:
