@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _PROC = Path("/proc")
 _PAUSE_SECONDS = 0.02
+_LOOKS, _LOOK_SECONDS = 20, 0.002
+_KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD of linux/sched.h."""
 _FIELDS_BEFORE_STATE = 2  # pid and name; proc(5) counts fields from 1, state is the third
 _STARTED_FIELD = 22
 
@@ -101,7 +104,23 @@ def _pids() -> list[int]:
 
 
 def _environment(pid: int) -> list[bytes]:
+    """Return the environment of a process, empty if it has ended or is another user's.
+
+    The file is empty for a moment while the process executes a program (execve(2)); so it is read again then.
+    """
     try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        for _ in range(_LOOKS):
+            if data := (_PROC / str(pid) / "environ").read_bytes():
+                return data.split(b"\0")
+            if not _has_environment(pid):
+                break
+            time.sleep(_LOOK_SECONDS)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return []  # ended, or another user's
+        pass
+    return []
+
+
+def _has_environment(pid: int) -> bool:
+    """Return whether a process is neither a zombie nor a kernel thread (proc(5), fields 3 and 9 of stat)."""
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return fields[0] != "Z" and not int(fields[6]) & _KERNEL_THREAD

@@ -66,6 +66,21 @@ def test_signal_to_nobody() -> None:
     ProcessHandle(pid=2**22, started_ticks=1).send(signal.SIGKILL)  # above the kernel's largest pid
 
 
+def test_a_process_that_executes_a_program_is_found_at_every_moment() -> None:
+    """Its environment is empty for a moment; a node that is looked at then has not ended."""
+    again = "import os, sys; left = int(sys.argv[2]); left and os.execv(sys.executable, [*command, str(left - 1)])"
+    program = f"import sys; command = [sys.executable, '-S', '-c', sys.argv[1], sys.argv[1]]; {again}"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", program, program, "40"], env=os.environ | {NAME: "again"}
+    ) as child:
+        wait_until(lambda: marked(NAME, "again"), 30, "the child's environment")
+        missing = 0
+        while child.poll() is None:
+            missing += not marked(NAME, "again") and child.poll() is None
+        assert missing == 0
+    assert child.returncode == 0
+
+
 def test_marked_finds_descendants() -> None:
     """A mark is found in a process that left the session of its parent, and not under another value."""
     script = f"import subprocess; subprocess.run(['{sys.executable}', '-c', 'input()'], start_new_session=True)"
