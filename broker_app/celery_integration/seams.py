@@ -253,7 +253,7 @@ SEAMS = (
     ),
     _seam(
         "worker/prefetch.py",
-        "a worker whose prefetch nobody chose adapts it",
+        "a worker without a given prefetch adapts it",
         "celery.worker.worker:WorkController.setup_instance options",
     ),
     _seam(

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -20,6 +20,7 @@ from broker_app.cli.output import echo
 from broker_app.cli.task_modules import load_tasks
 from broker_app.cli.tune_output import as_record, print_result
 from broker_app.errors import CallError, SettingsError
+from broker_app.settings.fleet import PoolName
 from broker_app.tuning import NodeLimits, SampleCall, SweepPlan, TaskLoad, TrialEffort, tune
 from broker_app.tuning.chart import draw
 from broker_app.tuning.live_load import WATCH_SECONDS, cpu_seconds, observe
@@ -70,7 +71,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     "--pool",
     "pools",
     multiple=True,
-    type=click.Choice(["threads", "gevent", "prefork", "asyncio", "solo"]),
+    type=click.Choice(get_args(PoolName)),
     help="Repeatable. Default: threads, gevent and prefork, if installed; asyncio too for a coroutine, or if the "
     "queue's fleet has it.",
 )

@@ -88,7 +88,7 @@ class Starter:
         return self.launch(fleets).wait(self.wait_seconds) if fleets else ()
 
     def launch(self, fleets: tuple[Fleet, ...]) -> StartupWatch:
-        """Launch the missing nodes of these fleets, and return the watch that tells when they are up.
+        """Launch the missing nodes of these fleets, and return a watch of their start.
 
         Raises:
             BrokerAppError: As for `start`.

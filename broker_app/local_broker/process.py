@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,8 @@ _PAUSE_SECONDS = 0.02
 _LOOKS, _LOOK_SECONDS = 20, 0.002
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD of linux/sched.h."""
-_FIELDS_BEFORE_STATE = 2  # pid and name; proc(5) counts fields from 1, state is the third
-_STARTED_FIELD = 22
+_STATE, _FLAGS, _STARTED = 0, 6, 19
+"""Fields of stat from the state on; in proc(5) they are 3, 9 and 22."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,10 @@ class ProcessHandle:
     def of(cls, pid: int) -> ProcessHandle | None:
         """Return the running process with this pid; None if there is no such process, or only a zombie."""
         try:
-            text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+            fields = _stat(pid)
         except (FileNotFoundError, ProcessLookupError):
             return None
-        # The name before it is in parentheses, and may itself contain spaces and parentheses.
-        state, *rest = text.rpartition(")")[2].split()
-        if state in "ZX":
-            return None
-        return cls(pid, int(rest[_STARTED_FIELD - _FIELDS_BEFORE_STATE - 2]))
+        return None if fields[_STATE] in "ZX" else cls(pid, int(fields[_STARTED]))
 
     @property
     def is_running(self) -> bool:
@@ -108,19 +105,25 @@ def _environment(pid: int) -> list[bytes]:
 
     The file is empty for a moment while the process executes a program (execve(2)); so it is read again then.
     """
-    try:
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for _ in range(_LOOKS):
             if data := (_PROC / str(pid) / "environ").read_bytes():
                 return data.split(b"\0")
             if not _has_environment(pid):
                 break
             time.sleep(_LOOK_SECONDS)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        pass
     return []
 
 
 def _has_environment(pid: int) -> bool:
-    """Return whether a process is neither a zombie nor a kernel thread (proc(5), fields 3 and 9 of stat)."""
-    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    return fields[0] != "Z" and not int(fields[6]) & _KERNEL_THREAD
+    """Return whether a process is neither a zombie nor a kernel thread."""
+    fields = _stat(pid)
+    return fields[_STATE] not in "ZX" and not int(fields[_FLAGS]) & _KERNEL_THREAD
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of stat from the state on.
+
+    The name before it is in parentheses, and may itself contain spaces and parentheses.
+    """
+    return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -19,6 +19,8 @@ DEFAULT_DRAIN_SECONDS = 25.0
 LOWEST_NICE = 19
 """The kernel's limit (setpriority(2)). Negative values need root, and workers do not need them."""
 
+PoolName = Literal["prefork", "threads", "asyncio", "solo", "gevent"]
+
 _YEAR_SECONDS = 365 * 86_400
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -27,7 +29,7 @@ class FleetSettings(Table):
     """The workers of one queue, started with `celery multi`."""
 
     nodes: int = Field(1, ge=0, le=1_000, description="Worker processes on this host; 0 starts none.")
-    pool: Literal["prefork", "threads", "asyncio", "solo", "gevent"] = Field("threads", description="Celery's -P.")
+    pool: PoolName = Field("threads", description="Celery's -P.")
     concurrency: int = Field(
         8, ge=1, le=10_000, description="Celery's -c: tasks each node runs at once; solo allows only 1."
     )

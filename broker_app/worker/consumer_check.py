@@ -48,8 +48,8 @@ class ConsumerCheck:
         """
         if not self._consumption.is_begun:
             return
-        raw, has_hub = self._consumption.connection, bool(self._consumer.hub)
-        if raw is not None and not raw.connected and not has_hub:
+        raw = self._consumption.connection
+        if raw is not None and not raw.connected and not self._consumer.hub:
             # An acknowledgement noticed the loss first; the loop's next read would reconnect without a consumer.
             discard(self._consumer.connection)
             return

@@ -3,7 +3,7 @@
 RabbitMQ fixes a consumer's prefetch when it begins to consume (rabbitmq.com/docs/consumer-prefetch), and a
 consumer that is cancelled leaves its unacknowledged messages here. So a worker that may hold more messages
 consumes its queue once more, on the same channel: what it may hold is the sum of its consumers' prefetches. To
-hold fewer again, it cancels all of them, and consumes with what the messages that it still holds leave free.
+hold fewer again, it cancels all of them, and consumes with a prefetch that counts the messages it still holds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TIMEOUT_ARGUMENT = "x-consumer-timeout"
 MARGIN_SECONDS = 60.0
 
 ANSWER_SECONDS = 30.0
-"""Longest wait for the broker while the worker's loop stands still; after that the worker reconnects."""
+"""Longest wait for the broker, which blocks the worker's loop; after that the worker reconnects."""
 
 _QOS = "lBb"
 """prefetch-size, prefetch-count, global; py-amqp's own call waits for the answer."""
